@@ -1,0 +1,34 @@
+"""Feed-forward neural networks trained by backpropagation on the CPU.
+
+Everything a user needs is here: `Network` (the function), `Trainer` (its training), `SGD` (the update rule)
+and `load`.  Importing this package costs little: Numba is imported with the first network that uses it.
+"""
+
+from importlib import import_module as _import_module
+
+from .files import load
+from .network import Gradients, Network
+from .optimizers import SGD
+from .trainer import History, Trainer
+
+_LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine"}
+_SUBMODULES = ("datasets", "kernels")
+
+__all__ = ["Gradients", "History", "Network", "SGD", "Trainer", "datasets", "get_num_threads", "load",
+           "set_num_threads"]
+
+
+def __getattr__(name):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("fastbp")
+    if name in _SUBMODULES:
+        return _import_module(f".{name}", __name__)
+    if name in _LAZY:
+        return getattr(_import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_LAZY, *_SUBMODULES, "__version__"])

@@ -1,0 +1,402 @@
+"""The command `fastbp`: train on a file, predict with what was learnt, check the arithmetic, trace it."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import numpy as np
+
+from .recipe import Recipe, as_columns, read, split
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+except ImportError as error:
+    _missing: str | None = error.name
+else:
+    _missing = None
+
+N_ROWS = 30  # of the table of epochs
+WIDTH = 13  # of its columns
+N_UPDATES = 200  # of the progress bar
+MIN_TEST_DATA = 20  # with fewer samples none are held out
+TYPICAL_UPDATES = 2000  # of the parameters, from which the number of epochs follows
+MAX_CONFUSION = 12  # classes of a confusion table; of more, only the commonest confusions are listed
+
+
+class Screen:
+    """Where the commands write: results to the standard output, remarks and errors to the standard error."""
+
+    def __init__(self) -> None:
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+    def announce_compilation(self, net: Any) -> None:
+        """Say it if the kernels have yet to be compiled."""
+        if net.backend == "numba":
+            from .engine import is_compiled
+
+            if not is_compiled(net.dtype):
+                self.err.print("compiling kernels for this machine (once) ...", style="dim")
+
+
+def main() -> None:
+    """Run the command line."""
+    if _missing is not None:
+        sys.exit(f'The fastbp command needs {_missing}: pip install "fastbp[cli]"')
+    make_app()()
+
+
+def make_app() -> typer.Typer:
+    """Build the application from the functions of this file."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, epilog="Try: fastbp train digits")
+    app.callback(invoke_without_command=True)(about)
+    for command in (train, predict, verify, trace):
+        app.command()(_reporting_errors(command))
+    return app
+
+
+def about(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Feed-forward neural networks, trained by backpropagation on the CPU."""
+    if version:
+        from . import __version__
+
+        print(f"fastbp {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _reporting_errors(command: Callable) -> Callable:
+    """Turn errors that a user can mend into one red line and exit code 2."""
+    @functools.wraps(command)
+    def wrapped(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except BrokenPipeError:  # of `| head`: typer exits quietly
+            raise
+        except (ValueError, TypeError, OSError) as error:
+            text = f"{error.strerror}: {error.filename}" if getattr(error, "filename", None) else str(error)
+            Screen().err.print(f"[red]error:[/red] {escape(' '.join(text.split()))}")
+            raise typer.Exit(2) from None
+    return wrapped
+
+
+# ------------------------------------------------------------------ train
+
+
+def train(
+    data: Annotated[str, typer.Argument(
+        metavar="DATA", help="digits, xor, a CSV or npz file, or a pair of IDX files: images,labels.")],
+    hidden: Annotated[list[str] | None, typer.Option(
+        help="Neurons of each hidden layer: 30, or 64,32; 0 for none.", show_default="30")] = None,
+    activation: Annotated[str, typer.Option(help="Of the hidden layers: sigmoid, tanh, relu, gelu ...")] = "sigmoid",
+    loss: Annotated[str | None, typer.Option(
+        help="cross_entropy, squared_error, huber ...",
+        show_default="cross_entropy for classes, squared_error for numbers")] = None,
+    epochs: Annotated[int | None, typer.Option(
+        min=1, show_default=f"{TYPICAL_UPDATES} updates, but 30 to 2000 epochs")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples of one update.")] = 20,
+    lr: Annotated[float | None, typer.Option(
+        help="Step size.", show_default="0.2 for classes by sigmoid, else 0.02")] = None,
+    momentum: Annotated[float, typer.Option(help="Share of the last step in the next.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Of the first weights and of the shuffling.")] = 0,
+    test_fraction: Annotated[float, typer.Option(help="Share of the samples held out to test.")] = 0.2,
+    target: Annotated[str | None, typer.Option(
+        help="Target column of a CSV file: its name, or its number from 0.", show_default="the last")] = None,
+    task: Annotated[str, typer.Option(help="What the targets are: classes, numbers, or auto.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    backend: Annotated[str, typer.Option(help="numba, or numpy: plain and slow.")] = "numba",
+    out: Annotated[Path | None, typer.Option(help="Save the model there.", show_default="not saved")] = None,
+) -> None:
+    """Train a network; show loss and accuracy as it learns, then how it does on samples held out."""
+    from . import SGD, Trainer
+
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"cannot save to {out}: there is no folder {out.parent}")
+    screen = Screen()
+    samples = read(data, target=target, task=task)
+    y = _targets(samples, data)
+    rows, test = split(y, test_fraction if len(y) >= MIN_TEST_DATA else 0, samples.classes is not None)
+    recipe = Recipe.of(samples, rows)
+    net = _network(recipe, samples, hidden, activation, loss, dtype=dtype, seed=seed, backend=backend)
+    if lr is None:
+        lr = 0.2 if recipe.classes and activation == "sigmoid" else 0.02
+    trainer = Trainer(net, SGD(lr, momentum), batch_size=batch_size, seed=seed)
+    if epochs is None:
+        epochs = min(2000, max(30, math.ceil(TYPICAL_UPDATES * batch_size / len(rows))))
+
+    kinds = f"{len(recipe.classes)} classes" if recipe.classes else "numbers"
+    screen.out.print(f"{escape(data)}: {len(y):,} samples of {net.sizes[0]} features, {kinds}; "
+                     f"{len(rows):,} to train, {len(test):,} held out to test")
+    screen.out.print(f"network {'-'.join(map(str, net.sizes))}, {', '.join(net.activations)}; "
+                     f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}")
+    screen.announce_compilation(net)
+    X, Y = recipe.inputs(samples.X, net.dtype), recipe.targets(y, net.loss_name)
+    interrupted = _train(screen, trainer, X[rows], Y[rows], epochs, (X[test], Y[test]) if len(test) else None,
+                         bool(recipe.classes))
+    shown = test if len(test) else rows
+    _show_result(screen.out, recipe, y[shown], net.predict(X[shown]), "test" if len(test) else "training")
+    if out is not None:
+        net.save(out, metadata=recipe.metadata())
+        screen.out.print(f"saved; now try: fastbp predict {escape(f'{out} {data}')}")
+    if interrupted:
+        kept = "what was learnt is saved" if out is not None else "not saved, as there was no --out"
+        screen.err.print(f"stopped by Ctrl-C after {trainer.epochs} epochs; {kept}", style="yellow")
+        raise typer.Exit(130)
+
+
+def _network(recipe: Recipe, samples: Any, hidden: list[str] | None, activation: str, loss: str | None,
+             **options: Any) -> Any:
+    """Build the network that fits the data."""
+    from . import Network
+
+    loss = loss or ("cross_entropy" if recipe.classes else "squared_error")
+    n_out = len(recipe.classes) if recipe.classes else as_columns(samples.y).shape[1]
+    layers = _hidden(hidden)
+    activations = [activation] * len(layers) + [_output(loss, recipe.task)]
+    return Network([samples.X.shape[1], *layers, n_out], activations, loss=loss, **options)
+
+
+def _targets(samples: Any, data: str) -> np.ndarray:
+    if samples.y is None:
+        raise ValueError(f"{data} has no targets to train on")
+    if samples.classes is not None and len(samples.classes) < 2:
+        raise ValueError(f"{data}: every sample is of the one class {samples.classes[0]!r}")
+    return samples.y
+
+
+def _hidden(hidden: list[str] | None) -> list[int]:
+    """Sizes of the hidden layers, from "30", "64,32", or several such."""
+    words = ",".join(hidden or ["30"]).split(",")
+    if words == ["0"]:
+        return []
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise ValueError(f"--hidden takes sizes such as 30 or 64,32, not {','.join(words)!r}")
+    return [int(word) for word in words]
+
+
+def _output(loss: str, task: str) -> str:
+    """Activation of the output layer that goes with a loss."""
+    if task == "numbers":
+        if "cross_entropy" in loss:
+            raise ValueError(f"--loss {loss} is for classes, but the targets are numbers")
+        return "identity"
+    return "softmax" if loss == "cross_entropy" else "sigmoid"
+
+
+def _train(screen: Screen, trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: int, validation: Any,
+           classes: bool) -> bool:
+    """Train and show it; return whether Ctrl-C ended it."""
+    titles = ["loss", "accuracy"][: 1 + classes]
+    titles = ["epoch", *titles, *(["test " + title for title in titles] if validation else [])]
+    shown = {1, *np.linspace(0, epochs, min(epochs, N_ROWS) + 1).astype(int)[1:].tolist()}
+    seconds = 0.0
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  console=screen.out, transient=True, disable=not screen.out.is_terminal) as bar:
+        task = bar.add_task("", total=epochs)
+        screen.out.print("  ".join(f"{title:>{WIDTH}}" for title in titles), style="bold")
+        try:
+            for history in _histories(trainer, X, Y, epochs, shown, validation_data=validation,
+                                      metrics=["accuracy"] * classes):
+                seconds += sum(history.seconds)
+                if history.interrupted:
+                    return True
+                if history.nonfinite:
+                    raise ValueError(f"the loss became infinite in epoch {trainer.epochs + 1}: "
+                                     f"try a smaller --lr than {trainer.optimizer.lr:g}")
+                bar.update(task, completed=trainer.epochs, description=f"loss {history.loss[-1]:.4g}")
+                if trainer.epochs in shown:
+                    screen.out.print(_line(trainer.epochs, history))
+        except KeyboardInterrupt:
+            return True
+    screen.out.print(f"trained {trainer.epochs:,} epochs in {seconds:.2f} s")
+    return False
+
+
+def _histories(trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: int, stops: set[int],
+               **measured: Any) -> Iterator[Any]:
+    """Train in few calls of `fit`, measuring only the epochs in `stops`, and yield their histories."""
+    while trainer.epochs < epochs:
+        until = min(stop for stop in stops if stop > trainer.epochs)
+        between = min(until - trainer.epochs - 1, math.ceil(epochs / N_UPDATES))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the History says the same
+            if between:
+                history = trainer.fit(X, Y, epochs=between, progress=False)
+            else:
+                history = trainer.fit(X, Y, progress=False, **measured)
+        yield history
+
+
+def _line(epoch: int, history: Any) -> str:
+    """Format the last epoch of a history: losses and accuracies."""
+    cells = [f"{epoch}", f"{history.loss[-1]:.4g}"]
+    cells += [f"{values[-1]:.2%}" for name, values in history.metrics.items() if name == "accuracy"]
+    cells += [f"{value:.4g}" for value in history.validation_loss[-1:]]
+    cells += [f"{values[-1]:.2%}" for name, values in history.metrics.items() if name != "accuracy"]
+    return "  ".join(f"{cell:>{WIDTH}}" for cell in cells)
+
+
+# ------------------------------------------------------------------ results
+
+
+def _show_result(console: Console, recipe: Recipe, y: np.ndarray, A: np.ndarray, which: str) -> None:
+    """Print accuracy and confusion table, or RMSE and R2, of outputs A for targets y."""
+    predicted = recipe.predictions(A)
+    if recipe.classes is None:
+        for j, (rmse, r2) in enumerate(_errors(as_columns(y), predicted)):
+            name = f" of output {j}" if predicted.shape[1] > 1 else ""
+            console.print(f"{which} RMSE{name} {rmse:.4g}, R2 {r2:.4f}", style="bold")
+        return
+    right = int((predicted == y).sum())
+    console.print(f"{which} accuracy {right / len(y):.2%} ({right:,} of {len(y):,})", style="bold")
+    n = len(recipe.classes)
+    counts = np.bincount(y * n + predicted, minlength=n * n).reshape(n, n)
+    if n <= MAX_CONFUSION:
+        console.print(_confusion_table(recipe.classes, counts))
+        return
+    errors = np.where(np.eye(n), 0, counts).ravel()
+    for k in np.argsort(-errors, kind="stable")[:MAX_CONFUSION]:
+        if errors[k]:
+            true, wrong = (escape(recipe.classes[i]) for i in divmod(int(k), n))
+            console.print(f"  {true} taken for {wrong}: {errors[k]}")
+
+
+def _confusion_table(classes: Sequence[str], counts: np.ndarray) -> Table:
+    table = Table("true \\ predicted", box=None, header_style="dim")
+    for name in classes:
+        table.add_column(escape(name), justify="right")
+    for i, name in enumerate(classes):
+        cells = [f"[green]{c}[/green]" if i == j else f"[red]{c}[/red]" if c else "[dim].[/dim]"
+                 for j, c in enumerate(counts[i])]
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def _errors(y: np.ndarray, predicted: np.ndarray) -> Iterator[tuple[float, float]]:
+    """Root mean squared error and coefficient of determination of every output."""
+    for true, guess in zip(y.T, predicted.T, strict=True):
+        mse, variance = np.mean((guess - true) ** 2), np.var(true)
+        yield float(np.sqrt(mse)), float(1 - mse / variance) if variance else math.nan
+
+
+# ------------------------------------------------------------------ predict
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="What fastbp train --out saved.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="As for train; targets may be there or not.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write.", show_default="the screen")] = None,
+    backend: Annotated[str, typer.Option(help="numba or numpy.")] = "numba",
+) -> None:
+    """Predict with a saved model; where the data have targets, say how good the predictions are."""
+    from . import load
+
+    screen = Screen()
+    if not model.is_file():
+        raise FileNotFoundError(f"no file {str(model)!r}")
+    net = load(model, backend=backend)
+    recipe = Recipe.from_metadata(net.metadata)
+    samples = read(data, recipe=recipe)
+    n_in = samples.X.shape[1]
+    if n_in != net.sizes[0]:
+        raise ValueError(f"{data} has {n_in} features, but {model} takes {net.sizes[0]}")
+    screen.announce_compilation(net)
+    A = net.predict(samples.X if recipe is None else recipe.inputs(samples.X, net.dtype))
+    titles, rows = _predictions(net, recipe, A)
+    if out is None:
+        _write_csv(sys.stdout, titles, rows)
+    else:
+        with out.open("w", newline="", encoding="utf-8") as stream:
+            _write_csv(stream, titles, rows)
+        screen.err.print(f"{len(A):,} predictions written to {escape(str(out))}")
+    y = None if recipe is None else _known_targets(samples, recipe)
+    if recipe is not None and y is not None:
+        _show_result(screen.err, recipe, y, A, escape(data))
+
+
+def _predictions(net: Any, recipe: Recipe | None, A: np.ndarray) -> tuple[list[str], Iterable[Sequence]]:
+    """Titles and rows of the CSV file: the class and its output, or the numbers, or the bare outputs."""
+    if recipe is not None and recipe.classes is not None:
+        best = A.argmax(axis=1)
+        title = "probability" if net.activations[-1] == "softmax" else "output"
+        names = recipe.classes
+        return ["prediction", title], ((names[c], f"{row[c]:.6g}") for c, row in zip(best, A, strict=True))
+    values = A if recipe is None else recipe.predictions(A)
+    name = "output" if recipe is None else "prediction"
+    titles = [name] if A.shape[1] == 1 else [f"{name} {j}" for j in range(A.shape[1])]
+    return titles, ([f"{value:.9g}" for value in row] for row in values)
+
+
+def _write_csv(stream: IO[str], titles: list[str], rows: Iterable[Sequence]) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(titles)
+    writer.writerows(rows)
+
+
+def _known_targets(samples: Any, recipe: Recipe) -> np.ndarray | None:
+    """Targets in the terms of the model; None if there are none, or classes that it does not know."""
+    if samples.y is None or (samples.classes is None) != (recipe.classes is None):
+        return None
+    if recipe.classes is None:
+        return samples.y
+    names = np.array(samples.classes)[samples.y]
+    known = {name: i for i, name in enumerate(recipe.classes)}
+    return np.array([known[name] for name in names]) if set(names) <= set(known) else None
+
+
+# ------------------------------------------------------------------ verify, trace
+
+
+def verify(seed: Annotated[int, typer.Option(help="Of the weights and the samples.")] = 0) -> None:
+    """Check the gradients of small networks: Numba against NumPy against central differences."""
+    from . import Network
+
+    screen = Screen()
+    ok = True
+    for sizes, activations, loss in VERIFIED:
+        net = Network(sizes, activations, loss=loss, seed=seed)
+        screen.announce_compilation(net)
+        rng = np.random.default_rng(seed)
+        X, Y = rng.standard_normal((9, sizes[0])), rng.dirichlet(np.ones(sizes[-1] + 1), 9)[:, 1:]
+        report = net.verify(X, Y / Y.sum(axis=1, keepdims=True) if loss == "cross_entropy" else Y)
+        print(f"{'-'.join(map(str, sizes))}, {', '.join(activations)}; {loss}\n{report}\n")
+        ok = ok and report.ok
+    screen.out.print("[green]everything agrees[/green]" if ok else "[red]WRONG: see above[/red]")
+    raise typer.Exit(0 if ok else 1)
+
+
+def trace(
+    data: Annotated[str, typer.Argument(help="xor.")] = "xor",
+    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+) -> None:
+    """Follow one backpropagation through a 2-2-1 network, quantity by quantity."""
+    from . import Network, datasets
+
+    if data != "xor":
+        raise ValueError(f"only xor can be traced here, not {data!r}; net.trace(X, Y) traces any in Python")
+    net = Network([2, 2, 1], "sigmoid", loss="squared_error", dtype="float64", seed=seed, backend="numpy")
+    print(net.trace(*datasets.load_xor()))
+
+
+VERIFIED = [
+    ([2, 2, 1], ["sigmoid", "sigmoid"], "squared_error"),
+    ([5, 7, 4, 3], ["tanh", "sigmoid", "softmax"], "cross_entropy"),
+    ([4, 6, 2], ["relu", "sigmoid"], "binary_cross_entropy"),
+    ([3, 9, 5, 2], ["gelu", "elu", "identity"], "huber"),
+    ([6, 17, 1], ["silu", "softplus"], "absolute_error"),
+]

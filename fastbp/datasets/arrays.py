@@ -1,0 +1,155 @@
+"""Readers of array files: NumPy's npz and the IDX format of the MNIST files."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .dataset import Dataset, encoded_target, opened, some
+
+NPZ_NAMES = (("X", "y"), ("X", "Y"), ("x", "y"), ("x_train", "y_train"), ("X_train", "y_train"),
+             ("data", "target"), ("images", "labels"))
+
+IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_npz(path: str | Path, *, task: str = "auto") -> Dataset:
+    """Read samples and targets from a NumPy ``.npz`` file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The arrays are found by their names: X and y, x_train and y_train (Keras' files), data and target,
+        or images and labels. The targets may be absent.
+    task : {"auto", "classes", "numbers"}
+        What the targets are. "auto": text, and integers with few distinct values, are classes, and so are
+        one-hot rows; everything else is numbers.
+
+    Returns
+    -------
+    Dataset
+        X (n_samples, n_in), its dtype kept, further axes flattened into features; y as in `Dataset`.
+
+    Raises
+    ------
+    ValueError
+        If the file is no npz file, has no arrays of such names, or they do not fit together.
+    """
+    names = [name for pair in NPZ_NAMES for name in pair]
+    with Path(path).open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError(f"{path} is not an npz file")
+        try:
+            file = np.load(stream, allow_pickle=False)
+            arrays = {name: file[name] for name in file.files if name in names}
+        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{path} is not a readable npz file: {error}") from None
+    X, y = _samples_and_targets(arrays, file.files, path)
+    _check_samples(X, path)
+    X = X.reshape(len(X), -1)
+    pixels = X.dtype == np.uint8
+    if y is None:
+        return Dataset(X, pixels=pixels)
+    if y.ndim == 0 or len(y) != len(X):
+        raise ValueError(f"{path}: {len(X)} samples, but targets of shape {y.shape}")
+    y, classes = encoded_target(_one_column(y, task), task, f"{path}, targets")
+    return Dataset(X, y, classes, pixels=pixels)
+
+
+def read_idx(images: str | Path, labels: str | Path | None = None) -> Dataset:
+    """Read samples and labels from a pair of IDX files, the format of MNIST, gzipped or not.
+
+    Parameters
+    ----------
+    images : str or Path
+        IDX file of any dtype; its first axis counts samples, the others are flattened into features.
+    labels : str or Path, optional
+        IDX file of integers, one per sample. By default the file beside `images` named alike, with
+        "labels" for "images" and "idx1" for "idx3", if there is one.
+
+    Returns
+    -------
+    Dataset
+        X (n_samples, n_in) in the dtype of the file (uint8 0..255 for MNIST); y int64 (n_samples,) or None.
+
+    Raises
+    ------
+    ValueError
+        If a file is no IDX file, is cut short, or the two do not fit together.
+    """
+    X = read_idx_array(images)
+    _check_samples(X, images)
+    X = X.reshape(len(X), -1)
+    labels = labels or _labels_beside(Path(images))
+    if labels is None:
+        return Dataset(X, pixels=True)
+    y = read_idx_array(labels)
+    if y.dtype.kind not in "iu" or y.shape != (len(X),) or y.min() < 0:
+        raise ValueError(f"{labels}: expected {len(X)} labels 0, 1 ..., found {y.dtype} of shape {y.shape}")
+    return Dataset(X, y.astype(np.int64), classes=tuple(map(str, range(int(y.max()) + 1))), pixels=True)
+
+
+def read_idx_array(path: str | Path) -> np.ndarray:
+    """Read one IDX file, gzipped or not, into an array of its own shape, in native byte order.
+
+    The format (Y. LeCun, the MNIST database): two zero bytes, a dtype code, the number of axes, the length
+    of each axis as a big-endian 32-bit integer, then the elements, big-endian, the last axis fastest.
+    """
+    try:
+        with opened(path) as stream:
+            data = stream.read()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip data ({error})") from None
+    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in IDX_DTYPES:
+        raise ValueError(f"{path} is not an IDX file: it starts with {data[:4].hex(' ') or 'nothing'}")
+    dtype, n_axes = np.dtype(IDX_DTYPES[data[2]]), data[3]
+    start = 4 + 4 * n_axes
+    if len(data) < start:
+        raise ValueError(f"{path}: the IDX header is cut short")
+    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", n_axes, offset=4))
+    expected = start + dtype.itemsize * math.prod(shape)
+    if len(data) != expected:
+        raise ValueError(f"{path}: shape {shape} takes {expected} bytes, but the file has {len(data)}")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _samples_and_targets(arrays: Mapping[str, np.ndarray], found: list[str], path: str | Path):
+    for X, y in NPZ_NAMES:
+        if X in arrays and y in arrays:
+            return arrays[X], arrays[y]
+    for X, _ in NPZ_NAMES:
+        if X in arrays:
+            return arrays[X], None
+    raise ValueError(f"{path}: expected arrays named X and y, found {some(found) or 'none'}")
+
+
+def _check_samples(X: np.ndarray, path: str | Path) -> None:
+    if X.ndim < 2 or X.size == 0:
+        raise ValueError(f"{path}: expected samples of shape (n_samples, n_in), found {X.shape}")
+    if X.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: expected numbers as samples, found {X.dtype}")
+    if X.dtype.kind == "f" and not np.isfinite(X).all():
+        bad = np.flatnonzero(~np.isfinite(X.reshape(len(X), -1)).all(axis=1))
+        raise ValueError(f"{path}: NaN or infinity in sample {some(bad.tolist())}")
+
+
+def _one_column(y: np.ndarray, task: str) -> np.ndarray:
+    """Flatten targets (n, 1), and turn one-hot rows into class indices unless numbers are asked for."""
+    y = y.reshape(len(y), -1)
+    if y.shape[1] == 1:
+        return y.ravel()
+    one_hot = y.dtype.kind in "biuf" and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
+    return y.argmax(axis=1) if one_hot and task != "numbers" else y
+
+
+def _labels_beside(images: Path) -> Path | None:
+    name = images.name.replace("images", "labels").replace("idx3", "idx1")
+    stem = name.removesuffix(".gz")
+    beside = [images.with_name(n) for n in (name, stem, stem + ".gz") if n != images.name]
+    return next((p for p in beside if "labels" in p.name and p.exists()), None)

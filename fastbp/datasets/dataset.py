@@ -1,0 +1,112 @@
+"""The pair (X, y) that every loader returns, and what the loaders share."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+
+TASKS = ("auto", "classes", "numbers")
+MAX_INTEGER_CLASSES = 20  # more distinct integers than this are numbers, not classes
+
+
+class Column(NamedTuple):
+    """A feature column of a table: its name, and its categories in order if it is text (one-hot encoded)."""
+
+    name: str
+    categories: tuple[str, ...] | None = None
+
+
+class _Pair(NamedTuple):
+    X: np.ndarray
+    y: Any
+
+
+class Dataset(_Pair):
+    """Samples and targets: a named tuple ``(X, y)`` that also knows what its columns mean.
+
+    Attributes
+    ----------
+    X : ndarray, shape (n_samples, n_in)
+    y : ndarray or None
+        int64 class indices (n_samples,) where `classes` is given; otherwise numbers, (n_samples,) or
+        (n_samples, n_out); None if the source has no targets.
+    classes : tuple of str or None
+        Name of each class, ``classes[y[i]]`` being that of sample i.
+    columns : tuple of Column or None
+        The feature columns of a table, before one-hot encoding.
+    target : str or None
+        Name of the target column of a table.
+    pixels : bool
+        Whether all features are of one kind and scale, as the pixels of an image are.
+    """
+
+    classes: tuple[str, ...] | None
+    columns: tuple[Column, ...] | None
+    target: str | None
+    pixels: bool
+
+    def __new__(cls, X, y=None, classes=None, columns=None, target=None, pixels=False):
+        """Make the pair."""
+        self = super().__new__(cls, X, y)
+        self.classes, self.columns, self.target, self.pixels = classes, columns, target, pixels
+        return self
+
+
+def opened(path: str | Path) -> IO[bytes]:
+    """Open a file for reading bytes, unpacked if it is gzipped, whatever it is called."""
+    with Path(path).open("rb") as stream:
+        gzipped = stream.read(2) == b"\x1f\x8b"
+    return cast(IO[bytes], gzip.open(path) if gzipped else Path(path).open("rb"))
+
+
+def encoded_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Return targets as (class indices, class names) or (numbers, None).
+
+    With ``task="auto"`` text is classes, floats are numbers, and integers are classes when at most
+    `MAX_INTEGER_CLASSES` distinct values occur, each twice or more on average.
+    """
+    check_task(task)
+    if y.dtype.kind not in "biufUST":
+        raise ValueError(f"{where}: expected numbers or text as targets, found {y.dtype}")
+    is_text = y.dtype.kind in "UST"
+    if task == "numbers" and is_text:
+        raise ValueError(f"{where}: numbers were asked for, but there is text, such as {str(y.ravel()[0])!r}")
+    if task == "numbers" or (y.ndim > 1 and task == "auto"):
+        return y.astype(np.float64), None
+    if y.ndim > 1:
+        raise ValueError(f"{where}: classes take one column of targets, found {y.shape[1]}")
+    values, indices = np.unique(y, return_inverse=True)
+    few = len(values) <= min(MAX_INTEGER_CLASSES, len(y) / 2)
+    if task == "auto" and not is_text and not (few and _all_integers(values)):
+        return y.astype(np.float64), None
+    if is_text and len(values) > max(MAX_INTEGER_CLASSES, len(y) / 2):
+        raise ValueError(f"{where}: {len(values)} different texts in {len(y)} rows are no classes; "
+                         "choose another target column")
+    return indices.astype(np.int64), tuple(_class_name(v) for v in values)
+
+
+def check_task(task: str) -> None:
+    """Raise ValueError unless `task` is one of `TASKS`."""
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
+
+
+def some(items: Sequence[Any], limit: int = 5) -> str:
+    """Name the first few items and how many more there are."""
+    more = len(items) - limit
+    return ", ".join(str(i) for i in items[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def _all_integers(values: np.ndarray) -> bool:
+    return values.dtype.kind in "biu" or bool(np.all(values == np.floor(values)))
+
+
+def _class_name(value: Any) -> str:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bytes):
+        return value.decode()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

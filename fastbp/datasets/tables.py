@@ -1,0 +1,267 @@
+"""A reader of CSV files that finds out by itself what is in them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median_low
+
+import numpy as np
+
+from .dataset import Column, Dataset, check_task, encoded_target, opened, some
+
+DELIMITERS = "\t;|,"  # the comma last: it may also be a decimal comma
+MISSING = {"", "?", "na", "n/a", "nan", "null"}
+MAX_CATEGORIES = 32  # a text column with more distinct values than this is a name or a comment, not a feature
+
+
+def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "auto",
+             header: bool | None = None, columns: Sequence[Column] | None = None) -> Dataset:
+    """Read samples and targets from a CSV file.
+
+    The delimiter (comma, semicolon, tab or ``|``) and whether the first line is a header are found out;
+    fields may be quoted, the file may be gzipped, and it may start with a byte order mark. Where the
+    delimiter is not the comma, numbers may have decimal commas.
+
+    Parameters
+    ----------
+    path : str or Path
+        A UTF-8 text file, one sample per row.
+    target : str, int or None
+        The target column by its name or by its number (0 is the first, -1 the last), None for no target.
+    task : {"auto", "classes", "numbers"}
+        What the target is. "auto": text is classes, integers with few distinct values are classes, other
+        numbers are numbers.
+    header : bool, optional
+        Whether the first line holds names. By default it does if the first cell of any column is text
+        while all below it are numbers; or, if there are no numbers at all, if no cell of it occurs again
+        in its column.
+    columns : sequence of Column, optional
+        Read these features (the `columns` of the data a model was trained on) instead of all but the
+        target: by name, or by place if the file has no names. The target may then be absent or incomplete:
+        y is None.
+
+    Returns
+    -------
+    Dataset
+        X float64 (n_samples, n_in). A text column becomes one feature 0 or 1 for each of its categories in
+        alphabetical order (one-hot), at most `MAX_CATEGORIES`. y, `classes`, `columns` and `target` as in
+        `Dataset`.
+
+    Raises
+    ------
+    ValueError
+        If the file is empty, ragged, not UTF-8 text or malformed; if values are missing; if a column mixes
+        numbers and text or has too many categories. The message names file, line and column.
+    """
+    check_task(task)
+    table = _read_table(path, header)
+    if columns is not None:
+        places = _places(table, columns, target)
+        X = table.features(places, columns)
+        y, classes = _target_if_there(table, target, task, places)
+        return Dataset(X, y, classes, tuple(columns), None if target is None else str(target))
+    j = None if target is None else table.index(target)
+    places = [k for k in range(len(table.names)) if k != j]
+    if not places:
+        raise ValueError(f"{path}: one column only; a target and at least one feature are needed")
+    columns = tuple(table.column(k) for k in places)
+    X = table.features(places, columns)
+    if j is None:
+        return Dataset(X, None, None, columns)
+    y, classes = encoded_target(table.values(j), task, f"{path}, target column {table.names[j]!r}")
+    return Dataset(X, y, classes, columns, table.names[j])
+
+
+@dataclass(frozen=True)
+class _Table:
+    path: str | Path
+    delimiter: str
+    has_header: bool
+    names: list[str]
+    cells: np.ndarray | list[list[str]]  # all of it numbers, or rows of text
+    lines: Sequence[int]  # line number of each row in the file
+
+    def index(self, column: str | int) -> int:
+        """Find the column of this name or number."""
+        n = len(self.names)
+        if str(column) in self.names:
+            return self.names.index(str(column))
+        try:
+            number = int(column)
+        except ValueError:
+            number = n
+        if -n <= number < n:
+            return number % n
+        raise ValueError(f"{self.path} has no column {column!r}; its {n} columns are {some(self.names, 10)}")
+
+    def values(self, j: int) -> np.ndarray:
+        """Return column j as float64 or text; ValueError if values are missing, or numbers and text mixed."""
+        if isinstance(self.cells, np.ndarray):
+            return self.cells[:, j]
+        texts = [row[j] for row in self.cells]
+        self._reject("missing value", j, [i for i, text in enumerate(texts) if text.lower() in MISSING])
+        numbers = [_number(text, self.delimiter) for text in texts]
+        not_numbers = [i for i, number in enumerate(numbers) if number is None]
+        if len(not_numbers) > len(texts) / 2:
+            return np.array(texts)
+        self._reject("text among numbers", j, not_numbers, texts)
+        column = np.array(numbers, np.float64)
+        self._reject("infinity", j, np.flatnonzero(~np.isfinite(column)))
+        return column
+
+    def column(self, j: int) -> Column:
+        """Describe column j as a feature."""
+        values = self.values(j)
+        if values.dtype.kind != "U":
+            return Column(self.names[j])
+        categories: dict[str, None] = {}
+        for i, text in enumerate(values.tolist()):
+            categories[text] = None
+            if len(categories) > MAX_CATEGORIES:
+                raise ValueError(
+                    f"{self.path}, column {self.names[j]!r}: {text!r} in line {self.lines[i]} is no number, "
+                    f"and more than {MAX_CATEGORIES} different texts are too many")
+        return Column(self.names[j], tuple(sorted(categories)))
+
+    def features(self, places: Sequence[int], columns: Sequence[Column]) -> np.ndarray:
+        """Return the columns at `places` as X, text one-hot encoded."""
+        if isinstance(self.cells, np.ndarray) and all(c.categories is None for c in columns):
+            return np.ascontiguousarray(self.cells[:, places])
+        return np.column_stack([self._encoded(j, column) for j, column in zip(places, columns, strict=True)])
+
+    def _encoded(self, j: int, column: Column) -> np.ndarray:
+        values = self.values(j)
+        if column.categories is None:
+            if values.dtype.kind == "U":
+                self._reject("text for a number", j, range(len(values)), values)
+            return values
+        if values.dtype.kind != "U":
+            self._reject("number for a text", j, range(len(values)), values)
+        categories = np.array(column.categories)
+        self._reject("unknown category", j, np.flatnonzero(~np.isin(values, categories)), values)
+        return (values[:, None] == categories).astype(np.float64)
+
+    def _reject(self, what: str, j: int, rows: Sequence[int] | np.ndarray,
+                values: Sequence | np.ndarray = ()) -> None:
+        if len(rows):
+            where = f"line{'s' * (len(rows) > 1)} {some([self.lines[i] for i in rows])}"
+            example = f" {str(values[rows[0]])!r}" if len(values) else ""
+            raise ValueError(f"{self.path}, column {self.names[j]!r}: {what}{example} in {where}")
+
+
+def _places(table: _Table, columns: Sequence[Column], target: str | int | None) -> list[int]:
+    """Find the columns of a model in the table: by name, or by place if there are no names."""
+    missing = [c.name for c in columns if c.name not in table.names]
+    if not missing:
+        return [table.names.index(c.name) for c in columns]
+    if table.has_header and len(missing) < len(columns):
+        raise ValueError(f"{table.path} has no column {some([repr(name) for name in missing])}")
+    places = list(range(len(table.names)))
+    if len(places) == len(columns) + 1 and str(target) in table.names:
+        places.remove(table.names.index(str(target)))
+    if len(places) != len(columns):
+        raise ValueError(f"{table.path} has {len(table.names)} columns; expected {len(columns)} features: "
+                         f"{some([c.name for c in columns], 10)}")
+    return places
+
+
+def _target_if_there(table: _Table, target: str | int | None, task: str, features: Sequence[int]):
+    try:
+        j = -1 if target is None else table.index(target)
+        return (None, None) if j in features or j < 0 else encoded_target(table.values(j), task, "target")
+    except ValueError:
+        return None, None
+
+
+def _read_table(path: str | Path, header: bool | None) -> _Table:
+    delimiter, head = _sniffed(path)
+    first_line, first = head[0]
+    if header is None:
+        header = _looks_like_header([row for _, row in head], delimiter)
+    names = [(header and name) or str(j) for j, name in enumerate(first)]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{path}, line {first_line}: column name {twice[0]!r} occurs more than once")
+    if len(head) == int(header):
+        raise ValueError(f"{path}: a header, but no rows")
+    skip = first_line if header else 0
+    cells = _all_numbers(path, delimiter, skip, len(first))
+    if cells is not None:
+        return _Table(path, delimiter, header, names, cells, range(skip + 1, skip + 1 + len(cells)))
+    rows = list(islice(_rows(path, delimiter), int(header), None))
+    for line, row in rows:
+        if len(row) != len(first):
+            raise ValueError(f"{path}, line {line}: {len(row)} fields; line {first_line} has {len(first)}")
+    return _Table(path, delimiter, header, names, [row for _, row in rows], [line for line, _ in rows])
+
+
+def _rows(path: str | Path, delimiter: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and stripped cells of every row that is not blank."""
+    try:
+        with io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="") as stream:  # type: ignore[type-var]
+            reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=strict)
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    yield reader.line_num, [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip data ({error})") from None
+
+
+def _sniffed(path: str | Path) -> tuple[str, list[tuple[int, list[str]]]]:
+    """Return the first delimiter that divides the first rows into as many cells each, and those rows.
+
+    If none does, it is the one that makes the most cells.
+    """
+    heads = {delimiter: list(islice(_rows(path, delimiter, strict=False), 20)) for delimiter in DELIMITERS}
+    if not heads[","]:
+        raise ValueError(f"{path} is empty")
+    widths = {delimiter: sorted(len(row) for _, row in head) for delimiter, head in heads.items()}
+    even = [delimiter for delimiter, w in widths.items() if 1 < w[0] == w[-1]]
+    best = even[0] if even else max(DELIMITERS, key=lambda delimiter: median_low(widths[delimiter]))
+    return best, heads[best]
+
+
+def _looks_like_header(head: list[list[str]], delimiter: str) -> bool:
+    """Say whether the first of the rows holds names; the rule is in the docstring of `read_csv`."""
+    def is_number(text: str) -> bool:
+        return text.lower() in MISSING or _number(text, delimiter) is not None
+
+    first, below = head[0], list(zip(*head[1:], strict=False))
+    if not below or all(is_number(text) for text in first):
+        return not any(is_number(text) for text in first)
+    numeric = [all(is_number(text) for text in column) for column in below]
+    if any(numeric):
+        return any(n and not is_number(text) for n, text in zip(numeric, first, strict=False))
+    return len(set(first)) == len(first) and all(text not in column
+                                                 for text, column in zip(first, below, strict=False))
+
+
+def _all_numbers(path: str | Path, delimiter: str, skip: int, width: int) -> np.ndarray | None:
+    """Read a table of finite numbers by NumPy, which is much faster; None if it is none."""
+    try:
+        with io.TextIOWrapper(opened(path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+            cells = np.loadtxt(stream, delimiter=delimiter, skiprows=skip, ndmin=2, comments=None,
+                               quotechar='"')
+    except (ValueError, EOFError, OSError, zlib.error):
+        return None
+    return cells if cells.size and cells.shape[1] == width and np.isfinite(cells).all() else None
+
+
+def _number(text: str, delimiter: str) -> float | None:
+    if delimiter != ",":
+        text = text.replace(",", ".")
+    try:
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None

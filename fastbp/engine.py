@@ -1,0 +1,282 @@
+"""The Numba side of the backend boundary: plans, workspaces and threads around the kernels.
+
+`NumbaBackend` has the methods of `fastbp.reference.NumpyBackend` and computes the same.
+"""
+import contextlib
+import os
+import queue
+import threading
+
+import numba
+import numpy as np
+
+from . import checks
+from .kernels import training as t
+from .kernels.block import LEAVES, leaf_addresses
+from .kernels.jit import is_cached
+from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
+from .kernels.plan import A_AT, DELTA_AT, N_OUT, ROW, X_FLOAT32, X_FLOAT64, X_UINT8, Z_AT, Data, Plan, Steps, make_plan
+from .network import aligned_zeros
+from .reference import Pass
+
+BLOCK_ROWS = 256        # most samples in one block: a block's activations stay in the cache, and dW sums over one block
+FEW_ROWS = 16           # blocks of this size serve evaluations of a few samples
+MIN_ROWS_PER_THREAD = 8  # with fewer rows of a block a thread's tiles are too flat to pay
+# An update of fewer multiply-adds than this for each thread is not worth two meetings and moving half of W between
+# cores: measured where one thread and two are even, at 784-64-10 with 32 samples.
+MIN_WORK_PER_THREAD = 1_500_000
+X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
+
+_threads = None
+
+
+def get_num_threads():
+    """The most threads that training and evaluation use: `set_num_threads`, else the cores this process may use."""
+    if _threads is not None:
+        return _threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_num_threads(n):
+    """Limit the threads that training and evaluation use; None lifts the limit.
+
+    Results have the same bits for any number of threads, and small networks use one in any case.
+
+    Parameters
+    ----------
+    n : int or None
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When `n` is not a positive whole number or None.
+    """
+    global _threads
+    if n is not None:
+        n = checks.integer("n", n)
+    _threads = n
+
+
+# -------------------------------------------------------------------------------------------------- threads
+
+class _Gang:
+    """Threads that run one native call side by side, each with its number; they sleep in between."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self._inboxes = []
+        self._done = queue.SimpleQueue()
+
+    def run(self, function, threads):
+        """function(0), ..., function(threads - 1) at the same time; the first from this thread.  Hold the lock."""
+        while len(self._inboxes) < threads - 1:
+            inbox = queue.SimpleQueue()
+            self._inboxes.append(inbox)
+            threading.Thread(target=self._serve, args=(inbox,), daemon=True, name="fastbp").start()
+        for number, inbox in enumerate(self._inboxes[:threads - 1], start=1):
+            inbox.put((function, number))
+        try:
+            return function(0)
+        finally:
+            for _ in range(threads - 1):
+                self._done.get()
+
+    def _serve(self, inbox):
+        while True:
+            function, number = inbox.get()
+            try:
+                function(number)
+            finally:
+                self._done.put(None)
+                del function
+
+
+_gang = _Gang()
+
+
+def _forget_gang():
+    global _gang
+    _gang = _Gang()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_gang)      # a forked child has none of its parent's threads
+
+
+@contextlib.contextmanager
+def _leased(threads):
+    """(run, threads): alone where the gang is at another caller's work, for which the results are the same."""
+    gang = _gang
+    if threads > 1 and gang.lock.acquire(blocking=False):
+        try:
+            yield gang.run, threads
+        finally:
+            gang.lock.release()
+    else:
+        yield (lambda function, _: function(0)), 1
+
+
+# -------------------------------------------------------------------------------------------------- backend
+
+def _address(array):
+    return array.__array_interface__["data"][0]
+
+
+class _Desk:
+    """A plan with its workspace: what one call at a time can work with."""
+
+    def __init__(self, backend, rows, threads):
+        self.rows, self.threads = rows, threads
+        self.plan = make_plan(backend.sizes, backend.activations, backend.loss, leaf_addresses(backend.dtype), rows,
+                              threads)
+        self.workspace = aligned_zeros(self.plan.size, backend.dtype)
+        self.sync = aligned_zeros(16, np.int64)
+        ones = self.workspace[self.plan.x_at:self.plan.x_at + rows * self.plan.x_row].reshape(rows, -1)
+        ones[:, backend.sizes[0]] = 1
+
+    def block(self, at, n, columns, row):
+        """A copy of one block of the workspace, without its padding."""
+        return self.workspace[at:at + n * row].reshape(n, row)[:, :columns].copy()
+
+
+class NumbaBackend:
+    """The arithmetic of one network by the compiled kernels.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+    activations : tuple of str
+        One for each layer after the input.
+    loss, reduction : str
+    dtype : numpy.dtype
+        float32 or float64.
+    """
+
+    name = "numba"
+
+    def __init__(self, sizes, activations, loss, reduction, dtype):
+        self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
+        self.dtype = np.dtype(dtype)
+        self.n_parameters = sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
+        self._free = {}                                  # (rows, threads) -> desks nobody works at
+        self._nothing = np.empty(0, self.dtype)
+        self._no_losses = np.empty(0)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_free": {}}
+
+    @contextlib.contextmanager
+    def _desk(self, rows, threads):
+        """A desk of one's own, so that several Python threads may use the same network."""
+        free = self._free.setdefault((rows, threads), [])
+        try:
+            desk = free.pop()
+        except IndexError:
+            desk = _Desk(self, rows, threads)
+        yield desk
+        if not free:
+            free.append(desk)
+
+    def _threads_for(self, rows, products, most=None):
+        """The number of threads that pay for a block of this many rows."""
+        limit = get_num_threads() if not most else most
+        return max(1, min(limit, rows // MIN_ROWS_PER_THREAD,
+                          products * self.n_parameters * rows // MIN_WORK_PER_THREAD))
+
+    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None):
+        n = len(X)
+        rows = rows or (FEW_ROWS if n <= FEW_ROWS else BLOCK_ROWS)
+        losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
+        gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & t.WANT_GRADIENT else self._nothing
+        scale = 1.0 / n if self.reduction == "mean" else 1.0
+        data = Data(_address(X), X_KINDS[X.dtype], 0 if Y is None else _address(Y), y_kind, n)
+        flat = self._nothing if out is None else out.reshape(-1)
+        products = 3 if wants & t.WANT_GRADIENT else 1
+        with (_leased(self._threads_for(min(n, rows), products)) as (run, threads),
+              self._desk(rows, threads) as desk):
+            def share(thread):
+                t.evaluate(desk.plan, wants, scale, data, parameters, desk.workspace, flat, losses, gradient, desk.sync,
+                           thread, threads)
+            run(share, threads)
+            return losses, gradient, desk
+
+    def predict(self, parameters, X):
+        """Outputs (n, n_out) of samples (n, n_in)."""
+        out = np.empty((len(X), self.sizes[-1]), self.dtype)
+        self._evaluate(t.WANT_OUTPUT, parameters, X, out=out)
+        return out
+
+    def losses(self, parameters, X, Y):
+        """The loss of each sample, float64 (n,), before the mean or sum."""
+        return self._evaluate(t.WANT_LOSS, parameters, X, Y, _kind_of(Y))[0]
+
+    def gradient(self, parameters, X, Y):
+        """(sample losses, flat gradient of the reduced loss)."""
+        return self._evaluate(t.WANT_LOSS | t.WANT_GRADIENT, parameters, X, Y, _kind_of(Y))[:2]
+
+    def record(self, parameters, X, Y=None, dA=None):
+        """Every Z, A and delta of one pass, as a `Pass`: forward only, or back from targets Y or a gradient dA."""
+        n = len(X)
+        wants, dX = 0, None
+        if Y is not None or dA is not None:
+            wants = t.WANT_GRADIENT | t.WANT_INPUT_GRADIENT | (t.WANT_LOSS if dA is None else 0)
+            dX = np.empty((n, self.sizes[0]), self.dtype)
+        y, kind = (Y, _kind_of(Y)) if dA is None else (dA, Y_GRADIENT)
+        losses, gradient, desk = self._evaluate(wants, parameters, X, y, kind, out=dX, rows=n)
+        Z, A, delta = [], [X.astype(self.dtype)], []
+        for layer in desk.plan.layers:
+            shape = n, layer[N_OUT], layer[ROW]
+            A.append(desk.block(layer[A_AT], *shape))
+            delta.append(desk.block(layer[DELTA_AT], *shape))
+            Z.append(desk.block(layer[Z_AT], *shape))
+        for l, layer in enumerate(desk.plan.layers):
+            if layer[Z_AT] == layer[A_AT]:            # overwritten by A: computed once more
+                W, b = self._weights(parameters, l)
+                np.add(A[l] @ W, b, out=Z[l])
+        if wants == 0:
+            return Pass(Z=Z, A=A, delta=None, gradient=None, dX=None, losses=None)
+        return Pass(Z=Z, A=A, delta=delta, gradient=gradient, dX=dX, losses=losses if dA is None else None)
+
+    def _weights(self, parameters, l):
+        start = sum((m + 1) * n for m, n in zip(self.sizes[:l], self.sizes[1:], strict=False))
+        n_in, n_out = self.sizes[l], self.sizes[l + 1]
+        return parameters[start:start + n_in * n_out].reshape(n_in, n_out), parameters[start + n_in * n_out:][:n_out]
+
+    def train(self, parameters, velocity, X, Y, *, batch_size, words, order, first_batch, last_batch, lr, momentum,
+              nesterov, losses, threads=0):
+        """Whole epochs, or some batches of one; see `fastbp.reference.NumpyBackend.train`."""
+        n = len(X)
+        batch_size = min(batch_size, n)
+        rows = min(batch_size, BLOCK_ROWS)
+        gradient = aligned_zeros(self.n_parameters, self.dtype) if batch_size > rows else self._nothing
+        data = Data(_address(X), X_KINDS[X.dtype], _address(Y), _kind_of(Y), n)
+        with (_leased(self._threads_for(rows, 3, threads)) as (run, threads),
+              self._desk(rows, threads) as desk):
+            steps = Steps(batch_size, first_batch, last_batch, len(losses), words is not None,
+                            self.reduction == "mean", float(lr), float(momentum), bool(nesterov), threads)
+            no_words = np.empty((0, 0), np.uint32) if words is None else words
+            v = self._nothing if velocity is None else velocity
+
+            def share(thread):
+                return t.train(desk.plan, steps, data, parameters, v, gradient, desk.workspace, no_words, order, losses,
+                               desk.sync, thread)
+            return run(share, threads)
+
+
+def _kind_of(Y):
+    if Y is None:
+        return Y_NONE
+    return Y_LABELS if Y.ndim == 1 else Y_ROWS
+
+
+def is_compiled(dtype):
+    """Whether the training kernels for float32 or float64 are compiled already, in memory or on disk."""
+    dtype = np.dtype(dtype)
+    integers, floats = np.empty(0, np.int64), np.empty(0, dtype)
+    plan = Plan(np.empty((0, 8), np.int64), *[0] * (len(Plan._fields) - 2), integers)
+    steps = Steps(1, 0, 1, 1, False, True, 0.0, 0.0, False, 1)
+    example = (plan, steps, Data(0, 0, 0, 0, 0), floats, floats, floats, floats, np.empty((0, 0), np.uint32), integers,
+               np.empty(0), integers, 0)
+    return (all(leaf.is_cached(dtype) for leaf in LEAVES)
+            and is_cached(t.train, [numba.typeof(value) for value in example]))

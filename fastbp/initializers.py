@@ -1,0 +1,124 @@
+"""The table of initialisers: how the first weights and biases are drawn.
+
+An initialiser is called as ``initializer(rng, n_in, n_out)`` and returns W (n_in, n_out) and b (n_out,) in
+float64; any function of one's own with this signature may be given as ``Network(..., init=function)``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import checks
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Weights and biases uniform in [-eps, eps]."""
+
+    eps: float = 0.5
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("eps", self.eps, above=0)
+
+    def __call__(self, rng, n_in, n_out):
+        """Draw W and b of one layer."""
+        return rng.uniform(-self.eps, self.eps, (n_in, n_out)), rng.uniform(-self.eps, self.eps, n_out)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Weights normal with mean 0 and standard deviation `std`; biases 0."""
+
+    std: float = 0.1
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("std", self.std, above=0)
+
+    def __call__(self, rng, n_in, n_out):
+        """Draw W and b of one layer."""
+        return self.std * rng.standard_normal((n_in, n_out)), np.zeros(n_out)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every weight `value`; biases 0.  Equal weights keep the neurons of a layer equal for ever."""
+
+    value: float = 0.5
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("value", self.value)
+
+    def __call__(self, rng, n_in, n_out):
+        """Fill W and b of one layer."""
+        return np.full((n_in, n_out), float(self.value)), np.zeros(n_out)
+
+
+@dataclass(frozen=True)
+class VarianceScaling:
+    """Weights with mean 0 and variance ``scale / fan``; biases 0.
+
+    Parameters
+    ----------
+    distribution : "uniform" or "normal"
+    scale : float
+    fan : "in" or "average"
+        n_in, or (n_in + n_out) / 2.
+    """
+
+    distribution: str
+    scale: float
+    fan: str
+
+    def __post_init__(self):
+        """Validate."""
+        checks.name("distribution", self.distribution, ("uniform", "normal"))
+        checks.number("scale", self.scale, above=0)
+        checks.name("fan", self.fan, ("in", "average"))
+
+    def __call__(self, rng, n_in, n_out):
+        """Draw W and b of one layer."""
+        std = np.sqrt(self.scale / (n_in if self.fan == "in" else (n_in + n_out) / 2))
+        if self.distribution == "normal":
+            return std * rng.standard_normal((n_in, n_out)), np.zeros(n_out)
+        limit = np.sqrt(3) * std
+        return rng.uniform(-limit, limit, (n_in, n_out)), np.zeros(n_out)
+
+
+INITIALIZERS = {
+    "glorot_uniform": VarianceScaling("uniform", 1, "average"),  # Glorot and Bengio (2010), eq. 16
+    "glorot_normal": VarianceScaling("normal", 1, "average"),
+    "he_uniform": VarianceScaling("uniform", 2, "in"),  # He et al. (2015), eq. 10
+    "he_normal": VarianceScaling("normal", 2, "in"),
+    "lecun_normal": VarianceScaling("normal", 1, "in"),  # LeCun et al., "Efficient BackProp" (1998), eq. 16
+    "uniform": Uniform(),
+    "normal": Normal(),
+    "zeros": Constant(0.0),
+    "constant": Constant(),
+}
+
+
+def draw(init, sizes, seed):
+    """First weights and biases of every layer.
+
+    Parameters
+    ----------
+    init : str, initialiser, or sequence of (W, b)
+        A name of `INITIALIZERS`, an initialiser, or arrays of one's own: one pair (W, b) per layer.
+    sizes : sequence of int
+    seed : None, int, SeedSequence, BitGenerator or Generator
+
+    Returns
+    -------
+    list of (W, b)
+        float64, so that networks of either dtype start from the same draws.
+    """
+    shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+    rng = checks.generator("seed", seed)
+    if isinstance(init, str):
+        init = INITIALIZERS[checks.name("init", init, INITIALIZERS)]
+    if callable(init):
+        init = [init(rng, n_in, n_out) for n_in, n_out in shapes]
+    return checks.layer_arrays("init", init, shapes)

@@ -1,0 +1,219 @@
+"""Proof of the arithmetic: Numba against NumPy against central differences."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .activations import ACTIVATIONS
+from .losses import LOSSES
+from .network import make_backend
+from .reference import layer_views
+
+MAX_SAMPLES = 128  # evenly spaced among those given
+MAX_DIFFERENCES = 24  # elements of each W and b compared with central differences
+STEP = 6e-6  # of a central difference: the cube root of float64's eps balances rounding and truncation
+KINK = 3e-5  # of the largest Z: nearer to 0 than this, rounding may take a relu to its other side
+
+# Bounds on a difference: a share of the largest element of the quantity, where a fault is of order 1, and a
+# multiple of its rounding error, measured as NumPy in float32 less NumPy in float64 (eps64 / eps32 is 2e-9).
+NUMBA = 1e-9, 1e-6
+NUMBA_32 = 1e-4, 20.0
+DIFFERENCES = 1e-5
+
+
+@dataclass(frozen=True)
+class Row:
+    """Largest differences of one quantity of one layer, relative to its largest element.
+
+    Attributes
+    ----------
+    layer : int
+    quantity : str
+        "A", "dW", "db", or "dX" (the gradient of the network's input).
+    numba : float
+        Numba from NumPy, both in float64.
+    numba_32 : float or None
+        For a float32 network: Numba in float32 from NumPy in float64.
+    differences : float or None
+        NumPy from central differences of the loss, in float64.
+    checked, skipped, size : int
+        Elements compared with central differences; those left out, as the loss has a kink there; all of them.
+    ok : bool
+    """
+
+    layer: int
+    quantity: str
+    numba: float
+    numba_32: float | None
+    differences: float | None
+    checked: int
+    skipped: int
+    size: int
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Outcome of `Network.verify`; prints as a table.
+
+    Attributes
+    ----------
+    rows : list of Row
+    n_used, n_samples : int
+        Samples used, of those given.
+    moved : bool
+        Whether the parameters (of a copy) were moved a little, because every sample lay on a kink.
+    """
+
+    rows: list
+    n_used: int
+    n_samples: int
+    moved: bool
+
+    @property
+    def ok(self):
+        """Whether every row is."""
+        return all(row.ok for row in self.rows)
+
+    def __str__(self):
+        """Return the table."""
+        table = [("layer", "", "numba", "numba 32", "differences", "checked", "")]
+        for row in self.rows:
+            checked = f"{row.checked} of {row.size}" if row.checked or row.skipped else "-"
+            checked += f", {row.skipped} on kinks" if row.skipped else ""
+            numbers = ["-" if x is None else f"{x:.1e}" for x in (row.numba, row.numba_32, row.differences)]
+            table.append((str(row.layer), row.quantity, *numbers, checked, "ok" if row.ok else "WRONG"))
+        lines = [f"{a:>5}  {b:<3} {c:>9} {d:>9} {e:>12}  {f:<18} {g}".rstrip() for a, b, c, d, e, f, g in table]
+        moved = "; parameters moved a little, off a kink" if self.moved else ""
+        return "\n".join([
+            "Largest difference, as a share of the largest element:",
+            "  numba        Numba from NumPy, in float64",
+            "  numba 32     Numba in float32 from NumPy in float64",
+            "  differences  NumPy from central differences of the loss, in float64", "", *lines, "",
+            f"{self.n_used} of {self.n_samples} samples{moved}: {'everything agrees' if self.ok else 'WRONG'}"])
+
+
+def verify(net, X, Y):
+    """Compare both backends and central differences; X and Y are validated. See `Network.verify`."""
+    n_samples = len(X)
+    chosen = np.unique(np.linspace(0, n_samples - 1, MAX_SAMPLES).astype(int))
+    X, Y = _cast(X[chosen].astype(net.dtype), np.float64), _cast(Y[chosen], np.float64)
+    parameters = _cast(net.parameters, np.float64)
+
+    def backend(name, dtype=np.float64):
+        return make_backend(name, net.sizes, net.activations, net.loss_name, net.reduction, np.dtype(dtype))
+
+    smooth = _off_kinks(net, backend("numpy").record(parameters, X), Y)
+    moved = not smooth.any()
+    if moved:
+        parameters += 0.01 * np.random.default_rng(0).standard_normal(parameters.size)
+        smooth = _off_kinks(net, backend("numpy").record(parameters, X), Y)
+        smooth |= not smooth.any()
+    X, Y = X[smooth], Y[smooth]
+
+    def quantities(name, dtype):
+        return _quantities(backend(name, dtype), *(_cast(array, dtype) for array in (parameters, X, Y)))
+
+    truth, numba, rounded = quantities("numpy", "f8"), quantities("numba", "f8"), quantities("numpy", "f4")
+    numba_32 = quantities("numba", "f4") if net.dtype == np.float32 else {}
+    rows = []
+    for (layer, quantity), exact in truth.items():
+        key, scale = (layer, quantity), np.abs(exact).max()
+        rounding = np.nan_to_num(np.abs(rounded[key] - exact).max(), nan=0.0, posinf=0.0)
+        results = [_compared(numba[key], exact, scale, rounding, *NUMBA)]
+        results.append(_compared(numba_32[key], exact, scale, rounding, *NUMBA_32) if numba_32 else (None, True))
+        checked = skipped = 0
+        results.append((None, True))
+        if quantity in ("dW", "db"):
+            index, slopes, noise = _central_differences(backend("numpy"), parameters, X, Y, layer, quantity, exact)
+            kept = ~np.isnan(slopes)
+            checked, skipped = int(kept.sum()), int((~kept).sum())
+            results[-1] = _compared(slopes[kept], exact.flat[index[kept]], scale, noise, DIFFERENCES, 1.0)
+        shares, oks = zip(*results, strict=True)
+        rows.append(Row(layer, quantity, *shares, checked, skipped, exact.size, all(oks)))
+    return Report(rows, len(X), n_samples, moved)
+
+
+def _cast(array, dtype):
+    """Copy in `dtype`; class labels stay integers."""
+    return np.array(array, dtype=dtype if array.dtype.kind == "f" else array.dtype)
+
+
+def _quantities(backend, parameters, X, Y):
+    """Return A, dW and db of every layer, and dX, in float64, by (layer, name)."""
+    record = backend.record(parameters, X, Y)
+    rows = {}
+    dW, db = layer_views(record.gradient, backend.sizes)
+    for layer in range(1, len(backend.sizes)):
+        rows[layer, "A"] = record.A[layer].astype(np.float64)
+        rows[layer, "dW"], rows[layer, "db"] = dW[layer - 1].astype(np.float64), db[layer - 1].astype(np.float64)
+        if layer == 1:
+            rows[1, "dX"] = record.dX.astype(np.float64)
+    return rows
+
+
+def _compared(values, exact, scale, rounding, share, multiple):
+    """Return the largest difference as a share of `scale`, and whether it is within its bound (a NaN is not)."""
+    if not values.size:
+        return None, False
+    largest = float(np.abs(values - exact).max())
+    return largest / scale if scale else largest, bool(largest <= share * scale + multiple * rounding)
+
+
+def _off_kinks(net, record, Y):
+    """Mark samples of which no Z lies near the kink of its activation, and no output near the kink of the loss."""
+    near = np.zeros(len(Y), bool)
+    for activation, Z in zip(net.activations, record.Z, strict=True):
+        if ACTIVATIONS[activation].has_kink:
+            near |= (np.abs(Z) <= KINK * np.abs(Z).max()).any(axis=1)
+    if LOSSES[net.loss_name].has_kink:
+        A = record.A[-1]
+        near |= (np.abs(A - Y) <= KINK * max(np.abs(A).max(), np.abs(Y).max())).any(axis=1)
+    return ~near
+
+
+def _central_differences(backend, parameters, X, Y, layer, quantity, exact):
+    """Slopes of the loss along some elements of W or b of a layer.
+
+    Returns
+    -------
+    index : ndarray (n,)
+        Flat indices of the elements: the largest of `exact`, and random ones.
+    slopes : ndarray (n,)
+        NaN where the loss has a kink within the step.
+    noise : float
+        Rounding error to be expected in a slope.
+    """
+    rng, eps = np.random.default_rng(layer), np.finfo(np.float64).eps
+    order = np.argsort(-np.abs(exact), axis=None)
+    largest, others = order[: MAX_DIFFERENCES // 2], order[MAX_DIFFERENCES // 2 :]
+    index = np.concatenate([largest, rng.permutation(others)[: MAX_DIFFERENCES // 2]])
+    moved = parameters.copy()
+    view = layer_views(moved, backend.sizes)[quantity == "db"][layer - 1].reshape(-1)
+    A_prev = backend.record(parameters, X).A[layer - 1]
+    step = STEP / max(1.0, np.abs(A_prev).max()) if quantity == "dW" else STEP
+    share = 1 / len(X) if backend.reduction == "mean" else 1.0
+    middle = backend.losses(parameters, X, Y)
+    noise = 50 * eps * share * (1 + np.abs(middle)).sum() / step
+    slopes = np.array([_slope(backend, moved, view, i, step, X, Y, middle) * share for i in index])
+    tolerance = noise + DIFFERENCES * np.abs(slopes[:, 0]).max()
+    return index, np.where(np.abs(slopes[:, 1:]).max(axis=1) <= tolerance, slopes[:, 0], np.nan), noise
+
+
+def _slope(backend, parameters, view, i, step, X, Y, middle):
+    """Return the central difference, and two numbers that are 0 but for rounding where there is no kink.
+
+    They compare the steps h and h/2: central differences agree, and the second differences are as h^2.
+    """
+    value = view[i]
+    central, bend = [], []
+    for h in (step * max(1.0, abs(value)) / 2, step * max(1.0, abs(value))):
+        above, below = value + h, value - h
+        view[i] = above
+        up = backend.losses(parameters, X, Y) - middle
+        view[i] = below
+        down = backend.losses(parameters, X, Y) - middle
+        central.append((up - down).sum() / (above - below))
+        bend.append((up + down).sum() / h)
+    view[i] = value
+    return np.array([central[1], central[1] - central[0], bend[1] - 2 * bend[0]])

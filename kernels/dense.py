@@ -1,0 +1,151 @@
+"""One dense layer: forward product, delta propagation, weight and bias gradients.
+
+All three products run on `multiply`, which cuts the result into register tiles (`simd.tile`).  Each element of a
+result is one chain of fused multiply-adds over the summed index in order, so it does not depend on the tiling, the
+register width or the number of threads.
+"""
+import numpy as np
+
+from .elementwise import map_pair_block
+from .jit import inner, kernel, part
+from .simd import (
+    START_BIAS,
+    START_C,
+    START_ZERO,
+    STORE,
+    as_float,
+    by_dtype,
+    lanes,
+    load_part,
+    offset,
+    pointer,
+    store,
+    store_part,
+    tile,
+    tile_columns,
+    tile_rows,
+    transpose_block,
+)
+
+DEPTH = 256            # the summed index is cut into blocks of this length: a panel of B then fills most of the L1 cache
+PANEL = 64             # room for the columns of one packed panel, in elements
+PACK_SIZE = (DEPTH + 16) * PANEL
+PACK_STRIDE_BYTES = 1024   # rows of B further apart than this are packed: they fall into few cache sets and many pages
+
+
+@part
+def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_row, start, bias, finish, lr, momentum,
+             velocity, pack):
+    """C = finish(start + A @ B), C (rows, columns) with rows `c_row` apart; see `simd.tile` for start and finish.
+
+    A[i, k] is at a + i * a_row + k * a_col.  B[k, j] is at b + k * b_row + j, or, `transposed`, at
+    b + j * b_row + k.  `pack` has room for PACK_SIZE elements.  Every finish but STORE takes depth <= DEPTH.
+    """
+    wide, lane = tile_columns(a)
+    width = max(wide, lanes(a))
+    most = tile_rows()
+    n_tiles = (rows + most - 1) // most
+    packs = transposed or (n_tiles > 2 and b_row * by_dtype(a, 4, 8) >= PACK_STRIDE_BYTES)
+    for k in range(0, max(depth, 1), DEPTH):
+        k_count = min(DEPTH, depth - k)
+        begin = start if k == 0 else START_C
+        for panel in range(0, columns, width):
+            panel_count = min(width, columns - panel)
+            if transposed:
+                pack_transposed(offset(b, panel * b_row + k), b_row, k_count, panel_count, pack, width)
+            elif packs:
+                pack_rows(offset(b, k * b_row + panel), b_row, k_count, panel_count, pack, width)
+            for j in range(panel, panel + panel_count, wide):
+                j_count = min(wide, panel + panel_count - j)
+                registers = (j_count + lane - 1) // lane
+                last = j_count - (registers - 1) * lane
+                b_at, b_step = offset(b, k * b_row + j), b_row
+                if packs:
+                    b_at, b_step = offset(pack, j - panel), width
+                first = 0
+                for t in range(n_tiles):
+                    n = (rows * (t + 1)) // n_tiles - first
+                    tile(n, registers, offset(a, first * a_row + k * a_col), a_row, a_col, b_at, b_step, k_count,
+                         offset(c, first * c_row + j), c_row, last, begin, offset(bias, j), finish, lr, momentum,
+                         velocity)
+                    first += n
+
+
+@part
+def pack_transposed(b, b_row, depth, columns, pack, pack_row):
+    """pack[k, j] = b[j, k]."""
+    width = lanes(b)
+    for j in range(0, columns, width):
+        for k in range(0, depth, width):
+            transpose_block(offset(b, j * b_row + k), b_row, min(width, columns - j), min(width, depth - k),
+                            offset(pack, k * pack_row + j), pack_row)
+
+
+@part
+def pack_rows(b, b_row, depth, columns, pack, pack_row):
+    """pack[k, j] = b[k, j]."""
+    width = lanes(b)
+    for k in range(depth):
+        for j in range(0, columns, width):
+            n = min(width, columns - j)
+            store(pack, k * pack_row + j, load_part(b, k * b_row + j, n))
+
+
+# ------------------------------------------------------------------------------------------ the public kernels
+
+@kernel
+def affine_forward(A_prev, W, b, out):
+    """Out = A_prev @ W + b: (n_samples, n_in), (n_in, n_out), (n_out,) -> (n_samples, n_out).
+
+    C-contiguous arrays of one float dtype; `out` overlaps no other.
+    """
+    pack = np.empty(PACK_SIZE, out.dtype)
+    n_in, n_out = W.shape
+    p = pointer(out, 0)
+    multiply(A_prev.shape[0], n_out, n_in, pointer(A_prev, 0), n_in, 1, pointer(W, 0), n_out, False, p, n_out,
+             START_BIAS, pointer(b, 0), STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0))
+
+
+@kernel
+def propagate_delta(delta, W, derivative, out):
+    """Out = (delta @ W.T) * derivative: (n_samples, n_out), (n_in, n_out), (n_samples, n_in) -> (n_samples, n_in).
+
+    C-contiguous arrays of one float dtype; `out` overlaps no other.
+    """
+    pack = np.empty(PACK_SIZE, out.dtype)
+    n_in, n_out = W.shape
+    p = pointer(out, 0)
+    multiply(delta.shape[0], n_in, n_out, pointer(delta, 0), n_out, 1, pointer(W, 0), n_out, True, p, n_in,
+             START_ZERO, p, STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0))
+    map_pair_block(_product, p, pointer(derivative, 0), p, out.size)
+
+
+@kernel
+def weight_gradient(A_prev, delta, out):
+    """Out = A_prev.T @ delta, the sum of the samples' outer products: (n_in, n_out).
+
+    C-contiguous arrays of one float dtype; `out` overlaps no other.
+    """
+    pack = np.empty(PACK_SIZE, out.dtype)
+    n_in, n_out = out.shape
+    p = pointer(out, 0)
+    multiply(n_in, n_out, delta.shape[0], pointer(A_prev, 0), 1, n_in, pointer(delta, 0), n_out, False, p, n_out,
+             START_ZERO, p, STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0))
+
+
+@kernel
+def bias_gradient(delta, out):
+    """Out = column sums of delta (n_samples, n_out): (n_out,).  C-contiguous, one float dtype, no overlap."""
+    n_samples, n_out = delta.shape
+    width = lanes(pointer(out, 0))
+    for j in range(0, n_out, width):
+        n = min(width, n_out - j)
+        total = load_part(pointer(delta, 0), 0, 0)
+        for i in range(n_samples):
+            total = total + load_part(pointer(delta, 0), i * n_out + j, n)
+        store_part(pointer(out, 0), j, total, n)
+
+
+@inner
+def _product(a, b):
+    return a * b

@@ -1,0 +1,532 @@
+"""Activations and their derivatives over arrays, and the exp and log they are made of.
+
+Every function of one element (`_sigmoid` and its kin) is written once, for a vector of lanes; the kernels run it
+over a block of memory.  No step depends on the width of the host's registers, so results are the same bits
+everywhere.  Twins of the public kernels: the functions of the same names in `fastbp.reference`.
+
+Notes
+-----
+exp is 2**n * e**r with n whole and |r| <= ln(2)/2 (Cody and Waite 1980); e**r = 1 + (r + r**2 q(r)), and
+log(1 + f) = 2 artanh(s), s = f / (2 + f).  The polynomials are minimax fits by Remez' exchange, made for these
+kernels in 60-digit arithmetic.  erfc follows the form of Numerical Recipes, 6.2: t exp(-z**2 + P(t)), t = 2 / (2 + z).
+"""
+from .jit import inner, kernel, part
+from .simd import (
+    by_dtype,
+    copysign,
+    exponent_of,
+    fabs,
+    first_lanes,
+    fma,
+    horner,
+    lanes,
+    largest_of,
+    load,
+    load_part,
+    nearest,
+    offset,
+    pointer,
+    poke,
+    power_of_two,
+    store,
+    store_part,
+    sum_of,
+    where,
+)
+
+LEAKY_SLOPE = 0.01
+ELU_ALPHA = 1.0
+
+# q(r) = (e**r - 1 - r) / r**2 on |r| <= ln(2)/2: largest relative error of e**r 3e-9 and 3e-18
+EXP32 = (0.0013950648970092525, 0.0083689539659530456, 0.041666203181657233, 0.16666518301812148, 0.50000000961766912)
+EXP64 = (2.5117744247627753e-8, 2.7631412638538380e-7, 2.7557216710319038e-6, 2.4801489596142917e-5,
+         0.00019841269916885339, 0.0013888888947323059, 0.0083333333333074440, 0.041666666666514365,
+         0.16666666666666699, 0.50000000000000129)
+LN2_32, LN2_64 = (0.693359375, -0.00021219444005469058), (0.69314718055989033, 5.4979230187083712e-14)
+# p(z) = (log((1 + s) / (1 - s)) - 2 s) / s**3, z = s**2, for (1 + s) / (1 - s) in [sqrt(1/2), sqrt(2)]
+LOG32 = (0.23583455840258613, 0.28537247186568416, 0.40000336021355729, 0.66666665642373766)
+LOG64 = (0.13252751217190307, 0.13249962576893129, 0.15387097616655768, 0.18181775509633853, 0.22222222648730638,
+         0.28571428569073154, 0.40000000000006286, 0.66666666666666661)
+# log(erfc(z) / t) + z**2 as a polynomial in 2 t - 1: largest error 6e-8 for z <= 14, 5e-16 for z <= 27
+ERFC32 = (0.00031443153980063048, -0.00017009471412912810, -0.0020474950799610213, 0.0017385580147475352,
+          0.0087159619171663231, -0.0098626606474811731, -0.046879308772770655, 0.047342200616130797,
+          0.67264253503519980, -0.67179406785691803)
+ERFC64 = (3.9541778220238271e-8, -1.6183766191966223e-7, -1.0150635944947437e-8, 1.0449471739753675e-6,
+          -1.3895112428918250e-6, -2.7090494781657415e-6, 8.6031970211901342e-6, -3.1210211591256786e-8,
+          -3.0185445864101989e-5, 3.1822327797501013e-5, 7.1392795630883855e-5, -0.00017432604633204274,
+          -9.3731606514740937e-5, 0.00067368326073683823, -0.00014624756717225168, -0.0023458130323269997,
+          0.0017589336344357342, 0.0088249385926375648, -0.0098726893704440190, -0.046895610232287271,
+          0.047343306841984945, 0.67264322397766713, -0.67179408405669252)
+
+
+# ------------------------------------------------------------------------- functions of one vector of elements
+
+@inner
+def _clamp(x, low, high):
+    """X within [low, high]; NaN stays NaN."""
+    x = where(x < low, low, x)
+    return where(x > high, high, x)
+
+
+@inner
+def _reduced(x):
+    """(n, e**r - 1) with x = n ln(2) + r, n whole and |r| <= ln(2)/2."""
+    n = nearest(x * 1.4426950408889634)
+    high, low = by_dtype(x, LN2_32, LN2_64)
+    r = fma(-n, low, fma(-n, high, x))
+    return n, fma(r * r, horner(r, by_dtype(x, EXP32, EXP64)), r)
+
+
+@inner
+def _exp(x):
+    x = _clamp(x, by_dtype(x, -104.0, -746.0), by_dtype(x, 89.0, 710.0))
+    n, p = _reduced(x)
+    half = nearest(n * 0.5)                        # two steps, for results that are subnormal or overflow
+    return (p + 1.0) * power_of_two(half) * power_of_two(n - half)
+
+
+@inner
+def _expm1(x):
+    """e**x - 1, accurate for small x too; from -87 (-708) to 88 (709), and -1 below."""
+    x = _clamp(x, by_dtype(x, -87.0, -708.0), by_dtype(x, 88.0, 709.0))
+    n, p = _reduced(x)
+    scale = power_of_two(n)
+    return fma(scale, p, scale - 1.0)
+
+
+@inner
+def _log_of_ratio(f, n):
+    """log((1 + f) * 2**n) for 1 + f in [sqrt(1/2), sqrt(2))."""
+    s = f / (f + 2.0)
+    z = s * s
+    high, low = by_dtype(f, LN2_32, LN2_64)
+    return fma(n, high, fma(s + s, 1.0, fma(s * z, horner(z, by_dtype(f, LOG32, LOG64)), n * low)))
+
+
+@inner
+def _log(x):
+    tiny = by_dtype(x, 1.1754943508222875e-38, 2.2250738585072014e-308)
+    is_subnormal = x < tiny
+    y = where(is_subnormal, x * by_dtype(x, 16777216.0, 18014398509481984.0), x)
+    n = exponent_of(y)
+    half = nearest(n * 0.5)                        # two steps: 2**-n itself may be subnormal
+    m = y * power_of_two(-half) * power_of_two(half - n)
+    result = _log_of_ratio(m - 1.0, n - where(is_subnormal, by_dtype(x, 24.0, 54.0), 0.0))
+    result = where(x == 0.0, -float("inf"), result)
+    result = where(x < 0.0, float("nan"), result)
+    return where(x < float("inf"), result, x)      # inf and NaN are their own logarithms
+
+
+@inner
+def _log1p_of_unit(y):
+    """log(1 + y) for y in [0, 1]."""
+    above = y > 0.41421356
+    return _log_of_ratio(where(above, (y - 1.0) * 0.5, y), where(above, 1.0, 0.0))
+
+
+@inner
+def _half_erfc(x):
+    """The normal distribution function of -|x| * sqrt(2), that is erfc(|x|) / 2."""
+    z = _clamp(fabs(x), 0.0, by_dtype(x, 14.0, 28.0))
+    t = 2.0 / (z + 2.0)
+    return t * 0.5 * _exp(fma(-z, z, horner(t + t - 1.0, by_dtype(x, ERFC32, ERFC64))))
+
+
+@inner
+def _normal_cdf(x):
+    tail = _half_erfc(x * 0.7071067811865476)
+    return where(x > 0.0, 1.0 - tail, tail)
+
+
+@inner
+def _sigmoid(z):
+    x = _clamp(-z, by_dtype(z, -87.0, -708.0), by_dtype(z, 89.0, 710.0))
+    n, p = _reduced(x)
+    return 1.0 / (fma(p, power_of_two(n), power_of_two(n)) + 1.0)
+
+
+@inner
+def _sigmoid_derivative(z, a):
+    return a * (1.0 - a)
+
+
+@inner
+def _tanh(z):
+    high = by_dtype(z, 20.0, 40.0)
+    twice = fabs(z) * 2.0
+    t = _expm1(where(twice > high, high, twice))
+    return copysign(t / (t + 2.0), z)
+
+
+@inner
+def _tanh_derivative(z, a):
+    return fma(-a, a, 1.0)
+
+
+@inner
+def _relu(z):
+    return where(z < 0.0, 0.0, z)
+
+
+@inner
+def _relu_derivative(z, a):
+    return where(a > 0.0, 1.0, a * 0.0)
+
+
+@inner
+def _leaky_relu(z):
+    return where(z < 0.0, z * LEAKY_SLOPE, z)
+
+
+@inner
+def _leaky_relu_derivative(z, a):
+    return where(a > 0.0, 1.0, fma(a, 0.0, LEAKY_SLOPE))
+
+
+@inner
+def _elu(z):
+    return where(z < 0.0, _expm1(z) * ELU_ALPHA, z)
+
+
+@inner
+def _elu_derivative(z, a):
+    return where(a > 0.0, 1.0, a + ELU_ALPHA)
+
+
+@inner
+def _softplus(z):
+    return where(z < 0.0, 0.0, z) + _log1p_of_unit(_exp(-fabs(z)))
+
+
+@inner
+def _softplus_derivative(z, a):
+    return -_expm1(-a)
+
+
+@inner
+def _silu(z):
+    return where(z == -float("inf"), 0.0, z * _sigmoid(z))
+
+
+@inner
+def _silu_derivative(z, a):
+    s = _sigmoid(z)
+    return s * fma(_clamp(z, -1e4, 1e4), 1.0 - s, 1.0)
+
+
+@inner
+def _gelu(z):
+    return where(z == -float("inf"), 0.0, z * _normal_cdf(z))
+
+
+@inner
+def _gelu_derivative(z, a):
+    x = _clamp(z, -50.0, 50.0)
+    return fma(x * 0.3989422804014327, _exp(x * x * -0.5), _normal_cdf(z))
+
+
+@inner
+def _identity(z):
+    return z
+
+
+@inner
+def _identity_derivative(z, a):
+    return a * 0.0 + 1.0
+
+
+# ------------------------------------------------------------------------------------------------ the table
+# An activation is a line in each of these, two functions of one vector above, and a twin in fastbp/reference.py.
+
+CODES = {name: code for code, name in enumerate(
+    ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "softmax"])}
+DERIVED_FROM_Z = {"silu", "gelu"}       # the derivatives of all others are had from A alone; Z need not be kept
+
+(IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SOFTPLUS, SILU, GELU, SOFTMAX) = CODES.values()
+
+
+@inner
+def activation(code, z):
+    """f(z) of the activation with this code (softmax, which is not elementwise, apart)."""
+    if code == SIGMOID:
+        return _sigmoid(z)
+    if code == TANH:
+        return _tanh(z)
+    if code == RELU:
+        return _relu(z)
+    if code == LEAKY_RELU:
+        return _leaky_relu(z)
+    if code == ELU:
+        return _elu(z)
+    if code == SOFTPLUS:
+        return _softplus(z)
+    if code == SILU:
+        return _silu(z)
+    if code == GELU:
+        return _gelu(z)
+    return z
+
+
+@inner
+def activation_derivative(code, z, a):
+    """f'(z), a being f(z)."""
+    if code == SIGMOID:
+        return _sigmoid_derivative(z, a)
+    if code == TANH:
+        return _tanh_derivative(z, a)
+    if code == RELU:
+        return _relu_derivative(z, a)
+    if code == LEAKY_RELU:
+        return _leaky_relu_derivative(z, a)
+    if code == ELU:
+        return _elu_derivative(z, a)
+    if code == SOFTPLUS:
+        return _softplus_derivative(z, a)
+    if code == SILU:
+        return _silu_derivative(z, a)
+    if code == GELU:
+        return _gelu_derivative(z, a)
+    return _identity_derivative(z, a)
+
+
+# ---------------------------------------------------------------------------------------- loops over memory
+
+@inner
+def map_block(function, z, out, n):
+    """out[i] = function(z[i]) for n elements; `out` may be `z`."""
+    width = lanes(z)
+    i = 0
+    while i + width <= n:
+        store(out, i, function(load(z, i)))
+        i += width
+    if i < n:
+        store_part(out, i, function(load_part(z, i, n - i)), n - i)
+
+
+@inner
+def map_pair_block(function, z, a, out, n):
+    """out[i] = function(z[i], a[i]); `out` may be either."""
+    width = lanes(z)
+    i = 0
+    while i + width <= n:
+        store(out, i, function(load(z, i), load(a, i)))
+        i += width
+    if i < n:
+        store_part(out, i, function(load_part(z, i, n - i), load_part(a, i, n - i)), n - i)
+
+
+@part
+def activate(code, z, a, row, n_out, lse, first, last):
+    """A = f(Z) for rows first .. last - 1, `row` elements apart; for softmax also lse = log(sum(exp(z))) of each."""
+    if code == SOFTMAX:
+        for r in range(first, last):
+            poke(lse, r, softmax_row(offset(z, r * row), offset(a, r * row), n_out))
+        return
+    width, i, n = lanes(z), first * row, last * row
+    while i + width <= n:
+        store(a, i, activation(code, load(z, i)))
+        i += width
+    if i < n:
+        store_part(a, i, activation(code, load_part(z, i, n - i)), n - i)
+
+
+@part
+def derive(code, z, a, delta, row, n_out, rows):
+    """Delta *= f'(z): from d loss / d a to d loss / d z, rows `row` elements apart."""
+    if code == SOFTMAX:
+        for r in range(rows):
+            softmax_backward_row(offset(a, r * row), offset(delta, r * row), offset(delta, r * row), n_out)
+        return
+    width, i, n = lanes(z), 0, rows * row
+    while i + width <= n:
+        store(delta, i, load(delta, i) * activation_derivative(code, load(z, i), load(a, i)))
+        i += width
+    if i < n:
+        m = n - i
+        product = load_part(delta, i, m) * activation_derivative(code, load_part(z, i, m), load_part(a, i, m))
+        store_part(delta, i, product, m)
+
+
+@inner
+def softmax_row(z, a, n):
+    """A = softmax(z) for one row; returns log(sum(exp(z))).  `a` may be `z`."""
+    width = lanes(z)
+    lowest = -float("inf")
+    full = n - n % width
+    top = first_lanes(load_part(z, full, n - full), n - full, lowest)
+    for i in range(0, full, width):
+        v = load(z, i)
+        top = where(v > top, v, top)
+    largest = largest_of(top)
+    shift = _clamp(load_part(z, 0, 0) + largest, by_dtype(z, -3.4028234663852886e38, -1.7976931348623157e308),
+                   by_dtype(z, 3.4028234663852886e38, 1.7976931348623157e308))
+    total = load_part(z, 0, 0)
+    for i in range(0, full, width):
+        e = _exp(load(z, i) - shift)
+        store(a, i, e)
+        total = total + e
+    if full < n:
+        e = first_lanes(_exp(load_part(z, full, n - full) - shift), n - full, 0.0)
+        store_part(a, full, e, n - full)
+        total = total + e
+    total = load_part(z, 0, 0) + sum_of(total)
+    for i in range(0, full, width):
+        store(a, i, load(a, i) / total)
+    if full < n:
+        store_part(a, full, load_part(a, full, n - full) / total, n - full)
+    return largest_of(_log(total) + shift)
+
+
+@inner
+def softmax_backward_row(a, d_a, delta, n):
+    """Delta = a * (d_a - sum(a * d_a)) for one row; `delta` may be `d_a`."""
+    width = lanes(a)
+    full = n - n % width
+    total = load_part(a, full, n - full) * load_part(d_a, full, n - full)
+    for i in range(0, full, width):
+        total = fma(load(a, i), load(d_a, i), total)
+    mean = load_part(a, 0, 0) + sum_of(total)
+    for i in range(0, full, width):
+        store(delta, i, load(a, i) * (load(d_a, i) - mean))
+    if full < n:
+        store_part(delta, full, load_part(a, full, n - full) * (load_part(d_a, full, n - full) - mean), n - full)
+
+
+# ------------------------------------------------------------------------------------------ the public kernels
+# Z, A and out are contiguous arrays of one shape and float dtype; `out` may be the same array as an argument.
+
+@kernel
+def exp(x, out):
+    """Exponential: 0 below and infinity above the range of the dtype."""
+    map_block(_exp, pointer(x, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def log(x, out):
+    """Natural logarithm: -inf at 0, NaN below."""
+    map_block(_log, pointer(x, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def sigmoid(Z, out):
+    """Logistic function 1 / (1 + exp(-Z))."""
+    map_block(_sigmoid, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def tanh(Z, out):
+    """Hyperbolic tangent."""
+    map_block(_tanh, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def relu(Z, out):
+    """Z where positive, else 0."""
+    map_block(_relu, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def leaky_relu(Z, out):
+    """Z where positive, else 0.01 Z."""
+    map_block(_leaky_relu, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def elu(Z, out):
+    """Z where positive, else exp(Z) - 1 (Clevert et al. 2016)."""
+    map_block(_elu, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def softplus(Z, out):
+    """log(1 + exp(Z))."""
+    map_block(_softplus, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def silu(Z, out):
+    """Z times the logistic function of Z (Elfwing et al. 2018)."""
+    map_block(_silu, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def gelu(Z, out):
+    """Z Phi(Z), Phi the distribution function of the normal law (Hendrycks and Gimpel 2016)."""
+    map_block(_gelu, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def identity(Z, out):
+    """Z itself."""
+    map_block(_identity, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def sigmoid_derivative(Z, A, out):
+    """Write f'(Z) = A (1 - A)."""
+    map_pair_block(_sigmoid_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def tanh_derivative(Z, A, out):
+    """Write f'(Z) = 1 - A**2."""
+    map_pair_block(_tanh_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def relu_derivative(Z, A, out):
+    """Write f'(Z) = 1 where A > 0, else 0."""
+    map_pair_block(_relu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def leaky_relu_derivative(Z, A, out):
+    """Write f'(Z) = 1 where A > 0, else 0.01."""
+    map_pair_block(_leaky_relu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def elu_derivative(Z, A, out):
+    """Write f'(Z) = 1 where A > 0, else A + 1."""
+    map_pair_block(_elu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def softplus_derivative(Z, A, out):
+    """Write f'(Z) = 1 - exp(-A)."""
+    map_pair_block(_softplus_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def silu_derivative(Z, A, out):
+    """Write f'(Z) = S (1 + Z (1 - S)), S the logistic function of Z."""
+    map_pair_block(_silu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def gelu_derivative(Z, A, out):
+    """Write f'(Z) = Phi(Z) + Z phi(Z), phi the density of the normal law."""
+    map_pair_block(_gelu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def identity_derivative(Z, A, out):
+    """Write f'(Z) = 1."""
+    map_pair_block(_identity_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def softmax(Z, out):
+    """exp(Z) / sum of exp(Z) over each row; Z and out are (n_samples, n_out)."""
+    rows, columns = Z.shape
+    for r in range(rows):
+        softmax_row(pointer(Z, r * columns), pointer(out, r * columns), columns)
+
+
+@kernel
+def softmax_backward(A, dA, out):
+    """A (dA - sum of A dA over each row): d loss / d Z of a softmax from d loss / d A, all (n_samples, n_out)."""
+    rows, columns = A.shape
+    for r in range(rows):
+        at = r * columns
+        softmax_backward_row(pointer(A, at), pointer(dA, at), pointer(out, at), columns)

@@ -1,0 +1,225 @@
+"""`kernel` and `inner`: numba.njit with this package's flags, and a disk cache that is safe to share.
+
+Numba's own disk cache knows the file of the cached function only: it misses edits of another file's functions that
+were compiled into it, and changes of compile flags; two processes that compile at once may mix up its numbered
+entries; and it raises at import when no folder is writable.  Here an entry is one file, named after everything that
+went into it (the source of all kernels, signature, processor, versions, flags) and renamed into place when complete;
+a first compile holds the folder's lock, so that processes that start together compile once.
+"""
+import functools
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import llvmlite
+import numba
+import numpy as np
+from numba import types
+from numba.core import compiler, config
+from numba.core.ccallback import CFunc
+from numba.core.registry import cpu_target
+from numba.core.serialize import dumps
+from numba.misc.appdirs import AppDirs
+
+try:
+    import fcntl
+except ImportError:                                 # Windows: first compiles are then not serialised
+    fcntl = None
+
+# error_model="numpy": division as IEEE has it.  fastmath is never used: it deletes the checks for NaN.
+FLAGS = {"nogil": True, "error_model": "numpy"}
+BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+LOCK_PATIENCE_S = 60.0
+_HERE = Path(__file__).parent
+
+
+@functools.cache
+def source_hash():
+    """A hash of the source of every kernel."""
+    digest = hashlib.sha256()
+    for path in sorted(_HERE.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@functools.cache
+def cache_folder():
+    """The first writable folder of: NUMBA_CACHE_DIR, beside the source, the user's cache folder; or None."""
+    candidates = [Path(config.CACHE_DIR) / "fastbp"] if config.CACHE_DIR else []
+    candidates += [_HERE / "__pycache__", Path(AppDirs("fastbp", appauthor=False).user_cache_dir)]
+    for folder in candidates:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            return folder
+        except OSError:
+            continue
+    warnings.warn("fastbp: no folder can be written to keep compiled kernels in, so every process compiles them "
+                  f"anew; tried {', '.join(map(str, candidates))}", RuntimeWarning, stacklevel=2)
+    return None
+
+
+class KernelCache:
+    """What a Numba dispatcher asks of its cache, over one file per compiled signature."""
+
+    def __init__(self, py_func):
+        self._py_func = py_func
+        self._lock = None
+        self._owner = None
+
+    @property
+    def cache_path(self):
+        """The folder."""
+        return str(cache_folder())
+
+    def path(self, sig, codegen):
+        """The file of one signature, or None without a folder."""
+        folder = cache_folder()
+        if folder is None:
+            return None
+        arguments = getattr(sig, "args", sig)         # a signature, or the bare argument types
+        parts = (self._py_func.__module__, self._py_func.__qualname__, str(arguments), codegen.magic_tuple(), source_hash(), numba.__version__,
+                 llvmlite.__version__, sys.version_info[:2], config.BOUNDSCHECK, str(config.OPT), config.DEBUG_TYPEINFER)
+        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+        return folder / f"fastbp-{self._py_func.__name__}-{digest}.nbc"
+
+    def load_overload(self, sig, target_context):
+        """The compiled function, or None; then the folder's lock is held until it is saved."""
+        target_context.refresh()
+        path = self.path(sig, target_context.codegen())
+        if path is None:
+            return None
+        found = self._read(path, target_context)
+        if found is None and self._lock is None:
+            self._lock, self._owner = _locked(path.parent), path
+            found = self._read(path, target_context)
+            if found is not None:
+                self._release()
+        return found
+
+    def save_overload(self, sig, cres):
+        """Write one compiled function: a temporary file, then a rename."""
+        path = self.path(sig, cres.codegen)
+        try:
+            if path is None or cres.library.has_dynamic_globals:
+                return
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(dumps(cres._reduce()))
+            os.replace(file.name, path)
+        except OSError as error:
+            warnings.warn(f"fastbp: compiled kernels were not saved: {error}", RuntimeWarning, stacklevel=2)
+        finally:
+            if path == self._owner:
+                self._release()
+
+    def _read(self, path, target_context):
+        try:
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except Exception as error:                  # a damaged file: compiled again and overwritten
+            warnings.warn(f"fastbp: {path.name} is damaged ({type(error).__name__}); compiling again", RuntimeWarning,
+                          stacklevel=2)
+            return None
+
+    def _release(self):
+        if self._lock is not None:
+            os.close(self._lock)                    # closing the file gives the lock back
+        self._lock = self._owner = None
+
+    def flush(self):
+        """Nothing is held in memory."""
+
+    enable = disable = flush
+
+
+def _locked(folder):
+    """A file descriptor that holds the folder's lock; None where there are no locks or none came in time."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder / "fastbp.lock", os.O_RDWR | os.O_CREAT)
+    except OSError:
+        return None
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            time.sleep(0.05)
+    os.close(descriptor)
+    return None
+
+
+def kernel(function):
+    """Compile at the first call and keep the machine code on disk."""
+    dispatcher = numba.njit(**FLAGS)(function)
+    dispatcher._cache = KernelCache(function)
+    return dispatcher
+
+
+def inner(function):
+    """Compile into whichever kernel calls it, in line."""
+    return numba.njit(**FLAGS, **BARE, forceinline=True)(function)
+
+
+def part(function):
+    """Compile into whichever kernel calls it, as a function of its own where LLVM finds that better."""
+    return numba.njit(**FLAGS, **BARE)(function)
+
+
+class Leaf:
+    """A function compiled once for each dtype and called by other kernels through its address.
+
+    Numba copies every function that a kernel calls into that kernel and compiles it again there; for the large ones
+    at the bottom this would multiply the time to compile, for users' own compiled loops too.
+
+    Parameters
+    ----------
+    function : njit function that returns nothing.
+    arguments : str
+        A letter for each argument: i integer, f number of the dtype, p pointer to the dtype, o pointer to int64.
+    """
+
+    def __init__(self, function, arguments):
+        self._function, self._arguments, self._compiled = function.py_func, arguments, {}
+
+    def _cfunc(self, dtype):
+        if dtype not in self._compiled:
+            scalar = numba.from_dtype(dtype)
+            kinds = {"i": types.intp, "f": scalar, "p": types.CPointer(scalar), "o": types.CPointer(types.int64)}
+            sig = types.void(*[kinds[letter] for letter in self._arguments])
+            cfunc = CFunc(self._function, (sig.args, sig.return_type), {}, FLAGS)
+            cfunc._cache = KernelCache(self._function)
+            self._compiled[dtype] = cfunc
+        return self._compiled[dtype]
+
+    def address(self, dtype):
+        """The address of its machine code for a dtype, compiled or loaded now if need be."""
+        cfunc = self._cfunc(np.dtype(dtype))
+        if cfunc.address is None:
+            cfunc.compile()
+        return cfunc.address
+
+    def is_cached(self, dtype):
+        """Whether its machine code is in memory or on disk."""
+        cfunc = self._cfunc(np.dtype(dtype))
+        return cfunc.address is not None or _is_on_disk(cfunc._cache, cfunc._sig.args)
+
+
+def is_cached(dispatcher, sig):
+    """Whether machine code for these argument types is in memory or on disk."""
+    if tuple(sig) in dispatcher.overloads:
+        return True
+    return _is_on_disk(dispatcher._cache, tuple(sig))
+
+
+def _is_on_disk(cache, sig):
+    path = cache.path(sig, cpu_target.target_context.codegen())
+    return path is not None and path.exists()

@@ -1,0 +1,342 @@
+"""Losses: the value for each sample (the sum over its outputs) and the derivative by the outputs.
+
+The engine fuses sigmoid with binary cross-entropy and softmax with cross-entropy: their delta is A - Y, and their
+value comes from Z (the logits form), finite however far the outputs are saturated.  Twins: `fastbp.reference`.
+"""
+import numpy as np
+
+from .elementwise import _clamp, _exp, _identity, _log, _log1p_of_unit, map_block, softmax_row
+from .jit import inner, kernel, part
+from .simd import (
+    as_float,
+    by_dtype,
+    fabs,
+    first_lanes,
+    lanes,
+    largest_of,
+    load,
+    load_part,
+    offset,
+    peek,
+    pointer,
+    poke,
+    store,
+    store_part,
+    sum_of,
+    where,
+)
+
+HUBER_THRESHOLD = 1.0
+
+
+# ------------------------------------------------------- functions of one vector of outputs a and targets y
+
+@inner
+def _squared_error(a, y):
+    d = a - y
+    return d * d * 0.5
+
+
+@inner
+def _squared_error_derivative(a, y):
+    return a - y
+
+
+@inner
+def _absolute_error(a, y):
+    return fabs(a - y)
+
+
+@inner
+def _absolute_error_derivative(a, y):
+    d = a - y
+    return where(d > 0.0, 1.0, where(d < 0.0, d * 0.0 - 1.0, d * 0.0))
+
+
+@inner
+def _huber(a, y):
+    d = fabs(a - y)
+    return where(d < HUBER_THRESHOLD, d * d * 0.5, (d - 0.5 * HUBER_THRESHOLD) * HUBER_THRESHOLD)
+
+
+@inner
+def _huber_derivative(a, y):
+    return _clamp(a - y, -HUBER_THRESHOLD, HUBER_THRESHOLD)
+
+
+@inner
+def _smallest(a):
+    """The smallest probability that has a finite logarithm and reciprocal."""
+    return by_dtype(a, 1.1754943508222875e-38, 2.2250738585072014e-308)
+
+
+@inner
+def _binary_cross_entropy(a, y):
+    one_less = _clamp(1.0 - a, _smallest(a), 1.0)
+    return -(y * _log(_clamp(a, _smallest(a), 1.0)) + (1.0 - y) * _log(one_less))
+
+
+@inner
+def _binary_cross_entropy_derivative(a, y):
+    a = _clamp(a, by_dtype(a, 1.1920929e-07, 2.220446049250313e-16), by_dtype(a, 0.9999999, 0.9999999999999998))
+    return (a - y) / (a * (1.0 - a))
+
+
+@inner
+def _binary_cross_entropy_logits(z, y):
+    """max(z, 0) - z * y + log(1 + e**-|z|), written so that a saturated, right output costs exactly 0."""
+    return where(z < 0.0, -z * y, z * (1.0 - y)) + _log1p_of_unit(_exp(-fabs(z)))
+
+
+@inner
+def _cross_entropy(a, y):
+    return -(y * _log(_clamp(a, _smallest(a), 1.0)))
+
+
+@inner
+def _cross_entropy_derivative(a, y):
+    return -(y / _clamp(a, _smallest(a), 1.0))
+
+
+# ------------------------------------------------------------------------------------------------ the table
+# A loss is a line in each of these, two functions of one vector above, and a twin in fastbp/reference.py.
+
+CODES = {name: code for code, name in enumerate(
+    ["squared_error", "absolute_error", "huber", "binary_cross_entropy", "cross_entropy", "from_logits"])}
+(SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, FROM_LOGITS) = CODES.values()
+NOT_FUSED, FUSED_SIGMOID, FUSED_SOFTMAX = range(3)      # whether the loss is fused with the output activation
+Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)         # kinds of targets
+
+
+@inner
+def loss_value(code, a, y):
+    """The loss with this code, lane by lane; FROM_LOGITS is binary cross-entropy of z."""
+    if code == ABSOLUTE_ERROR:
+        return _absolute_error(a, y)
+    if code == HUBER:
+        return _huber(a, y)
+    if code == BINARY_CROSS_ENTROPY:
+        return _binary_cross_entropy(a, y)
+    if code == CROSS_ENTROPY:
+        return _cross_entropy(a, y)
+    if code == FROM_LOGITS:
+        return _binary_cross_entropy_logits(a, y)
+    return _squared_error(a, y)
+
+
+@inner
+def loss_derivative(code, a, y):
+    """Its derivative by a; SQUARED_ERROR's, a - y, is also that of the fused losses by z."""
+    if code == ABSOLUTE_ERROR:
+        return _absolute_error_derivative(a, y)
+    if code == HUBER:
+        return _huber_derivative(a, y)
+    if code == BINARY_CROSS_ENTROPY:
+        return _binary_cross_entropy_derivative(a, y)
+    if code == CROSS_ENTROPY:
+        return _cross_entropy_derivative(a, y)
+    return _squared_error_derivative(a, y)
+
+
+# ------------------------------------------------------------------------------------------ loops over rows
+
+@inner
+def sum_rows(code, a, y, out, rows, columns):
+    """out[r] = sum over columns of loss(a, y), rows of `a` and `y` contiguous."""
+    width = lanes(a)
+    if columns == 1:
+        r = 0
+        while r + width <= rows:
+            store(out, r, loss_value(code, load(a, r), load(y, r)))
+            r += width
+        if r < rows:
+            store_part(out, r, loss_value(code, load_part(a, r, rows - r), load_part(y, r, rows - r)), rows - r)
+        return
+    full = columns - columns % width
+    for r in range(rows):
+        at = r * columns
+        total = load_part(a, 0, 0)
+        for j in range(0, full, width):
+            total = total + loss_value(code, load(a, at + j), load(y, at + j))
+        if full < columns:
+            n = columns - full
+            total = total + first_lanes(loss_value(code, load_part(a, at + full, n), load_part(y, at + full, n)), n, 0.0)
+        poke(out, r, sum_of(total))
+
+
+@inner
+def scaled_derivative(code, a, y, scale, out, n):
+    """out[i] = scale * d loss / d a."""
+    width = lanes(a)
+    i = 0
+    while i + width <= n:
+        store(out, i, loss_derivative(code, load(a, i), load(y, i)) * scale)
+        i += width
+    if i < n:
+        store_part(out, i, loss_derivative(code, load_part(a, i, n - i), load_part(y, i, n - i)) * scale, n - i)
+
+
+@inner
+def softmax_loss_rows(z, y, lse, out, rows, columns):
+    """out[r] = sum of y * (lse - z): cross-entropy of softmax outputs, from the logits z and their lse[r]."""
+    width = lanes(z)
+    full = columns - columns % width
+    for r in range(rows):
+        at, normaliser = r * columns, peek(lse, r)
+        n = columns - full
+        target = load_part(y, at + full, n)        # 0 * inf would be NaN: logits without weight are passed over
+        total = where(target > 0.0, target * (normaliser - load_part(z, at + full, n)), 0.0)
+        for j in range(0, full, width):
+            target = load(y, at + j)
+            total = total + where(target > 0.0, target * (normaliser - load(z, at + j)), 0.0)
+        poke(out, r, sum_of(total))
+
+
+@part
+def label_gradient(a, labels, scale, out, rows, columns, is_fused):
+    """Cross-entropy by the outputs `a` for integer labels, or a - y itself for softmax outputs; times scale."""
+    width = lanes(a)
+    zero = load_part(a, 0, 0)
+    one = zero + 1.0
+    for r in range(rows):
+        row, given, label = offset(out, r * columns), offset(a, r * columns), np.intp(peek(labels, r))
+        factor = zero + scale
+        if not is_fused:
+            factor = zero
+        for j in range(0, columns, width):
+            n = min(width, columns - j)
+            store_part(row, j, load_part(given, j, n) * factor, n)
+        at_label = zero + peek(given, label)
+        if is_fused:
+            poke(row, label, largest_of((at_label - one) * scale))
+        else:
+            poke(row, label, largest_of(_cross_entropy_derivative(at_label, one) * scale))
+
+
+@part
+def measure(loss, fused, y_kind, z, a, y, lse, out, rows, n):
+    """The loss of each of the rows, summed over its n outputs."""
+    if y_kind == Y_LABELS:
+        one = load_part(a, 0, 0) + 1.0
+        for r in range(rows):
+            at = r * n + np.intp(peek(y, r))
+            if fused == FUSED_SOFTMAX:
+                poke(out, r, peek(lse, r) - peek(z, at))
+            else:
+                poke(out, r, largest_of(_cross_entropy(load_part(a, 0, 0) + peek(a, at), one)))
+    elif fused == FUSED_SIGMOID:
+        sum_rows(FROM_LOGITS, z, y, out, rows, n)
+    elif fused == FUSED_SOFTMAX:
+        softmax_loss_rows(z, y, lse, out, rows, n)
+    else:
+        sum_rows(loss, a, y, out, rows, n)
+
+
+@part
+def output_gradient(loss, fused, y_kind, a, y, scale, out, rows, n):
+    """Scale * d loss / d a of each output; for the fused losses d loss / d z; or a copy of a given gradient y."""
+    if y_kind == Y_LABELS:
+        label_gradient(a, y, scale, out, rows, n, fused == FUSED_SOFTMAX)
+    elif y_kind == Y_GRADIENT:
+        map_block(_identity, y, out, rows * n)
+    elif fused != NOT_FUSED:
+        scaled_derivative(SQUARED_ERROR, a, y, scale, out, rows * n)
+    else:
+        scaled_derivative(loss, a, y, scale, out, rows * n)
+
+
+# ------------------------------------------------------------------------------------------ the public kernels
+# A, Z and Y are (n_samples, n_out), C-contiguous, of one float dtype; out is (n_samples,), that of a derivative
+# (n_samples, n_out).  For cross-entropy Y may also be int64 class labels (n_samples,).
+
+@kernel
+def squared_error(A, Y, out):
+    """Half the squared error, 1/2 sum (A - Y)**2, of each sample."""
+    sum_rows(SQUARED_ERROR, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1])
+
+
+@kernel
+def squared_error_derivative(A, Y, out):
+    """Its derivative by A, for each sample (no 1/n)."""
+    p = pointer(A, 0)
+    scaled_derivative(SQUARED_ERROR, p, pointer(Y, 0), as_float(1, p), pointer(out, 0), A.size)
+
+
+@kernel
+def absolute_error(A, Y, out):
+    """Sum of |A - Y| of each sample."""
+    sum_rows(ABSOLUTE_ERROR, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1])
+
+
+@kernel
+def absolute_error_derivative(A, Y, out):
+    """Its derivative by A, for each sample (no 1/n)."""
+    p = pointer(A, 0)
+    scaled_derivative(ABSOLUTE_ERROR, p, pointer(Y, 0), as_float(1, p), pointer(out, 0), A.size)
+
+
+@kernel
+def huber(A, Y, out):
+    """Sum of 1/2 d**2 where d = |A - Y| < 1, else d - 1/2 (Huber 1964), of each sample."""
+    sum_rows(HUBER, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1])
+
+
+@kernel
+def huber_derivative(A, Y, out):
+    """Its derivative by A, for each sample (no 1/n)."""
+    p = pointer(A, 0)
+    scaled_derivative(HUBER, p, pointer(Y, 0), as_float(1, p), pointer(out, 0), A.size)
+
+
+@kernel
+def binary_cross_entropy(A, Y, out):
+    """Sum of -(Y log A + (1 - Y) log(1 - A)) of each sample; A is kept off 0 and 1."""
+    sum_rows(BINARY_CROSS_ENTROPY, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1])
+
+
+@kernel
+def binary_cross_entropy_derivative(A, Y, out):
+    """Its derivative by A, for each sample (no 1/n)."""
+    p = pointer(A, 0)
+    scaled_derivative(BINARY_CROSS_ENTROPY, p, pointer(Y, 0), as_float(1, p), pointer(out, 0), A.size)
+
+
+@kernel
+def binary_cross_entropy_logits(Z, Y, out):
+    """Sum of the binary cross-entropy of sigmoid(Z) of each sample, finite for every finite Z."""
+    sum_rows(FROM_LOGITS, pointer(Z, 0), pointer(Y, 0), pointer(out, 0), Z.shape[0], Z.shape[1])
+
+
+@part
+def targets(Y, dtype):
+    """Targets as the engine keeps them: flat, labels as floats too."""
+    return Y.reshape(Y.size).astype(dtype)
+
+
+@kernel
+def cross_entropy(A, Y, out):
+    """Sum of -Y log A of each sample, or -log A[label]; A is kept off 0."""
+    rows, n = A.shape
+    y = targets(Y, out.dtype)
+    measure(CROSS_ENTROPY, NOT_FUSED, Y_LABELS if Y.ndim == 1 else Y_ROWS, pointer(A, 0), pointer(A, 0), pointer(y, 0),
+            pointer(A, 0), pointer(out, 0), rows, n)
+
+
+@kernel
+def cross_entropy_derivative(A, Y, out):
+    """Its derivative by A, for each sample (no 1/n)."""
+    rows, n = A.shape
+    y = targets(Y, out.dtype)
+    output_gradient(CROSS_ENTROPY, NOT_FUSED, Y_LABELS if Y.ndim == 1 else Y_ROWS, pointer(A, 0), pointer(y, 0),
+                    as_float(1, pointer(A, 0)), pointer(out, 0), rows, n)
+
+
+@kernel
+def cross_entropy_logits(Z, Y, out):
+    """Cross-entropy of softmax(Z) of each sample, finite for every finite Z."""
+    rows, n = Z.shape
+    y, lse, scratch = targets(Y, out.dtype), np.empty(rows, out.dtype), np.empty(n, out.dtype)
+    for r in range(rows):
+        lse[r] = softmax_row(pointer(Z, r * n), pointer(scratch, 0), n)
+    measure(CROSS_ENTROPY, FUSED_SOFTMAX, Y_LABELS if Y.ndim == 1 else Y_ROWS, pointer(Z, 0), pointer(Z, 0),
+            pointer(y, 0), pointer(lse, 0), pointer(out, 0), rows, n)

@@ -1,0 +1,115 @@
+"""A network as the kernels see it: arrays of sizes, offsets and codes, and the layout of one workspace."""
+from typing import NamedTuple
+
+import numpy as np
+
+from . import elementwise, losses
+from .dense import PACK_SIZE
+from .losses import FUSED_SIGMOID, FUSED_SOFTMAX, NOT_FUSED
+
+N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW = range(8)          # columns of Plan.layers
+X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
+
+
+class Plan(NamedTuple):
+    """One network as the kernels see it.
+
+    layers : int64 (n_layers, 8): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
+        of Z, A and delta in the workspace, and the distance between their rows.
+    loss, fused : codes of the loss, and of its fusion with the output activation.
+    rows : most samples in one block.
+    x_at, x_row, y_at, losses_at, lse_at, pack_at : where the block of gathered samples starts in the workspace and
+        how far its rows are apart; where targets, sample losses, softmax normalisers and the threads' packed panels
+        start.
+    size : elements in the workspace.
+    leaves : int64, the addresses of the functions in LEAVES.
+    """
+
+    layers: np.ndarray
+    loss: int
+    fused: int
+    rows: int
+    x_at: int
+    x_row: int
+    y_at: int
+    losses_at: int
+    lse_at: int
+    pack_at: int
+    size: int
+    leaves: np.ndarray
+
+
+def row_distance(n):
+    """How far rows of n elements and a column of ones are placed apart: wide rows are aligned, and not a multiple
+    of 1 KB, which would put the rows of a tile into the same few cache sets.
+    """
+    if n < 64:
+        return n + 1
+    padded = -(-(n + 1) // 16) * 16
+    return padded + 16 if padded % 128 == 0 else padded
+
+
+def make_plan(sizes, activations, loss, leaves, rows, threads=1):
+    """The plan of a network with these layer sizes, names of activations (one per layer) and loss.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+    activations : sequence of str
+    loss : str
+    leaves : int64 array
+        `block.leaf_addresses` of the dtype.
+    rows : int
+        Most samples in one block.
+    threads : int
+        Threads that will work in the workspace.
+    """
+    used = 0
+
+    def take(n):
+        nonlocal used
+        start, used = used, used + -(-n // 16) * 16          # each starts on a cache line
+        return start
+
+    x_row = row_distance(sizes[0])
+    x_at = take(rows * x_row)
+    layers = np.empty((len(activations), 8), np.int64)
+    w_at = 0
+    for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
+        is_output = l == len(activations) - 1
+        row = n_out if is_output else row_distance(n_out)
+        a_at = take(rows * row)
+        keeps_z = is_output or activation in elementwise.DERIVED_FROM_Z
+        z_at = take(rows * row) if keeps_z else a_at
+        layers[l] = n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row
+        w_at += (n_in + 1) * n_out
+    fused = {("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
+             ("softmax", "cross_entropy"): FUSED_SOFTMAX}.get((activations[-1], loss), NOT_FUSED)
+    return Plan(layers, losses.CODES[loss], fused, rows, x_at, x_row, take(rows * sizes[-1]), take(rows), take(rows),
+                take(threads * PACK_SIZE), used,
+                leaves)
+
+
+class Data(NamedTuple):
+    """Samples and targets: memory addresses and kinds (X_..., Y_...), and how many there are."""
+
+    x_address: int
+    x_kind: int
+    y_address: int
+    y_kind: int
+    n: int
+
+
+class Steps(NamedTuple):
+    """What `train` is to do: which batches of how many samples, and how to update."""
+
+    batch_size: int
+    first_batch: int
+    last_batch: int
+    n_epochs: int
+    shuffles: bool
+    is_mean: bool
+    lr: float
+    momentum: float
+    nesterov: bool
+    threads: int

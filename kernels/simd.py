@@ -1,0 +1,752 @@
+"""Vectors, pointers and the register tile: the only file with LLVM IR.
+
+Kernels are written in ordinary Python over one extra type, a vector of 64 bytes (16 lanes of float32 or 8 of
+float64).  LLVM maps it to whatever registers the host has (one AVX-512 register, two AVX2, four NEON), so a
+result never depends on the host: every lane is computed by the same IEEE operations, and sums over lanes are
+added in one fixed order.
+
+    v = load(p, i); w = fma(v, v, 1.0); store(p, i, w)       # p: a pointer from `pointer(array, offset)`
+
+The register tile (`tile`) multiplies a few rows by two registers of columns, with the host's own register
+width; each element of its result is one chain of fused multiply-adds over k in order, whatever that width.
+"""
+import functools
+import operator
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models, register_default
+from numba.core.imputils import lower_builtin, lower_cast
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic
+
+VECTOR_BYTES = 64
+LANES = {types.float32: 16, types.float64: 8}
+
+i1, i32, i64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+_FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+_INTS = {types.float32: i32, types.float64: i64}
+_SUFFIX = {types.float32: "f32", types.float64: "f64"}
+_MANTISSA = {types.float32: 23, types.float64: 52}
+_BIAS = {types.float32: 127, types.float64: 1023}
+
+
+# ---------------------------------------------------------------------------------------------- the type
+
+class Vector(types.Type):
+    """64 bytes of float32 or float64, or the mask that comes from comparing two such vectors."""
+
+    def __init__(self, dtype, is_mask=False):
+        self.dtype, self.lanes, self.is_mask = dtype, LANES[dtype], is_mask
+        super().__init__(f"{'mask' if is_mask else 'vector'}({dtype}, {self.lanes})")
+
+    @property
+    def mask(self):
+        return Vector(self.dtype, is_mask=True)
+
+    @property
+    def ir(self):
+        return ir.VectorType(i1 if self.is_mask else _FLOATS[self.dtype], self.lanes)
+
+
+@register_default(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, fe_type.ir)
+
+
+def _splat(builder, value, lanes):
+    vector = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    vector = builder.insert_element(vector, value, ir.Constant(i32, 0))
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
+
+
+def _constant(vector_type, value):
+    """`value` in every lane, where `value` is a Python number."""
+    return ir.Constant(vector_type.ir, [value] * vector_type.lanes)
+
+
+@lower_cast(types.Float, Vector)
+@lower_cast(types.Integer, Vector)
+@lower_cast(types.Boolean, Vector)
+def _cast_scalar(context, builder, fromty, toty, value):
+    return _splat(builder, context.cast(builder, value, fromty, toty.dtype), toty.lanes)
+
+
+def _vector_of(*args):
+    return next((a for a in args if isinstance(a, Vector) and not a.is_mask), None)
+
+
+def _number_or(vector, *args):
+    return all(a == vector or isinstance(a, types.Number | types.Boolean) for a in args)
+
+
+def _register_binary(op, emit, comparison=False):
+    @infer_global(op)
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
+            v = _vector_of(*args)
+            if v is not None and _number_or(v, *args):
+                return signature(v.mask if comparison else v, v, v)
+
+    @lower_builtin(op, Vector, Vector)
+    def lower(context, builder, sig, args):
+        return emit(builder, *args)
+
+
+for _op, _name in [(operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
+                   (operator.truediv, "fdiv")]:
+    _register_binary(_op, lambda b, x, y, name=_name: getattr(b, name)(x, y))
+for _op, _sign in [(operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="),
+                   (operator.eq, "=="), (operator.ne, "!=")]:
+    # unordered only for != : like IEEE and NumPy, every other comparison with NaN is False
+    _register_binary(_op, lambda b, x, y, sign=_sign: (b.fcmp_unordered if sign == "!=" else b.fcmp_ordered)(
+        sign, x, y), comparison=True)
+
+
+@infer_global(operator.neg)
+class _Negative(AbstractTemplate):
+    def generic(self, args, kws):
+        if _vector_of(*args):
+            return signature(args[0], args[0])
+
+
+@lower_builtin(operator.neg, Vector)
+def _lower_negative(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+def _llvm(builder, name, result, *args):
+    """Call the LLVM intrinsic `name` (its type suffix taken from the first argument)."""
+    t = args[0].type
+    suffix = f"v{t.count}{_SUFFIX_OF[str(t.element)]}" if isinstance(t, ir.VectorType) else _SUFFIX_OF[str(t)]
+    fn = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(result, [a.type for a in args]), f"llvm.{name}.{suffix}")
+    return builder.call(fn, args)
+
+
+_SUFFIX_OF = {"float": "f32", "double": "f64", "i32": "i32", "i64": "i64"}
+
+
+def _vector_function(llvm_name, n_args):
+    """An intrinsic over vectors (plain numbers among its arguments become vectors) or over scalars."""
+    def typer(*args):
+        v = _vector_of(*args)
+        if v is None:
+            v = next((a for a in args if a in LANES), None)
+            if v is None or any(a != v for a in args):
+                return None
+        elif not _number_or(v, *args):
+            return None
+
+        def codegen(context, builder, sig, values):
+            return _llvm(builder, llvm_name, values[0].type, *values)
+        return signature(v, *[v] * n_args), codegen
+    return typer
+
+
+_fma, _sqrt, _fabs, _copysign, _nearest, _minnum, _maxnum = (
+    _vector_function(name, n) for name, n in [("fma", 3), ("sqrt", 1), ("fabs", 1), ("copysign", 2),
+                                              ("nearbyint", 1), ("minnum", 2), ("maxnum", 2)])
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """A * b + c, rounded once."""
+    return _fma(a, b, c)
+
+
+@intrinsic
+def sqrt(typingctx, a):
+    """Square root."""
+    return _sqrt(a)
+
+
+@intrinsic
+def fabs(typingctx, a):
+    """|a|."""
+    return _fabs(a)
+
+
+@intrinsic
+def copysign(typingctx, a, b):
+    """|a| with the sign of b."""
+    return _copysign(a, b)
+
+
+@intrinsic
+def nearest(typingctx, a):
+    """The nearest whole number, ties to even."""
+    return _nearest(a)
+
+
+@intrinsic
+def where(typingctx, mask, a, b):
+    """Lane by lane: a where the mask is set, b elsewhere."""
+    v = Vector(mask.dtype)
+
+    def codegen(context, builder, sig, args):
+        return builder.select(*args)
+    return signature(v, mask, v, v), codegen
+
+
+def _power_of_two(builder, n, vector):
+    """2**n: n is added to a number whose last bits then are n + bias, and these are shifted into the exponent."""
+    ints = ir.VectorType(_INTS[vector.dtype], vector.lanes)
+    shift = _MANTISSA[vector.dtype]
+    moved = builder.fadd(n, _constant(vector, 1.5 * 2.0 ** shift + _BIAS[vector.dtype]))
+    bits = builder.shl(builder.bitcast(moved, ints), ir.Constant(ints, [shift] * vector.lanes))
+    return builder.bitcast(bits, vector.ir)
+
+
+@intrinsic
+def power_of_two(typingctx, n):
+    """2**n for a vector n of whole numbers; infinity one above the largest exponent, 0 one below the smallest."""
+    def codegen(context, builder, sig, args):
+        return _power_of_two(builder, args[0], sig.return_type)
+    return signature(n, n), codegen
+
+
+@intrinsic
+def exponent_of(typingctx, v):
+    """The n for which v = m * 2**n with m in [sqrt(1/2), sqrt(2)), for v normal and positive; as floats."""
+    def codegen(context, builder, sig, args):
+        vector = sig.return_type
+        ints = ir.VectorType(_INTS[vector.dtype], vector.lanes)
+        shift, bias = _MANTISSA[vector.dtype], _BIAS[vector.dtype]
+        # adding the distance from sqrt(1/2) up to 1 carries into the exponent just where m would be >= sqrt(2)
+        one, root = {types.float32: (0x3F800000, 0x3F3504F3),
+                     types.float64: (0x3FF0000000000000, 0x3FE6A09E667F3BCD)}[vector.dtype]
+        magic = 2.0 ** shift                       # its last bits take the integer, which makes it a float
+        magic_bits = (shift + bias) << shift
+        carry, by, into = (ir.Constant(ints, [c] * vector.lanes) for c in (one - root, shift, magic_bits))
+        n = builder.lshr(builder.add(builder.bitcast(args[0], ints), carry), by)
+        return builder.fsub(builder.bitcast(builder.or_(n, into), vector.ir), _constant(vector, magic + bias))
+    return signature(v, v), codegen
+
+
+@intrinsic
+def horner(typingctx, x, coefficients):
+    """coefficients[0] * x**n + ... + coefficients[n] by fused multiply-adds."""
+    def codegen(context, builder, sig, args):
+        x, constants = args
+        terms = [context.cast(builder, builder.extract_value(constants, i), sig.args[1].dtype, sig.args[0])
+                 for i in range(sig.args[1].count)]
+        return functools.reduce(lambda acc, c: _llvm(builder, "fma", x.type, acc, x, c), terms)
+    return signature(x, x, coefficients), codegen
+
+
+@intrinsic
+def by_dtype(typingctx, x, for_float32, for_float64):
+    """One of two constants (numbers or tuples) by the dtype of x (vector, pointer or scalar), when compiled."""
+    is_single = getattr(x, "dtype", x) == types.float32
+    chosen = for_float32 if is_single else for_float64
+
+    def codegen(context, builder, sig, args):
+        return args[1 if is_single else 2]
+    return signature(chosen, x, for_float32, for_float64), codegen
+
+
+@intrinsic
+def is_single(typingctx, x):
+    """True when the dtype of x (vector, pointer or scalar) is float32; known when compiled."""
+    answer = getattr(x, "dtype", x) == types.float32
+    return signature(types.boolean, x), lambda context, builder, sig, args: ir.Constant(i1, int(answer))
+
+
+@intrinsic
+def sum_of(typingctx, v):
+    """The sum of the lanes, halves added to halves: one fixed order on every host."""
+    def codegen(context, builder, sig, args):
+        return _fold(builder, args[0], "fadd")
+    return signature(v.dtype, v), codegen
+
+
+@intrinsic
+def largest_of(typingctx, v):
+    """The largest lane (NaN lanes are passed over)."""
+    def codegen(context, builder, sig, args):
+        return _fold(builder, args[0], "maxnum")
+    return signature(v.dtype, v), codegen
+
+
+def _fold(builder, v, how):
+    while (n := v.type.count) > 1:
+        low, high = (builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, n // 2), list(part)))
+                     for part in (range(n // 2), range(n // 2, n)))
+        v = builder.fadd(low, high) if how == "fadd" else _llvm(builder, how, low.type, low, high)
+    return builder.extract_element(v, ir.Constant(i32, 0))
+
+
+# ------------------------------------------------------------------------------------- memory: raw pointers
+
+@intrinsic
+def pointer(typingctx, array, offset):
+    """The address of element `offset` of a contiguous array."""
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.gep(data, [context.cast(builder, args[1], sig.args[1], types.intp)])
+    if isinstance(array, types.Array):
+        return signature(types.CPointer(array.dtype), array, offset), codegen
+
+
+@intrinsic
+def pointer_at(typingctx, address, kind):
+    """A memory address (an integer) as a pointer to elements of the NumPy type `kind`."""
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+    return signature(types.CPointer(kind.instance_type), types.intp, kind), codegen
+
+
+@intrinsic
+def pointer_like(typingctx, address, like):
+    """A memory address (an integer) as a pointer of the type of `like`."""
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+    return signature(like, types.intp, like), codegen
+
+
+@intrinsic
+def as_float(typingctx, x, like):
+    """The number x in the dtype of the pointer `like`."""
+    def codegen(context, builder, sig, args):
+        return context.cast(builder, args[0], sig.args[0], sig.return_type)
+    return signature(like.dtype, x, like), codegen
+
+
+@intrinsic
+def call(typingctx, address, *args):
+    """Call the native function at an address, all integers as 64-bit ones (see `jit.Leaf`)."""
+    kinds = [types.intp if isinstance(types.unliteral(a), types.Integer | types.Boolean) else a for a in args]
+
+    def codegen(context, builder, sig, values):
+        address, given = values[0], cgutils.unpack_tuple(builder, values[1])
+        given = [context.cast(builder, v, have, want) for v, have, want in zip(given, args, kinds, strict=True)]
+        kind = ir.FunctionType(ir.VoidType(), [v.type for v in given])
+        builder.call(builder.inttoptr(address, kind.as_pointer()), given)
+        return context.get_dummy_value()
+    return signature(types.void, types.intp, types.StarArgTuple(args)), codegen
+
+
+@intrinsic
+def distance(typingctx, p, q):
+    """Elements from p to q."""
+    def codegen(context, builder, sig, args):
+        p, q = (builder.ptrtoint(v, i64) for v in args)
+        return builder.sdiv(builder.sub(q, p), i64(_itemsize(sig.args[0])))
+    return signature(types.intp, p, p), codegen
+
+
+@intrinsic
+def offset(typingctx, p, n):
+    """The pointer n elements on."""
+    def codegen(context, builder, sig, args):
+        return builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.intp)])
+    return signature(p, p, n), codegen
+
+
+@intrinsic
+def peek(typingctx, p, n):
+    """Element n of a pointer."""
+    def codegen(context, builder, sig, args):
+        return builder.load(_element(context, builder, sig, args), align=_itemsize(sig.args[0]))
+    return signature(p.dtype, p, n), codegen
+
+
+@intrinsic
+def poke(typingctx, p, n, value):
+    """Set element n of a pointer."""
+    def codegen(context, builder, sig, args):
+        builder.store(context.cast(builder, args[2], sig.args[2], sig.args[0].dtype),
+                      _element(context, builder, sig, args), align=_itemsize(sig.args[0]))
+    return signature(types.void, p, n, value), codegen
+
+
+def _element(context, builder, sig, args):
+    return builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.intp)])
+
+
+def _itemsize(p):
+    return p.dtype.bitwidth // 8
+
+
+def _as_vector(builder, address, vector):
+    return builder.bitcast(address, vector.as_pointer())
+
+
+@intrinsic
+def load(typingctx, p, n):
+    """The vector that starts at element n."""
+    v = Vector(p.dtype)
+
+    def codegen(context, builder, sig, args):
+        return builder.load(_as_vector(builder, _element(context, builder, sig, args), v.ir), align=_itemsize(p))
+    return signature(v, p, n), codegen
+
+
+@intrinsic
+def store(typingctx, p, n, v):
+    """Write the vector from element n on."""
+    v = Vector(p.dtype)
+
+    def codegen(context, builder, sig, args):
+        builder.store(args[2], _as_vector(builder, _element(context, builder, sig, args), v.ir), align=_itemsize(p))
+    return signature(types.void, p, n, v), codegen
+
+
+def _lane_mask(builder, count, lanes):
+    """Lanes below `count` (an i64)."""
+    ints = ir.VectorType(i32, lanes)
+    return builder.icmp_unsigned("<", ir.Constant(ints, list(range(lanes))),
+                                 _splat(builder, builder.trunc(count, i32), lanes))
+
+
+def _masked_load(builder, address, vector, itemsize, mask):
+    ptr = _as_vector(builder, address, vector)
+    name = f"llvm.masked.load.v{vector.count}{_SUFFIX_OF[str(vector.element)]}.p0"
+    fn = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [ptr.type, i32, mask.type, vector]), name)
+    return builder.call(fn, [ptr, ir.Constant(i32, itemsize), mask, ir.Constant(vector, None)])
+
+
+def _masked_store(builder, value, address, itemsize, mask):
+    vector = value.type
+    ptr = _as_vector(builder, address, vector)
+    name = f"llvm.masked.store.v{vector.count}{_SUFFIX_OF[str(vector.element)]}.p0"
+    fn = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [vector, ptr.type, i32, mask.type]), name)
+    builder.call(fn, [value, ptr, ir.Constant(i32, itemsize), mask])
+
+
+@intrinsic
+def load_part(typingctx, p, n, count):
+    """The `count` lanes (fewer than a vector) that start at element n; zeros beyond, which are not read."""
+    v = Vector(p.dtype)
+
+    def codegen(context, builder, sig, args):
+        mask = _lane_mask(builder, context.cast(builder, args[2], sig.args[2], types.intp), v.lanes)
+        return _masked_load(builder, _element(context, builder, sig, args), v.ir, _itemsize(p), mask)
+    return signature(v, p, n, count), codegen
+
+
+@intrinsic
+def store_part(typingctx, p, n, v, count):
+    """Write the first `count` lanes from element n on."""
+    v = Vector(p.dtype)
+
+    def codegen(context, builder, sig, args):
+        mask = _lane_mask(builder, context.cast(builder, args[3], sig.args[3], types.intp), v.lanes)
+        _masked_store(builder, args[2], _element(context, builder, sig, args), _itemsize(p), mask)
+    return signature(types.void, p, n, v, count), codegen
+
+
+@intrinsic
+def first_lanes(typingctx, v, count, otherwise):
+    """V in the first `count` lanes, `otherwise` in the rest."""
+    def codegen(context, builder, sig, args):
+        mask = _lane_mask(builder, context.cast(builder, args[1], sig.args[1], types.intp), v.lanes)
+        return builder.select(mask, args[0], context.cast(builder, args[2], sig.args[2], v))
+    return signature(v, v, count, otherwise), codegen
+
+
+@intrinsic
+def lanes(typingctx, p):
+    """The number of lanes in a vector of the pointer's dtype."""
+    n = LANES[p.dtype]
+    return signature(types.intp, p), lambda context, builder, sig, args: ir.Constant(i64, n)
+
+
+# ------------------------------------------------------------------------------------------ the register tile
+
+START_ZERO, START_BIAS, START_C = 0, 1, 2
+STORE, SGD, MOMENTUM, NESTEROV = 0, 1, 2, 3
+
+
+@functools.cache
+def register_bytes():
+    """Bytes in the widest vector register that LLVM uses for this target: 64, 32 or 16.
+
+    Asked of the code generator itself, so that it holds for every host and for NUMBA_CPU_NAME.
+    """
+    text = """define void @probe(ptr %p) {
+        %v = load <16 x float>, ptr %p, align 4
+        %w = fadd <16 x float> %v, %v
+        store <16 x float> %w, ptr %p, align 4
+        ret void }"""
+    machine = cpu_target.target_context.codegen()._tm
+    assembly = machine.emit_assembly(binding.parse_assembly(text))
+    return 64 if "zmm" in assembly else 32 if "ymm" in assembly else 16
+
+
+def tile_shape():
+    """(most rows, most registers of columns) of the tile: its accumulators fill most of the register file."""
+    return {64: (12, 2), 32: (6, 2), 16: (12, 2) if "v31" in _register_names() else (6, 2)}[register_bytes()]
+
+
+def _register_names():
+    return "v31" if cpu_target.target_context.codegen()._llvm_module.triple.startswith(("aarch64", "arm64")) else ""
+
+
+def tile_lanes(dtype):
+    """Elements in one register."""
+    return register_bytes() * 8 // dtype.bitwidth
+
+
+def _tile_type(scalar):
+    p = scalar.as_pointer()
+    #                                a  a_row a_col b  b_row k    c  c_row last start bias finish lr momentum velocity
+    return ir.FunctionType(ir.VoidType(), [p, i64, i64, p, i64, i64, p, i64, i64, i64, p, i64, scalar, scalar, i64])
+
+
+def _tile_function(module, dtype, rows, columns):
+    """Add one tile function to the module: `rows` rows times `columns` registers."""
+    scalar, lanes, itemsize = _FLOATS[dtype], tile_lanes(dtype), dtype.bitwidth // 8
+    vector = ir.VectorType(scalar, lanes)
+    fn = ir.Function(module, _tile_type(scalar), f"fastbp_tile_{_SUFFIX[dtype]}_{rows}x{columns}")
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    fn.attributes.add("nounwind")
+    a, a_row, a_col, b, b_row, k, c, c_row, last, start, bias, finish, lr, momentum, velocity = fn.args
+    cells = [(i, j) for i in range(rows) for j in range(columns)]
+    entry = ir.IRBuilder(fn.append_basic_block("entry"))
+    mask = _lane_mask(entry, last, lanes)
+
+    def at(builder, base, row, step, extra=None):
+        """Base + row * step (+ extra)."""
+        p = base if row == 0 else builder.gep(base, [builder.mul(step, i64(row))])
+        return p if extra is None else builder.gep(p, [extra])
+
+    def read(builder, address, j):
+        address = builder.gep(address, [i64(j * lanes)])
+        if j == columns - 1:
+            return _masked_load(builder, address, vector, itemsize, mask)
+        return builder.load(_as_vector(builder, address, vector), align=itemsize)
+
+    def write(builder, value, address, j):
+        address = builder.gep(address, [i64(j * lanes)])
+        if j == columns - 1:
+            _masked_store(builder, value, address, itemsize, mask)
+        else:
+            builder.store(value, _as_vector(builder, address, vector), align=itemsize)
+
+    # where the sums start: at zero, at the bias, or at what C holds
+    begin = {}
+    blocks = {name: fn.append_basic_block(f"start_{name}") for name in (START_ZERO, START_BIAS, START_C)}
+    loop_block, done = fn.append_basic_block("loop"), fn.append_basic_block("done")
+    switch = entry.switch(start, blocks[START_ZERO])
+    for name, block in blocks.items():
+        builder = ir.IRBuilder(block)
+        if name == START_ZERO:
+            begin[name] = [ir.Constant(vector, None)] * len(cells)
+        elif name == START_BIAS:
+            row = [read(builder, bias, j) for j in range(columns)]
+            begin[name] = [row[j] for _, j in cells]
+        else:
+            begin[name] = [read(builder, at(builder, c, i, c_row), j) for i, j in cells]
+        if name != START_ZERO:
+            switch.add_case(i64(name), block)
+        builder.cbranch(builder.icmp_signed(">", k, i64(0)), loop_block, done)
+
+    # the sum over k, in order; rows are reached from every third one, so that addresses fit the registers
+    loop = ir.IRBuilder(loop_block)
+    left, b_at = loop.phi(i64), loop.phi(b.type)
+    bases = [loop.phi(a.type) for _ in range(0, rows, 3)]
+    accumulators = [loop.phi(vector) for _ in cells]
+    for name, block in blocks.items():
+        builder = ir.IRBuilder(block)
+        builder.position_before(block.terminator)
+        left.add_incoming(k, block)
+        b_at.add_incoming(b, block)
+        for g, base in enumerate(bases):
+            base.add_incoming(at(builder, a, 3 * g, a_row), block)
+        for phi, value in zip(accumulators, begin[name], strict=True):
+            phi.add_incoming(value, block)
+    b_row_vectors = [read(loop, b_at, j) for j in range(columns)]
+    sums = []
+    for i in range(rows):
+        element = loop.load(at(loop, bases[i // 3], i % 3, a_row), align=itemsize)
+        broadcast = _splat(loop, element, lanes)
+        sums += [_llvm(loop, "fma", vector, broadcast, b_row_vectors[j], accumulators[i * columns + j])
+                 for j in range(columns)]
+    fewer = loop.sub(left, i64(1))
+    left.add_incoming(fewer, loop_block)
+    b_at.add_incoming(loop.gep(b_at, [b_row]), loop_block)
+    for base in bases:
+        base.add_incoming(loop.gep(base, [a_col]), loop_block)
+    for phi, value in zip(accumulators, sums, strict=True):
+        phi.add_incoming(value, loop_block)
+    branch = loop.cbranch(loop.icmp_signed(">", fewer, i64(0)), loop_block, done)
+    branch.set_metadata("llvm.loop", _no_unrolling(module))
+
+    # what becomes of the sums
+    end = ir.IRBuilder(done)
+    results = [end.phi(vector) for _ in cells]
+    for n, phi in enumerate(results):
+        for name, block in blocks.items():
+            phi.add_incoming(begin[name][n], block)
+        phi.add_incoming(sums[n], loop_block)
+    finishers = {name: fn.append_basic_block(f"finish_{name}") for name in (STORE, SGD, MOMENTUM, NESTEROV)}
+    switch = end.switch(finish, finishers[STORE])
+    for name, block in finishers.items():
+        builder = ir.IRBuilder(block)
+        if name != STORE:
+            switch.add_case(i64(name), block)
+            minus_lr = _splat(builder, builder.fneg(lr), lanes)
+            mu = _splat(builder, momentum, lanes)
+        # every load comes before every store: the footprint of a masked store reaches into the next row, whose load
+        # would wait for it (2.2 times slower on 784-30 with 10 samples)
+        speeds = steps = results
+        if name in (MOMENTUM, NESTEROV):
+            speeds = steps = [_llvm(builder, "fma", vector, mu, read(builder, at(builder, c, i, c_row, velocity), j), g)
+                              for (i, j), g in zip(cells, results, strict=True)]
+        if name == NESTEROV:
+            steps = [_llvm(builder, "fma", vector, mu, v, g) for v, g in zip(speeds, results, strict=True)]
+        if name != STORE:
+            steps = [_llvm(builder, "fma", vector, minus_lr, step, read(builder, at(builder, c, i, c_row), j))
+                     for (i, j), step in zip(cells, steps, strict=True)]
+        if name in (MOMENTUM, NESTEROV):
+            for (i, j), value in zip(cells, speeds, strict=True):
+                write(builder, value, at(builder, c, i, c_row, velocity), j)
+        for (i, j), value in zip(cells, steps, strict=True):
+            write(builder, value, at(builder, c, i, c_row), j)
+        builder.ret_void()
+    return fn
+
+
+def _no_unrolling(module):
+    """Loop metadata: unrolled by LLVM, the loop over k spills its accumulators to the stack."""
+    if not hasattr(module, "_fastbp_no_unrolling"):
+        module._fastbp_no_unrolling = True
+    node = module.add_metadata([module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])])
+    distinct = ir.values.MDValue(module, list(node.operands), name=str(len(module.metadata)))
+    distinct.operands = (distinct, *node.operands)
+    return distinct
+
+
+def _tile_table(module, dtype):
+    """A global table of the tile functions, [rows - 1][columns - 1]."""
+    name = f"fastbp_tiles_{_SUFFIX[dtype]}"
+    if name not in module.globals:
+        most_rows, most_columns = tile_shape()
+        functions = [_tile_function(module, dtype, r + 1, n + 1)
+                     for r in range(most_rows) for n in range(most_columns)]
+        kind = ir.ArrayType(functions[0].type, len(functions))
+        table = ir.GlobalVariable(module, kind, name)
+        table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(kind, functions)
+    return module.globals[name]
+
+
+@intrinsic
+def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last, start, bias, finish, lr, momentum,
+         velocity):
+    """C[i, j] = finish(start + sum over k of a[i * a_row + k * a_col] * b[k * b_row + j]) for one tile.
+
+    rows, columns : rows, and registers of columns, of this tile (see `tile_shape`); `last` lanes of the last
+        register are used.  start: START_ZERO, START_BIAS (the row at `bias`), START_C (what C holds).
+    finish : STORE the sum; SGD: C -= lr * sum; MOMENTUM, NESTEROV: the same with the velocity that lies
+        `velocity` elements after C.
+    """
+    n = types.intp
+    sig = signature(types.void, n, n, a, n, n, a, n, n, a, n, n, n, a, n, a.dtype, a.dtype, n)
+
+    def codegen(context, builder, sig, args):
+        table = _tile_table(builder.module, a.dtype)
+        index = builder.add(builder.mul(builder.sub(args[0], i64(1)), i64(tile_shape()[1])), builder.sub(args[1], i64(1)))
+        fn = builder.load(builder.gep(table, [i64(0), index]))
+        builder.call(fn, args[2:])
+        return context.get_dummy_value()
+    return sig, codegen
+
+
+@intrinsic
+def tile_rows(typingctx):
+    """The most rows of a tile on this host."""
+    return signature(types.intp), lambda context, builder, sig, args: i64(tile_shape()[0])
+
+
+@intrinsic
+def tile_columns(typingctx, p):
+    """Elements in the widest tile row, and in one register of it, on this host."""
+    def codegen(context, builder, sig, args):
+        lanes = tile_lanes(p.dtype)
+        return context.make_tuple(builder, sig.return_type, [i64(lanes * tile_shape()[1]), i64(lanes)])
+    return signature(types.UniTuple(types.intp, 2), p), codegen
+
+
+@intrinsic
+def transpose_block(typingctx, source, source_row, rows, columns, out, out_row):
+    """Write a block of at most `lanes` rows and columns transposed: out[j * out_row + i] = source[i * source_row + j].
+
+    `lanes` whole rows of `out` are written; what lies beyond the block in them is not meaningful.
+    """
+    v = Vector(source.dtype)
+
+    def codegen(context, builder, sig, args):
+        source, source_row, rows, columns, out, out_row = args
+        mask = _lane_mask(builder, columns, v.lanes)
+        last = builder.sub(rows, i64(1))
+        block = []
+        for i in range(v.lanes):
+            row = builder.select(builder.icmp_signed("<", i64(i), last), i64(i), last)
+            address = builder.gep(source, [builder.mul(row, source_row)])
+            block.append(_masked_load(builder, address, v.ir, _itemsize(sig.args[0]), mask))
+        distance = 1
+        while distance < v.lanes:
+            pick = ir.VectorType(i32, v.lanes)
+            low = ir.Constant(pick, [n + v.lanes - distance if n & distance else n for n in range(v.lanes)])
+            high = ir.Constant(pick, [n + v.lanes if n & distance else n + distance for n in range(v.lanes)])
+            for i in range(v.lanes):
+                if not i & distance:
+                    a, b = block[i], block[i + distance]
+                    block[i], block[i + distance] = (builder.shuffle_vector(a, b, m) for m in (low, high))
+            distance *= 2
+        for j, row in enumerate(block):
+            address = builder.gep(out, [builder.mul(out_row, i64(j))])
+            builder.store(row, _as_vector(builder, address, v.ir), align=_itemsize(sig.args[0]))
+        return context.get_dummy_value()
+    n = types.intp
+    return signature(types.void, source, n, n, n, source, n), codegen
+
+
+# ----------------------------------------------------------------------------------------- threads in native code
+
+@intrinsic
+def atomic_add(typingctx, p, n, value):
+    """Add to an integer in memory, as one indivisible step; returns what it was."""
+    def codegen(context, builder, sig, args):
+        return builder.atomic_rmw("add", _element(context, builder, sig, args), args[2], "acq_rel")
+    return signature(p.dtype, p, n, p.dtype), codegen
+
+
+@intrinsic
+def atomic_peek(typingctx, p, n):
+    """Read an integer that another thread may be writing."""
+    def codegen(context, builder, sig, args):
+        return builder.load_atomic(_element(context, builder, sig, args), "acquire", 8)
+    return signature(p.dtype, p, n), codegen
+
+
+@intrinsic
+def spin_pause(typingctx):
+    """Tell the processor that this thread is waiting in a loop."""
+    def codegen(context, builder, sig, args):
+        triple = builder.module.triple
+        if triple.startswith(("x86_64", "i686", "i386")):
+            fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []),
+                                                "llvm.x86.sse2.pause")
+            builder.call(fn, [])
+        return context.get_dummy_value()
+    return signature(types.void), codegen
+
+
+@intrinsic
+def give_way(typingctx):
+    """Let another thread have this core (sched_yield where there is one)."""
+    def codegen(context, builder, sig, args):
+        if "windows" not in builder.module.triple:
+            fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(i32, []), "sched_yield")
+            builder.call(fn, [])
+        return context.get_dummy_value()
+    return signature(types.void), codegen

@@ -1,0 +1,214 @@
+"""The engine: forward, output delta, backward and update over many steps and epochs in one native call.
+
+A network is a `Plan` here; its one workspace is made once, and nothing is allocated per step.  Samples go through in
+blocks of at most `Plan.rows`.
+
+Threads run the same call side by side, each with its number.  They split the rows of a block for the forward and
+the backward pass and the rows of W for the update, and never a sum, so results have the same bits for any number.
+"""
+import numpy as np
+
+from . import elementwise
+from .block import accumulate, backward, bring, forward, measure, output_delta, propagate
+from .dense import PACK_SIZE
+from .jit import kernel, part
+from .optimizers import sgd_block, sgd_momentum_block
+from .plan import A_AT, DELTA_AT, N_IN, N_OUT, ROW
+from .simd import (
+    MOMENTUM,
+    NESTEROV,
+    SGD,
+    START_C,
+    START_ZERO,
+    STORE,
+    as_float,
+    atomic_add,
+    atomic_peek,
+    distance,
+    give_way,
+    offset,
+    peek,
+    pointer,
+    poke,
+    spin_pause,
+)
+
+WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
+
+# ------------------------------------------------------------------------------------------------- threads
+
+SPINS = 4000             # about 20 us of waiting before the core is offered to others
+
+
+@part
+def meet(sync, threads):
+    """Wait until every thread has come here.  sync[0] counts arrivals, sync[8] meetings."""
+    if threads > 1:
+        meeting = atomic_peek(sync, 8)
+        if atomic_add(sync, 0, 1) == threads - 1:
+            poke(sync, 0, 0)
+            atomic_add(sync, 8, 1)
+        else:
+            spins = 0
+            while atomic_peek(sync, 8) == meeting:
+                spins += 1
+                if spins < SPINS:
+                    spin_pause()
+                else:
+                    give_way()
+
+
+# ------------------------------------------------------------------------------------------- the two kernels
+
+@part
+def shuffle_order(words, order, n):
+    """Fisher and Yates' shuffle of 0 .. n - 1 (Durstenfeld 1964), from one random 32-bit word for each place."""
+    for i in range(n):
+        order[i] = i
+    for i in range(n - 1, 0, -1):
+        j = np.int64((np.uint64(words[i]) * np.uint64(i + 1)) >> np.uint64(32))
+        order[i], order[j] = order[j], order[i]
+
+
+@kernel
+def shuffle(words, order):
+    """Fisher and Yates' shuffle: `order` becomes a permutation of 0 .. n - 1.
+
+    Parameters
+    ----------
+    words : uint32 (n,), uniformly random.
+    order : int64 (n,), overwritten.  For i = n - 1 ... 1 it swaps places i and floor(words[i] * (i + 1) / 2**32).
+    """
+    shuffle_order(words, order, order.size)
+
+
+@kernel
+def train(plan, steps, data, parameters, velocity, gradient, workspace, words, order, losses, sync, thread):
+    """Train whole epochs, or some batches of one; one thread's share of it.
+
+    Parameters
+    ----------
+    plan : Plan
+    steps : Steps
+    data : Data
+    parameters : float (n_parameters,), updated in place.
+    velocity : float (n_parameters,), updated in place; size 0 without momentum.
+    gradient : float (n_parameters,), scratch where a batch is larger than a block; else size 0.
+    workspace : float (plan.size,); x's column of ones is set by the caller.
+    words : uint32 (n_epochs, n_samples): random words for shuffling; unused unless steps.shuffles.
+    order : int64 (n_samples,), the order of the samples, in and out.
+    losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
+    sync : int64 (16,), zeros, shared by the threads.
+    thread : number of this thread, from 0.
+
+    Returns
+    -------
+    int
+        The steps done; fewer than asked for when the loss of the next one is not finite.
+    """
+    p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
+    pack = offset(work, plan.pack_at + thread * PACK_SIZE)
+    lr, momentum = as_float(steps.lr, p), as_float(steps.momentum, p)
+    threads = steps.threads
+    finish, to_velocity = SGD, 0
+    if velocity.size:
+        finish = NESTEROV if steps.nesterov else MOMENTUM
+        to_velocity = distance(p, pointer(velocity, 0))
+    nothing = as_float(0, p)
+    done = 0
+    for epoch in range(steps.n_epochs):
+        first_batch = steps.first_batch if epoch == 0 else 0
+        if steps.shuffles and first_batch == 0:
+            if thread == 0:
+                shuffle_order(words[epoch], order, data.n)
+            meet(meeting, threads)
+        total = losses[epoch]
+        for batch in range(first_batch, steps.last_batch):
+            start = batch * steps.batch_size
+            n = min(steps.batch_size, data.n - start)
+            scale = as_float(1, p) / as_float(n, p) if steps.is_mean else as_float(1, p)
+            is_one_block = n <= plan.rows
+            for block in range(0, n, plan.rows):
+                rows = min(plan.rows, n - block)
+                first, last = rows * thread // threads, rows * (thread + 1) // threads
+                bring(plan, data, work, order, start + block, False, first, last)
+                forward(plan, p, work, first, last, pack)
+                measure(plan, work, data.y_kind, first, last)
+                output_delta(plan, work, data.y_kind, scale, first, last)
+                backward(plan, p, work, first, last, pack)
+                meet(meeting, threads)
+                for r in range(rows):
+                    total += np.float64(peek(work, plan.losses_at + r))
+                if not np.isfinite(total):
+                    if thread == 0:
+                        losses[epoch] = total
+                    return done
+                if is_one_block:
+                    accumulate(plan, work, rows, p, START_ZERO, finish, lr, momentum, to_velocity, pack, thread, threads)
+                else:
+                    accumulate(plan, work, rows, pointer(gradient, 0), START_ZERO if block == 0 else START_C, STORE,
+                               nothing, nothing, 0, pack, thread, threads)
+                meet(meeting, threads)
+            if not is_one_block:
+                first, last = parameters.size * thread // threads, parameters.size * (thread + 1) // threads
+                g = pointer(gradient, first)
+                if velocity.size:
+                    sgd_momentum_block(g, lr, momentum, steps.nesterov, pointer(velocity, first), offset(p, first),
+                                       last - first)
+                else:
+                    sgd_block(g, lr, offset(p, first), last - first)
+                meet(meeting, threads)
+            done += 1
+        meet(meeting, threads)                     # nobody shuffles while another still reads the order
+        if thread == 0:
+            losses[epoch] = total
+    return done
+
+
+@kernel
+def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradient, sync, thread, threads):
+    """Outputs, sample losses, gradients: whatever `wants` (a sum of WANT_...) names; one thread's share of it.
+
+    Parameters
+    ----------
+    plan : Plan
+    wants : int
+        WANT_OUTPUT: `out` (n, n_out) receives the outputs.  WANT_LOSS: `losses` float64 (n,) the loss of each sample.
+        WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in) d loss / d X.
+    scale : float
+        Factor of the output delta: 1 / n for the mean over samples.
+    data : Data
+        Taken in order.  The targets may be an output gradient of the caller's own (Y_GRADIENT), used as it is.
+    parameters, workspace, sync, thread : as in `train`.
+    threads : int
+    """
+    p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
+    pack = offset(work, plan.pack_at + thread * PACK_SIZE)
+    nothing = as_float(0, p)
+    last_layer = plan.layers[plan.layers.shape[0] - 1]
+    n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW]
+    no_order = np.empty(0, np.int64)
+    for start in range(0, data.n, plan.rows):
+        rows = min(plan.rows, data.n - start)
+        first, last = rows * thread // threads, rows * (thread + 1) // threads
+        bring(plan, data, work, no_order, start, True, first, last)
+        forward(plan, p, work, first, last, pack)
+        if wants & WANT_OUTPUT:
+            elementwise.map_block(elementwise._identity, offset(work, last_layer[A_AT] + first * n_out),
+                        pointer(out, (start + first) * n_out), (last - first) * n_out)
+        if wants & WANT_LOSS:
+            measure(plan, work, data.y_kind, first, last)
+            for r in range(first, last):
+                losses[start + r] = peek(work, plan.losses_at + r)
+        if wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT):
+            output_delta(plan, work, data.y_kind, as_float(scale, p), first, last)
+            backward(plan, p, work, first, last, pack)
+            if wants & WANT_INPUT_GRADIENT:
+                layer = plan.layers[0]
+                propagate(plan, offset(work, layer[DELTA_AT] + first * row), row, p, n_in, layer[N_OUT],
+                          pointer(out, (start + first) * n_in), n_in, last - first, pack)
+            meet(meeting, threads)
+            if wants & WANT_GRADIENT:
+                accumulate(plan, work, rows, pointer(gradient, 0), START_ZERO if start == 0 else START_C, STORE,
+                           nothing, nothing, 0, pack, thread, threads)
+            meet(meeting, threads)

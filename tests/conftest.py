@@ -1,0 +1,35 @@
+"""Fixtures shared by the tests: both backends, the XOR data, central differences."""
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session", params=["numpy", "numba"])
+def backend(request):
+    """Run the test on each backend."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def xor():
+    """Inputs and targets of the worked example."""
+    return np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([[0.0], [1], [1], [0]])
+
+
+@pytest.fixture(scope="session")
+def central_differences():
+    """Gradient of function() with respect to an array that it reads, by central differences."""
+
+    def gradient(function, array, step=6e-6):
+        result = np.empty_like(array)
+        for i in np.ndindex(array.shape):
+            value = array[i]
+            array[i] = value + step
+            up = function()
+            array[i] = value - step
+            down = function()
+            array[i] = value
+            result[i] = (up - down) / (2 * step)
+        return result
+
+    return gradient

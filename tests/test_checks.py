@@ -1,0 +1,183 @@
+"""Bad input: one clear error that names the argument, what was given and what was expected; nothing changes."""
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import checks, initializers
+
+NAN, INF = float("nan"), float("inf")
+X, Y = np.ones((6, 3)), np.full((6, 2), 0.5)
+LABELS = np.array([0, 1, 0, 1, 0, 1])
+
+
+def spoilt(array, where, value):
+    """Copy with one element changed."""
+    array = array.copy()
+    array[where] = value
+    return array
+
+
+#   X, Y, error, words of the message; for a 3-4-2 network with each loss
+BAD_DATA = [
+    ("squared_error", np.ones((6, 4)), Y, ValueError, ["X has 4 columns", "takes 3"]),
+    ("squared_error", np.ones(6), Y, ValueError, ["X is 1-D", "one sample of 3", "reshape"]),
+    ("squared_error", np.ones((6, 3, 1)), Y, ValueError, ["X must be 2-D", "3-D", "(6, 3, 1)"]),
+    ("squared_error", 3.0, Y, ValueError, ["X must be 2-D", "0-D"]),
+    ("squared_error", np.ones((0, 3)), np.ones((0, 2)), ValueError, ["X is empty", "(0, 3)"]),
+    ("squared_error", [], [], ValueError, ["X is empty"]),
+    ("squared_error", spoilt(X, (4, 1), NAN), Y, ValueError, ["X[4, 1] is nan", "finite"]),
+    ("squared_error", spoilt(X, (0, 0), -INF).astype("f4"), Y, ValueError, ["X[0, 0] is -inf"]),
+    ("squared_error", spoilt(X, (5, 2), NAN)[:, ::-1], Y, ValueError, ["X[5, 0] is nan"]),
+    ("squared_error", spoilt(X, (1, 1), 1e300), Y, ValueError, ["X[1, 1] is 1e+300", "float32"]),
+    ("squared_error", np.ones((6, 3), object), Y, TypeError, ["X", "object"]),
+    ("squared_error", np.ones((6, 3), complex), Y, TypeError, ["X", "complex128"]),
+    ("squared_error", [["a", "b", "c"]] * 6, Y, TypeError, ["X", "<U1"]),
+    ("squared_error", None, Y, TypeError, ["X", "NoneType"]),
+    ("squared_error", np.ones((6, 3), "M8[s]"), Y, TypeError, ["X", "datetime64"]),
+    ("squared_error", [[1, 2, 3], [1, 2]], Y, ValueError, ["X", "rows of different lengths"]),
+    ("squared_error", X, Y[:5], ValueError, ["Y has 5 rows", "X has 6"]),
+    ("squared_error", X, np.ones((6, 3)), ValueError, ["Y has 3 columns", "2 outputs"]),
+    ("squared_error", X, np.ones((6, 2, 1)), ValueError, ["Y must be 1-D or 2-D", "3-D"]),
+    ("squared_error", X, 1.0, ValueError, ["Y must be 1-D or 2-D", "0-D"]),
+    ("squared_error", X, spoilt(Y, (3, 1), NAN), ValueError, ["Y[3, 1] is nan"]),
+    ("squared_error", X, spoilt(Y, (3, 1), INF), ValueError, ["Y[3, 1] is inf"]),
+    ("squared_error", X, spoilt(Y, (3, 1), 1e300), ValueError, ["Y[3, 1] is 1e+300", "float32"]),
+    ("squared_error", X, LABELS, ValueError, ["Y is 1-D", "2 outputs", "cross_entropy", "one-hot"]),
+    ("squared_error", X, Y.astype(object), TypeError, ["Y", "object"]),
+    ("squared_error", X, [["yes", "no"]] * 6, TypeError, ["Y", "<U3"]),
+    ("squared_error", X, [[1, 2], [1]], ValueError, ["Y", "rows of different lengths"]),
+    ("binary_cross_entropy", X, LABELS, ValueError, ["cross_entropy", "one-hot"]),
+    ("binary_cross_entropy", X, Y + 1, ValueError, ["Y holds 1.5", "[0, 1]"]),
+    ("binary_cross_entropy", X, -Y, ValueError, ["Y holds -0.5", "[0, 1]"]),
+    ("cross_entropy", X, LABELS + 1, ValueError, ["Y holds the label 2", "0 to 1"]),
+    ("cross_entropy", X, LABELS - 1, ValueError, ["Y holds the label -1", "0 to 1"]),
+    ("cross_entropy", X, np.full(6, 2**64 - 1, "u8"), ValueError, ["18446744073709551615"]),
+    ("cross_entropy", X, LABELS.astype(float), TypeError, ["class labels", "integers", "float64", "astype(int)"]),
+    ("cross_entropy", X, LABELS[:, None], ValueError, ["1 columns", "2 outputs", "Y.ravel()"]),
+    ("cross_entropy", X, LABELS[:5], ValueError, ["Y has 5 rows"]),
+    ("cross_entropy", X, spoilt(Y, (2, 0), 0.75), ValueError, ["Y[2] sums to 1.25", "sum to 1"]),
+    ("cross_entropy", X, spoilt(Y, (2, 0), -0.5), ValueError, ["Y holds -0.5", "[0, 1]"]),
+]
+OUTPUT = {"squared_error": "tanh", "binary_cross_entropy": "sigmoid", "cross_entropy": "softmax"}
+
+
+@pytest.mark.parametrize("loss, X, Y, error, words", BAD_DATA)
+def test_bad_data(backend, loss, X, Y, error, words):
+    net = fastbp.Network([3, 4, 2], ["tanh", OUTPUT[loss]], loss, seed=0, backend=backend)
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.1, 0.9), seed=0)
+    before = net.parameters.copy()
+    calls = [net.loss, net.gradients, net.input_gradient, net.trace, net.verify, trainer.fit, trainer.step,
+             trainer.partial_fit]
+    messages = set()
+    for call in calls:
+        with pytest.raises(error) as caught:
+            call(X, Y)
+        messages.add(str(caught.value))
+    assert len(messages) <= 2 and all(word in message for word in words for message in messages)
+    np.testing.assert_array_equal(net.parameters, before)
+    assert not trainer.velocity.any() and trainer.epochs == 0
+
+
+def test_bad_inputs_alone(backend):
+    net = fastbp.Network([3, 2], seed=0, backend=backend)
+    for call in (net.predict, net.activations_of, lambda X: net.backpropagate(X, Y), net.layers[0].forward):
+        with pytest.raises(ValueError, match=r"\[4, 1\] is nan"):
+            call(spoilt(X, (4, 1), NAN))
+        with pytest.raises(ValueError, match="4 columns"):
+            call(np.ones((6, 4)))
+    with pytest.raises(ValueError, match=r"dA has shape \(6, 3\), expected \(6, 2\)"):
+        net.backpropagate(X, X)
+    with pytest.raises(ValueError, match=r"dA\[0, 0\] is nan"):
+        net.backpropagate(X, spoilt(Y, (0, 0), NAN))
+    with pytest.raises(ValueError, match=r"X\.reshape\(-1, 1\)"):
+        fastbp.Network([1, 1], backend=backend).predict([1.0, 2, 3])
+
+
+def test_nan_is_found_wherever_it_is():
+    big = np.zeros((70_001, 3), np.float32)
+    for row in (0, 21_845, 21_846, 43_690, 70_000):
+        with pytest.raises(ValueError, match=rf"X\[{row}, 1\] is nan"):
+            checks.inputs(spoilt(big, (row, 1), NAN), 3, np.dtype("f4"))
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "u1"])
+def test_what_the_kernels_read_is_not_copied(kind):
+    given = np.ones((5, 3), kind)
+    for dtype in ("f4", "f8"):
+        assert np.shares_memory(checks.inputs(given, 3, np.dtype(dtype))[0], given)
+    labels = np.arange(5, dtype=np.int64)
+    assert checks.targets(labels, 5, 5, "cross_entropy", np.dtype("f4")) is labels
+
+
+@pytest.mark.parametrize("given", [
+    np.ones((5, 3), "f2"), np.ones((5, 3), ">f4"), np.ones((5, 3), "i8"), np.ones((5, 3), bool),
+    np.ones((3, 5), "f4").T, np.ones((5, 6), "f4")[:, ::2],
+    np.frombuffer(bytes(61), np.uint8)[1:].view("f4").reshape(5, 3),
+])
+def test_everything_else_becomes_plain_rows_of_the_dtype(given):
+    for dtype in (np.dtype("f4"), np.dtype("f8")):
+        X, single = checks.inputs(given, 3, dtype)
+        assert X.dtype == dtype and X.flags.c_contiguous and X.flags.aligned and not single
+        np.testing.assert_array_equal(X, given)
+        Y = checks.targets(given, 5, 3, "squared_error", dtype)
+        assert Y.dtype == dtype and Y.flags.c_contiguous and Y.flags.aligned
+
+
+NETWORK = dict(sizes=[3, 4, 2], backend="numpy")
+
+
+@pytest.mark.parametrize("arguments, error, words", [
+    (dict(sizes=[3]), TypeError, ["sizes", "[3]"]), (dict(sizes=3), TypeError, ["sizes", "3"]),
+    (dict(sizes="64"), TypeError, ["sizes"]), (dict(sizes=[3, 0, 1]), ValueError, ["sizes[1]", "0"]),
+    (dict(sizes=[3, -4]), ValueError, ["sizes[1]", "-4"]), (dict(sizes=[3, 2.5]), TypeError, ["sizes[1]", "2.5"]),
+    (dict(sizes=[3, True]), TypeError, ["sizes[1]", "True"]),
+    (dict(activations="sigmoyd"), ValueError, ["activations", "'sigmoyd'", "did you mean 'sigmoid'"]),
+    (dict(activations="Leaky-ReLU"), ValueError, ["did you mean 'leaky_relu'"]),
+    (dict(activations=["tanh"]), ValueError, ["activations", "2 (one per layer", "tanh"]),
+    (dict(activations=["tanh", "rellu"]), ValueError, ["activations[1]", "'relu'"]),
+    (dict(activations=np.tanh), TypeError, ["activations", "name"]),
+    (dict(loss="squared_eror"), ValueError, ["loss", "did you mean 'squared_error'"]),
+    (dict(loss="crossentropy"), ValueError, ["did you mean 'cross_entropy'"]),
+    (dict(loss="zzz"), ValueError, ["loss 'zzz' is unknown", "known: squared_error"]),
+    (dict(loss="cross_entropy", activations="tanh"), ValueError, ["cross_entropy", "softmax", "'tanh'"]),
+    (dict(loss="binary_cross_entropy", activations="identity"), ValueError, ["sigmoid", "'identity'"]),
+    (dict(init="glorot"), ValueError, ["init", "did you mean 'glorot"]), (dict(init=3), TypeError, ["init", "3"]),
+    (dict(init=[(np.ones((3, 4)), np.ones(4))]), ValueError, ["init", "2 layers", "got 1"]),
+    (dict(init=[(np.ones((4, 3)), np.ones(4)), (np.ones((4, 2)), np.ones(2))]), ValueError,
+     ["W of layer 1", "(4, 3)", "(3, 4)"]),
+    (dict(init=[(np.ones((3, 4)), np.ones(4)), (np.ones((4, 2)), [NAN, 0])]), ValueError, ["b of layer 2[0] is nan"]),
+    (dict(reduction="average"), ValueError, ["reduction", "mean, sum"]),
+    (dict(dtype="float16"), ValueError, ["dtype", "float16"]), (dict(dtype="real"), ValueError, ["dtype", "'real'"]),
+    (dict(dtype=int), ValueError, ["dtype"]), (dict(seed="one"), TypeError, ["seed", "'one'"]),
+    (dict(seed=-1), ValueError, ["seed", "-1"]), (dict(backend="nunba"), ValueError, ["did you mean 'numba'"]),
+])
+def test_bad_settings_of_a_network(arguments, error, words):
+    with pytest.raises(error) as caught:
+        fastbp.Network(**{**NETWORK, **arguments})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("make, error, words", [
+    (lambda: fastbp.SGD(0), ValueError, ["lr", "above 0", "0"]), (lambda: fastbp.SGD(-0.1), ValueError, ["lr", "-0.1"]),
+    (lambda: fastbp.SGD(NAN), ValueError, ["lr", "nan"]), (lambda: fastbp.SGD(INF), ValueError, ["lr", "inf"]),
+    (lambda: fastbp.SGD("0.1"), TypeError, ["lr", "'0.1'"]), (lambda: fastbp.SGD(True), TypeError, ["lr", "True"]),
+    (lambda: fastbp.SGD(0.1, 1.0), ValueError, ["momentum", "below 1", "1.0"]),
+    (lambda: fastbp.SGD(0.1, -0.1), ValueError, ["momentum", "at least 0"]),
+    (lambda: fastbp.SGD(0.1, nesterov=True), ValueError, ["nesterov", "momentum"]),
+    (lambda: fastbp.SGD(0.1, 0.5, nesterov=1), TypeError, ["nesterov", "1"]),
+    (lambda: initializers.Uniform(0), ValueError, ["eps"]), (lambda: initializers.Normal(-1), ValueError, ["std"]),
+    (lambda: initializers.Constant(NAN), ValueError, ["value"]),
+    (lambda: initializers.VarianceScaling("norml", 1, "in"), ValueError, ["distribution", "'normal'"]),
+    (lambda: initializers.VarianceScaling("normal", 1, "out"), ValueError, ["fan"]),
+])
+def test_bad_settings_of_the_tables(make, error, words):
+    with pytest.raises(error) as caught:
+        make()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert fastbp.SGD(np.float32(0.5), np.float64(0.5)).lr == 0.5
+    assert fastbp.Network(np.array([3, 2]), backend="numpy").sizes == (3, 2)
+    fastbp.Trainer(fastbp.Network([3, 2], backend="numpy"), fastbp.SGD(0.1), np.int64(5))

@@ -1,0 +1,309 @@
+"""The bundled data, and the readers against files made on the fly."""
+
+import gzip
+import hashlib
+import pickle
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from fastbp import datasets
+from fastbp.datasets import Column, read_csv, read_idx, read_idx_array, read_npz
+
+IDX_CODES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}
+
+
+def write_idx(path, array, code):
+    """Write `array` in the IDX format, gzipped if the name says so."""
+    lengths = b"".join(n.to_bytes(4, "big") for n in array.shape)
+    data = bytes([0, 0, code, array.ndim]) + lengths + array.astype(">" + IDX_CODES[code]).tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write text to a CSV file and return its path."""
+    def write(text, name="t.csv"):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+    return write
+
+
+# ------------------------------------------------------------------ bundled
+
+
+def test_digits_are_the_uci_digits():
+    X, y = datasets.load_digits()
+    assert (X.shape, X.dtype, y.shape, y.dtype) == ((1797, 64), np.float32, (1797,), np.int64)
+    assert (X.min(), X.max()) == (0, 1)
+    levels = (X * 16).astype(np.uint8)
+    assert np.array_equal(levels / np.float32(16), X)
+    assert hashlib.sha256(levels.tobytes() + y.astype(np.uint8).tobytes()).hexdigest() == DIGITS_SHA256
+    assert np.bincount(y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+
+
+def test_digits_are_small_and_attributed():
+    folder = resources.files("fastbp.datasets")
+    assert len(folder.joinpath("digits.npz").read_bytes()) < 100_000
+    for text in (folder.joinpath("digits.txt").read_text(), datasets.load_digits.__doc__):
+        assert "Alpaydin" in text and "Kaynak" in text and "CC BY 4.0" in text or "Attribution" in text
+
+
+def test_xor():
+    X, Y = datasets.load_xor()
+    assert (X.dtype, Y.dtype, Y.shape) == (np.float32, np.float32, (4, 1))
+    assert [(a, b, c) for (a, b), (c,) in zip(X, Y, strict=True)] == [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
+
+
+def test_a_dataset_is_a_pair_that_knows_more():
+    data = datasets.load_digits()
+    assert data[0] is data.X and data[1] is data.y and len(data) == 2
+    again = pickle.loads(pickle.dumps(data))
+    assert again.classes == data.classes == tuple("0123456789") and np.array_equal(again.X, data.X)
+
+
+# ------------------------------------------------------------------ CSV
+
+
+@pytest.mark.parametrize(("text", "X", "y", "classes"), [
+    ("a,b,c\n1,2,x\n3,4,y\n", [[1, 2], [3, 4]], [0, 1], ("x", "y")),
+    ("1,2,x\n3,4,y\n", [[1, 2], [3, 4]], [0, 1], ("x", "y")),  # no header
+    ("a,b\n1,5\n2,7\n3,5\n4,7\n", [[1], [2], [3], [4]], [0, 1, 0, 1], ("5", "7")),  # few integers: classes
+    ("1,5\n2,6\n3,7\n4,8\n", [[1], [2], [3], [4]], [5, 6, 7, 8], None),  # many integers: numbers
+    ("1,0.5\n2,1\n3,0.5\n4,1\n", [[1], [2], [3], [4]], [0.5, 1, 0.5, 1], None),  # no integers: numbers
+    ("a;b;c\n1;2,5;0,5\n3;4,5;1,5\n", [[1, 2.5], [3, 4.5]], [0.5, 1.5], None),  # decimal commas
+    ("1,5;2,5\n3,5;4,5\n", [[1.5], [3.5]], [2.5, 4.5], None),
+    ("a\tb\n1\t2.5\n3\t3.5\n", [[1], [3]], [2.5, 3.5], None),
+    ("a|b\n1|2.5\n3|3.5\n", [[1], [3]], [2.5, 3.5], None),
+    ("\ufeffa,b\n1,2.5\n3,3.5\n", [[1], [3]], [2.5, 3.5], None),  # byte order mark
+    ("\ufeff1,2.5\n3,3.5\n", [[1], [3]], [2.5, 3.5], None),
+    ('"a","b, c"\n"1","x ""q"""\n"2","y\nz"\n', [[1], [2]], [0, 1], ('x "q"', "y\nz")),  # quotes
+    ("a,b\r\n1,2.5\r\n\r\n 3 , 4.5 \r\n\r\n", [[1], [3]], [2.5, 4.5], None),  # blank lines and spaces
+    ("c,n,t\nred,1,.5\nblue,2,1.5\nred,3,1\n", [[0, 1, 1], [1, 0, 2], [0, 1, 3]], [0.5, 1.5, 1], None),  # one-hot
+    ("p,q\nu,v\nw,z\n", [[1, 0], [0, 1]], [0, 1], ("v", "z")),  # all text, a header
+    ("u,v\nw,v\nu,z\n", [[1, 0], [0, 1], [1, 0]], [0, 0, 1], ("v", "z")),  # all text, none
+    ("1e3,-2.5E-1\n+.5,1.\n", [[1000], [0.5]], [-0.25, 1], None),
+])
+def test_csv(table, text, X, y, classes):
+    data = read_csv(table(text))
+    assert data.X.dtype == np.float64 and data.X.tolist() == X
+    assert data.y.tolist() == y and data.classes == classes
+    assert data.y.dtype == (np.int64 if classes else np.float64)
+
+
+def test_csv_gzipped(table):
+    assert read_csv(table(gzip.compress(b"a,b\n1,2.5\n3,4.5\n"), "t.csv.gz")).y.tolist() == [2.5, 4.5]
+
+
+@pytest.mark.parametrize("target", ["b", 1, -2, "1"])
+def test_csv_target_by_name_or_number(table, target):
+    data = read_csv(table("a,b,c\n1,2.5,3\n4,5.5,6\n"), target)
+    assert (data.y.tolist(), data.X.tolist(), data.target) == ([2.5, 5.5], [[1, 3], [4, 6]], "b")
+    assert data.columns == (Column("a"), Column("c"))
+
+
+def test_csv_without_target(table):
+    data = read_csv(table("a,b\n1,2\n3,4\n"), None)
+    assert data.y is None and data.X.tolist() == [[1, 2], [3, 4]]
+
+
+def test_csv_task_overrides_the_guess(table):
+    path = table("1,0\n2,1\n3,0\n4,1\n")
+    assert read_csv(path).classes == ("0", "1")
+    assert read_csv(path, task="numbers").y.tolist() == [0, 1, 0, 1]
+    path = table("1,0.5\n2,1.5\n")
+    assert read_csv(path, task="classes").classes == ("0.5", "1.5")
+
+
+def test_csv_header_overrides_the_guess(table):
+    path = table("1,2\n3,4\n5,6\n")
+    assert len(read_csv(path).X) == 3
+    data = read_csv(path, header=True)
+    assert len(data.X) == 2 and data.target == "2"
+
+
+def test_csv_long_number_table_is_the_same_by_both_roads(table):
+    rng = np.random.default_rng(0)
+    numbers = rng.standard_normal((200, 4))
+    text = "\n".join(",".join(map(repr, row)) for row in numbers.tolist())
+    fast, slow = read_csv(table(text)), read_csv(table(text.replace(",", ";").replace(".", ",")))
+    for data in (fast, slow):
+        assert np.array_equal(np.column_stack([data.X, data.y]), numbers)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", ["t.csv", "empty"]),
+    ("\n \n", ["t.csv", "empty"]),
+    ("a,b\n", ["t.csv", "header", "no rows"]),
+    ("a,b\n1,2\n1,2,3\n", ["t.csv", "line 3", "3 fields", "line 1 has 2"]),
+    ("1,2,3\n" * 40 + "1,2\n", ["t.csv", "line 41", "2 fields"]),
+    ("a,b\n1,5\n,6\n?,7\nNA,8\n", ["t.csv", "column 'a'", "missing", "lines 3, 4, 5"]),
+    ("a,b\n1,nan\n2,3\n", ["column 'b'", "missing", "line 2"]),
+    ("a,b\n1,inf\n2,3\n", ["column 'b'", "infinity", "line 2"]),
+    ("a,b\n1,2\nx,3\n3,4\n", ["column 'a'", "'x'", "line 3"]),
+    ("a,b\n1_0,2\n2,3\n3,4\n", ["column 'a'", "'1_0'", "line 2"]),
+    ("a,b\n" + "".join(f"name{i},{i}.5\n" for i in range(50)), ["column 'a'", "'name32'", "line 34"]),
+    ("a,b\n" + "".join(f"{i},name{i}\n" for i in range(50)), ["column 'b'", "50 different texts"]),
+    ("a\n1\n2\n", ["one column"]),
+    ("a,a\n1,2\n", ["line 1", "'a'", "more than once"]),
+    ('a,b\n"1,2\n3,4\n', ["t.csv", "line 3"]),
+    ('a,b\n1,"x"y\n3,z\n', ["t.csv", "line 2"]),
+    (b"\xff\xfe\x00", ["t.csv", "UTF-8"]),
+    (gzip.compress(b"a,b\n1,2\n" * 1000)[:-9], ["t.csv", "gzip"]),
+])
+def test_csv_errors_name_the_place(table, text, words):
+    with pytest.raises(ValueError) as error:
+        read_csv(table(text))
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_csv_argument_errors(table):
+    path = table("a,b\n1,2\n3,x\n5,y\n")
+    for target in ("c", 2, -3):
+        with pytest.raises(ValueError, match="no column .*a, b"):
+            read_csv(path, target)
+    with pytest.raises(ValueError, match="task"):
+        read_csv(path, task="clases")
+    with pytest.raises(ValueError, match="text"):
+        read_csv(table("1,x\n2,y\n"), task="numbers")
+    with pytest.raises(FileNotFoundError):
+        read_csv("nowhere.csv")
+
+
+TRAINED_ON = "color,n,t\nred,1,yes\nblue,2,no\nred,3,yes\n"
+
+
+@pytest.mark.parametrize(("text", "X", "y"), [
+    (TRAINED_ON, [[0, 1, 1], [1, 0, 2], [0, 1, 3]], ["yes", "no", "yes"]),
+    ("n,color\n5,blue\n6,blue\n", [[1, 0, 5], [1, 0, 6]], None),  # another order, no target
+    ("blue,5\nred,6\n", [[1, 0, 5], [0, 1, 6]], None),  # no names
+    ("id,n,color,t\n7,5,blue,?\n8,6,red,\n", [[1, 0, 5], [0, 1, 6]], None),  # more columns, unknown targets
+])
+def test_csv_columns_of_a_model(table, text, X, y):
+    columns = read_csv(table(TRAINED_ON)).columns
+    data = read_csv(table(text), "t", columns=columns)
+    assert data.X.tolist() == X
+    assert (None if data.y is None else [data.classes[c] for c in data.y]) == y
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("n,color\n5,green\n6,red\n", ["'color'", "unknown category", "'green'", "line 2"]),
+    ("n,t\n5,yes\n6,no\n", ["no column 'color'"]),
+    ("1,2,3,4\n", ["4 columns", "2 features", "color, n"]),
+    ("n,color\n5,1\n6,2\n", ["'color'", "number for a text"]),
+    ("n,color\nx,red\ny,red\n", ["'n'", "text for a number"]),
+])
+def test_csv_columns_of_a_model_that_do_not_fit(table, text, words):
+    columns = read_csv(table(TRAINED_ON)).columns
+    with pytest.raises(ValueError) as error:
+        read_csv(table(text), "t", columns=columns)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+# ------------------------------------------------------------------ npz
+
+
+@pytest.mark.parametrize("names", [("X", "y"), ("x_train", "y_train"), ("data", "target")])
+def test_npz(tmp_path, names):
+    path = tmp_path / "d.npz"
+    X = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+    np.savez(path, **dict(zip(names, (X, [3, 7, 3, 7]), strict=True)))
+    data = read_npz(path)
+    assert data.X.dtype == np.uint8 and data.X.tolist() == X.reshape(4, 6).tolist()
+    assert data.y.tolist() == [0, 1, 0, 1] and data.classes == ("3", "7") and data.pixels
+
+
+@pytest.mark.parametrize(("y", "expected", "classes"), [
+    (["b", "a", "b", "a"], [1, 0, 1, 0], ("a", "b")),
+    ([[0.0, 1], [1, 0], [1, 0], [0, 1]], [1, 0, 0, 1], ("0", "1")),  # one-hot
+    ([[0.5], [1], [2], [3]], [0.5, 1, 2, 3], None),
+    ([[0.5, 1], [1, 0], [1, 0], [0, 1]], [[0.5, 1], [1, 0], [1, 0], [0, 1]], None),
+    ([True, False, True, True], [1, 0, 1, 1], ("False", "True")),
+])
+def test_npz_targets(tmp_path, y, expected, classes):
+    np.savez_compressed(tmp_path / "d.npz", X=np.ones((4, 2)), y=y)
+    data = read_npz(tmp_path / "d.npz")
+    assert data.y.tolist() == expected and data.classes == classes
+
+
+def test_npz_without_targets(tmp_path):
+    np.savez(tmp_path / "d.npz", X=np.ones((4, 2)))
+    assert read_npz(tmp_path / "d.npz").y is None
+
+
+@pytest.mark.parametrize(("arrays", "words"), [
+    ({"A": np.ones(3)}, ["X and y", "A"]),
+    ({"X": np.ones(3), "y": np.ones(3)}, ["(n_samples, n_in)", "(3,)"]),
+    ({"X": np.ones((0, 3)), "y": np.ones(0)}, ["(0, 3)"]),
+    ({"X": np.ones((3, 2)), "y": np.ones(4)}, ["3 samples", "(4,)"]),
+    ({"X": np.array([["a", "b"]]), "y": np.ones(1)}, ["numbers"]),
+    ({"X": np.array([[1.0, 2], [np.nan, 1]]), "y": np.ones(2)}, ["NaN", "sample 1"]),
+    ({"X": np.ones((3, 2)), "y": np.array([1, "a", None], object)}, ["not a readable npz"]),
+    ({"X": np.ones((2, 2)), "y": np.array([1j, 2])}, ["complex"]),
+])
+def test_npz_errors(tmp_path, arrays, words):
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(ValueError) as error:
+        read_npz(tmp_path / "d.npz")
+    assert all(word in str(error.value) for word in ["d.npz", *words]), error.value
+
+
+def test_npz_damaged(tmp_path):
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, X=np.random.default_rng(0).random((50, 2)), y=np.arange(50))
+    good = path.read_bytes()
+    for bad in (b"", b"hello", good[: len(good) // 2], good[:100] + bytes(50) + good[150:]):
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match="npz"):
+            read_npz(path)
+    with pytest.raises(FileNotFoundError):
+        read_npz(tmp_path / "none.npz")
+
+
+# ------------------------------------------------------------------ IDX
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("code", IDX_CODES)
+def test_idx_dtypes(tmp_path, code, suffix):
+    array = np.array([[1, 2, 3], [4, 5, 100]]) * (1 if code < 0x0B else 1.5 if code > 0x0C else 300)
+    array = -array if code != 0x08 else array
+    path = tmp_path / f"array-idx2{suffix}"
+    write_idx(path, array, code)
+    result = read_idx_array(path)
+    assert result.dtype == np.dtype(IDX_CODES[code]) and result.dtype.isnative
+    assert result.flags.writeable and result.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_pair_and_labels_found_beside(tmp_path, suffix):
+    images, labels = (tmp_path / f"train-{kind}-ubyte{suffix}" for kind in ("images-idx3", "labels-idx1"))
+    pixels = np.arange(5 * 2 * 3).reshape(5, 2, 3)
+    write_idx(images, pixels, 0x08)
+    assert read_idx(images).y is None
+    write_idx(labels, np.array([2, 0, 1, 2, 2]), 0x08)
+    for data in (read_idx(images), read_idx(images, labels)):
+        assert data.X.dtype == np.uint8 and data.X.tolist() == pixels.reshape(5, 6).tolist()
+        assert data.y.dtype == np.int64 and data.y.tolist() == [2, 0, 1, 2, 2] and data.classes == ("0", "1", "2")
+
+
+def test_idx_errors(tmp_path):
+    path, labels = tmp_path / "i", tmp_path / "l"
+    write_idx(path, np.ones((3, 2)), 0x08)
+    good = path.read_bytes()
+    for bad in (b"", good[:3], good[:9], good[:-1], good + b"\0", b"\0\0\x0a" + good[3:], b"\1" + good[1:],
+                gzip.compress(good)[:-4], b"\x1f\x8bnonsense"):
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match="/i"):
+            read_idx_array(path)
+    path.write_bytes(good)
+    for wrong, code in ((np.ones(4), 0x08), (np.ones((3, 1)), 0x08), (np.ones(3), 0x0D), (-np.ones(3), 0x09)):
+        write_idx(labels, wrong, code)
+        with pytest.raises(ValueError, match="/l: expected 3 labels"):
+            read_idx(path, labels)

@@ -1,0 +1,218 @@
+"""The network: parameters, prediction, copies, initialisers, how it prints."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import initializers
+from fastbp.activations import ACTIVATIONS
+from fastbp.network import Layer
+
+
+def test_parameters_are_one_aligned_buffer_of_views(backend):
+    for dtype in ("float32", "float64"):
+        for sizes in ([1, 1], [3, 5, 2], [7, 1, 1, 9]):
+            net = fastbp.Network(sizes, seed=0, dtype=dtype, backend=backend)
+            assert net.parameters.ctypes.data % 64 == 0 and net.parameters.dtype == dtype
+            flat = [array.ravel() for pair in zip(net.weights, net.biases, strict=True) for array in pair]
+            np.testing.assert_array_equal(np.concatenate(flat), net.parameters)
+            assert all(np.shares_memory(array, net.parameters) for array in [*net.weights, *net.biases])
+
+
+def test_parameters_are_written_in_place(backend):
+    net = fastbp.Network([2, 3, 1], seed=0, backend=backend)
+    buffer = net.parameters
+    net.weights[0] = np.arange(6).reshape(2, 3)
+    net.weights[1][:] = 7
+    net.biases[0] -= 2
+    net.parameters[-1:] = 9
+    net.parameters *= 2
+    np.testing.assert_array_equal(net.parameters, 2 * np.array([0, 1, 2, 3, 4, 5, -2, -2, -2, 7, 7, 7, 9]))
+    assert net.parameters is buffer
+    with pytest.raises(AttributeError, match=r"net\.parameters\[:\]"):
+        net.parameters = np.zeros(13)
+    with pytest.raises(ValueError):
+        net.weights[0] = np.zeros((3, 3))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_predict_is_the_formula(backend, activation):
+    net = fastbp.Network([4, 5, 3], [activation, "identity"], seed=0, dtype="float64", backend=backend)
+    X = np.random.default_rng(0).normal(size=(6, 4))
+    A1 = np.empty((6, 5))
+    getattr(fastbp.reference, activation)(X @ net.weights[0] + net.biases[0], A1)
+    expected = A1 @ net.weights[1] + net.biases[1]
+    np.testing.assert_allclose(net.predict(X), expected, rtol=1e-12)
+    np.testing.assert_allclose(net.predict(X[2]), expected[2], rtol=1e-12)
+    A = net.activations_of(X)
+    for ours, theirs in zip(A, [X, A1, expected], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    assert [a.shape for a in net.activations_of(X[0])] == [(4,), (5,), (3,)]
+
+
+def test_predict_gives_a_new_array_of_the_dtype(backend):
+    for dtype in ("float32", "float64"):
+        net = fastbp.Network([2, 2], "identity", seed=0, dtype=dtype, backend=backend)
+        for X in ([[1, 2]], np.ones((3, 2), np.uint8), np.ones((3, 2), "float32"), np.ones((3, 2))):
+            first, second = net.predict(X), net.predict(X)
+            assert first.dtype == dtype and first.shape == np.shape(X)
+            assert not np.shares_memory(first, second) and not np.shares_memory(first, net.parameters)
+
+
+def test_every_array_layout_gives_the_same_answer(backend):
+    rng = np.random.default_rng(0)
+    net = fastbp.Network([4, 6, 2], ["tanh", "sigmoid"], seed=0, backend=backend)
+    X = rng.integers(0, 8, (10, 4)).astype(np.float32)
+    Y = rng.integers(0, 2, (10, 2)).astype(np.float32)
+    expected, loss = net.predict(X), net.loss(X, Y)
+    unaligned = np.frombuffer(b"\0" + X.tobytes(), np.uint8)[1:].view("f4").reshape(10, 4)
+    read_only = X.copy()
+    read_only.flags.writeable = False
+    wide = np.zeros((20, 8), np.float32)
+    wide[::2, ::2] = X
+    kinds = [X.astype(kind) for kind in ("f2", "f8", ">f4", ">f8", "u1", "i1", "i8", ">i2", "u4", "g")]
+    for same in (*kinds, X.tolist(), np.asfortranarray(X), wide[::2, ::2], unaligned, read_only, X[::-1][::-1]):
+        np.testing.assert_array_equal(net.predict(same), expected)
+    for same in (Y.astype(bool), Y.astype("f2"), Y.astype(">f8"), Y.astype(int), Y.tolist(), np.asfortranarray(Y)):
+        assert net.loss(X, same) == loss
+
+
+def test_loss_and_reductions(backend):
+    X, Y = np.random.default_rng(0).normal(size=(2, 7, 3))
+    mean = fastbp.Network([3, 3], "tanh", seed=0, dtype="float64", backend=backend)
+    total = fastbp.Network([3, 3], "tanh", seed=0, dtype="float64", reduction="sum", backend=backend)
+    expected = 0.5 * ((mean.predict(X) - Y) ** 2).sum(axis=1)
+    assert mean.loss(X, Y) == pytest.approx(expected.mean()) and total.loss(X, Y) == pytest.approx(expected.sum())
+    np.testing.assert_allclose(total.gradients(X, Y).weights[0], 7 * mean.gradients(X, Y).weights[0], rtol=1e-12)
+    assert isinstance(mean.loss(X, Y), float) and mean.loss(X[0], Y[0]) == pytest.approx(expected[0])
+
+
+def test_one_output_takes_flat_targets(backend):
+    X, y = np.random.default_rng(0).normal(size=(7, 3)), np.arange(7) % 2
+    for activation, loss in (("tanh", "squared_error"), ("sigmoid", "binary_cross_entropy")):
+        net = fastbp.Network([3, 1], activation, loss, seed=0, backend=backend)
+        assert net.loss(X, y) == net.loss(X, y[:, None]) == net.loss(X, y.astype(bool)) == net.loss(X, y.tolist())
+        assert net.loss(X[0], y[0]) == net.loss(X[0], [y[0]]) == net.loss(X[:1], y[:1])
+
+
+def test_labels_are_one_hot_rows(backend):
+    X, labels = np.random.default_rng(0).normal(size=(7, 3)), np.arange(7) % 4
+    net = fastbp.Network([3, 4], "softmax", "cross_entropy", seed=0, dtype="float64", backend=backend)
+    for same in (labels, labels.astype("u1"), labels.astype(">i4"), labels.tolist(), np.repeat(labels, 2)[::2]):
+        assert net.loss(X, same) == pytest.approx(net.loss(X, np.eye(4)[labels]), rel=1e-14)
+    assert net.loss(X[1], 1) == pytest.approx(net.loss(X[1:2], labels[1:2]))
+
+
+def test_saturated_outputs_have_a_finite_loss(backend):
+    for activation, loss in (("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")):
+        net = fastbp.Network([1, 2], activation, loss, init=[([[1e20, -1e20]], [0, 0])], backend=backend)
+        gradients = net.gradients([[1.0]], [[0.0, 1.0]])
+        assert 1e19 < gradients.loss < 1e21 and np.isfinite(gradients.weights[0]).all()
+        assert net.loss([[1.0]], [[1.0, 0.0]]) == 0
+
+
+def test_layers_share_the_parameters_and_chain_to_the_gradient(backend):
+    rng = np.random.default_rng(0)
+    net = fastbp.Network([3, 5, 2], ["tanh", "softmax"], reduction="sum", seed=0, dtype="float64", backend=backend)
+    X, Y = rng.normal(size=(6, 3)), rng.normal(size=(6, 2))
+    A = X
+    for layer in net.layers:
+        A = layer.forward(A)
+    np.testing.assert_allclose(A, net.predict(X), rtol=1e-13)
+    dA = A - Y
+    for layer in reversed(net.layers):
+        dA = layer.backward(dA)
+    np.testing.assert_allclose(dA, net.input_gradient(X, Y), rtol=1e-11)
+    for layer, dW, db in zip(net.layers, net.gradients(X, Y).weights, net.gradients(X, Y).biases, strict=True):
+        np.testing.assert_allclose(layer.dW, dW, rtol=1e-11)
+        np.testing.assert_allclose(layer.db, db, rtol=1e-11)
+        layer.W -= 0.1 * layer.dW
+    assert net.layers[0].W is net.weights[0] and net.layers[0].A_prev.shape == (6, 3)
+
+
+def test_a_layer_without_a_network(backend):
+    layer = Layer(np.eye(2), np.zeros(2), "relu", backend=backend)
+    np.testing.assert_array_equal(layer.forward([3.0, -4.0]), [3, 0])
+    np.testing.assert_array_equal(layer.backward([1.0, 1.0]), [1, 0])
+    with pytest.raises(ValueError, match="forward"):
+        Layer(np.eye(2), np.zeros(2), backend=backend).backward([[1.0, 1.0]])
+    with pytest.raises(ValueError, match="dA has shape"):
+        layer.backward(np.ones((3, 2)))
+    assert repr(layer) == "Layer(2 -> 2, relu)"
+
+
+def test_copies_are_independent(backend, xor):
+    options = dict(loss="binary_cross_entropy", reduction="sum", backend=backend)
+    net = fastbp.Network([2, 3, 1], ["tanh", "sigmoid"], seed=0, **options)
+    net.metadata["who"] = "me"
+    for same in (net.copy(), copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net)),
+                 net.with_backend("numpy").with_backend(backend)):
+        assert repr(same) == repr(net) and same.metadata == {"who": "me"}
+        assert same.parameters.ctypes.data % 64 == 0
+        np.testing.assert_array_equal(same.predict(xor[0]), net.predict(xor[0]))
+        same.parameters[:] = 0
+        same.metadata.clear()
+        assert net.parameters.any() and net.metadata
+    assert net.with_backend("numpy").backend == "numpy"
+
+
+def test_seeds(backend):
+    def parameters(seed, dtype="float64"):
+        return fastbp.Network([3, 4, 2], seed=seed, dtype=dtype, backend=backend).parameters
+
+    np.testing.assert_array_equal(parameters(3), parameters(3))
+    np.testing.assert_array_equal(parameters(3), parameters(np.random.default_rng(3)))
+    np.testing.assert_array_equal(parameters(3), parameters(np.random.SeedSequence(3)))
+    np.testing.assert_array_equal(parameters(3).astype("f4"), parameters(3, "float32"))
+    assert not np.array_equal(parameters(3), parameters(4))
+    assert not np.array_equal(parameters(None), parameters(None))
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    parameters(None)
+    np.testing.assert_array_equal(state, np.random.get_state()[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize("name, std, bounded", [
+    ("glorot_uniform", np.sqrt(2 / 500), True), ("glorot_normal", np.sqrt(2 / 500), False),
+    ("he_uniform", np.sqrt(2 / 300), True), ("he_normal", np.sqrt(2 / 300), False),
+    ("lecun_normal", np.sqrt(1 / 300), False), ("uniform", 0.5 / np.sqrt(3), True), ("normal", 0.1, False),
+    ("zeros", 0, True), ("constant", 0, True), (initializers.Uniform(2.0), 2 / np.sqrt(3), True),
+    (initializers.Normal(std=3.0), 3, False),
+])
+def test_initialisers(name, std, bounded):
+    net = fastbp.Network([300, 200], init=name, seed=0, backend="numpy", dtype="float64")
+    W, b = net.weights[0], net.biases[0]
+    assert W.std() == pytest.approx(std, rel=0.02)
+    centre = 0.5 if name == "constant" else 0.0
+    assert (np.abs(W - centre).max() <= np.sqrt(3) * std + 1e-12) == bounded
+    uniform = name == "uniform" or isinstance(name, initializers.Uniform)
+    assert b.any() == uniform and np.abs(b).max() <= np.abs(W).max()
+    assert abs(W.mean() - centre) < 5 * std / np.sqrt(W.size) + 1e-12
+
+
+def test_arrays_and_functions_as_initialisers():
+    W, b = [[1, 2], [3, 4]], [5, 6]
+    net = fastbp.Network([2, 2], init=[(W, b)], backend="numpy")
+    np.testing.assert_array_equal(net.parameters, [1, 2, 3, 4, 5, 6])
+    ones = fastbp.Network([2, 2], init=lambda rng, *shape: (np.ones(shape), np.zeros(shape[1])), backend="numpy")
+    np.testing.assert_array_equal(ones.parameters, [1, 1, 1, 1, 0, 0])
+    net = fastbp.Network([2, 2], init=initializers.Constant(-3), backend="numpy")
+    np.testing.assert_array_equal(net.weights[0], np.full((2, 2), -3))
+
+
+def test_repr_and_summary(backend):
+    net = fastbp.Network([64, 30, 10], ["sigmoid", "softmax"], "cross_entropy", seed=0, backend=backend)
+    again = eval(repr(net), {"Network": fastbp.Network})
+    assert repr(again) == repr(net)
+    summary = net.summary()
+    for words in ("64 x 30", "30 x 10", "softmax", "1,950", "310", "2,260", "9.04 kB", "cross_entropy (mean)", backend):
+        assert words in summary
+
+
+def test_what_the_package_shows():
+    assert set(fastbp.__all__) <= set(dir(fastbp))
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        fastbp.nothing_like_it  # noqa: B018
+    assert fastbp.Gradients._fields == ("loss", "weights", "biases")

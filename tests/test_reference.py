@@ -1,0 +1,117 @@
+"""The NumPy twin: definitions over the whole range, dtypes, saturation without a warning."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fastbp import reference
+from fastbp.activations import ACTIVATIONS
+from fastbp.losses import LOSSES
+
+DEFINITIONS = {
+    "sigmoid": lambda z: 1 / (1 + math.exp(-z)),
+    "tanh": math.tanh,
+    "relu": lambda z: max(z, 0.0),
+    "leaky_relu": lambda z: z if z > 0 else 0.01 * z,
+    "elu": lambda z: z if z > 0 else math.expm1(z),
+    "softplus": lambda z: math.log1p(math.exp(z)),
+    "silu": lambda z: z / (1 + math.exp(-z)),
+    "gelu": lambda z: z * (1 + math.erf(z / math.sqrt(2))) / 2,
+    "identity": lambda z: z,
+}
+LIMITS = {  # at minus and plus infinity: A, f'(Z)
+    "sigmoid": ((0, 0), (1, 0)), "tanh": ((-1, 0), (1, 0)), "relu": ((0, 0), (math.inf, 1)),
+    "leaky_relu": ((-math.inf, 0.01), (math.inf, 1)), "elu": ((-1, 0), (math.inf, 1)),
+    "softplus": ((0, 0), (math.inf, 1)), "silu": ((0, 0), (math.inf, 1)), "gelu": ((0, 0), (math.inf, 1)),
+    "identity": ((-math.inf, 1), (math.inf, 1)),
+}
+ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
+
+
+def call(name, *arguments, shape=None):
+    """Run a twin on an `out` full of NaN."""
+    out = np.full(arguments[0].shape if shape is None else shape, np.nan, arguments[0].dtype)
+    assert getattr(reference, name)(*arguments, out) is None
+    return out
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_activation_and_derivative(name):
+    Z = np.linspace(-8, 8, 101)[:, None]
+    f = DEFINITIONS[name]
+    A = call(name, Z)
+    np.testing.assert_allclose(A[:, 0], [f(z) for z in Z[:, 0]], rtol=1e-12, atol=1e-15)
+    slopes = [(f(z + 1e-6) - f(z - 1e-6)) / 2e-6 for z in Z[Z[:, 0] != 0, 0]]
+    np.testing.assert_allclose(call(f"{name}_derivative", Z, A)[Z != 0], slopes, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_saturation(name, dtype):
+    for big in (1e30, np.inf):
+        Z = np.array([[-big, big]], dtype)
+        A = call(name, Z)
+        derivative = call(f"{name}_derivative", Z, A)
+        for column in range(2):
+            limit, slope = LIMITS[name][column]
+            if np.isinf(limit) and big == 1e30:
+                assert abs(A[0, column]) >= 1e28 and np.sign(A[0, column]) == np.sign(limit)
+            else:
+                assert A[0, column] == limit
+            assert derivative[0, column] == pytest.approx(slope, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_softmax_and_logits_saturate(dtype):
+    Z = np.array([[1e30, -1e30, 0], [np.inf, 0, 1], [-np.inf, 0, 0], [1e4, 1e4, 0]], dtype)
+    expected = np.array([[1, 0, 0], [1, 0, 0], [0, 0.5, 0.5], [0.5, 0.5, 0]])
+    np.testing.assert_allclose(call("softmax", Z), expected, rtol=1e-6)
+    labels = np.array([1, 1, 0, 0])
+    for Y in (labels, np.eye(3, dtype=dtype)[labels]):
+        losses = call("cross_entropy_logits", Z, Y, shape=4)
+        assert np.isfinite(losses).all() and losses[0] > 1e29 and losses[3] == pytest.approx(math.log(2))
+    losses = call("binary_cross_entropy_logits", Z, np.eye(3, dtype=dtype)[labels], shape=4)
+    assert np.isfinite(losses).all()
+    np.testing.assert_array_equal(call("exp", np.array([-np.inf, 0, 1e4, np.inf], dtype)), [0, 1, np.inf, np.inf])
+    np.testing.assert_array_equal(call("log", np.array([0, 1, np.inf, -1], dtype)), [-np.inf, 0, np.inf, np.nan])
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "cross_entropy"])
+def test_logits_forms_agree_with_the_losses(loss):
+    rng = np.random.default_rng(0)
+    Z, Y = rng.normal(size=(6, 3)), rng.dirichlet(np.ones(3), 6)
+    A = call("sigmoid" if loss == "binary_cross_entropy" else "softmax", Z)
+    np.testing.assert_allclose(call(f"{loss}_logits", Z, Y, shape=6), call(loss, A, Y, shape=6), rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_losses_are_finite_at_certain_outputs(loss, dtype):
+    A, Y = np.array([[0, 1], [1, 0]], dtype), np.array([[1, 0], [0, 1]], dtype)
+    assert np.isfinite(call(loss, A, Y, shape=2)).all()
+    assert np.isfinite(call(f"{loss}_derivative", A, Y)).all()
+    slope = 1 if loss == "squared_error" else 2
+    if not LOSSES[loss].within_01:
+        assert call(loss, A, Y, shape=2)[0] == pytest.approx(1 if loss in ("squared_error", "huber") else slope)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_is_kept_and_out_may_be_an_argument(dtype):
+    Z = np.linspace(-3, 3, 12, dtype=dtype).reshape(3, 4)
+    for name in ACTIVATIONS:
+        expected, in_place = call(name, Z), Z.copy()
+        getattr(reference, name)(in_place, in_place)
+        assert in_place.dtype == dtype
+        np.testing.assert_array_equal(in_place, expected)
+
+
+def test_shuffle_is_a_fair_permutation():
+    rng = np.random.default_rng(0)
+    counts = np.zeros((5, 5))
+    for _ in range(4000):
+        order = np.full(5, -1)
+        reference.shuffle(rng.integers(0, 2**32, 5, dtype=np.uint32), order)
+        counts[np.arange(5), order] += 1
+        assert sorted(order) == [0, 1, 2, 3, 4]
+    assert np.abs(counts / 4000 - 0.2).max() < 0.03

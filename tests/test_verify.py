@@ -1,0 +1,193 @@
+"""net.verify: it agrees where all is well, and no planted fault passes."""
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import reference
+from fastbp.activations import ACTIVATIONS
+from fastbp.losses import LOSSES
+
+RIGHT = reference.NumpyBackend
+
+
+def wrong(name):
+    """Return a backend with one fault."""
+
+    class Wrong(RIGHT):
+        def output_delta(self, Z, A, Y):
+            delta = super().output_delta(Z, A, Y)
+            if name == "missing 1/n":
+                return delta * len(A)
+            if name == "1/n twice":
+                return delta / len(A)
+            return A - Y if name == "output derivative left out" else delta
+
+        def through_activation(self, layer, Z, A, dA):
+            if name == "hidden derivative of A instead of Z" and layer == 0:
+                return dA * (1 - np.tanh(A) ** 2)
+            if name == "hidden derivative left out" and layer == 0:
+                return dA
+            return super().through_activation(layer, Z, A, dA)
+
+        def backward(self, parameters, Z, A, delta):
+            deltas, gradient, dX = super().backward(parameters, Z, A, delta)
+            dW, db = reference.layer_views(gradient, self.sizes)
+            if name == "wrong sign":
+                gradient *= -1
+            if name == "wrong sign of one layer":
+                dW[0] *= -1
+            if name == "transposed matrix":
+                dW[0][...] = dW[0].T.copy()
+            if name == "W not transposed on the way back":
+                hidden = (deltas[1] @ reference.layer_views(parameters, self.sizes)[0][1]) * (1 - A[1] ** 2)
+                dW[0][...] = A[0].T @ hidden
+            if name == "bias gradient averaged":
+                db[1] /= len(A[0])
+            if name == "one element off by a thousandth":
+                dW[1].flat[np.abs(dW[1]).argmax()] *= 1.001
+            return deltas, gradient, dX
+
+        def forward(self, parameters, X):
+            Z, A = super().forward(parameters, X)
+            if name == "bias left out of the last layer":
+                Z[-1] = A[-2] @ reference.layer_views(parameters, self.sizes)[0][-1]
+                A[-1] = np.tanh(Z[-1])
+            return Z, A
+
+    return Wrong
+
+
+FAULTS = ["missing 1/n", "1/n twice", "output derivative left out", "hidden derivative of A instead of Z",
+          "hidden derivative left out", "wrong sign", "wrong sign of one layer", "transposed matrix",
+          "W not transposed on the way back", "bias gradient averaged", "one element off by a thousandth"]
+
+
+def network(dtype, **options):
+    """Build a network with square matrices, in which a transposed one still fits."""
+    net = fastbp.Network([4, 4, 4], "tanh", seed=0, dtype=dtype, **options)
+    net.biases[0], net.biases[1] = 0.1 * np.arange(4), 0.1
+    return net
+
+
+@pytest.fixture
+def data():
+    """Draw samples and targets."""
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(2, 9, 4))
+
+
+def test_all_is_well(data):
+    for dtype in ("float32", "float64"):
+        report = network(dtype).verify(*data)
+        assert report.ok and "everything agrees" in str(report) and "9 of 9 samples" in str(report)
+        assert [(row.layer, row.quantity) for row in report.rows] == \
+            [(1, "A"), (1, "dW"), (1, "db"), (1, "dX"), (2, "A"), (2, "dW"), (2, "db")]
+        assert all(row.checked > 0 and row.skipped == 0 for row in report.rows if row.differences is not None)
+
+
+@pytest.mark.parametrize("where", ["numpy", "both"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault, dtype, where, data, monkeypatch):
+    """In one backend the other tells it, in both the central differences do."""
+    if where == "both":
+        monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
+    monkeypatch.setattr(reference, "NumpyBackend", wrong(fault))
+    report = network(dtype, backend="numpy").verify(*data)
+    assert not report.ok and "WRONG" in str(report)
+    slopes_wrong = [row for row in report.rows if row.differences is not None and row.differences > 1e-5]
+    assert slopes_wrong and not any(row.ok for row in slopes_wrong)
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "bias left out of the last layer"])
+def test_a_fault_in_numba_alone_is_found(fault, data, monkeypatch):
+    monkeypatch.setattr(reference, "Wrong", wrong(fault), raising=False)
+    monkeypatch.setitem(fastbp.network.BACKENDS, "numba", (".reference", "Wrong", ".reference"))
+    report = network("float32", backend="numpy").verify(*data)
+    assert not report.ok
+    assert any(row.numba > 1e-4 and row.numba_32 > 1e-4 and not row.ok for row in report.rows)
+    assert all(row.differences < 1e-6 for row in report.rows if row.differences is not None)
+
+
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "softmax"])
+def test_a_wrong_derivative_of_each_activation_is_found(activation, data, monkeypatch):
+    right = getattr(reference, f"{activation}_derivative")
+
+    def wrong_derivative(Z, A, out):
+        right(Z, A, out)
+        out *= 1.01
+
+    monkeypatch.setattr(reference, f"{activation}_derivative", wrong_derivative)
+    monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
+    net = fastbp.Network([4, 4, 4], [activation, "identity"], seed=0, backend="numpy")
+    assert not net.verify(*data).ok
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_wrong_derivative_of_each_loss_is_found(loss, data, monkeypatch):
+    right = getattr(reference, f"{loss}_derivative")
+
+    def wrong_derivative(A, Y, out):
+        right(A, Y, out)
+        out *= 1.01
+
+    monkeypatch.setattr(reference, f"{loss}_derivative", wrong_derivative)
+    monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
+    monkeypatch.setattr(RIGHT, "FUSED", set())
+    output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}.get(loss, "identity")
+    net = fastbp.Network([4, 4, 4], ["tanh", output], loss, seed=0, backend="numpy")
+    Y = np.full((9, 4), 0.25) if LOSSES[loss].within_01 else data[1]
+    assert not net.verify(data[0], Y).ok
+    monkeypatch.undo()
+    assert net.verify(data[0], Y).ok
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("hidden", ["relu", "leaky_relu", "gelu", "softmax"])
+@pytest.mark.parametrize("output, loss", [("identity", "squared_error"), ("identity", "absolute_error"),
+                                          ("relu", "huber"), ("softmax", "cross_entropy")])
+def test_no_false_alarm(hidden, output, loss, dtype, reduction):
+    rng = np.random.default_rng(1)
+    net = fastbp.Network([5, 40, 30, 3], [hidden, hidden, output], loss, reduction=reduction, seed=0, dtype=dtype)
+    X = rng.normal(size=(300, 5)) * [1, 1, 1, 0, 200]
+    Y = rng.integers(0, 3, 300) if loss == "cross_entropy" else rng.normal(size=(300, 3))
+    report = net.verify(X, Y)
+    assert report.ok, str(report)
+    assert 50 <= report.n_used <= 128 and report.n_samples == 300 and not report.moved
+    assert all(row.checked > 0 for row in report.rows if row.quantity in ("dW", "db"))
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error"])
+def test_no_false_alarm_where_every_sample_lies_on_a_kink(loss, xor):
+    for init in ("zeros", "glorot_uniform"):
+        net = fastbp.Network([2, 4, 1], ["relu", "identity"], loss, init=init, seed=0, dtype="float64")
+        before = net.parameters.copy()
+        report = net.verify(*xor)
+        assert report.ok and report.moved == (init == "zeros"), str(report)
+        np.testing.assert_array_equal(net.parameters, before)
+    report = net.verify(np.zeros((1, 2)), [[0.0]])
+    assert report.ok and report.moved and "moved" in str(report)
+
+
+def test_no_false_alarm_after_training_to_the_end(xor):
+    for dtype in ("float32", "float64"):
+        net = fastbp.Network([2, 4, 1], ["tanh", "identity"], seed=0, dtype=dtype)
+        fastbp.Trainer(net, fastbp.SGD(0.3, 0.9), batch_size=None).fit(*xor, epochs=5000)
+        assert net.loss(*xor) < 1e-12
+        report = net.verify(*xor)
+        assert report.ok, str(report)
+
+
+def test_labels_and_one_sample(data):
+    net = fastbp.Network([4, 3], "softmax", "cross_entropy", seed=0)
+    assert net.verify(data[0], np.arange(9) % 3).ok
+    assert net.verify(data[0][0], 2).ok
+
+
+def test_parameters_that_are_not_finite_are_not_ok(data):
+    net = network("float64")
+    net.weights[0][0, 0] = np.nan
+    with np.errstate(all="ignore"):
+        assert not net.verify(*data).ok
