@@ -31,7 +31,7 @@ _threads = None
 
 
 def get_num_threads():
-    """The most threads that training and evaluation use: `set_num_threads`, else the cores this process may use."""
+    """Return the most threads in use: by `set_num_threads`, else the cores that this process may use."""
     if _threads is not None:
         return _threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -136,7 +136,7 @@ class _Desk:
         ones[:, backend.sizes[0]] = 1
 
     def block(self, at, n, columns, row):
-        """A copy of one block of the workspace, without its padding."""
+        """Return a copy of one block of the workspace, without its padding."""
         return self.workspace[at:at + n * row].reshape(n, row)[:, :columns].copy()
 
 
@@ -164,11 +164,12 @@ class NumbaBackend:
         self._no_losses = np.empty(0)
 
     def __getstate__(self):
+        """Leave the desks behind."""
         return {**self.__dict__, "_free": {}}
 
     @contextlib.contextmanager
     def _desk(self, rows, threads):
-        """A desk of one's own, so that several Python threads may use the same network."""
+        """Lend a desk of one's own, so that several Python threads may use the same network."""
         free = self._free.setdefault((rows, threads), [])
         try:
             desk = free.pop()
@@ -179,7 +180,7 @@ class NumbaBackend:
             free.append(desk)
 
     def _threads_for(self, rows, products, most=None):
-        """The number of threads that pay for a block of this many rows."""
+        """Choose the number of threads that pay for a block of this many rows."""
         limit = get_num_threads() if not most else most
         return max(1, min(limit, rows // MIN_ROWS_PER_THREAD,
                           products * self.n_parameters * rows // MIN_WORK_PER_THREAD))
@@ -202,13 +203,13 @@ class NumbaBackend:
             return losses, gradient, desk
 
     def predict(self, parameters, X):
-        """Outputs (n, n_out) of samples (n, n_in)."""
+        """Return outputs (n, n_out) of samples (n, n_in)."""
         out = np.empty((len(X), self.sizes[-1]), self.dtype)
         self._evaluate(t.WANT_OUTPUT, parameters, X, out=out)
         return out
 
     def losses(self, parameters, X, Y):
-        """The loss of each sample, float64 (n,), before the mean or sum."""
+        """Return the loss of each sample, float64 (n,), before the mean or sum."""
         return self._evaluate(t.WANT_LOSS, parameters, X, Y, _kind_of(Y))[0]
 
     def gradient(self, parameters, X, Y):

@@ -46,7 +46,7 @@ def _converted_rows(source, columns, order, start, in_order, first, last, out, o
 
 @inner
 def _copied_rows(source, columns, order, start, in_order, first, last, out, out_row):
-    """The same without conversion, a vector at a time."""
+    """Copy without conversion, a vector at a time."""
     width = lanes(out)
     for r in range(first, last):
         row = start + r
@@ -63,8 +63,9 @@ def _copied_rows(source, columns, order, start, in_order, first, last, out, out_
 
 @part
 def gather(x_address, x_kind, n_in, x, x_row, y_address, y_kind, n_out, y, order, start, in_order, first, last):
-    """Bring samples into rows first .. last - 1 of the blocks x and y: those at places start + first ... of the
-    order, or of the data themselves (`in_order`).
+    """Bring samples into rows first .. last - 1 of the blocks x and y.
+
+    They are those at places start + first ... of the order, or of the data themselves (`in_order`).
     """
     if x_kind == X_FLOAT32 and is_single(x) or x_kind == X_FLOAT64 and not is_single(x):
         _copied_rows(pointer_like(x_address, x), n_in, order, start, in_order, first, last, x, x_row)
@@ -142,7 +143,7 @@ def forward(plan, parameters, work, first, last, pack):
 
 @part
 def measure(plan, work, y_kind, first, last):
-    """The loss of each sample, rows first .. last - 1."""
+    """Write the loss of each sample, rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
     n = layer[N_OUT]
     call(plan.leaves[MEASURE], plan.loss, plan.fused, y_kind, offset(work, layer[Z_AT] + first * n),

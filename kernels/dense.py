@@ -27,7 +27,7 @@ from .simd import (
     transpose_block,
 )
 
-DEPTH = 256            # the summed index is cut into blocks of this length: a panel of B then fills most of the L1 cache
+DEPTH = 256            # the summed index is cut into blocks of this length: a panel of B then fills most of the L1
 PANEL = 64             # room for the columns of one packed panel, in elements
 PACK_SIZE = (DEPTH + 16) * PANEL
 PACK_STRIDE_BYTES = 1024   # rows of B further apart than this are packed: they fall into few cache sets and many pages

@@ -126,7 +126,7 @@ def _log1p_of_unit(y):
 
 @inner
 def _half_erfc(x):
-    """The normal distribution function of -|x| * sqrt(2), that is erfc(|x|) / 2."""
+    """Return the normal distribution function of -|x| * sqrt(2), that is erfc(|x|) / 2."""
     z = _clamp(fabs(x), 0.0, by_dtype(x, 14.0, 28.0))
     t = 2.0 / (z + 2.0)
     return t * 0.5 * _exp(fma(-z, z, horner(t + t - 1.0, by_dtype(x, ERFC32, ERFC64))))
@@ -142,7 +142,7 @@ def _normal_cdf(x):
 def _sigmoid(z):
     x = _clamp(-z, by_dtype(z, -87.0, -708.0), by_dtype(z, 89.0, 710.0))
     n, p = _reduced(x)
-    return 1.0 / (fma(p, power_of_two(n), power_of_two(n)) + 1.0)
+    return 1.0 / ((p + 1.0) * power_of_two(n) + 1.0)   # fma(p, 2**n, 2**n) would be NaN for an infinite 2**n
 
 
 @inner
@@ -317,7 +317,7 @@ def map_pair_block(function, z, a, out, n):
 
 @part
 def activate(code, z, a, row, n_out, lse, first, last):
-    """A = f(Z) for rows first .. last - 1, `row` elements apart; for softmax also lse = log(sum(exp(z))) of each."""
+    """Write A = f(Z), rows first .. last - 1, `row` elements apart; for softmax lse = log(sum(exp(z))) of each too."""
     if code == SOFTMAX:
         for r in range(first, last):
             poke(lse, r, softmax_row(offset(z, r * row), offset(a, r * row), n_out))
@@ -349,7 +349,7 @@ def derive(code, z, a, delta, row, n_out, rows):
 
 @inner
 def softmax_row(z, a, n):
-    """A = softmax(z) for one row; returns log(sum(exp(z))).  `a` may be `z`."""
+    """Write a = softmax(z) for one row, and return log(sum(exp(z))).  `a` may be `z`."""
     width = lanes(z)
     lowest = -float("inf")
     full = n - n % width
@@ -525,7 +525,7 @@ def softmax(Z, out):
 
 @kernel
 def softmax_backward(A, dA, out):
-    """A (dA - sum of A dA over each row): d loss / d Z of a softmax from d loss / d A, all (n_samples, n_out)."""
+    """Write A (dA - row sums of A dA): d loss / d Z of a softmax from d loss / d A, all (n_samples, n_out)."""
     rows, columns = A.shape
     for r in range(rows):
         at = r * columns

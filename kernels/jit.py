@@ -40,7 +40,7 @@ _HERE = Path(__file__).parent
 
 @functools.cache
 def source_hash():
-    """A hash of the source of every kernel."""
+    """Return a hash of the source of every kernel."""
     digest = hashlib.sha256()
     for path in sorted(_HERE.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -49,7 +49,7 @@ def source_hash():
 
 @functools.cache
 def cache_folder():
-    """The first writable folder of: NUMBA_CACHE_DIR, beside the source, the user's cache folder; or None."""
+    """Return the first writable folder of: NUMBA_CACHE_DIR, beside the source, the user's cache folder; or None."""
     candidates = [Path(config.CACHE_DIR) / "fastbp"] if config.CACHE_DIR else []
     candidates += [_HERE / "__pycache__", Path(AppDirs("fastbp", appauthor=False).user_cache_dir)]
     for folder in candidates:
@@ -78,18 +78,19 @@ class KernelCache:
         return str(cache_folder())
 
     def path(self, sig, codegen):
-        """The file of one signature, or None without a folder."""
+        """Return the file of one signature, or None without a folder."""
         folder = cache_folder()
         if folder is None:
             return None
         arguments = getattr(sig, "args", sig)         # a signature, or the bare argument types
-        parts = (self._py_func.__module__, self._py_func.__qualname__, str(arguments), codegen.magic_tuple(), source_hash(), numba.__version__,
-                 llvmlite.__version__, sys.version_info[:2], config.BOUNDSCHECK, str(config.OPT), config.DEBUG_TYPEINFER)
+        parts = (self._py_func.__module__, self._py_func.__qualname__, str(arguments), codegen.magic_tuple(),
+                 source_hash(), numba.__version__, llvmlite.__version__, sys.version_info[:2], config.BOUNDSCHECK,
+                 str(config.OPT), config.DEBUGINFO_DEFAULT)
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
         return folder / f"fastbp-{self._py_func.__name__}-{digest}.nbc"
 
     def load_overload(self, sig, target_context):
-        """The compiled function, or None; then the folder's lock is held until it is saved."""
+        """Return the compiled function, or None; then the folder's lock is held until it is saved."""
         target_context.refresh()
         path = self.path(sig, target_context.codegen())
         if path is None:
@@ -139,7 +140,7 @@ class KernelCache:
 
 
 def _locked(folder):
-    """A file descriptor that holds the folder's lock; None where there are no locks or none came in time."""
+    """Return a file descriptor that holds the folder's lock; None where there are no locks or none came in time."""
     if fcntl is None:
         return None
     try:
@@ -201,7 +202,7 @@ class Leaf:
         return self._compiled[dtype]
 
     def address(self, dtype):
-        """The address of its machine code for a dtype, compiled or loaded now if need be."""
+        """Return the address of its machine code for a dtype, compiled or loaded now if need be."""
         cfunc = self._cfunc(np.dtype(dtype))
         if cfunc.address is None:
             cfunc.compile()

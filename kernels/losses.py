@@ -66,7 +66,7 @@ def _huber_derivative(a, y):
 
 @inner
 def _smallest(a):
-    """The smallest probability that has a finite logarithm and reciprocal."""
+    """Return the smallest probability that has a finite logarithm and reciprocal."""
     return by_dtype(a, 1.1754943508222875e-38, 2.2250738585072014e-308)
 
 
@@ -110,7 +110,7 @@ Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)         # kinds of targets
 
 @inner
 def loss_value(code, a, y):
-    """The loss with this code, lane by lane; FROM_LOGITS is binary cross-entropy of z."""
+    """Return the loss with this code by lane; FROM_LOGITS is binary cross-entropy of z."""
     if code == ABSOLUTE_ERROR:
         return _absolute_error(a, y)
     if code == HUBER:
@@ -160,7 +160,8 @@ def sum_rows(code, a, y, out, rows, columns):
             total = total + loss_value(code, load(a, at + j), load(y, at + j))
         if full < columns:
             n = columns - full
-            total = total + first_lanes(loss_value(code, load_part(a, at + full, n), load_part(y, at + full, n)), n, 0.0)
+            value = loss_value(code, load_part(a, at + full, n), load_part(y, at + full, n))
+            total = total + first_lanes(value, n, 0.0)
         poke(out, r, sum_of(total))
 
 
@@ -215,7 +216,7 @@ def label_gradient(a, labels, scale, out, rows, columns, is_fused):
 
 @part
 def measure(loss, fused, y_kind, z, a, y, lse, out, rows, n):
-    """The loss of each of the rows, summed over its n outputs."""
+    """Write the loss of each of the rows, summed over its n outputs."""
     if y_kind == Y_LABELS:
         one = load_part(a, 0, 0) + 1.0
         for r in range(rows):

@@ -8,6 +8,9 @@ from .dense import PACK_SIZE
 from .losses import FUSED_SIGMOID, FUSED_SOFTMAX, NOT_FUSED
 
 N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW = range(8)          # columns of Plan.layers
+QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
+MOST_LANES = 16              # of a vector of simd.py
+MOST_LANE_PARAMETERS = 64    # networks up to this size may train with samples in lanes; above, tiles are as fast
 X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
 
 
@@ -21,6 +24,8 @@ class Plan(NamedTuple):
     x_at, x_row, y_at, losses_at, lse_at, pack_at : where the block of gathered samples starts in the workspace and
         how far its rows are apart; where targets, sample losses, softmax normalisers and the threads' packed panels
         start.
+    lanes_at : where samples in lanes start, or -1 where the network is not for them.
+    n_neurons : how many there are, inputs not counted.
     size : elements in the workspace.
     leaves : int64, the addresses of the functions in LEAVES.
     """
@@ -35,13 +40,17 @@ class Plan(NamedTuple):
     losses_at: int
     lse_at: int
     pack_at: int
+    lanes_at: int
+    n_neurons: int
     size: int
     leaves: np.ndarray
 
 
 def row_distance(n):
-    """How far rows of n elements and a column of ones are placed apart: wide rows are aligned, and not a multiple
-    of 1 KB, which would put the rows of a tile into the same few cache sets.
+    """Return how far rows of n elements and a column of ones are placed apart.
+
+    Wide rows are aligned, and not a multiple of 512 bytes apart, which would put the rows of a tile into the same few
+    cache sets.
     """
     if n < 64:
         return n + 1
@@ -50,7 +59,7 @@ def row_distance(n):
 
 
 def make_plan(sizes, activations, loss, leaves, rows, threads=1):
-    """The plan of a network with these layer sizes, names of activations (one per layer) and loss.
+    """Make the plan of a network.
 
     Parameters
     ----------
@@ -85,9 +94,12 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
         w_at += (n_in + 1) * n_out
     fused = {("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
              ("softmax", "cross_entropy"): FUSED_SOFTMAX}.get((activations[-1], loss), NOT_FUSED)
+    n_neurons, lanes_at = sum(sizes[1:]), -1
+    if w_at <= MOST_LANE_PARAMETERS and (layers[:, ACTIVATION] < QUICK).all() and (
+            fused == FUSED_SIGMOID or loss == "squared_error"):
+        lanes_at = take(MOST_LANES * (sizes[0] + sizes[-1] + 2 * n_neurons))
     return Plan(layers, losses.CODES[loss], fused, rows, x_at, x_row, take(rows * sizes[-1]), take(rows), take(rows),
-                take(threads * PACK_SIZE), used,
-                leaves)
+                take(threads * PACK_SIZE), lanes_at, n_neurons, used, leaves)
 
 
 class Data(NamedTuple):

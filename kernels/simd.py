@@ -44,10 +44,12 @@ class Vector(types.Type):
 
     @property
     def mask(self):
+        """The type of a comparison's result."""
         return Vector(self.dtype, is_mask=True)
 
     @property
     def ir(self):
+        """The LLVM type."""
         return ir.VectorType(i1 if self.is_mask else _FLOATS[self.dtype], self.lanes)
 
 
@@ -131,7 +133,7 @@ _SUFFIX_OF = {"float": "f32", "double": "f64", "i32": "i32", "i64": "i64"}
 
 
 def _vector_function(llvm_name, n_args):
-    """An intrinsic over vectors (plain numbers among its arguments become vectors) or over scalars."""
+    """Type an LLVM function of vectors (plain numbers among its arguments become vectors) or scalars."""
     def typer(*args):
         v = _vector_of(*args)
         if v is None:
@@ -154,7 +156,7 @@ _fma, _sqrt, _fabs, _copysign, _nearest, _minnum, _maxnum = (
 
 @intrinsic
 def fma(typingctx, a, b, c):
-    """A * b + c, rounded once."""
+    """Return a * b + c, rounded once."""
     return _fma(a, b, c)
 
 
@@ -166,19 +168,19 @@ def sqrt(typingctx, a):
 
 @intrinsic
 def fabs(typingctx, a):
-    """|a|."""
+    """Return |a|."""
     return _fabs(a)
 
 
 @intrinsic
 def copysign(typingctx, a, b):
-    """|a| with the sign of b."""
+    """Return |a| with the sign of b."""
     return _copysign(a, b)
 
 
 @intrinsic
 def nearest(typingctx, a):
-    """The nearest whole number, ties to even."""
+    """Return the nearest whole number, ties to even."""
     return _nearest(a)
 
 
@@ -211,7 +213,7 @@ def power_of_two(typingctx, n):
 
 @intrinsic
 def exponent_of(typingctx, v):
-    """The n for which v = m * 2**n with m in [sqrt(1/2), sqrt(2)), for v normal and positive; as floats."""
+    """Return the n for which v = m * 2**n with m in [sqrt(1/2), sqrt(2)), for v normal and positive; as floats."""
     def codegen(context, builder, sig, args):
         vector = sig.return_type
         ints = ir.VectorType(_INTS[vector.dtype], vector.lanes)
@@ -251,22 +253,31 @@ def by_dtype(typingctx, x, for_float32, for_float64):
 
 @intrinsic
 def is_single(typingctx, x):
-    """True when the dtype of x (vector, pointer or scalar) is float32; known when compiled."""
+    """Return True when the dtype of x (vector, pointer or scalar) is float32; known when compiled."""
     answer = getattr(x, "dtype", x) == types.float32
     return signature(types.boolean, x), lambda context, builder, sig, args: ir.Constant(i1, int(answer))
 
 
 @intrinsic
 def sum_of(typingctx, v):
-    """The sum of the lanes, halves added to halves: one fixed order on every host."""
+    """Return the sum of the lanes, halves added to halves: one fixed order on every host."""
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], "fadd")
     return signature(v.dtype, v), codegen
 
 
 @intrinsic
+def sum_of_four(typingctx, v):
+    """Return the sum of the first four lanes; what `sum_of` gives where the others are zero."""
+    def codegen(context, builder, sig, args):
+        few = builder.shuffle_vector(args[0], args[0], ir.Constant(ir.VectorType(i32, 4), [0, 1, 2, 3]))
+        return _fold(builder, few, "fadd")
+    return signature(v.dtype, v), codegen
+
+
+@intrinsic
 def largest_of(typingctx, v):
-    """The largest lane (NaN lanes are passed over)."""
+    """Return the largest lane (NaN lanes are passed over)."""
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], "maxnum")
     return signature(v.dtype, v), codegen
@@ -284,7 +295,7 @@ def _fold(builder, v, how):
 
 @intrinsic
 def pointer(typingctx, array, offset):
-    """The address of element `offset` of a contiguous array."""
+    """Return the address of element `offset` of a contiguous array."""
     def codegen(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
         return builder.gep(data, [context.cast(builder, args[1], sig.args[1], types.intp)])
@@ -294,7 +305,7 @@ def pointer(typingctx, array, offset):
 
 @intrinsic
 def pointer_at(typingctx, address, kind):
-    """A memory address (an integer) as a pointer to elements of the NumPy type `kind`."""
+    """Return a memory address (an integer) as a pointer to elements of the NumPy type `kind`."""
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
     return signature(types.CPointer(kind.instance_type), types.intp, kind), codegen
@@ -302,7 +313,7 @@ def pointer_at(typingctx, address, kind):
 
 @intrinsic
 def pointer_like(typingctx, address, like):
-    """A memory address (an integer) as a pointer of the type of `like`."""
+    """Return a memory address (an integer) as a pointer of the type of `like`."""
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
     return signature(like, types.intp, like), codegen
@@ -310,7 +321,7 @@ def pointer_like(typingctx, address, like):
 
 @intrinsic
 def as_float(typingctx, x, like):
-    """The number x in the dtype of the pointer `like`."""
+    """Return the number x in the dtype of the pointer `like`."""
     def codegen(context, builder, sig, args):
         return context.cast(builder, args[0], sig.args[0], sig.return_type)
     return signature(like.dtype, x, like), codegen
@@ -341,7 +352,7 @@ def distance(typingctx, p, q):
 
 @intrinsic
 def offset(typingctx, p, n):
-    """The pointer n elements on."""
+    """Return the pointer n elements on."""
     def codegen(context, builder, sig, args):
         return builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.intp)])
     return signature(p, p, n), codegen
@@ -378,7 +389,7 @@ def _as_vector(builder, address, vector):
 
 @intrinsic
 def load(typingctx, p, n):
-    """The vector that starts at element n."""
+    """Return the vector that starts at element n."""
     v = Vector(p.dtype)
 
     def codegen(context, builder, sig, args):
@@ -422,7 +433,7 @@ def _masked_store(builder, value, address, itemsize, mask):
 
 @intrinsic
 def load_part(typingctx, p, n, count):
-    """The `count` lanes (fewer than a vector) that start at element n; zeros beyond, which are not read."""
+    """Return the `count` lanes (fewer than a vector) that start at element n; zeros beyond, which are not read."""
     v = Vector(p.dtype)
 
     def codegen(context, builder, sig, args):
@@ -453,7 +464,7 @@ def first_lanes(typingctx, v, count, otherwise):
 
 @intrinsic
 def lanes(typingctx, p):
-    """The number of lanes in a vector of the pointer's dtype."""
+    """Return the number of lanes in a vector of the pointer's dtype."""
     n = LANES[p.dtype]
     return signature(types.intp, p), lambda context, builder, sig, args: ir.Constant(i64, n)
 
@@ -514,7 +525,7 @@ def _tile_function(module, dtype, rows, columns):
     mask = _lane_mask(entry, last, lanes)
 
     def at(builder, base, row, step, extra=None):
-        """Base + row * step (+ extra)."""
+        """Return base + row * step (+ extra)."""
         p = base if row == 0 else builder.gep(base, [builder.mul(step, i64(row))])
         return p if extra is None else builder.gep(p, [extra])
 
@@ -626,7 +637,7 @@ def _no_unrolling(module):
 
 
 def _tile_table(module, dtype):
-    """A global table of the tile functions, [rows - 1][columns - 1]."""
+    """Return a global table of the tile functions, [rows - 1][columns - 1]."""
     name = f"fastbp_tiles_{_SUFFIX[dtype]}"
     if name not in module.globals:
         most_rows, most_columns = tile_shape()
@@ -653,7 +664,8 @@ def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last,
 
     def codegen(context, builder, sig, args):
         table = _tile_table(builder.module, a.dtype)
-        index = builder.add(builder.mul(builder.sub(args[0], i64(1)), i64(tile_shape()[1])), builder.sub(args[1], i64(1)))
+        row, column = (builder.sub(count, i64(1)) for count in args[:2])
+        index = builder.add(builder.mul(row, i64(tile_shape()[1])), column)
         fn = builder.load(builder.gep(table, [i64(0), index]))
         builder.call(fn, args[2:])
         return context.get_dummy_value()
@@ -662,7 +674,7 @@ def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last,
 
 @intrinsic
 def tile_rows(typingctx):
-    """The most rows of a tile on this host."""
+    """Return the most rows of a tile on this host."""
     return signature(types.intp), lambda context, builder, sig, args: i64(tile_shape()[0])
 
 

@@ -4,9 +4,12 @@
 delta and the update together.  `in_lanes`: the few samples of a batch lie along one vector, every weight is one
 number; for networks so narrow that a vector of neurons would be mostly empty.
 
-Both know the activations in QUICK and any loss; anything else goes through the leaves of `training`.
+Both know the activations below QUICK and any loss; anything else goes through the leaves of `training`.
 """
 
+import numpy as np
+
+from .block import ACTIVATE, bring, derive, measure, output_delta
 from .elementwise import (
     IDENTITY,
     RELU,
@@ -19,16 +22,41 @@ from .elementwise import (
     _tanh,
     _tanh_derivative,
 )
-from .jit import inner
-from .simd import NESTEROV, SGD, fma, lanes, load, load_part, offset, peek, poke, store, store_part, sum_of
-
-QUICK = (IDENTITY, SIGMOID, TANH, RELU)
-MOST_LANE_PARAMETERS = 64      # above, tiles are as fast
+from .jit import inner, part
+from .losses import (
+    FUSED_SIGMOID,
+    NOT_FUSED,
+    SQUARED_ERROR,
+    _binary_cross_entropy_logits,
+    _squared_error,
+)
+from .plan import A_AT, ACTIVATION, DELTA_AT, N_IN, N_OUT, QUICK, ROW, W_AT, X_FLOAT32, X_FLOAT64, Z_AT
+from .simd import (
+    NESTEROV,
+    SGD,
+    as_float,
+    by_dtype,
+    call,
+    first_lanes,
+    fma,
+    is_single,
+    lanes,
+    load,
+    load_part,
+    offset,
+    peek,
+    pointer_like,
+    poke,
+    store,
+    store_part,
+    sum_of,
+    sum_of_four,
+)
 
 
 @inner
 def quick_activation(code, z):
-    """f(z) for the activations in QUICK."""
+    """f(z) for the activations below QUICK."""
     if code == SIGMOID:
         return _sigmoid(z)
     if code == TANH:
@@ -40,7 +68,7 @@ def quick_activation(code, z):
 
 @inner
 def times_quick_derivative(code, delta, a):
-    """Delta * f'(z) for the activations in QUICK, from a = f(z)."""
+    """Delta * f'(z) for the activations below QUICK, from a = f(z)."""
     if code == SIGMOID:
         return delta * _sigmoid_derivative(a, a)
     if code == TANH:
@@ -52,26 +80,17 @@ def times_quick_derivative(code, delta, a):
 
 @inner
 def load_some(p, n, count):
-    """A vector, or its first `count` lanes where there are not as many; whole ones are quicker to forward."""
+    """Load a vector, or its first `count` lanes where there are not as many; whole ones are quicker to forward."""
     if count >= lanes(p):
         return load(p, n)
     return load_part(p, n, count)
-
-
-@inner
-def store_some(p, n, v, count):
-    """The counterpart of `load_some`."""
-    if count >= lanes(p):
-        store(p, n, v)
-    else:
-        store_part(p, n, v, count)
 
 
 # --------------------------------------------------------------------------------------- one sample at a time
 
 @inner
 def combine_rows(x, w, n_in, n_out, z):
-    """z = x @ W + b for one sample, b following W; z has room for whole vectors.
+    """Write z = x @ W + b for one sample, b following W; z has room for whole vectors.
 
     The sum over inputs runs in four chains, or in one of each of four vectors of outputs: a fused multiply-add is
     ready only four cycles after it starts.
@@ -113,7 +132,7 @@ def combine_rows(x, w, n_in, n_out, z):
 
 @inner
 def dot(x, w, n):
-    """The sum of x * w over n elements, in two chains of vectors."""
+    """Return the sum of x * w over n elements, in two chains of vectors."""
     width = lanes(x)
     s0 = s1 = load_part(x, 0, 0)
     i = 0
@@ -128,41 +147,258 @@ def dot(x, w, n):
 
 
 @inner
-def update(w, at, count, gradient, finish, lr, momentum, velocity):
-    """One vector of parameters; as the register tile finishes (`simd.tile`)."""
+def moved(parameter, speed, gradient, finish, lr, momentum):
+    """(parameter, velocity) after one update, as the register tile finishes (`simd.tile`)."""
     if finish == SGD:
-        step = gradient
+        return fma(gradient, -lr, parameter), speed
+    speed = fma(speed, momentum, gradient)
+    step = speed
+    if finish == NESTEROV:
+        step = fma(speed, momentum, gradient)
+    return fma(step, -lr, parameter), speed
+
+
+@inner
+def update_whole(w, at, gradient, finish, lr, momentum, velocity):
+    """Update one whole vector of parameters, with the velocity that lies `velocity` elements on."""
+    if finish == SGD:
+        store(w, at, fma(gradient, -lr, load(w, at)))
     else:
-        speed = fma(load_some(w, at + velocity, count), momentum, gradient)
-        store_some(w, at + velocity, speed, count)
-        step = speed
-        if finish == NESTEROV:
-            step = fma(speed, momentum, gradient)
-    store_some(w, at, fma(step, -lr, load_some(w, at, count)), count)
+        parameter, speed = moved(load(w, at), load(w, at + velocity), gradient, finish, lr, momentum)
+        store(w, at, parameter)
+        store(w, at + velocity, speed)
+
+
+@inner
+def update_part(w, at, count, gradient, finish, lr, momentum, velocity):
+    """Update the first `count` lanes."""
+    if finish == SGD:
+        store_part(w, at, fma(gradient, -lr, load_part(w, at, count)), count)
+    else:
+        parameter, speed = moved(load_part(w, at, count), load_part(w, at + velocity, count), gradient, finish, lr,
+                                 momentum)
+        store_part(w, at, parameter, count)
+        store_part(w, at + velocity, speed, count)
 
 
 @inner
 def update_vector(w, n, factor, direction, finish, lr, momentum, velocity):
     """Update n parameters whose gradient is factor * direction."""
-    for j in range(0, n, lanes(w)):
-        update(w, j, n - j, load_some(direction, j, n - j) * factor, finish, lr, momentum, velocity)
+    width = lanes(w)
+    full = n - n % width
+    for j in range(0, full, width):
+        update_whole(w, j, load(direction, j) * factor, finish, lr, momentum, velocity)
+    if full < n:
+        update_part(w, full, n - full, load_part(direction, full, n - full) * factor, finish, lr, momentum, velocity)
 
 
 @inner
 def back_and_update(a, w, n_in, n_out, delta, before, wants_before, finish, lr, momentum, velocity):
-    """Before = delta @ W.T (if wanted), then W and b move by a outer delta; each row of W is met once."""
+    """Before = delta @ W.T (if wanted), then W and b move by a outer delta; each vector of W is met once."""
+    width = lanes(w)
     if n_out == 1:
         d = peek(delta, 0)
         if wants_before:
-            for i in range(0, n_in, lanes(w)):
+            for i in range(0, n_in, width):
                 store(before, i, load_some(w, i, n_in - i) * d)
         update_vector(w, n_in, d, a, finish, lr, momentum, velocity)
     else:
-        for i in range(n_in):
-            row = offset(w, i * n_out)
-            if wants_before:
-                poke(before, i, dot(row, delta, n_out))
-            update_vector(row, n_out, peek(a, i), delta, finish, lr, momentum, velocity)
+        full = n_out - n_out % width
+        if full < n_out:
+            # The last, partly filled vectors of the rows.  A masked store reaches into the next row, and a load from
+            # there would wait for it; so rows that follow each other are a vector or more apart.
+            count = n_out - full
+            d = load_part(delta, full, count)
+            stride = (width + n_out - 1) // n_out
+            for first in range(stride):
+                for i in range(first, n_in, stride):
+                    at = i * n_out + full
+                    if wants_before:
+                        poke(before, i, sum_of(load_part(w, at, count) * d))
+                    update_part(w, at, count, d * peek(a, i), finish, lr, momentum, velocity)
+        elif wants_before:
+            for i in range(0, n_in, width):
+                store(before, i, load_part(w, 0, 0))
+        if full > 0:
+            for i in range(n_in):
+                row, ai = offset(w, i * n_out), peek(a, i)
+                total = load_part(w, 0, 0)
+                for j in range(0, full, width):
+                    d = load(delta, j)
+                    if wants_before:
+                        total = fma(load(row, j), d, total)
+                    update_whole(row, j, d * ai, finish, lr, momentum, velocity)
+                if wants_before:
+                    poke(before, i, peek(before, i) + sum_of(total))
     b = offset(w, n_in * n_out)
-    for j in range(0, n_out, lanes(w)):
-        update(b, j, n_out - j, load_some(delta, j, n_out - j), finish, lr, momentum, velocity)
+    for j in range(0, n_out, width):
+        if n_out - j >= width:
+            update_whole(b, j, load(delta, j), finish, lr, momentum, velocity)
+        else:
+            update_part(b, j, n_out - j, load(delta, j), finish, lr, momentum, velocity)
+
+
+@part
+def online(plan, data, order, start, stop, total, p, work, finish, lr, momentum, velocity):
+    """Train samples start .. stop - 1 of the order one at a time; (how many were trained, the sum of losses)."""
+    n_layers = plan.layers.shape[0]
+    last = plan.layers[n_layers - 1]
+    n_out, n_x = last[N_OUT], plan.layers[0, N_IN]
+    a_out, delta_out = offset(work, last[A_AT]), offset(work, last[DELTA_AT])
+    is_squared = plan.fused == NOT_FUSED and plan.loss == SQUARED_ERROR and last[ACTIVATION] < QUICK
+    x_is_own = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
+    for s in range(start, stop):
+        x = offset(work, plan.x_at)
+        if x_is_own and is_squared:
+            x = pointer_like(data.x_address + order[s] * n_x * by_dtype(work, 4, 8), work)
+        else:
+            bring(plan, data, work, order, s, False, 0, 1)
+        a = x
+        for l in range(n_layers):
+            layer = plan.layers[l]
+            n, z, code = layer[N_OUT], offset(work, layer[Z_AT]), layer[ACTIVATION]
+            w = offset(p, layer[W_AT])
+            if n == 1:
+                poke(z, 0, dot(a, w, layer[N_IN]) + peek(w, layer[N_IN]))
+            else:
+                combine_rows(a, w, layer[N_IN], n, z)
+            a = offset(work, layer[A_AT])
+            if code < QUICK:
+                for j in range(0, n, lanes(z)):
+                    store(a, j, quick_activation(code, load(z, j)))
+            else:
+                call(plan.leaves[ACTIVATE], code, z, a, layer[ROW], n, offset(work, plan.lse_at), 0, 1)
+        if is_squared:
+            y = pointer_like(data.y_address + order[s] * n_out * by_dtype(work, 4, 8), work)
+            loss = load_part(work, 0, 0)
+            for j in range(0, n_out, lanes(work)):
+                out = load(a_out, j)
+                error = out - load_some(y, j, n_out - j)
+                store(delta_out, j, times_quick_derivative(last[ACTIVATION], error, out))
+                loss = fma(error, first_lanes(error, n_out - j, 0.0), loss)
+            total += np.float64(sum_of(loss)) * 0.5
+        else:
+            measure(plan, work, data.y_kind, 0, 1)
+            output_delta(plan, work, data.y_kind, as_float(1, work), 0, 1)
+            total += np.float64(peek(work, plan.losses_at))
+        if not np.isfinite(total):
+            return s - start, total
+        for l in range(n_layers - 1, -1, -1):
+            layer = plan.layers[l]
+            delta, before, a = offset(work, layer[DELTA_AT]), delta_out, x
+            if l > 0:
+                a, before = offset(work, plan.layers[l - 1, A_AT]), offset(work, plan.layers[l - 1, DELTA_AT])
+            back_and_update(a, offset(p, layer[W_AT]), layer[N_IN], layer[N_OUT], delta, before, l > 0, finish, lr,
+                            momentum, velocity)
+            if l > 0:
+                code, n = plan.layers[l - 1, ACTIVATION], layer[N_IN]
+                if code < QUICK:
+                    for j in range(0, n, lanes(before)):
+                        store(before, j, times_quick_derivative(code, load(before, j), load(a, j)))
+                else:
+                    derive(plan, plan.layers[l - 1], offset(work, plan.layers[l - 1, Z_AT]), a, before, 1)
+    return stop - start, total
+
+
+# ------------------------------------------------------------------------------------------- samples in lanes
+
+@inner
+def sum_of_lanes(v, n):
+    """Return the sum of the first n lanes, the others being zero; in the order of `sum_of`."""
+    if n <= 4:
+        return sum_of_four(v)
+    return sum_of(v)
+
+
+@inner
+def update_number(w, at, gradient, finish, lr, momentum, velocity):
+    """Update one parameter."""
+    if finish == SGD:
+        poke(w, at, fma(gradient, -lr, peek(w, at)))
+    else:
+        parameter, speed = moved(peek(w, at), peek(w, at + velocity), gradient, finish, lr, momentum)
+        poke(w, at, parameter)
+        poke(w, at + velocity, speed)
+
+
+@inner
+def transpose_samples(block, row, columns, n, out):
+    """out[i * lanes + r] = block[r * row + i] for n samples; zero in the lanes beyond."""
+    width = lanes(out)
+    for i in range(columns):
+        store(out, i * width, load_part(out, 0, 0))
+        for r in range(n):
+            poke(out, i * width + r, peek(block, r * row + i))
+
+
+@part
+def in_lanes(plan, steps, data, order, first_batch, is_there, total, p, work, finish, lr, momentum, velocity):
+    """Train batches first_batch .. steps.last_batch - 1, a batch in one vector; (how many, the sum of losses).
+
+    `is_there` says that the one batch is in the workspace from the epoch before.
+    """
+    n_layers, width = plan.layers.shape[0], lanes(work)
+    n_x, n_y = plan.layers[0, N_IN], plan.layers[n_layers - 1, N_OUT]
+    x = offset(work, plan.lanes_at)
+    y = offset(x, n_x * width)
+    activations = offset(y, n_y * width)           # layer after layer, as many deltas behind
+    to_delta = plan.n_neurons * width
+    zero = load_part(work, 0, 0)
+    for batch in range(first_batch, steps.last_batch):
+        start = batch * steps.batch_size
+        n = min(steps.batch_size, data.n - start)
+        if not is_there:
+            bring(plan, data, work, order, start, False, 0, n)
+            transpose_samples(offset(work, plan.x_at), plan.x_row, n_x, n, x)
+            transpose_samples(offset(work, plan.y_at), n_y, n_y, n, y)
+        here = first_lanes(zero + 1.0, n, 0.0)
+        scale = here
+        if steps.is_mean:
+            scale = here / as_float(n, work)
+        # forward: z stays where delta of the output layer will be
+        before, a = x, activations
+        for l in range(n_layers):
+            n_in, n_out, code = plan.layers[l, N_IN], plan.layers[l, N_OUT], plan.layers[l, ACTIVATION]
+            w = offset(p, plan.layers[l, W_AT])
+            for j in range(n_out):
+                z = zero + peek(w, n_in * n_out + j)
+                for i in range(n_in):
+                    z = fma(load(before, i * width), peek(w, i * n_out + j), z)
+                store(a, j * width + to_delta, z)
+                store(a, j * width, quick_activation(code, z))
+            before, a = a, offset(a, n_out * width)
+        # the loss, and delta of the output layer
+        loss, code = zero, plan.layers[n_layers - 1, ACTIVATION]
+        for j in range(n_y):
+            out, target = load(before, j * width), load(y, j * width)
+            delta = (out - target) * scale
+            if plan.fused == FUSED_SIGMOID:
+                loss = loss + _binary_cross_entropy_logits(load(before, j * width + to_delta), target)
+            else:
+                loss = loss + _squared_error(out, target)
+                delta = times_quick_derivative(code, delta, out)
+            store(before, j * width + to_delta, delta)
+        total += np.float64(sum_of_lanes(loss * here, n))
+        if not np.isfinite(total):
+            return batch - first_batch, total
+        # backward and update
+        a = before
+        for l in range(n_layers - 1, -1, -1):
+            n_in, n_out = plan.layers[l, N_IN], plan.layers[l, N_OUT]
+            w, delta = offset(p, plan.layers[l, W_AT]), offset(a, to_delta)
+            before, code = x, IDENTITY
+            if l > 0:
+                before, code = offset(a, -n_in * width), plan.layers[l - 1, ACTIVATION]
+            for i in range(n_in):
+                back, ai = zero, load(before, i * width)
+                for j in range(n_out):
+                    d, at = load(delta, j * width), i * n_out + j
+                    back = fma(d, peek(w, at), back)
+                    update_number(w, at, sum_of_lanes(d * ai, n), finish, lr, momentum, velocity)
+                if l > 0:
+                    store(before, i * width + to_delta, times_quick_derivative(code, back, ai))
+            for j in range(n_out):
+                update_number(w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), finish, lr, momentum,
+                              velocity)
+            a = before
+    return steps.last_batch - first_batch, total

@@ -26,12 +26,14 @@ from .simd import (
     atomic_peek,
     distance,
     give_way,
+    lanes,
     offset,
     peek,
     pointer,
     poke,
     spin_pause,
 )
+from .small import in_lanes, online
 
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
 
@@ -123,6 +125,19 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
                 shuffle_order(words[epoch], order, data.n)
             meet(meeting, threads)
         total = losses[epoch]
+        if steps.batch_size == 1 or plan.lanes_at >= 0 and steps.batch_size <= lanes(work):
+            if plan.lanes_at >= 0:
+                is_there = epoch > 0 and not steps.shuffles and steps.last_batch == 1
+                n_done, total = in_lanes(plan, steps, data, order, first_batch, is_there, total, p, work, finish, lr,
+                                         momentum, to_velocity)
+            else:
+                n_done, total = online(plan, data, order, first_batch, steps.last_batch, total, p, work, finish, lr,
+                                       momentum, to_velocity)
+            losses[epoch] = total
+            done += n_done
+            if n_done < steps.last_batch - first_batch:
+                return done
+            continue
         for batch in range(first_batch, steps.last_batch):
             start = batch * steps.batch_size
             n = min(steps.batch_size, data.n - start)
@@ -144,7 +159,8 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
                         losses[epoch] = total
                     return done
                 if is_one_block:
-                    accumulate(plan, work, rows, p, START_ZERO, finish, lr, momentum, to_velocity, pack, thread, threads)
+                    accumulate(plan, work, rows, p, START_ZERO, finish, lr, momentum, to_velocity, pack, thread,
+                               threads)
                 else:
                     accumulate(plan, work, rows, pointer(gradient, 0), START_ZERO if block == 0 else START_C, STORE,
                                nothing, nothing, 0, pack, thread, threads)
@@ -167,13 +183,13 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
 
 @kernel
 def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradient, sync, thread, threads):
-    """Outputs, sample losses, gradients: whatever `wants` (a sum of WANT_...) names; one thread's share of it.
+    """Compute what `wants` names: outputs, sample losses, gradients; one thread's share of it.
 
     Parameters
     ----------
     plan : Plan
     wants : int
-        WANT_OUTPUT: `out` (n, n_out) receives the outputs.  WANT_LOSS: `losses` float64 (n,) the loss of each sample.
+        A sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs.  WANT_LOSS: `losses` float64 (n,) of the samples.
         WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in) d loss / d X.
     scale : float
         Factor of the output delta: 1 / n for the mean over samples.

@@ -1,0 +1,179 @@
+"""The table of public kernels: for each its arguments, whatever the shape.
+
+It drives the equivalence tests and those of the memory that kernels touch.  Twins have the names of the kernels, in
+`fastbp.reference`, so a new kernel needs one row here.
+"""
+
+import inspect
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from fastbp import reference
+
+
+class Row(NamedTuple):
+    """One kernel, or one of the forms of its arguments.
+
+    arguments : (rng, dtype, *shape) -> list of arrays and numbers, in the order of the call; `out` is full of NaN.
+    shapes : those that the equivalence test goes through.
+    terms : shape -> how many numbers an element of the result sums up, which bounds its rounding.
+    written : names of the arguments that the kernel writes.
+    """
+
+    name: str
+    arguments: Callable
+    shapes: list
+    terms: Callable = lambda *shape: 1
+    written: tuple = ("out",)
+    form: str = ""
+
+    @property
+    def parameters(self):
+        return list(inspect.signature(getattr(reference, self.name)).parameters)
+
+
+# One above and below the lanes of a vector (8, 16), the registers of a tile row (4 ... 32), its rows (6, 12) and the
+# depth of a block (256); primes; ones.
+ROWS_OF_TILES = (1, 2, 5, 6, 7, 11, 12, 13, 23, 24, 25, 37)
+COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 63, 64, 65)
+DEPTHS = (1, 2, 3, 17, 255, 256, 257)
+ELEMENTS = [(1, n) for n in (*COLUMNS, 127, 128, 129, 257)] + [(3, 5), (13, 11), (127, 1), (8, 16), (17, 31)]
+SAMPLES = list(product((1, 2, 3, 7, 8, 9, 15, 16, 17, 33), COLUMNS))
+TILES = [*product(ROWS_OF_TILES, COLUMNS, DEPTHS), (25, 256, 3), (37, 259, 257), (49, 300, 2), (2, 3, 513), (1, 1, 1031)]
+
+
+def nan(dtype, *shape):
+    return np.full(shape, np.nan, dtype)
+
+
+def uniform(rng, low, high, dtype, *shape):
+    return rng.uniform(low, high, shape).astype(dtype)
+
+
+def elementwise(low, high):
+    return lambda rng, dtype, n, m: [uniform(rng, low, high, dtype, n, m), nan(dtype, n, m)]
+
+
+def derivative_of(activation):
+    def arguments(rng, dtype, n, m):
+        Z = uniform(rng, -6, 6, dtype, n, m)
+        A = np.empty_like(Z)
+        getattr(reference, activation)(Z, A)
+        return [Z, A, nan(dtype, n, m)]
+
+    return arguments
+
+
+def of_samples(low, high, *, low_y=None, is_derivative=False):
+    """A (or Z) between low and high, Y between low_y and high."""
+
+    def arguments(rng, dtype, n, m):
+        A = uniform(rng, low, high, dtype, n, m)
+        Y = uniform(rng, low if low_y is None else low_y, high, dtype, n, m)
+        return [A, Y, nan(dtype, n, m) if is_derivative else nan(dtype, n)]
+
+    return arguments
+
+
+def of_classes(low, high, *, labels, is_derivative=False):
+    """A (or Z) between low and high; Y class labels, or rows of probabilities."""
+
+    def arguments(rng, dtype, n, m):
+        Y = rng.integers(0, m, n) if labels else rng.dirichlet(np.ones(m), n).astype(dtype)
+        return [uniform(rng, low, high, dtype, n, m), Y, nan(dtype, n, m) if is_derivative else nan(dtype, n)]
+
+    return arguments
+
+
+def affine_forward(rng, dtype, rows, columns, depth):
+    A_prev, W = uniform(rng, -1, 1, dtype, rows, depth), uniform(rng, -1, 1, dtype, depth, columns)
+    return [A_prev, W, uniform(rng, -1, 1, dtype, columns), nan(dtype, rows, columns)]
+
+
+def propagate_delta(rng, dtype, rows, columns, depth):
+    delta, W = uniform(rng, -1, 1, dtype, rows, depth), uniform(rng, -1, 1, dtype, columns, depth)
+    return [delta, W, uniform(rng, 0, 1, dtype, rows, columns), nan(dtype, rows, columns)]
+
+
+def weight_gradient(rng, dtype, rows, columns, depth):
+    A_prev, delta = uniform(rng, -1, 1, dtype, depth, rows), uniform(rng, -1, 1, dtype, depth, columns)
+    return [A_prev, delta, nan(dtype, rows, columns)]
+
+
+def bias_gradient(rng, dtype, rows, columns):
+    return [uniform(rng, -1, 1, dtype, rows, columns), nan(dtype, columns)]
+
+
+def sgd(rng, dtype, n, m):
+    return [uniform(rng, -1, 1, dtype, n * m), dtype(0.3), uniform(rng, -1, 1, dtype, n * m)]
+
+
+def sgd_momentum(nesterov):
+    def arguments(rng, dtype, n, m):
+        gradient, velocity, parameters = (uniform(rng, -1, 1, dtype, n * m) for _ in range(3))
+        return [gradient, dtype(0.3), dtype(0.9), nesterov, velocity, parameters]
+
+    return arguments
+
+
+def shuffle(rng, dtype, n, m):
+    return [rng.integers(0, 2**32, n * m, dtype=np.uint32), np.full(n * m, -1)]
+
+
+def sums_columns(n, m):
+    return m
+
+
+def sums_depth(rows, columns, depth):
+    return depth
+
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "identity")
+LOSSES = {"squared_error": (-2, 2), "absolute_error": (-2, 2), "huber": (-2, 2), "binary_cross_entropy": (0.02, 0.98)}
+TABLE = [
+    Row("exp", elementwise(-80, 80), ELEMENTS),
+    Row("log", elementwise(1e-30, 9), ELEMENTS),
+    *[Row(name, elementwise(-6, 6), ELEMENTS) for name in ACTIVATIONS],
+    *[Row(f"{name}_derivative", derivative_of(name), ELEMENTS) for name in ACTIVATIONS],
+    Row("softmax", elementwise(-4, 4), SAMPLES, sums_columns),
+    Row("softmax_backward", of_samples(0, 1, is_derivative=True), SAMPLES, sums_columns),
+    *[Row(name, of_samples(*ends), SAMPLES, sums_columns) for name, ends in LOSSES.items()],
+    *[Row(f"{name}_derivative", of_samples(*ends, is_derivative=True), SAMPLES) for name, ends in LOSSES.items()],
+    Row("binary_cross_entropy_logits", of_samples(-9, 1, low_y=0), SAMPLES, sums_columns),
+    *[Row(f"cross_entropy{suffix}", of_classes(*ends, labels=form == "labels", is_derivative=suffix == "_derivative"),
+          SAMPLES, sums_columns, form=form)
+      for suffix, ends in {"": (0.02, 1), "_derivative": (0.02, 1), "_logits": (-9, 9)}.items()
+      for form in ("labels", "rows")],
+    Row("affine_forward", affine_forward, TILES, sums_depth),
+    Row("propagate_delta", propagate_delta, TILES, sums_depth),
+    Row("weight_gradient", weight_gradient, TILES, sums_depth),
+    Row("bias_gradient", bias_gradient, SAMPLES, lambda n, m: n),
+    Row("sgd", sgd, ELEMENTS, written=("parameters",)),
+    *[Row("sgd_momentum", sgd_momentum(nesterov), ELEMENTS, written=("velocity", "parameters"),
+          form="nesterov" if nesterov else "classical") for nesterov in (False, True)],
+    Row("shuffle", shuffle, ELEMENTS, written=("order",)),
+]
+
+
+def name_of(row):
+    """What the tests call a row."""
+    return f"{row.name}-{row.form}" if row.form else row.name
+
+
+def expected(row, arguments):
+    """What the twin, in float64, makes of the arguments: the written ones, by name."""
+    copies = [np.array(a, np.float64 if np.asarray(a).dtype.kind == "f" else None) for a in arguments]
+    copies = [a if a.ndim else a[()] for a in copies]
+    getattr(reference, row.name)(*copies)
+    return {name: a for name, a in zip(row.parameters, copies, strict=True) if name in row.written}
+
+
+def assert_results(row, shape, arguments, results):
+    """What the kernel wrote is what its twin writes, to the rounding of their dtype."""
+    for name, a in zip(row.parameters, arguments, strict=True):
+        if name in row.written:
+            tolerance = 8 * (1 + row.terms(*shape)) * np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0
+            np.testing.assert_allclose(a, results[name], tolerance, tolerance, err_msg=f"{name_of(row)} {shape} {name}")

@@ -1,0 +1,443 @@
+"""The command `fastbp`: what it prints, writes and returns."""
+
+import csv
+import gzip
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fastbp
+from fastbp import cli, recipe
+from fastbp.datasets import Dataset
+from fastbp.recipe import METADATA_KEY, Recipe, read, split
+
+LAUNCH = [sys.executable, "-c", "import sys; sys.argv[0] = 'fastbp'; from fastbp.cli import main; main()"]
+
+
+def run(*arguments, exit_code=0):
+    """Run the command in this process, in NumPy if it trains or predicts; return what it printed."""
+    arguments = [str(argument) for argument in arguments]
+    if arguments[:1] in (["train"], ["predict"]) and "--backend" not in arguments:
+        arguments += ["--backend", "numpy"]
+    result = CliRunner().invoke(cli.make_app(), arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+def error_line(*arguments):
+    """Run a command that must fail; return its one line of error."""
+    result = run(*arguments, exit_code=2)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in result.output
+    return lines[0]
+
+
+def accuracy(text, which="test"):
+    """Accuracy in per cent, of a line such as `test accuracy 97.77% (351 of 359)`."""
+    return float(re.search(rf"^{which} accuracy ([\d.]+)%", text, re.MULTILINE)[1])
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """Make a CSV file of two kinds of flowers, told apart by their size; the colour tells nothing."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, 100)
+    size = rng.normal(1e6, 1e5, 100) + np.where(kind, 4e5, -4e5)
+    path = tmp_path / "flowers.csv"
+    rows = [f"{s:.3f},{'red' if i % 3 else 'blue'},{'rose' if k else 'lily'}"
+            for i, (s, k) in enumerate(zip(size, kind, strict=True))]
+    path.write_text("size,color,kind\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def curve(tmp_path):
+    """Make a CSV file of a smooth function of two features, far from the scale of a network."""
+    X = np.random.default_rng(0).uniform(-2, 2, (300, 2))
+    path = tmp_path / "curve.csv"
+    np.savetxt(path, np.column_stack([X, 1e5 + 1e3 * (X[:, 0] + np.sin(X[:, 1]))]), delimiter=",")
+    return path
+
+
+# ------------------------------------------------------------------ help
+
+
+def test_plain_fastbp_explains_itself():
+    text = run().stdout
+    assert all(word in text for word in ("train", "predict", "verify", "trace", "fastbp train digits"))
+
+
+def test_help_and_version():
+    text = run("train", "--help").stdout
+    assert all(word in text for word in ("--hidden", "--lr", "--target", "digits"))
+    assert fastbp.__version__ in run("--version").stdout
+
+
+def test_usage_errors_have_exit_code_2():
+    for arguments in (["train"], ["train", "digits", "--nonsense"], ["train", "digits", "--epochs", "0"], ["nonsense"]):
+        run(*arguments, exit_code=2)
+
+
+def test_missing_extra_is_one_line(tmp_path):
+    (tmp_path / "typer.py").write_text("raise ImportError('no typer', name='typer')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    result = subprocess.run(LAUNCH, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert result.returncode == 1 and not result.stdout
+    assert result.stderr == 'The fastbp command needs typer: pip install "fastbp[cli]"\n'
+
+
+# ------------------------------------------------------------------ train
+
+
+def test_train_digits_reaches_97_percent_by_default():
+    text = run("train", "digits", "--backend", "numba").stdout
+    assert accuracy(text) >= 97
+    assert "1,797 samples of 64 features, 10 classes; 1,438 to train, 359 held out" in text
+    epochs = [line.split() for line in text.splitlines() if re.match(r" +\d+  .*%.*%$", line)]
+    assert [int(cells[0]) for cells in epochs] == list(range(1, 31))
+    assert float(epochs[-1][1]) < 0.1 * float(epochs[0][1])
+    assert accuracy(text) == float(epochs[-1][4][:-1])
+    confusion = np.array([[0 if cell == "." else int(cell) for cell in line.split()[1:]]
+                          for line in text.splitlines() if re.match(r" \d +[\d.]", line)])
+    assert confusion.shape == (10, 10) and confusion.sum() == 359
+    assert f"({np.trace(confusion)} of 359)" in text
+    assert confusion.sum(axis=1).tolist() == np.bincount(_digits_test_labels()).tolist()
+
+
+def _digits_test_labels():
+    y = fastbp.datasets.load_digits().y
+    return y[split(y, 0.2, True)[1]]
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_train_digits_reaches_97_percent_whatever_the_seed(seed):
+    assert accuracy(run("train", "digits", "--seed", seed).stdout) >= 97
+
+
+def test_the_same_command_prints_the_same():
+    arguments = ["train", "digits", "--epochs", 3]
+    first, again, other = (_without_time(run(*arguments, *more).stdout) for more in ([], [], ["--seed", 1]))
+    assert first == again != other
+
+
+def _without_time(text):
+    return re.sub(r"in [\d.]+ s", "", text)
+
+
+def test_train_xor_learns_all_four_rows():
+    assert accuracy(run("train", "xor").stdout, "training") == 100
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "squared_error", "huber"])
+def test_losses_for_classes(flowers, loss):
+    text = run("train", flowers, "--loss", loss, "--epochs", 30).stdout
+    assert accuracy(text) >= 90 and loss in text
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber"])
+def test_numbers_are_reported_in_their_own_units(curve, loss):
+    text = run("train", curve, "--loss", loss, "--epochs", 100).stdout
+    rmse, r2 = map(float, re.search(r"^test RMSE ([\d.]+), R2 ([\d.]+)$", text, re.MULTILINE).groups())
+    deviation = np.loadtxt(curve, delimiter=",")[:, 2].std()
+    assert r2 > 0.95 and rmse == pytest.approx(np.sqrt(1 - r2) * deviation, rel=0.15)
+
+
+@pytest.mark.parametrize(("hidden", "sizes"), [
+    (["--hidden", "8"], "2-8-1"), (["--hidden", "8,5"], "2-8-5-1"), (["--hidden", "8", "--hidden", "5"], "2-8-5-1"),
+    (["--hidden", "0"], "2-1"), ([], "2-30-1")])
+def test_hidden_layers(curve, hidden, sizes):
+    assert f"network {sizes}," in run("train", curve, "--epochs", 1, *hidden).stdout
+
+
+def test_every_option_reaches_the_network(flowers, tmp_path):
+    out = tmp_path / "m.npz"
+    options = ["--hidden", 4, "--activation", "tanh", "--loss", "squared_error", "--dtype", "float64", "--out", out]
+    run("train", flowers, "--epochs", 2, *options)
+    net = fastbp.load(out)
+    assert (net.sizes, net.activations) == ((3, 4, 2), ("tanh", "sigmoid"))
+    assert (net.loss_name, net.dtype) == ("squared_error", "f8")
+    results = [_without_time(run("train", flowers, "--epochs", 2, *more).stdout) for more in
+               ([], ["--lr", 0.01], ["--momentum", 0], ["--batch-size", 7], ["--seed", 5])]
+    assert len(set(results)) == 5
+
+
+def test_test_fraction(curve):
+    assert "225 to train, 75 held out" in run("train", curve, "--epochs", 1, "--test-fraction", 0.25).stdout
+    text = run("train", curve, "--epochs", 1, "--test-fraction", 0).stdout
+    assert "300 to train, 0 held out" in text and "training RMSE" in text and "test loss" not in text
+
+
+def test_target_and_task(flowers, curve):
+    assert "numbers" in run("train", flowers, "--target", "size", "--epochs", 1).stdout
+    assert "numbers" in run("train", flowers, "--target", 0, "--epochs", 1).stdout
+    flowers.write_text("a,b\n" + "".join(f"{i},{i % 2}\n" for i in range(40)))
+    assert "2 classes" in run("train", flowers, "--epochs", 1).stdout
+    assert "numbers" in run("train", flowers, "--task", "numbers", "--epochs", 1).stdout
+
+
+def test_many_classes_list_the_commonest_confusions(tmp_path):
+    y = np.repeat(np.arange(20), 10)
+    np.savez(tmp_path / "d.npz", X=np.column_stack([y // 2, y // 2]), y=y)  # pairs that look the same
+    text = run("train", tmp_path / "d.npz", "--epochs", 200).stdout
+    errors = [int(n) for n in re.findall(r"^  \d+ taken for \d+: (\d+)$", text, re.MULTILINE)]
+    assert errors and errors == sorted(errors, reverse=True)
+    right, total = map(int, re.search(r"\((\d+) of (\d+)\)", text).groups())
+    assert sum(errors) == total - right
+
+
+def test_the_compilation_is_announced(monkeypatch, flowers):
+    from fastbp import engine
+    for compiled in (False, True):
+        monkeypatch.setattr(engine, "is_compiled", lambda dtype, compiled=compiled: compiled)
+        result = run("train", flowers, "--epochs", 1, "--backend", "numba")
+        assert ("compiling kernels for this machine (once)" in result.stderr) != compiled
+
+
+# ------------------------------------------------------------------ model files and predict
+
+
+def predictions(*arguments):
+    """Columns of the CSV file that predict prints."""
+    rows = list(csv.reader(io.StringIO(run("predict", *arguments).stdout)))
+    return dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
+
+
+def test_classes_survive_the_round_trip(flowers, tmp_path):
+    out = tmp_path / "m.npz"
+    shown = accuracy(run("train", flowers, "--epochs", 30, "--out", out).stdout)
+    columns = predictions(out, flowers)
+    true = [line.split(",")[2] for line in flowers.read_text().split()[1:]]
+    right = np.array(columns["prediction"]) == true
+    test = split(np.array([kind == "rose" for kind in true]).astype(int), 0.2, True)[1]
+    assert right[test].mean() == pytest.approx(shown / 100, abs=1e-4)
+    assert all(0.5 <= float(p) <= 1 for p in columns["probability"])
+    assert f"accuracy {right.mean():.2%} ({right.sum()} of 100)" in run("predict", out, flowers).stderr
+
+    lines = [line.split(",") for line in flowers.read_text().split()]
+    other = tmp_path / "other.csv"  # other columns, in another order, without the target
+    other.write_text("\n".join(f"{color},7,{size}" for size, color, _ in lines).replace("7", "id", 1))
+    assert predictions(out, other) == columns
+    assert not run("predict", out, other).stderr
+    written = tmp_path / "p.csv"
+    assert "100 predictions" in run("predict", out, other, "--out", written).stderr
+    assert written.read_text() == run("predict", out, other).stdout
+
+
+def test_numbers_survive_the_round_trip(curve, tmp_path):
+    out = tmp_path / "m.npz"
+    text = run("train", curve, "--epochs", 100, "--out", out).stdout
+    y = np.loadtxt(curve, delimiter=",")[:, 2]
+    guess = np.array(predictions(out, curve)["prediction"], float)
+    test = split(y, 0.2, False)[1]
+    assert f"test RMSE {np.sqrt(np.mean((guess - y)[test] ** 2)):.4g}," in text
+    assert f"RMSE {np.sqrt(np.mean((guess - y) ** 2)):.4g}," in run("predict", out, curve).stderr
+
+
+def test_several_numbers_at_once(tmp_path):
+    X = np.random.default_rng(0).uniform(-1, 1, (200, 3))
+    Y = np.column_stack([100 + 10 * X[:, 0], X[:, 1] - X[:, 2]])
+    np.savez(tmp_path / "d.npz", X=X, y=Y)
+    text = run("train", tmp_path / "d.npz", "--epochs", 100, "--out", tmp_path / "m.npz").stdout
+    assert "test RMSE of output 0" in text and "test RMSE of output 1" in text
+    columns = predictions(tmp_path / "m.npz", tmp_path / "d.npz")
+    guess = np.column_stack([np.array(columns[f"prediction {j}"], float) for j in range(2)])
+    assert np.abs(guess - Y).max(axis=0) == pytest.approx([0, 0], abs=3) and np.abs(guess - Y)[:, 1].max() < 0.5
+
+
+def test_a_model_made_in_python_gives_bare_outputs(tmp_path):
+    net = fastbp.Network([2, 3, 2], seed=0, backend="numpy")
+    net.save(tmp_path / "m.npz")
+    columns = predictions(tmp_path / "m.npz", "xor")
+    outputs = np.column_stack([np.array(columns[f"output {j}"], float) for j in range(2)])
+    np.testing.assert_allclose(outputs, net.predict(fastbp.datasets.load_xor().X), rtol=1e-7)
+
+
+@pytest.mark.parametrize("pair", ["{images}", "{images},{labels}", "{images}:{labels}"])
+def test_idx_files(tmp_path, pair):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 120).astype(np.uint8)
+    pixels = (rng.integers(0, 40, (120, 4, 4)) + 60 * labels[:, None, None]).astype(np.uint8)
+    paths = {}
+    for kind, array in (("images", pixels), ("labels", labels)):
+        paths[kind] = tmp_path / f"t-{kind}-idx{array.ndim}-ubyte.gz"
+        shape = b"".join(n.to_bytes(4, "big") for n in array.shape)
+        paths[kind].write_bytes(gzip.compress(bytes([0, 0, 8, array.ndim]) + shape + array.tobytes()))
+    out = tmp_path / "m.npz"
+    assert accuracy(run("train", pair.format(**paths), "--out", out).stdout) >= 95
+    assert len(predictions(out, paths["images"])["prediction"]) == 120
+    paths["labels"].unlink()
+    assert not run("predict", out, paths["images"]).stderr
+    assert "no targets" in error_line("train", paths["images"])
+
+
+# ------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["train", "nowhere.csv"], ["no file 'nowhere.csv'", "digits, xor"]),
+    (["train", "digit"], ["did you mean 'digits'?"]),
+    (["train", "{curve}", "--activation", "sigmod"], ["'sigmod'", "sigmoid"]),
+    (["train", "{curve}", "--loss", "square_error"], ["squared_error"]),
+    (["train", "{curve}", "--loss", "cross_entropy"], ["numbers"]),
+    (["train", "{curve}", "--hidden", "3,x"], ["--hidden", "3,x"]),
+    (["train", "{curve}", "--hidden", "-3"], ["--hidden"]),
+    (["train", "{curve}", "--lr", "-1"], ["lr", "-1"]),
+    (["train", "{curve}", "--batch-size", "0"], ["batch_size"]),
+    (["train", "{curve}", "--momentum", "2"], ["momentum"]),
+    (["train", "{curve}", "--dtype", "float16"], ["float16"]),
+    (["train", "{curve}", "--backend", "torch"], ["torch"]),
+    (["train", "{curve}", "--test-fraction", "0.9"], ["fraction", "0.9"]),
+    (["train", "{curve}", "--target", "price"], ["no column 'price'"]),
+    (["train", "{curve}", "--task", "class"], ["task", "'class'"]),
+    (["train", "{curve}", "--out", "no/such/folder/m.npz"], ["no/such/folder"]),
+    (["train", "{curve}", "--lr", "1e30"], ["infinite", "--lr", "1e+30"]),
+    (["train", "{curve},{curve}"], ["not an IDX file"]),
+    (["predict", "nowhere.npz", "digits"], ["no file 'nowhere.npz'"]),
+    (["predict", "{curve}", "digits"], ["curve.csv"]),
+    (["predict", "{model}", "digits"], ["64 features", "takes 2"]),
+    (["predict", "{model}", "{curve}", "--out", "no/such/folder/p.csv"], ["no/such/folder"]),
+    (["trace", "digits"], ["only xor"]),
+])
+def test_errors_are_one_line(curve, tmp_path, arguments, words):
+    model = tmp_path / "m.npz"
+    if "{model}" in arguments:
+        run("train", curve, "--epochs", 1, "--out", model)
+    line = error_line(*(argument.format(curve=curve, model=model) for argument in arguments))
+    assert all(word in line for word in words), line
+
+
+def test_one_class_is_none(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "1,x\n2,x\n" * 5)
+    assert "one class 'x'" in error_line("train", path)
+
+
+# ------------------------------------------------------------------ Ctrl-C
+
+
+def interrupt_after(monkeypatch, epochs):
+    """Have Ctrl-C fall into training, or between two calls of `fit`, once that many epochs are done."""
+    fit = fastbp.Trainer.fit
+
+    def interrupted_fit(self, *args, **kwargs):
+        history = fit(self, *args, **kwargs)
+        history.interrupted = self.epochs >= epochs
+        return history
+    monkeypatch.setattr(fastbp.Trainer, "fit", interrupted_fit)
+
+
+def test_ctrl_c_saves_what_was_learnt(monkeypatch, tmp_path):
+    interrupt_after(monkeypatch, 4)
+    out = tmp_path / "m.npz"
+    result = run("train", "digits", "--out", out, exit_code=130)
+    assert "Ctrl-C after 4 epochs" in result.stderr and "saved" in result.stderr
+    assert accuracy(result.stdout) > 90
+    assert accuracy(run("predict", out, "digits").stderr, "digits") > 90
+    assert "no --out" in run("train", "digits", exit_code=130).stderr
+
+
+def test_ctrl_c_between_the_calls(monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(cli, "_line", interrupt)
+    assert "Ctrl-C after 1 epochs" in run("train", "digits", exit_code=130).stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+def test_ctrl_c_in_a_real_process(tmp_path):
+    out = tmp_path / "m.npz"
+    command = [*LAUNCH, "train", "digits", "--epochs", "100000000", "--out", str(out), "--backend", "numpy"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
+        while not process.stdout.readline().lstrip().startswith("1 "):  # the first epoch is shown
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Ctrl-C" in error and "Traceback" not in error
+    assert fastbp.load(out).sizes == (64, 30, 10)
+
+
+# ------------------------------------------------------------------ verify, trace
+
+
+def test_verify():
+    text = run("verify").stdout
+    assert text.count("everything agrees") == len(cli.VERIFIED) + 1 and "WRONG" not in text
+
+
+def test_verify_notices_a_wrong_derivative(monkeypatch):
+    from fastbp import reference
+    right = reference.tanh_derivative
+
+    def wrong(Z, A, out):
+        right(Z, A, out)
+        out *= 1.01
+    monkeypatch.setattr(reference, "tanh_derivative", wrong)
+    assert "WRONG" in run("verify", exit_code=1).stdout
+
+
+def test_trace():
+    text = run("trace", "xor").stdout
+    net = fastbp.Network([2, 2, 1], dtype="float64", seed=0, backend="numpy")
+    assert text == f"{net.trace(*fastbp.datasets.load_xor())}\n" and "delta1" in text
+    assert run("trace").stdout == text != run("trace", "--seed", 1).stdout
+
+
+# ------------------------------------------------------------------ recipe
+
+
+@pytest.mark.parametrize("n_samples", [20, 97, 1000])
+def test_split_is_stratified(n_samples):
+    y = np.random.default_rng(0).choice(4, n_samples, p=[0.6, 0.2, 0.15, 0.05])
+    train, test = split(y, 0.2, True)
+    assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(n_samples))
+    assert abs(len(test) - 0.2 * n_samples) <= 1
+    assert (np.abs(np.bincount(y[test], minlength=4) - 0.2 * np.bincount(y, minlength=4)) <= 1).all()
+
+
+def test_split_keeps_the_only_row_of_a_class_for_training():
+    y = np.array([0] * 10 + [1] + [2] * 10)
+    for fraction in np.linspace(0, 0.5, 20):
+        train, _ = split(y, fraction, True)
+        assert set(y[train]) == {0, 1, 2}
+
+
+def test_recipe_standardises_by_the_training_rows_alone():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal([5, -3, 7], [2, 1e-3, 0], (50, 3)), rng.normal(1e4, 50, 50)
+    X[40:] += 100
+    made = Recipe.of(Dataset(X, y), np.arange(40))
+    Z = made.inputs(X, np.dtype("f8"))
+    np.testing.assert_allclose(Z[:40].mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(Z[:40].std(axis=0), [1, 1, 0], atol=1e-9)
+    np.testing.assert_allclose(Z[:, :2], (X - X[:40].mean(axis=0))[:, :2] / X[:40].std(axis=0)[:2])
+    T = made.targets(y, "squared_error")
+    assert T.shape == (50, 1) and T[:40].std() == pytest.approx(1)
+    np.testing.assert_allclose(made.predictions(T)[:, 0], y)
+
+
+def test_recipe_gives_pixels_one_scale():
+    X = np.random.default_rng(0).integers(0, 256, (30, 4)).astype(np.uint8)
+    X[:, 0] = 9
+    Z = Recipe.of(Dataset(X, np.arange(30) % 2, ("a", "b"), pixels=True), np.arange(30)).inputs(X, np.dtype("f4"))
+    assert Z.dtype == np.float32 and (Z.mean(), Z.std()) == pytest.approx((0, 1), abs=1e-5)
+    assert len(np.unique(Z[:, 0])) == 1 and np.ptp(Z) == pytest.approx(np.ptp(X) / X.std(), rel=1e-5)
+
+
+def test_recipe_survives_json(flowers):
+    data = read(str(flowers))
+    made = Recipe.of(data, np.arange(50))
+    again = Recipe.from_metadata(made.metadata())
+    assert set(made.metadata()) == {METADATA_KEY} and tuple(again.columns) == data.columns
+    assert tuple(again.classes) == ("lily", "rose") and (again.mean, again.scale) == (made.mean, made.scale)
+    assert Recipe.from_metadata({"other": "text"}) is None and recipe.BUNDLED == ("digits", "xor")
