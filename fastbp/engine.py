@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 
 import numba
 import numpy as np
@@ -66,7 +67,6 @@ class _Gang:
     def __init__(self):
         self.lock = threading.Lock()
         self._inboxes = []
-        self._done = queue.SimpleQueue()
 
     def run(self, function, threads):
         """function(0), ..., function(threads - 1) at the same time; the first from this thread.  Hold the lock."""
@@ -74,22 +74,32 @@ class _Gang:
             inbox = queue.SimpleQueue()
             self._inboxes.append(inbox)
             threading.Thread(target=self._serve, args=(inbox,), daemon=True, name="fastbp").start()
+        finished = []
         for number, inbox in enumerate(self._inboxes[:threads - 1], start=1):
-            inbox.put((function, number))
+            inbox.put((function, number, finished))
+        interrupt = None
         try:
             return function(0)
         finally:
-            for _ in range(threads - 1):
-                self._done.get()
+            while True:                                  # also on Ctrl-C: the others still write into the arrays
+                try:
+                    while len(finished) < threads - 1:
+                        time.sleep(0)
+                    break
+                except KeyboardInterrupt as error:
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt
 
-    def _serve(self, inbox):
+    @staticmethod
+    def _serve(inbox):
         while True:
-            function, number = inbox.get()
+            function, number, finished = inbox.get()
             try:
                 function(number)
             finally:
-                self._done.put(None)
-                del function
+                finished.append(number)
+                del function, finished
 
 
 _gang = _Gang()

@@ -190,14 +190,16 @@ def _central_differences(backend, parameters, X, Y, layer, quantity, exact):
     index = np.concatenate([largest, rng.permutation(others)[: MAX_DIFFERENCES // 2]])
     moved = parameters.copy()
     view = layer_views(moved, backend.sizes)[quantity == "db"][layer - 1].reshape(-1)
-    A_prev = backend.record(parameters, X).A[layer - 1]
-    step = STEP / max(1.0, np.abs(A_prev).max()) if quantity == "dW" else STEP
+    reach = max(1.0, np.abs(backend.record(parameters, X).A[layer - 1]).max()) if quantity == "dW" else 1.0
     share = 1 / len(X) if backend.reduction == "mean" else 1.0
     middle = backend.losses(parameters, X, Y)
-    noise = 50 * eps * share * (1 + np.abs(middle)).sum() / step
-    slopes = np.array([_slope(backend, moved, view, i, step, X, Y, middle) * share for i in index])
-    tolerance = noise + DIFFERENCES * np.abs(slopes[:, 0]).max()
-    return index, np.where(np.abs(slopes[:, 1:]).max(axis=1) <= tolerance, slopes[:, 0], np.nan), noise
+    for step in (STEP / reach, STEP / reach / 30, STEP / reach / 900):  # smaller, where all meet a kink
+        noise = 50 * eps * share * (1 + np.abs(middle)).sum() / step
+        slopes = np.array([_slope(backend, moved, view, i, step, X, Y, middle) * share for i in index])
+        smooth = np.abs(slopes[:, 1:]).max(axis=1) <= noise + DIFFERENCES * np.abs(slopes[:, 0]).max()
+        if smooth.any():
+            break
+    return index, np.where(smooth, slopes[:, 0], np.nan), noise
 
 
 def _slope(backend, parameters, view, i, step, X, Y, middle):

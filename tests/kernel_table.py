@@ -42,7 +42,9 @@ COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 63, 64, 65)
 DEPTHS = (1, 2, 3, 17, 255, 256, 257)
 ELEMENTS = [(1, n) for n in (*COLUMNS, 127, 128, 129, 257)] + [(3, 5), (13, 11), (127, 1), (8, 16), (17, 31)]
 SAMPLES = list(product((1, 2, 3, 7, 8, 9, 15, 16, 17, 33), COLUMNS))
-TILES = [*product(ROWS_OF_TILES, COLUMNS, DEPTHS), (25, 256, 3), (37, 259, 257), (49, 300, 2), (2, 3, 513), (1, 1, 1031)]
+TILES = [*[(rows, columns, DEPTHS[(i + shift) % len(DEPTHS)])
+           for i, (rows, columns) in enumerate(product(ROWS_OF_TILES, COLUMNS)) for shift in (0, 3)],
+         (25, 256, 3), (37, 259, 257), (49, 300, 2), (2, 3, 513), (1, 1, 1031)]
 
 
 def nan(dtype, *shape):

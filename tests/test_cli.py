@@ -170,6 +170,12 @@ def test_every_option_reaches_the_network(flowers, tmp_path):
     assert len(set(results)) == 5
 
 
+def test_the_seed_gives_the_first_weights(curve, tmp_path):
+    run("train", curve, "--epochs", 1, "--lr", 1e-30, "--seed", 5, "--out", tmp_path / "m.npz")
+    net = fastbp.Network([2, 30, 1], ["sigmoid", "identity"], seed=5)
+    np.testing.assert_allclose(fastbp.load(tmp_path / "m.npz").parameters, net.parameters, rtol=0, atol=1e-20)
+
+
 def test_test_fraction(curve):
     assert "225 to train, 75 held out" in run("train", curve, "--epochs", 1, "--test-fraction", 0.25).stdout
     text = run("train", curve, "--epochs", 1, "--test-fraction", 0).stdout
@@ -251,6 +257,12 @@ def test_several_numbers_at_once(tmp_path):
     columns = predictions(tmp_path / "m.npz", tmp_path / "d.npz")
     guess = np.column_stack([np.array(columns[f"prediction {j}"], float) for j in range(2)])
     assert np.abs(guess - Y).max(axis=0) == pytest.approx([0, 0], abs=3) and np.abs(guess - Y)[:, 1].max() < 0.5
+
+
+def test_targets_of_another_kind_are_not_compared(tmp_path):
+    np.savez(tmp_path / "d.npz", X=np.random.default_rng(0).random((30, 64)), y=np.linspace(0, 1, 30))
+    run("train", tmp_path / "d.npz", "--epochs", 1, "--out", tmp_path / "m.npz")
+    assert not run("predict", tmp_path / "m.npz", "digits").stderr
 
 
 def test_a_model_made_in_python_gives_bare_outputs(tmp_path):

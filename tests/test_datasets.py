@@ -85,6 +85,7 @@ def test_a_dataset_is_a_pair_that_knows_more():
     ('"a","b, c"\n"1","x ""q"""\n"2","y\nz"\n', [[1], [2]], [0, 1], ('x "q"', "y\nz")),  # quotes
     ("a,b\r\n1,2.5\r\n\r\n 3 , 4.5 \r\n\r\n", [[1], [3]], [2.5, 4.5], None),  # blank lines and spaces
     ("c,n,t\nred,1,.5\nblue,2,1.5\nred,3,1\n", [[0, 1, 1], [1, 0, 2], [0, 1, 3]], [0.5, 1.5, 1], None),  # one-hot
+    ('1, "x, y"\n2, z\n', [[1], [2]], [0, 1], ("x, y", "z")),
     ("p,q\nu,v\nw,z\n", [[1, 0], [0, 1]], [0, 1], ("v", "z")),  # all text, a header
     ("u,v\nw,v\nu,z\n", [[1, 0], [0, 1], [1, 0]], [0, 0, 1], ("v", "z")),  # all text, none
     ("1e3,-2.5E-1\n+.5,1.\n", [[1000], [0.5]], [-0.25, 1], None),
@@ -141,6 +142,7 @@ def test_csv_long_number_table_is_the_same_by_both_roads(table):
     ("\n \n", ["t.csv", "empty"]),
     ("a,b\n", ["t.csv", "header", "no rows"]),
     ("a,b\n1,2\n1,2,3\n", ["t.csv", "line 3", "3 fields", "line 1 has 2"]),
+    ("1;2;3\n1;2;3\n1;2;3\n1\n", ["t.csv", "line 4", "1 field", "line 1 has 3"]),
     ("1,2,3\n" * 40 + "1,2\n", ["t.csv", "line 41", "2 fields"]),
     ("a,b\n1,5\n,6\n?,7\nNA,8\n", ["t.csv", "column 'a'", "missing", "lines 3, 4, 5"]),
     ("a,b\n1,nan\n2,3\n", ["column 'b'", "missing", "line 2"]),
@@ -192,9 +194,19 @@ def test_csv_columns_of_a_model(table, text, X, y):
     assert (None if data.y is None else [data.classes[c] for c in data.y]) == y
 
 
+@pytest.mark.parametrize(("text", "y"), [
+    ("9,1,2.5\n8,3,4.5\n", [9, 8]), ("1,2.5\n3,4.5\n", None),
+    ("t,a,b\n9,1,2.5\n8,3,4.5\n", [9, 8]), ("a,b\n1,2.5\n3,4.5\n", None)])
+def test_csv_columns_of_a_model_without_names(table, text, y):
+    model = read_csv(table("7,1,2.5\n6,3,4.5\n5,3,4.5\n"), 0)
+    data = read_csv(table(text), model.target, task="numbers", columns=model.columns)
+    assert data.X.tolist() == [[1, 2.5], [3, 4.5]] and (data.y is None if y is None else data.y.tolist() == y)
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ("n,color\n5,green\n6,red\n", ["'color'", "unknown category", "'green'", "line 2"]),
     ("n,t\n5,yes\n6,no\n", ["no column 'color'"]),
+    ("farbe,zahl\nred,5\nblue,6\n", ["no column 'color', 'n'"]),
     ("1,2,3,4\n", ["4 columns", "2 features", "color, n"]),
     ("n,color\n5,1\n6,2\n", ["'color'", "number for a text"]),
     ("n,color\nx,red\ny,red\n", ["'n'", "text for a number"]),
@@ -281,9 +293,10 @@ def test_idx_dtypes(tmp_path, code, suffix):
     assert result.flags.writeable and result.tolist() == array.tolist()
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_pair_and_labels_found_beside(tmp_path, suffix):
-    images, labels = (tmp_path / f"train-{kind}-ubyte{suffix}" for kind in ("images-idx3", "labels-idx1"))
+@pytest.mark.parametrize("suffixes", [("", ""), (".gz", ".gz"), ("", ".gz"), (".gz", "")])
+def test_idx_pair_and_labels_found_beside(tmp_path, suffixes):
+    images, labels = (tmp_path / f"train-{kind}-ubyte{suffix}" for kind, suffix in
+                      zip(("images-idx3", "labels-idx1"), suffixes, strict=True))
     pixels = np.arange(5 * 2 * 3).reshape(5, 2, 3)
     write_idx(images, pixels, 0x08)
     assert read_idx(images).y is None

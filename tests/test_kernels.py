@@ -228,9 +228,9 @@ def test_activation_accuracy(name, dtype):
     A = call(name, Z)
     error = errors(z, A[0], function)
     if name == "gelu":
-        assert (error <= 4 + 2 * z.astype(float) ** 2).all()
+        assert (error <= 8 + 2 * z.astype(float) ** 2).all()
         error = error[z > -1]
-        most = 4
+        most = 8
     assert error.max() <= most, f"{name}({z[error.argmax()]!r}) is wrong by {error.max()} units"
     slopes = np.array([float(derivative(mp.mpf(v))) for v in z.tolist()])
     np.testing.assert_allclose(call(f"{name}_derivative", Z, A)[0], slopes, 0, (4 + np.abs(z).max() / 2) * float(info.eps))
@@ -283,9 +283,9 @@ def test_nan_stays_where_it_is(name, dtype):
         for at in {0, n // 2, n - 1}:
             Z = np.linspace(-3, 3, n, dtype=dtype).reshape(1, -1)
             Z[0, at] = NAN
-            for result in (call(name, Z), call(f"{name}_derivative", Z, call(name, Z))):
-                assert np.isnan(result[0, at]) or name == "identity"
-                assert np.isnan(result).sum() <= 1
+            A = call(name, Z)
+            assert np.isnan(A[0, at]) and np.isnan(A).sum() == 1
+            assert np.isfinite(np.delete(call(f"{name}_derivative", Z, A), at)).all()
 
 
 EXTREME = [[1e30, -1e30, 0], [INF, 0, 1], [-INF, 0, 0], [1e4, 1e4, 0], [INF, INF, 0], [-INF, -INF, -INF], [-1e30, -1e30, -1e30]]

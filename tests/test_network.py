@@ -1,7 +1,10 @@
 """The network: parameters, prediction, copies, initialisers, how it prints."""
 
 import copy
+import importlib.metadata
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -213,6 +216,17 @@ def test_repr_and_summary(backend):
 
 def test_what_the_package_shows():
     assert set(fastbp.__all__) <= set(dir(fastbp))
+    assert all(hasattr(fastbp, name) for name in fastbp.__all__)
+    assert fastbp.__version__ == importlib.metadata.version("fastbp")
     with pytest.raises(AttributeError, match="nothing_like_it"):
         fastbp.nothing_like_it  # noqa: B018
     assert fastbp.Gradients._fields == ("loss", "weights", "biases")
+
+
+def test_importing_is_light():
+    script = (
+        "import sys, fastbp; fastbp.Network([2, 1], backend='numpy').predict([0, 1]); "
+        "print([name for name in ('numba', 'rich', 'typer', 'safetensors', 'scipy') if name in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output == "[]\n"

@@ -67,7 +67,7 @@ def test_fit_is_the_textbook_loop(backend, batch_size, momentum, nesterov, reduc
 )
 def test_any_shape_trains_as_the_twin_does(backend, sizes, n, batch_size, epochs, kind):
     X, Y = data(n, sizes)
-    X = (50 * np.abs(X)).astype(kind) if kind == "u1" else X.astype(kind)
+    X = (2 * np.abs(X)).astype(kind) if kind == "u1" else X.astype(kind)
     net, twin = (make(name, sizes=sizes) for name in (backend, "numpy"))
     fastbp.Trainer(net, fastbp.SGD(0.01, 0.5), batch_size, seed=3).fit(X, Y, epochs=epochs)
     by_hand(twin, X, Y, epochs, 0.01, batch_size, 0.5, seed=3 if batch_size < n else None)
@@ -221,34 +221,44 @@ def test_a_trainer_can_be_pickled_in_the_middle(backend):
     assert twin.epochs == 5
 
 
+FINITE_ENDS: dict = {}
+
+
 @pytest.mark.parametrize("snapshot_share", [0, 1e12])  # a snapshot before every call, or only at the start
 @pytest.mark.parametrize("chunk_seconds", [0.0, 1e-4, 10.0])
+@pytest.mark.parametrize("first", ["loss", "parameters"])  # which of them leaves the finite numbers first
 def test_a_loss_that_is_not_finite_stops_with_the_last_finite_parameters(
-    backend, chunk_seconds, snapshot_share, monkeypatch
+    backend, first, chunk_seconds, snapshot_share, monkeypatch
 ):
     monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
     monkeypatch.setattr(fastbp.trainer, "SNAPSHOT_SHARE", snapshot_share)
     X, Y = data(7)
-    net = fastbp.Network([3, 4, 2], ["tanh", "identity"], seed=0, backend=backend)
-    trainer = fastbp.Trainer(net, fastbp.SGD(100.0, 0.5), batch_size=2, seed=0)
+    if first == "loss":
+        net = fastbp.Network([3, 4, 2], ["tanh", "identity"], seed=0, backend=backend)
+        trainer = fastbp.Trainer(net, fastbp.SGD(1.0, 0.5), batch_size=2, seed=0)
+    else:  # the bias falls by 3e36 a step and never brings A near Y
+        net = fastbp.Network([3, 2], "leaky_relu", "absolute_error", init="zeros", backend=backend)
+        trainer = fastbp.Trainer(net, fastbp.SGD(3e38, 0.5), batch_size=2, seed=0)
+        X, Y = 0.01 * X, np.full_like(Y, -1e38)
     with pytest.warns(RuntimeWarning, match=r"non-finite in epoch (\d+) \(batch \d of 4\)") as caught:
         history = trainer.fit(X, Y, epochs=1000)
     epoch = int(str(caught[0].message).split("epoch ")[1].split()[0])
     assert caught[0].filename == __file__
-    assert history.nonfinite and not history.interrupted and len(history) == epoch - 1 == trainer.epochs > 0
-    assert np.isfinite(net.parameters).all() and np.isfinite(trainer.velocity).all() and np.isfinite(history.loss).all()
-    expected = FINITE_ENDS.setdefault(backend, (net.parameters.tobytes(), history.loss))
-    assert expected == (net.parameters.tobytes(), history.loss)  # wherever the calls had their borders
+    assert history.nonfinite and not history.interrupted and len(history) == epoch - 1 == trainer.epochs > 5
+    for numbers in (net.parameters, trainer.velocity, history.loss):
+        assert np.isfinite(numbers).all()
+    end = net.parameters.tobytes(), trainer.velocity.tobytes(), history.loss
+    assert FINITE_ENDS.setdefault((backend, first), end) == end  # wherever the calls had their borders
+    if first == "parameters":
+        assert np.abs(net.parameters).max() > 3.2e38  # not one step too early
 
 
-FINITE_ENDS: dict = {}
-
-
-def test_infinite_parameters_under_finite_losses_are_found(backend):
+@pytest.mark.parametrize("epochs", [1, 5])  # found at the end; found at a snapshot
+def test_infinite_parameters_under_finite_losses_are_found(backend, epochs):
     net = fastbp.Network([1, 1], "sigmoid", init=[([[0.0]], [0.0])], backend=backend)
     trainer = fastbp.Trainer(net, fastbp.SGD(1e37), batch_size=1, shuffle=False)
     with pytest.warns(RuntimeWarning, match=r"non-finite in epoch 1 \(batch 2 of 3\)"):
-        history = trainer.fit([[0.0], [1e5], [1.0]], [[0.5], [0.0], [0.0]], epochs=5)
+        history = trainer.fit([[0.0], [1e5], [1.0]], [[0.5], [0.0], [0.0]], epochs=epochs)
     assert history.nonfinite and len(history) == 0 and not net.parameters.any()
 
 

@@ -44,8 +44,8 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
         in its column.
     columns : sequence of Column, optional
         Read these features (the `columns` of the data a model was trained on) instead of all but the
-        target: by name, or by place if the file has no names. The target may then be absent or incomplete:
-        y is None.
+        target: by name, or by place if one of the files has no names. The target may then be absent or
+        incomplete: y is None.
 
     Returns
     -------
@@ -157,15 +157,15 @@ class _Table:
 
 
 def _places(table: _Table, columns: Sequence[Column], target: str | int | None) -> list[int]:
-    """Find the columns of a model in the table: by name, or by place if there are no names."""
+    """Find the columns of a model in the table: by name, or by place if either has no names."""
     missing = [c.name for c in columns if c.name not in table.names]
     if not missing:
         return [table.names.index(c.name) for c in columns]
-    if table.has_header and len(missing) < len(columns):
+    if table.has_header and not all(column.name.isdecimal() for column in columns):
         raise ValueError(f"{table.path} has no column {some([repr(name) for name in missing])}")
     places = list(range(len(table.names)))
-    if len(places) == len(columns) + 1 and str(target) in table.names:
-        places.remove(table.names.index(str(target)))
+    if len(places) == len(columns) + 1 and str(target).isdecimal():
+        places.remove(int(target))  # type: ignore[arg-type]
     if len(places) != len(columns):
         raise ValueError(f"{table.path} has {len(table.names)} columns; expected {len(columns)} features: "
                          f"{some([c.name for c in columns], 10)}")

@@ -1,0 +1,1 @@
+"""Benchmarks of fastbp, for airspeed velocity: kernels, training, start-up, accuracy."""

@@ -1,0 +1,318 @@
+"""Raw pointers: what kernels and engine touch beyond their arrays, from one element up to two tiles and one.
+
+Every array stands alone in memory that tells on them.  `Canaries` are bit patterns on both sides, NaN where the array
+is float: written over they differ, and read they spoil the result.  `GuardPages` put every array against a page that
+may not be touched; this runs in a process of its own, since the touch ends it.
+"""
+
+import ctypes
+import mmap
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from fastbp import engine, kernels
+from fastbp.activations import ACTIVATIONS
+from fastbp.engine import NumbaBackend
+from fastbp.reference import NumpyBackend
+
+table = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("kernel_table.py"))))
+MOST_ROWS, MOST_COLUMNS = 25, 65          # twice the tile of 12 rows and 32 columns (AVX-512, float32), and one
+PATTERNS = {"f4": 0x7FC0BEEF, "f8": 0x7FF8BADCAFEDBEEF, "i8": 0x7EADBEEF7EADBEEF, "u4": 0xBADCAFED, "u1": 0xA5}
+
+
+def pattern(dtype):
+    """A bit pattern of this size, a NaN of its own for floats."""
+    return np.array(PATTERNS[dtype.str[1:]], f"u{dtype.itemsize}")
+
+
+class Canaries:
+    """Arrays between canaries, each further off the 64-byte boundary than the one before."""
+
+    MARGIN = 2048
+
+    def __init__(self):
+        self.kept, self.count = [], 0
+
+    def put(self, array):
+        """Return a copy of the array that stands between canaries."""
+        array = np.asarray(array)
+        canary = pattern(array.dtype)
+        self.count += 1
+        raw = np.empty((array.nbytes + 2 * self.MARGIN + 128) // array.itemsize, canary.dtype)
+        raw.fill(canary)
+        start = (self.MARGIN + -(raw.ctypes.data + self.MARGIN) % 64) // array.itemsize + self.count % 16
+        inside = raw[start : start + array.size].view(array.dtype).reshape(array.shape)
+        inside[...] = array
+        self.kept.append((raw, start, start + array.size, canary))
+        return inside
+
+    def check(self, what):
+        """Fail where a canary is not what it was; then forget all arrays."""
+        for raw, start, stop, canary in self.kept:
+            touched = np.flatnonzero(raw != canary)
+            outside = touched[(touched < start) | (touched >= stop)]
+            assert outside.size == 0, (f"{what}: an array of {stop - start} {canary.dtype.itemsize}-byte elements was "
+                                       f"overrun at {(outside - start)[:8].tolist()}")
+        self.kept.clear()
+
+
+class GuardPages:
+    """Arrays that end at a page which may not be touched, and begin near one (`at_end`), or the other way round."""
+
+    def __init__(self, at_end):
+        self.at_end = at_end
+        self.mprotect = ctypes.CDLL(None, use_errno=True).mprotect
+
+    def put(self, array):
+        """Return a copy of the array next to a forbidden page."""
+        array = np.asarray(array)
+        page = mmap.PAGESIZE
+        pages = -(-array.nbytes // page)
+        memory = np.frombuffer(mmap.mmap(-1, (pages + 2) * page), np.uint8)
+        for at in (0, (pages + 1) * page):
+            address = ctypes.c_void_p(memory.ctypes.data + at)
+            if self.mprotect(address, ctypes.c_size_t(page), mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        usable = memory[page : (pages + 1) * page]
+        usable.view(pattern(array.dtype).dtype).fill(pattern(array.dtype))
+        start = pages * page - array.nbytes if self.at_end else 0
+        inside = usable[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        inside[...] = array
+        return inside
+
+    def check(self, what):
+        """Say where it is, for the case that the next one ends the process."""
+        print(what, flush=True)
+
+
+# ------------------------------------------------------------------ the public kernels
+
+
+def shapes_of(row, step=1):
+    """Shapes from 1 to twice a tile and one in each direction, of the rank that the row takes."""
+    if row.shapes is table.ELEMENTS:
+        return [(1, n) for n in range(1, 2 * MOST_COLUMNS)] + [(3, 7), (7, 11)]
+    sides = list(product(range(1, MOST_ROWS + 1), range(1, MOST_COLUMNS + 1)))
+    if row.shapes is table.SAMPLES:
+        return sides[:: 5 * step]
+    depths = [*range(1, 34), 255, 256, 257, 513]
+    return [(*side, depths[(i * 5) % len(depths)]) for i, side in list(enumerate(sides))[::step]] + [(37, 259, 40)]
+
+
+def run_kernel(row, dtype, memory, step=1):
+    """Run a kernel on every shape with all its arrays in such memory."""
+    rng = np.random.default_rng(0)
+    for shape in shapes_of(row, step):
+        arguments = row.arguments(rng, dtype, *shape)
+        results = table.expected(row, arguments)
+        placed = [memory.put(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        getattr(kernels, row.name)(*placed)
+        memory.check(f"{table.name_of(row)} {dtype.__name__} {shape}")
+        table.assert_results(row, shape, placed, results)
+        for name, given, now in zip(row.parameters, arguments, placed, strict=True):
+            assert name in row.written or np.asarray(given).tobytes() == np.asarray(now).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("row", table.TABLE, ids=table.name_of)
+def test_kernel_keeps_to_its_arrays(row, dtype):
+    run_kernel(row, dtype, Canaries())
+
+
+# ------------------------------------------------------------------ the engine
+
+OUTPUTS = [("sigmoid", "binary_cross_entropy", False), ("softmax", "cross_entropy", True), ("identity", "squared_error", False),
+           ("softmax", "cross_entropy", False), ("tanh", "huber", False), ("softplus", "absolute_error", False),
+           ("softmax", "squared_error", False), ("sigmoid", "cross_entropy", True), ("sigmoid", "squared_error", False)]
+#            sizes, samples, batch size: narrow and tiny ones, deep sums, more samples than a block
+CORNERS = [((1, 1), 1, 1), ((1, 1), 9, 4), ((2, 2, 1), 4, 4), ((2, 2, 1), 5, 1), ((3, 1, 2), 17, 8), ((8, 16, 1), 3, 1),
+           ((300, 3), 5, 2), ((2, 270, 2), 13, 12), ((130, 2), 6, 6), ((5, 1), 33, 16), ((64, 30, 10), 11, 1), ((3, 4, 2), 600, 513),
+           ((4, 33, 1), 530, 530), ((16, 16, 16, 16, 4), 20, 7)]
+
+
+def network(i):
+    """Sizes, number of samples and batch size of the i-th network: every width from 1 to 65 in every place."""
+    if i < len(CORNERS):
+        return CORNERS[i]
+    sizes = i % MOST_COLUMNS + 1, i * 29 % MOST_COLUMNS + 1, i * 17 % MOST_COLUMNS + 1
+    n = i * 7 % MOST_ROWS + 1
+    return sizes, n, (1, n // 2 + 1, n)[i % 3]
+
+
+N_NETWORKS = len(CORNERS) + 3 * MOST_COLUMNS
+
+
+class Numpy:
+    """NumPy, but new arrays come from elsewhere."""
+
+    def __init__(self, empty):
+        self.empty = empty
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
+def apart(plan, gap=64):
+    """The same plan with every block of the workspace `gap` elements further from the one before."""
+    layers = plan.layers.copy()
+    columns = [engine.Z_AT, engine.A_AT, engine.DELTA_AT]
+    names = [name for name in plan._fields if name.endswith("_at") and getattr(plan, name) >= 0]
+    places = sorted({*layers[:, columns].ravel().tolist(), *[getattr(plan, name) for name in names]})
+    moved = {place: place + gap * (k + 1) for k, place in enumerate(places)}
+    layers[:, columns] = [[moved[place] for place in row] for row in layers[:, columns].tolist()]
+    size = plan.size + gap * (len(places) + 1)
+    free = np.ones(size, bool)
+    for place, after in zip(places, [*places[1:], plan.size], strict=True):
+        free[moved[place] : moved[place] + after - place] = False
+    return plan._replace(layers=layers, size=size, **{name: moved[getattr(plan, name)] for name in names}), free
+
+
+def run_network(i, dtype, memory):
+    """Predict, differentiate and train the i-th network with every array in such memory; compare with NumPy."""
+    rng = np.random.default_rng(i)
+    sizes, n, batch_size = network(i)
+    output, loss, labels = OUTPUTS[i % len(OUTPUTS)]
+    hidden = [name for name in ACTIVATIONS if name != "softmax"]
+    activations = (*[hidden[(i + l) % len(hidden)] for l in range(len(sizes) - 2)], output)
+    reduction, momentum, nesterov = ("mean", "sum")[i % 2], (0.0, 0.8, 0.8)[i % 3], i % 3 == 2
+    x_dtype = (dtype, np.uint8, np.float32, np.float64)[i % 4]
+    X = rng.integers(0, 3, (n, sizes[0])).astype(x_dtype) if x_dtype == np.uint8 else (
+        rng.normal(size=(n, sizes[0])).astype(x_dtype))
+    Y = rng.integers(0, sizes[-1], n) if labels else rng.dirichlet(np.ones(sizes[-1]), n).astype(dtype)
+    dA = rng.normal(size=(n, sizes[-1])).astype(dtype)
+    exact = NumpyBackend(sizes, activations, loss, reduction, np.float64)
+    n_parameters = sum((a + 1) * b for a, b in zip(sizes, sizes[1:], strict=False))
+    parameters = (rng.normal(size=n_parameters) / np.sqrt(max(sizes))).astype(dtype)
+    words = rng.integers(0, 2**32, (2, n), dtype=np.uint32)
+    rtol, atol = (1e-9, 1e-11) if dtype == np.float64 else (2e-3, 2e-4)
+    frees = []
+
+    def new(size, dtype):
+        return memory.put(np.zeros(size, dtype) if np.dtype(dtype).kind == "i" else np.full(size, np.nan, dtype))
+
+    def make_plan(*arguments):
+        plan, free = apart(engine_make_plan(*arguments))
+        frees.append(free)
+        return plan
+
+    def new_workspace(size, dtype):
+        result = new(size, dtype)
+        if frees and frees[-1].size == size and np.dtype(dtype).kind == "f":
+            bits = result.view(pattern(result.dtype).dtype)
+            bits.fill(pattern(result.dtype))
+            workspaces.append((bits, frees.pop()))
+        return result
+
+    def check(what):
+        memory.check(f"{what} of network {i}: {sizes} {activations} {loss} {n}/{batch_size} {dtype.__name__}")
+        for bits, free in workspaces:
+            touched = np.flatnonzero((bits != pattern(np.dtype(dtype))) & free)
+            assert touched.size == 0, f"{what} of {sizes}: a block of the workspace was overrun at {touched[:8]}"
+
+    def same(given, wanted, what):
+        np.testing.assert_allclose(given, wanted, rtol, atol * max(1, np.abs(wanted).max()), err_msg=f"{what} {i} {sizes}")
+
+    engine_make_plan, workspaces = engine.make_plan, []
+    with ExitStack() as stack:
+        for name, value in {"aligned_zeros": new_workspace, "make_plan": make_plan,
+                            "np": Numpy(lambda shape, dtype=float: memory.put(np.full(shape, np.nan, dtype))),
+                            "MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "_threads": 1 + i % 3}.items():
+            stack.enter_context(mock.patch.object(engine, name, value))
+        backend = NumbaBackend(sizes, activations, loss, reduction, dtype)
+        for what, arguments in {"predict": (X,), "losses": (X, Y), "gradient": (X, Y), "record": (X, Y)}.items():
+            placed = [memory.put(parameters), *map(memory.put, arguments)]
+            given = getattr(backend, what)(*placed)
+            inputs = [a.copy() for a in placed]
+            check(what)
+            for a, b in zip(inputs, (parameters, *arguments), strict=True):
+                np.testing.assert_array_equal(a, b)
+            wanted = getattr(exact, what)(parameters.astype(float), *arguments)
+            if what == "record":
+                for name, w in wanted._asdict().items():
+                    for one, other in zip(getattr(given, name), w, strict=True) if isinstance(w, list) else (
+                            [(getattr(given, name), w)]):
+                        same(one, other, name)
+            else:
+                for one, other in zip(given, wanted, strict=True) if isinstance(wanted, tuple) else [(given, wanted)]:
+                    same(one, other, what)
+        given = backend.record(memory.put(parameters), memory.put(X), dA=memory.put(dA))
+        check("record")
+        same(given.dX, exact.record(parameters.astype(float), X, dA=dA.astype(float)).dX, "dX")
+
+        velocity = np.zeros(n_parameters, dtype) if momentum else None
+        options = dict(batch_size=batch_size, first_batch=0, last_batch=-(-n // batch_size), lr=0.02 / (n if i % 2 else 1),
+                       momentum=momentum, nesterov=nesterov, threads=1 + i % 3)
+        wanted = [parameters.astype(float), None if velocity is None else velocity.astype(float), np.arange(n), np.zeros(2)]
+        steps = exact.train(*wanted[:2], X, Y, words=words, order=wanted[2], losses=wanted[3], **options)
+        given = [memory.put(parameters), None if velocity is None else memory.put(velocity), memory.put(np.arange(n)),
+                 memory.put(np.zeros(2))]
+        assert steps == backend.train(*given[:2], memory.put(X), memory.put(Y), words=memory.put(words), order=given[2],
+                                      losses=given[3], **options)
+        given = [None if a is None else a.copy() for a in given]
+        check("train")
+        for one, other, what in zip(given, wanted, ("parameters", "velocity", "order", "losses"), strict=True):
+            if one is not None:
+                same(one, other, what)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("part", range(3))
+def test_engine_keeps_to_its_arrays(part, dtype):
+    for i in range(part, N_NETWORKS, 3):
+        run_network(i, dtype, Canaries())
+
+
+# ------------------------------------------------------------------ pages that may not be touched
+
+
+def main(side):
+    memory = GuardPages(at_end=side != "start")
+    if side == "plant":
+        beyond = np.lib.stride_tricks.as_strided(memory.put(np.zeros(5)), (6,))
+        kernels.exp(np.ascontiguousarray(beyond[:5]), memory.put(np.zeros(5)))
+        print("still here", flush=True)
+        kernels.exp(beyond, np.zeros(6))
+    else:
+        for dtype in (np.float32, np.float64):
+            for row in table.TABLE:
+                run_kernel(row, dtype, memory, step=7)
+            for i in range(0, N_NETWORKS, 1 if side == "end" else 4):
+                run_network(i, dtype, memory)
+    print("done")
+
+
+def touch(side):
+    return subprocess.run([sys.executable, "-X", "faulthandler", __file__, side], capture_output=True, text=True,
+                          timeout=300, env={**os.environ, "PYTHONWARNINGS": "error"})
+
+
+needs_mprotect = pytest.mark.skipif(sys.platform != "linux", reason="pages are forbidden by Linux' mprotect")
+
+
+@needs_mprotect
+@pytest.mark.parametrize("side", ["end", "start"])
+def test_nothing_touches_the_next_page(side):
+    result = touch(side)
+    last = result.stdout.strip().splitlines()[-1:]
+    assert result.returncode == 0 and last == ["done"], f"after {last}:\n{result.stderr[-3000:]}"
+
+
+@needs_mprotect
+def test_a_touch_of_the_next_page_ends_the_process():
+    result = touch("plant")
+    assert result.returncode == -signal.SIGSEGV and result.stdout.split("\n")[-2] == "still here"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,324 @@
+"""The compiled engine against its NumPy twin: every network, batch size, activation, loss, kind of data."""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from hashlib import sha256
+from itertools import product
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import engine
+from fastbp.activations import ACTIVATIONS
+from fastbp.engine import NumbaBackend
+from fastbp.losses import LOSSES
+from fastbp.reference import NumpyBackend, layer_views
+
+HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
+BATCH_SIZES = (1, 2, 3, 17, 100, 257, 600)
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+class Case:
+    """A network with data, and both backends that run it; NumPy's always in float64."""
+
+    def __init__(self, sizes, activations, loss, dtype, *, n=40, labels=False, reduction="mean", x_dtype=None, seed=0):
+        rng = np.random.default_rng(seed)
+        x_dtype = x_dtype or dtype
+        self.dtype, self.n = dtype, n
+        self.X = (rng.integers(0, 4, (n, sizes[0])) if x_dtype == np.uint8 else rng.normal(size=(n, sizes[0]))).astype(x_dtype)
+        if labels:
+            self.Y = rng.integers(0, sizes[-1], n)
+        elif LOSSES[loss].within_01:
+            self.Y = rng.dirichlet(np.ones(sizes[-1]), n).astype(dtype) if sizes[-1] > 1 else rng.random((n, 1)).astype(dtype)
+        else:
+            self.Y = rng.normal(size=(n, sizes[-1])).astype(dtype)
+        self.dA = rng.normal(size=(n, sizes[-1])).astype(dtype)
+        self.parameters = np.zeros(sum((a + 1) * b for a, b in zip(sizes, sizes[1:], strict=False)), dtype)
+        for W, b in zip(*layer_views(self.parameters, sizes), strict=True):
+            W[...] = rng.normal(size=W.shape) / np.sqrt(len(W))
+            b[...] = rng.normal(size=b.shape) / 4
+        self.numba = NumbaBackend(sizes, activations, loss, reduction, np.dtype(dtype))
+        self.numpy = NumpyBackend(sizes, activations, loss, reduction, np.dtype(float))
+
+    def train(self, backend, batch_size, *, epochs=2, momentum=0.0, nesterov=False, shuffles=True, lr=0.01, cuts=(),
+              threads=1, seed=0):
+        """Train from the start; with `cuts` the batches of an epoch are spread over several calls."""
+        float_type = backend.dtype.type
+        parameters = self.parameters.astype(float_type)
+        velocity = np.zeros_like(parameters) if momentum else None
+        words = np.random.default_rng(seed).integers(0, 2**32, (epochs, self.n), dtype=np.uint32) if shuffles else None
+        order, losses, steps = np.arange(self.n), np.zeros(epochs), 0
+        n_batches = -(-self.n // batch_size)
+        Y = self.Y if self.Y.ndim == 1 else self.Y.astype(float_type)
+        ends = sorted({min(cut, n_batches) for cut in cuts} | {n_batches})
+        calls = [(slice(0, epochs), 0, n_batches)] if not cuts else [
+            (slice(e, e + 1), first, last) for e in range(epochs) for first, last in zip([0, *ends], ends, strict=False)]
+        for which, first, last in calls:
+            part = losses[which].copy()
+            steps += backend.train(parameters, velocity, self.X, Y, batch_size=batch_size, words=None if words is None else
+                                   words[which], order=order, first_batch=first, last_batch=last, lr=lr, momentum=momentum,
+                                   nesterov=nesterov, losses=part, threads=threads)
+            losses[which] = part
+        return dict(parameters=parameters, velocity=velocity, order=order, losses=losses, steps=steps)
+
+    def assert_same(self, given, wanted, what):
+        if wanted is None:
+            assert given is None, what
+            return
+        rtol, atol = (1e-9, 1e-11) if self.dtype == np.float64 else (2e-3, 1e-4)
+        wanted = np.asarray(wanted)
+        np.testing.assert_allclose(given, wanted, rtol, atol * max(1.0, np.abs(wanted).max()), err_msg=what)
+
+    def check_passes(self):
+        exact = self.parameters.astype(float)
+        Y = self.Y if self.Y.ndim == 1 else self.Y.astype(float)
+        given = self.numba.predict(self.parameters, self.X)
+        assert given.dtype == self.dtype
+        self.assert_same(given, self.numpy.predict(exact, self.X), "outputs")
+        losses, gradient = self.numba.gradient(self.parameters, self.X, self.Y)
+        wanted_losses, wanted = self.numpy.gradient(exact, self.X, Y)
+        assert losses.dtype == np.float64 and gradient.dtype == self.dtype
+        self.assert_same(losses, wanted_losses, "losses")
+        self.assert_same(gradient, wanted, "gradient")
+        np.testing.assert_array_equal(self.numba.losses(self.parameters, self.X, self.Y), losses)
+        for options, exact_options in (({}, {}), ({"Y": self.Y}, {"Y": Y}), ({"dA": self.dA}, {"dA": self.dA.astype(float)})):
+            given = self.numba.record(self.parameters, self.X, **options)
+            wanted = self.numpy.record(exact, self.X, **exact_options)
+            for field in wanted._fields:
+                one, other = getattr(given, field), getattr(wanted, field)
+                assert (one is None) == (other is None), f"{field} of {list(options)}"
+                if isinstance(other, list):
+                    assert len(one) == len(other)
+                    for l, (a, b) in enumerate(zip(one, other, strict=True)):
+                        self.assert_same(a, b, f"{field}[{l}]")
+                elif other is not None:
+                    self.assert_same(one, other, field)
+
+    def check_training(self, batch_size, **options):
+        before = [np.copy(a) for a in (self.X, self.Y)]
+        given, wanted = (self.train(backend, batch_size, **options) for backend in (self.numba, self.numpy))
+        assert given["steps"] == wanted["steps"]
+        np.testing.assert_array_equal(given["order"], wanted["order"])
+        for what in ("parameters", "velocity", "losses"):
+            self.assert_same(given[what], wanted[what], what)
+        for a, b in zip((self.X, self.Y), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+        return given
+
+
+# ------------------------------------------------------------------ all sorts of networks
+
+SIZES = [(1, 1), (1, 3, 1), (3, 1, 3), (17, 33, 2), (2, 2, 1), (65, 1), (33, 130, 17), (130, 65, 33, 3), (1, 130, 1), (4, 32, 32, 1),
+         (16, 16, 16, 16, 16, 16, 4), (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2), (784, 10), (64, 30, 10), (8, 16, 1), (300, 257, 2)]
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_shapes(sizes, dtype):
+    for i, batch_size in enumerate(BATCH_SIZES):
+        activations = [HIDDEN[(i + l) % len(HIDDEN)] for l in range(len(sizes) - 2)]
+        output, loss = [("identity", "squared_error"), ("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")][i % 3]
+        n = batch_size + (batch_size + 2) // 3 if batch_size > 1 else 5        # the last batch is short
+        case = Case(sizes, (*activations, output), loss, dtype, n=n, reduction=("mean", "sum")[i % 2], seed=i)
+        case.check_passes()
+        momentum, nesterov = ((0.0, False), (0.9, False), (0.9, True))[i % 3]
+        case.check_training(batch_size, momentum=momentum, nesterov=nesterov, shuffles=i % 2 == 0,
+                            lr=0.01 if i % 2 == 0 else 0.01 / batch_size)
+
+
+@each_dtype
+@pytest.mark.parametrize("output", ACTIVATIONS)
+def test_every_activation_with_every_loss(output, dtype):
+    within_01 = ACTIVATIONS[output].within_01
+    for i, (hidden, loss) in enumerate(product(HIDDEN, LOSSES)):
+        if LOSSES[loss].within_01 and not within_01:
+            continue
+        for labels in (False, True)[: 1 + LOSSES[loss].takes_labels]:
+            case = Case((5, 9, 4), (hidden, output), loss, dtype, n=21, labels=labels, seed=i)
+            case.check_passes()
+            for batch_size in (1, 4):
+                case.check_training(batch_size, momentum=(0.0, 0.5)[i % 2], nesterov=i % 4 == 1, epochs=1)
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "identity", "gelu"])
+@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
+def test_small_networks(activation, momentum, nesterov, dtype):
+    for i, sizes in enumerate([(1, 1), (2, 1), (2, 2, 1), (3, 4, 2), (2, 3, 3, 1), (4, 5, 3), (7, 7, 1), (1, 16, 2)]):
+        for j, batch_size in enumerate((1, 2, 3, 4, 5, 8, 9, 16, 17)):
+            output, loss = [(activation, "squared_error"), ("sigmoid", "binary_cross_entropy"), ("tanh", "huber")][(i + j) % 3]
+            case = Case(sizes, (*[activation] * (len(sizes) - 2), output), loss, dtype, n=(batch_size, 2 * batch_size + 1)[j % 2],
+                        reduction=("mean", "sum")[i % 2], seed=i)
+            for shuffles in (False, True):
+                case.check_training(batch_size, momentum=momentum, nesterov=nesterov, shuffles=shuffles, epochs=3)
+
+
+@each_dtype
+@pytest.mark.parametrize("x_dtype", [np.uint8, np.float32, np.float64])
+def test_kinds_of_data(x_dtype, dtype):
+    for n_in in (1, 3, 16, 33):
+        for labels in (False, True):
+            case = Case((n_in, 7, 5), ("tanh", "softmax"), "cross_entropy", dtype, n=37, labels=labels, x_dtype=x_dtype)
+            case.check_passes()
+            for batch_size in (1, 10, 37):
+                case.check_training(batch_size)
+        case = Case((n_in, 7, 5), ("tanh", "sigmoid"), "squared_error", dtype, n=37, x_dtype=x_dtype)
+        for batch_size in (1, 10):
+            case.check_training(batch_size)
+
+
+@each_dtype
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (5, 20, 2)])
+def test_a_loss_that_is_not_finite_stops_before_the_update(sizes, batch_size, dtype):
+    for momentum in (0.0, 0.9):
+        case = Case(sizes, ("relu", "identity"), "squared_error", dtype, n=11)
+        case.Y[7] = np.inf
+        results = [case.train(backend, batch_size, momentum=momentum, epochs=2, shuffles=False)
+                   for backend in (case.numba, case.numpy)]
+        assert results[0]["steps"] == results[1]["steps"] == 7 // batch_size
+        assert not np.isfinite(results[0]["losses"][0]) and results[0]["losses"][1] == 0
+        for what in ("parameters", "velocity"):
+            case.assert_same(results[0][what], results[1][what], what)
+
+
+# ------------------------------------------------------------------ calls, threads, processes
+
+
+@each_dtype
+@pytest.mark.parametrize("batch_size", [1, 4, 17, 300])
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (9, 16, 3), (33, 20, 20, 3)])
+def test_batches_spread_over_calls_give_the_same_bits(sizes, batch_size, dtype):
+    for momentum, shuffles in product((0.0, 0.9), (False, True)):
+        case = Case(sizes, ("tanh",) * (len(sizes) - 2) + ("sigmoid",), "squared_error", dtype, n=640)
+        whole = case.train(case.numba, batch_size, momentum=momentum, shuffles=shuffles, lr=0.1)
+        for cuts in ((1,), (2, 3), (1, 30, 90)):
+            parts = case.train(case.numba, batch_size, momentum=momentum, shuffles=shuffles, lr=0.1, cuts=cuts)
+            for what in ("parameters", "velocity", "order", "losses"):
+                assert np.array_equal(parts[what], whole[what]) or parts[what] is whole[what] is None, (what, cuts)
+            assert parts["steps"] == whole["steps"]
+
+
+@pytest.fixture
+def many_threads(monkeypatch):
+    """Threads even where they do not pay."""
+    monkeypatch.setattr(engine, "MIN_ROWS_PER_THREAD", 1)
+    monkeypatch.setattr(engine, "MIN_WORK_PER_THREAD", 1)
+    monkeypatch.setattr(engine, "_threads", 2)
+
+
+def run_together(*functions):
+    """Results of functions that run in threads side by side."""
+    results, errors, start = [None] * len(functions), [], threading.Barrier(len(functions))
+
+    def work(i):
+        try:
+            start.wait()
+            results[i] = functions[i]()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(functions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+def test_two_python_threads_with_two_networks(many_threads):
+    cases = [Case((30, 40, 5), ("tanh", "softmax"), "cross_entropy", np.float32, n=300, labels=True, seed=1),
+             Case((30, 24, 24, 5), ("gelu", "relu", "identity"), "squared_error", np.float32, n=300, seed=2)]
+
+    def work(case):
+        def function():
+            hashes = []
+            for seed in range(6):
+                trained = case.train(case.numba, 32, momentum=0.9, epochs=3, threads=2, seed=seed)["parameters"]
+                hashes += [trained.tobytes(), case.numba.predict(trained, case.X).tobytes(),
+                           case.numba.gradient(trained, case.X, case.Y)[1].tobytes()]
+            return hashes
+        return function
+
+    alone = [work(case)() for case in cases]
+    for _ in range(5):
+        assert run_together(*map(work, cases)) == alone
+
+
+def test_python_threads_share_one_network(many_threads):
+    case = Case((20, 30, 30, 4), ("sigmoid", "tanh", "softmax"), "cross_entropy", np.float64, n=70)
+    inputs = [np.ascontiguousarray(case.X * scale) for scale in (1.0, -2.0, 0.5)]
+
+    def work(X):
+        def function():
+            results = []
+            for _ in range(150):
+                record = case.numba.record(case.parameters, X, Y=case.Y)
+                losses, gradient = case.numba.gradient(case.parameters, X, case.Y)
+                arrays = [case.numba.predict(case.parameters, X), losses, gradient, record.dX, *record.Z, *record.A, *record.delta]
+                results.append(sha256(b"".join(a.tobytes() for a in arrays)).hexdigest())
+            return set(results)
+        return function
+
+    alone = [work(X)() for X in inputs]
+    assert [len(results) for results in alone] == [1, 1, 1]
+    assert run_together(*map(work, inputs)) == alone
+
+
+FORK = """
+import os, sys, hashlib
+import numpy as np
+import fastbp
+from fastbp import engine
+engine.MIN_ROWS_PER_THREAD = engine.MIN_WORK_PER_THREAD = 1
+X = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
+Y = np.arange(200) % 4
+
+def trained(net=None):
+    net = net or fastbp.Network([20, 30, 4], ["tanh", "softmax"], loss="cross_entropy", seed=0)
+    fastbp.Trainer(net, fastbp.SGD(0.1, momentum=0.9), batch_size=50, seed=0, threads=2).fit(X, Y, epochs=5)
+    return hashlib.sha256(net.parameters.tobytes() + net.predict(X).tobytes()).hexdigest()
+
+net = fastbp.Network([20, 30, 4], ["tanh", "softmax"], loss="cross_entropy", seed=0)
+expected = trained()
+engine._gang.lock.acquire()                # as if another thread were in the middle of training
+child = os.fork()
+if child == 0:
+    os._exit(0 if trained() == expected and trained(net) == expected else 3)
+engine._gang.lock.release()
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert code == 0, f"the child ended with {code}"
+assert trained() == expected and trained(net) == expected
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_trains():
+    result = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and result.stdout == "done\n", result.stderr
+
+
+def test_pickles():
+    case = Case((6, 5, 3), ("tanh", "softmax"), "cross_entropy", np.float32)
+    outputs = case.numba.predict(case.parameters, case.X)
+    backend = pickle.loads(pickle.dumps(case.numba))
+    np.testing.assert_array_equal(backend.predict(case.parameters, case.X), outputs)
+    net = fastbp.Network([6, 5, 3], ["relu", "identity"], seed=3)
+    outputs = net.predict(case.X)
+    copy = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(copy.predict(case.X), outputs)
+    copy.weights[0][...] = 0                             # the views still lie in the buffer of the copy
+    assert (copy.parameters[: 6 * 5] == 0).all() and (net.parameters[: 6 * 5] != 0).any()
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(copy.predict(case.X), outputs)
+    trainer = fastbp.Trainer(copy, fastbp.SGD(0.1, momentum=0.5), batch_size=4, seed=0)
+    trainer.fit(case.X, case.dA, epochs=1)
+    assert np.isfinite(copy.parameters).all()
