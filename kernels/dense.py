@@ -16,15 +16,18 @@ from .simd import (
     as_float,
     by_dtype,
     lanes,
+    load,
     load_part,
     offset,
     pointer,
+    prefetch,
     store,
     store_part,
     tile,
     tile_columns,
     tile_rows,
     transpose_block,
+    transpose_part,
 )
 
 DEPTH = 256            # the summed index is cut into blocks of this length: a panel of B then fills most of the L1
@@ -55,6 +58,9 @@ def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_r
                 pack_transposed(offset(b, panel * b_row + k), b_row, k_count, panel_count, pack, width)
             elif packs:
                 pack_rows(offset(b, k * b_row + panel), b_row, k_count, panel_count, pack, width)
+            next_k, next_panel = k, panel + width
+            if next_panel >= columns:
+                next_k, next_panel = k + DEPTH, 0
             for j in range(panel, panel + panel_count, wide):
                 j_count = min(wide, panel + panel_count - j)
                 registers = (j_count + lane - 1) // lane
@@ -64,6 +70,9 @@ def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_r
                     b_at, b_step = offset(pack, j - panel), width
                 first = 0
                 for t in range(n_tiles):
+                    if packs and n_tiles > 2:
+                        fetch_ahead(b, b_row, transposed, next_k, min(DEPTH, depth - next_k), next_panel,
+                                    min(width, columns - next_panel), t, n_tiles)
                     n = (rows * (t + 1)) // n_tiles - first
                     tile(n, registers, offset(a, first * a_row + k * a_col), a_row, a_col, b_at, b_step, k_count,
                          offset(c, first * c_row + j), c_row, last, begin, offset(bias, j), finish, lr, momentum,
@@ -72,23 +81,44 @@ def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_r
 
 
 @part
+def fetch_ahead(b, b_row, transposed, k, k_count, panel, panel_count, share, shares):
+    """Ask for one of the shares of the next panel of B, so that packing it need not wait for memory."""
+    line = 64 // by_dtype(b, 4, 8)
+    rows, columns, start = k_count, panel_count, k * b_row + panel
+    if transposed:
+        rows, columns, start = panel_count, k_count, panel * b_row + k
+    if k_count > 0:
+        for i in range(rows * share // shares, rows * (share + 1) // shares):
+            for j in range(0, columns, line):
+                prefetch(b, start + i * b_row + j)
+
+
+@part
 def pack_transposed(b, b_row, depth, columns, pack, pack_row):
     """pack[k, j] = b[j, k]."""
     width = lanes(b)
     for j in range(0, columns, width):
         for k in range(0, depth, width):
-            transpose_block(offset(b, j * b_row + k), b_row, min(width, columns - j), min(width, depth - k),
-                            offset(pack, k * pack_row + j), pack_row)
+            source, target = offset(b, j * b_row + k), offset(pack, k * pack_row + j)
+            if columns - j >= width and depth - k >= width:
+                transpose_block(source, b_row, target, pack_row)
+            else:
+                transpose_part(source, b_row, min(width, columns - j), min(width, depth - k), target, pack_row)
 
 
 @part
 def pack_rows(b, b_row, depth, columns, pack, pack_row):
     """pack[k, j] = b[k, j]."""
     width = lanes(b)
-    for k in range(depth):
-        for j in range(0, columns, width):
-            n = min(width, columns - j)
-            store(pack, k * pack_row + j, load_part(b, k * b_row + j, n))
+    if columns == 2 * width:
+        for k in range(depth):
+            first, second = load(b, k * b_row), load(b, k * b_row + width)
+            store(pack, k * pack_row, first)
+            store(pack, k * pack_row + width, second)
+    else:
+        for k in range(depth):
+            for j in range(0, columns, width):
+                store(pack, k * pack_row + j, load_part(b, k * b_row + j, min(width, columns - j)))
 
 
 # ------------------------------------------------------------------------------------------ the public kernels

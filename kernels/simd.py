@@ -327,6 +327,21 @@ def as_float(typingctx, x, like):
     return signature(like.dtype, x, like), codegen
 
 
+def _prefetch(builder, address, locality):
+    kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+    fn = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(fn, [address, i32(0), i32(locality), i32(1)])
+
+
+@intrinsic
+def prefetch(typingctx, p, n):
+    """Ask for the cache line of element n to be brought into the second-level cache."""
+    def codegen(context, builder, sig, args):
+        _prefetch(builder, _element(context, builder, sig, args), 2)
+        return context.get_dummy_value()
+    return signature(types.void, p, n), codegen
+
+
 @intrinsic
 def call(typingctx, address, *args):
     """Call the native function at an address, all integers as 64-bit ones (see `jit.Leaf`)."""
@@ -542,6 +557,11 @@ def _tile_function(module, dtype, rows, columns):
         else:
             builder.store(value, _as_vector(builder, address, vector), align=itemsize)
 
+    # C is wanted when the sums are done (and its velocity)
+    for i in range(rows):
+        for j in range(columns):
+            _prefetch(entry, at(entry, c, i, c_row, i64(j * lanes)), 3)
+
     # where the sums start: at zero, at the bias, or at what C holds
     begin = {}
     blocks = {name: fn.append_basic_block(f"start_{name}") for name in (START_ZERO, START_BIAS, START_C)}
@@ -687,9 +707,40 @@ def tile_columns(typingctx, p):
     return signature(types.UniTuple(types.intp, 2), p), codegen
 
 
+def _transpose(builder, block, out, out_row, itemsize):
+    """Store the vectors of a square block as its columns: lanes are exchanged at distances 1, 2, 4, ..."""
+    n, distance = len(block), 1
+    pick = ir.VectorType(i32, n)
+    while distance < n:
+        low = ir.Constant(pick, [lane + n - distance if lane & distance else lane for lane in range(n)])
+        high = ir.Constant(pick, [lane + n if lane & distance else lane + distance for lane in range(n)])
+        for i in range(n):
+            if not i & distance:
+                a, b = block[i], block[i + distance]
+                block[i], block[i + distance] = (builder.shuffle_vector(a, b, m) for m in (low, high))
+        distance *= 2
+    for j, row in enumerate(block):
+        address = builder.gep(out, [builder.mul(out_row, i64(j))])
+        builder.store(row, _as_vector(builder, address, row.type), align=itemsize)
+
+
 @intrinsic
-def transpose_block(typingctx, source, source_row, rows, columns, out, out_row):
-    """Write a block of at most `lanes` rows and columns transposed: out[j * out_row + i] = source[i * source_row + j].
+def transpose_block(typingctx, source, source_row, out, out_row):
+    """out[j * out_row + i] = source[i * source_row + j] for i and j below `lanes`."""
+    v = Vector(source.dtype)
+
+    def codegen(context, builder, sig, args):
+        source, source_row, out, out_row = args
+        rows = (builder.gep(source, [builder.mul(source_row, i64(i))]) for i in range(v.lanes))
+        block = [builder.load(_as_vector(builder, row, v.ir), align=_itemsize(sig.args[0])) for row in rows]
+        _transpose(builder, block, out, out_row, _itemsize(sig.args[0]))
+        return context.get_dummy_value()
+    return signature(types.void, source, types.intp, source, types.intp), codegen
+
+
+@intrinsic
+def transpose_part(typingctx, source, source_row, rows, columns, out, out_row):
+    """Transpose a block of fewer rows and columns, of which no more is read.
 
     `lanes` whole rows of `out` are written; what lies beyond the block in them is not meaningful.
     """
@@ -704,19 +755,7 @@ def transpose_block(typingctx, source, source_row, rows, columns, out, out_row):
             row = builder.select(builder.icmp_signed("<", i64(i), last), i64(i), last)
             address = builder.gep(source, [builder.mul(row, source_row)])
             block.append(_masked_load(builder, address, v.ir, _itemsize(sig.args[0]), mask))
-        distance = 1
-        while distance < v.lanes:
-            pick = ir.VectorType(i32, v.lanes)
-            low = ir.Constant(pick, [n + v.lanes - distance if n & distance else n for n in range(v.lanes)])
-            high = ir.Constant(pick, [n + v.lanes if n & distance else n + distance for n in range(v.lanes)])
-            for i in range(v.lanes):
-                if not i & distance:
-                    a, b = block[i], block[i + distance]
-                    block[i], block[i + distance] = (builder.shuffle_vector(a, b, m) for m in (low, high))
-            distance *= 2
-        for j, row in enumerate(block):
-            address = builder.gep(out, [builder.mul(out_row, i64(j))])
-            builder.store(row, _as_vector(builder, address, v.ir), align=_itemsize(sig.args[0]))
+        _transpose(builder, block, out, out_row, _itemsize(sig.args[0]))
         return context.get_dummy_value()
     n = types.intp
     return signature(types.void, source, n, n, n, source, n), codegen

@@ -1,0 +1,71 @@
+"""Indexing inside the compiled code, under NUMBA_BOUNDSCHECK=1 and with a cache folder of its own.
+
+Run as a program it trains and evaluates small networks.  Raw pointers are not checked by the flag: see test_canaries.
+"""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import kernels
+from fastbp.kernels import jit
+
+table = runpy.run_path(str(Path(__file__).with_name("kernel_table.py")))
+
+
+def fails(function, *arguments):
+    try:
+        function(*arguments)
+    except IndexError:
+        return True
+    return False
+
+
+def main():
+    assert fails(kernels.shuffle, np.zeros(3, np.uint32), np.zeros(9, np.int64)), "the flag is not in force"
+    rng = np.random.default_rng(0)
+    for row in table["TABLE"]:
+        if row.name.startswith(("cross_entropy", "shuffle")):      # the others know pointers only
+            for shape in ((1, 1), (3, 5), (2, 17)):
+                getattr(kernels, row.name)(*row.arguments(rng, np.float64, *shape))
+    cases = [([2, 2, 1], "sigmoid", "squared_error", 4), ([2, 1], "tanh", "huber", 1), ([3, 9, 4], "sigmoid", "squared_error", 1),
+             ([5, 9, 4], ["gelu", "softmax"], "cross_entropy", 7), ([5, 9, 4], ["relu", "softmax"], "cross_entropy", 1),
+             ([4, 3, 2], ["elu", "sigmoid"], "binary_cross_entropy", 300)]
+    for sizes, activations, loss, batch_size in cases:
+        n = 3 if batch_size == 4 else 605
+        X, Y = rng.random((n, sizes[0])), rng.integers(0, 2, (n, sizes[-1])).astype(float)
+        if loss == "cross_entropy":
+            Y = rng.integers(0, sizes[-1], n)
+        for momentum, nesterov in ((0.0, False), (0.9, True)):
+            net = fastbp.Network(sizes, activations, loss=loss, seed=0, dtype="float64")
+            trainer = fastbp.Trainer(net, fastbp.SGD(0.01, momentum=momentum, nesterov=nesterov), batch_size=batch_size, seed=0)
+            history = trainer.fit(X, Y, epochs=3)
+            assert np.isfinite(history.loss).all()
+            assert net.predict(X).shape == (n, sizes[-1])
+            assert np.isfinite(net.loss(X, Y)) and np.isfinite(net.input_gradient(X, Y)).all()
+            net.gradients(X[:20], Y[:20])
+            net.trace(X[:20], Y[:20])
+    print("done")
+
+
+@pytest.mark.parametrize("flag", ["1", "0"])
+def test_nothing_is_out_of_bounds(flag):
+    folder = jit.cache_folder()
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": flag, "PYTHONWARNINGS": "error"}
+    if folder is not None:
+        environment["NUMBA_CACHE_DIR"] = str(folder / "boundscheck")
+    result = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=300, env=environment)
+    if flag == "1":
+        assert result.returncode == 0 and result.stdout == "done\n", result.stderr[-3000:]
+    else:                                            # the same folder, warm: without the flag nothing is found
+        assert "the flag is not in force" in result.stderr
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Machine code kept on disk: edits are noticed, damage is mended, processes that start together get on.
+
+Every test runs processes of their own over a copy of the package, with a cache folder of their own.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import fastbp
+import fastbp.kernels
+
+PRELUDE = """
+import json, sys, warnings
+import numpy as np
+caught = warnings.catch_warnings(record=True)
+warned = caught.__enter__()
+warnings.simplefilter("always")
+from fastbp import engine, kernels
+from fastbp.kernels import jit
+
+def updated():
+    parameters = np.ones(5)
+    kernels.sgd(np.arange(5.0), 0.5, parameters)
+    return parameters.tolist()
+
+def answer(**values):
+    print(json.dumps({**values, "warnings": [str(w.message) for w in warned]}))
+"""
+UPDATED = [1.0, 0.5, 0.0, -0.5, -1.0]
+
+
+def copy_of_package(folder):
+    """Copy fastbp, with its kernels, into a folder to import it from."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.nbc")
+    shutil.copytree(Path(fastbp.__file__).parent, folder / "fastbp", ignore=ignore)
+    shutil.copytree(Path(fastbp.kernels.__file__).parent, folder / "fastbp" / "kernels", ignore=ignore, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    return copy_of_package(tmp_path_factory.mktemp("package"))
+
+
+def start(package, cache, code, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=package,
+        env={**os.environ, "PYTHONPATH": str(package), "NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1",
+             **environment})
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, f"ended with {process.returncode}: {errors[-3000:]}"
+    return json.loads(output)
+
+
+def run(*arguments, **environment):
+    """What the code answers."""
+    return finish(start(*arguments, **environment))
+
+
+def files(cache):
+    """Names of the files in the cache folder, but for the lock."""
+    return sorted(path.name for path in (cache / "fastbp").iterdir() if path.name != "fastbp.lock")
+
+
+def test_copy_is_what_runs(package, tmp_path):
+    assert run(package, tmp_path, "answer(where=kernels.__file__)")["where"].startswith(str(package))
+
+
+def test_an_edit_of_any_kernel_file_is_noticed(tmp_path):
+    package, cache = copy_of_package(tmp_path / "package"), tmp_path / "cache"
+    code = """
+out = np.empty((1, 2))
+kernels.huber_derivative(np.array([[9.0, -9.0]]), np.zeros((1, 2)), out)
+answer(out=out.tolist(), updated=updated())
+"""
+    wanted = {"out": [[1.0, -1.0]], "updated": UPDATED, "warnings": []}
+    assert run(package, cache, code) == wanted
+    first = files(cache)
+    assert len(first) == 2
+    assert run(package, cache, code) == wanted
+    assert files(cache) == first
+    path = package / "fastbp" / "kernels" / "elementwise.py"
+    source = path.read_text()
+    edited = source.replace("    return where(x > high, high, x)\n", "    return where(x > high, high, x) * 3.0\n")
+    assert edited != source
+    path.write_text(edited)                            # `_clamp`, which losses.py compiles into huber_derivative
+    assert run(package, cache, code) == {**wanted, "out": [[3.0, -3.0]]}
+    assert len(files(cache)) == 4 and set(first) < set(files(cache))
+    path.write_text(source)
+    assert run(package, cache, code) == wanted
+    assert len(files(cache)) == 4
+
+
+def test_compile_flags_are_noticed(package, tmp_path):
+    code = "answer(updated=updated())"
+    for n, environment in enumerate(({}, {"NUMBA_BOUNDSCHECK": "1"}, {"NUMBA_CPU_NAME": "generic"}, {"NUMBA_OPT": "1"}), start=1):
+        assert run(package, tmp_path, code, **environment)["updated"] == UPDATED
+        assert len(files(tmp_path)) == n
+
+
+def test_damaged_files_are_compiled_again(package, tmp_path):
+    code = "answer(updated=updated())"
+    run(package, tmp_path, code)
+    (name,) = files(tmp_path)
+    path = tmp_path / "fastbp" / name
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :]
+    cases = {"empty": b"", "half": whole[:middle], "short": whole[:-1], "nonsense": b"nonsense" * 999, "flipped": flipped}
+    for case, damaged in cases.items():
+        path.write_bytes(damaged)
+        answer = run(package, tmp_path, code)
+        assert answer["updated"] == UPDATED, case
+        assert len(set(answer["warnings"])) == 1 and name in answer["warnings"][0], (case, answer["warnings"])
+        assert files(tmp_path) == [name] and path.read_bytes() != damaged, case
+        assert run(package, tmp_path, code)["warnings"] == []
+
+
+TRAIN = """
+import fastbp, numba
+signature = [numba.typeof(a) for a in (np.empty(3), 0.5, np.empty(3))]
+
+def compiled():
+    return jit.is_cached(kernels.sgd, signature), engine.is_compiled("float32"), engine.is_compiled("float64")
+
+def train():
+    net = fastbp.Network([6, 5, 3], ["tanh", "softmax"], loss="cross_entropy", seed=0, dtype="float32")
+    X, Y = np.random.default_rng(0).normal(size=(30, 6)), np.arange(30) % 3
+    fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=7, seed=0).fit(X, Y, epochs=2)
+    return net.parameters.tobytes().hex()
+"""
+
+
+def test_eight_processes_start_on_a_cold_cache(package, tmp_path):
+    assert run(package, tmp_path, TRAIN + "answer(compiled=compiled())")["compiled"] == [False] * 3
+    assert files(tmp_path) == []
+    code = TRAIN + "answer(parameters=train(), updated=updated(), compiled=compiled())"
+    processes = [start(package, tmp_path, code) for _ in range(8)]
+    answers = [finish(process) for process in processes]
+    assert all(answer == answers[0] for answer in answers)
+    assert answers[0]["updated"] == UPDATED and answers[0]["warnings"] == []
+    assert answers[0]["compiled"] == [True, True, False]
+    counts = Counter(re.fullmatch(r"fastbp-(\w+)-[0-9a-f]+\.nbc", name).group(1) for name in files(tmp_path))
+    assert {"train", "multiply", "sgd"} <= set(counts) and set(counts.values()) == {1}
+    assert run(package, tmp_path, TRAIN + "answer(compiled=compiled())")["compiled"] == [True, True, False]
+    assert run(package, tmp_path, code) == answers[0]
+    assert sum(counts.values()) == len(files(tmp_path))
+
+
+def test_no_folder_can_be_written(tmp_path):
+    package = copy_of_package(tmp_path / "package")
+    (package / "file").write_text("a file where folders are looked for")
+    (package / "fastbp" / "kernels" / "__pycache__").write_text("another")
+    here = str(package / "file")
+    environment = {"HOME": here, "XDG_CACHE_HOME": here, "LOCALAPPDATA": here, "USERPROFILE": here}
+    code = """
+import numba
+values = updated()
+out = np.empty((1, 1))
+kernels.exp(np.zeros((1, 1)), out)
+answer(updated=values, exp=out.tolist(), cached=jit.is_cached(kernels.exp, [numba.float64[:, ::1], numba.float32[:, ::1]]))
+"""
+    answer = run(package, here, code, **environment)
+    assert answer["updated"] == UPDATED and answer["exp"] == [[1.0]] and answer["cached"] is False
+    assert len(answer["warnings"]) == 1 and here in answer["warnings"][0]
+
+
+def test_the_next_folder_is_used_where_one_cannot_be_written(tmp_path):
+    package = copy_of_package(tmp_path / "package")
+    (package / "file").write_text("a file where a folder is looked for")
+    answer = run(package, package / "file", "answer(updated=updated())")
+    assert answer == {"updated": UPDATED, "warnings": []}
+    assert list((package / "fastbp" / "kernels" / "__pycache__").glob("fastbp-sgd-*.nbc"))
+
+
+def test_a_failed_save_is_said_and_leaves_nothing(package, tmp_path):
+    code = """
+import os
+def no_space(*_):
+    raise OSError("no space left")
+jit.os.replace = no_space
+answer(updated=updated())
+"""
+    answer = run(package, tmp_path, code)
+    assert answer["updated"] == UPDATED
+    assert len(answer["warnings"]) == 1 and "no space left" in answer["warnings"][0]
+    assert files(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no file locks on Windows")
+def test_a_failed_compile_gives_the_lock_back(package, tmp_path):
+    code = """
+import fcntl, os
+from numba.core.errors import NumbaError
+try:
+    kernels.sgd("no", "arrays", "here")
+    failed = False
+except NumbaError:
+    failed = True
+lock = os.open(jit.cache_folder() / "fastbp.lock", os.O_RDWR | os.O_CREAT)
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    free = True
+except OSError:
+    free = False
+answer(failed=failed, free=free)
+"""
+    assert run(package, tmp_path, code) == {"failed": True, "free": True, "warnings": []}

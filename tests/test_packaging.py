@@ -1,0 +1,100 @@
+"""What a wheel holds and asks for, and what importing the package brings along."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from email import message_from_string
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import fastbp
+
+ROOT = Path(__file__).parent.parent
+OPTIONAL = ["rich", "typer", "sklearn", "scipy", "torch", "jax", "matplotlib", "safetensors", "pandas", "onnx", "mpi4py"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of the checkout, built from a copy of what setuptools needs."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("fastbp", "kernels"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    has_setuptools = importlib.util.find_spec("setuptools") and int(version("setuptools").split(".")[0]) >= 77
+    command = [sys.executable, "-m", "build", "--wheel", *["--no-isolation"] * bool(has_setuptools), "--outdir", str(out), "."]
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    (path,) = out.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    return message_from_string(wheel.read(name).decode())
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = set(wheel.namelist())
+    assert {name.split("/")[0] for name in names} == {"fastbp", f"fastbp-{fastbp.__version__}.dist-info"}
+    for folder, installed in (("fastbp", "fastbp"), ("fastbp/datasets", "fastbp/datasets"), ("kernels", "fastbp/kernels")):
+        sources = {f"{installed}/{path.name}" for path in (ROOT / folder).glob("*.py")}
+        assert sources and sources <= names
+    data = {f"fastbp/datasets/{path.name}" for path in (ROOT / "fastbp" / "datasets").iterdir()
+            if path.is_file() and path.suffix != ".py"}
+    assert data and data | {"fastbp/py.typed"} <= names
+    strangers = [name for name in names if not name.startswith("fastbp-") and not name.endswith((".py", "py.typed"))]
+    assert set(strangers) == data
+
+
+def test_metadata(metadata):
+    assert metadata["Name"] == "fastbp"
+    assert metadata["Version"] == fastbp.__version__ == version("fastbp")
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Requires-Python"] == ">=3.10"
+    always = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
+    assert sorted(re.match(r"[\w.-]+", requirement).group() for requirement in always) == ["numba", "numpy"]
+    assert {"cli", "files", "test", "dev", "all"} <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_entry_point(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
+    assert "fastbp = fastbp.cli:main" in wheel.read(name).decode()
+
+
+def test_wheel_trains_by_itself(wheel, tmp_path):
+    """Unpacked and alone on the path, it is what Python imports, and it works without the optional packages."""
+    wheel.extractall(tmp_path)
+    code = f"""
+import sys
+import fastbp
+brought = [name for name in {OPTIONAL} if name in sys.modules]
+assert not brought, f"import fastbp imports {{brought}}"
+for name in {OPTIONAL}:
+    sys.modules[name] = None                      # as if not installed
+from fastbp import kernels
+assert fastbp.__file__.startswith({str(tmp_path)!r}) and kernels.__file__.startswith({str(tmp_path)!r})
+from fastbp.datasets import load_digits
+data = load_digits()
+net = fastbp.Network([2, 2, 1], seed=0, backend="numpy")
+history = fastbp.Trainer(net, fastbp.SGD(0.5), batch_size=4).fit([[0, 0], [0, 1], [1, 0], [1, 1]], [[0], [1], [1], [0]], epochs=3)
+assert len(history.loss) == 3
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                            env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_importing_the_command_line_is_not_part_of_importing_the_package():
+    code = "import sys, fastbp; print([name for name in ('fastbp.cli', 'numba', 'rich', 'typer') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "rich" not in result.stdout and "fastbp.cli" not in result.stdout
