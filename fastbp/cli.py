@@ -22,7 +22,7 @@ try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 except ImportError as error:
-    _missing: str | None = error.name
+    _missing: str | None = error.name or "typer"
 else:
     _missing = None
 

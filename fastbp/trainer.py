@@ -44,29 +44,55 @@ class History:
     """
 
     first_epoch: int = 1
-    loss: list = field(default_factory=list)
     validation_loss: list = field(default_factory=list)
     metrics: dict = field(default_factory=dict)
-    seconds: list = field(default_factory=list)
     interrupted: bool = False
     nonfinite: bool = False
+    _loss: list = field(default_factory=list)
+    _seconds: list = field(default_factory=list)
+    _calls: list = field(default_factory=list)  # (losses, seconds) of calls not yet in the two lists above
+    _n_epochs: int = 0
+
+    @property
+    def loss(self):
+        """Loss of each epoch."""
+        self._write_up()
+        return self._loss
+
+    @property
+    def seconds(self):
+        """Time of each epoch."""
+        self._write_up()
+        return self._seconds
 
     @property
     def epochs(self):
         """Numbers of the recorded epochs."""
-        return list(range(self.first_epoch, self.first_epoch + len(self.loss)))
+        return list(range(self.first_epoch, self.first_epoch + len(self)))
+
+    def _add(self, losses, seconds):
+        self._calls.append((losses, seconds))
+        self._n_epochs += len(losses)
+
+    def _write_up(self):
+        """Fill the lists when somebody looks: a million tiny epochs are trained in a fraction of the time it takes."""
+        for losses, seconds in self._calls:
+            self._loss.extend(losses.tolist())
+            self._seconds.extend([seconds / len(losses)] * len(losses))
+        self._calls.clear()
 
     def _keep(self, n_epochs):
         for values in (self.loss, self.validation_loss, self.seconds, *self.metrics.values()):
             del values[n_epochs:]
+        self._n_epochs = n_epochs
 
     def __len__(self):
         """Return the number of recorded epochs."""
-        return len(self.loss)
+        return self._n_epochs
 
     def __repr__(self):
         """Return the first and last value of everything recorded."""
-        if not self.loss:
+        if not len(self):
             return "History(no epochs)"
         named = {"loss": self.loss, "validation_loss": self.validation_loss, **self.metrics}
         course = ", ".join(f"{name} {values[0]:.4g} -> {values[-1]:.4g}" for name, values in named.items() if values)
@@ -310,8 +336,7 @@ class _Run:
         n_whole = self.done // self.n_batches - epoch
         if n_whole:
             share = len(self.X) if trainer.net.reduction == "mean" else 1
-            history.loss.extend((losses[:n_whole] / share).tolist())
-            history.seconds.extend([(self.epoch_seconds + seconds) / n_whole] * n_whole)
+            history._add(losses[:n_whole] / share, self.epoch_seconds + seconds)
             self.epoch_loss = self.epoch_seconds = 0.0
         else:
             self.epoch_loss, self.epoch_seconds = losses[0], self.epoch_seconds + seconds
@@ -412,7 +437,7 @@ def _rich_bar(epochs, silent_seconds):
             bar = Progress()
             task = bar.add_task("training", total=epochs)
             bar.start()
-        loss = f"loss {history.loss[-1]:.4g}" if history.loss else "training"
+        loss = f"loss {history.loss[-1]:.4g}" if len(history) else "training"
         bar.update(task, completed=len(history), description=loss)
 
     try:

@@ -10,6 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 
 from fastbp import reference
 
@@ -179,3 +180,9 @@ def assert_results(row, shape, arguments, results):
         if name in row.written:
             tolerance = 8 * (1 + row.terms(*shape)) * np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0
             np.testing.assert_allclose(a, results[name], tolerance, tolerance, err_msg=f"{name_of(row)} {shape} {name}")
+
+
+# A processor with registers of 32 bytes: this one without what makes them wider.
+WIDER = ("avx512", "avx10", "evex512", "amx")
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ",".join(
+    f"{'+' if there and not name.startswith(WIDER) else '-'}{name}" for name, there in get_host_cpu_features().items())}
