@@ -195,7 +195,7 @@ class NumbaBackend:
         return max(1, min(limit, rows // MIN_ROWS_PER_THREAD,
                           products * self.n_parameters * rows // MIN_WORK_PER_THREAD))
 
-    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None):
+    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None):
         n = len(X)
         rows = rows or (FEW_ROWS if n <= FEW_ROWS else BLOCK_ROWS)
         losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
@@ -210,7 +210,8 @@ class NumbaBackend:
                 t.evaluate(desk.plan, wants, scale, data, parameters, desk.workspace, flat, losses, gradient, desk.sync,
                            thread, threads)
             run(share, threads)
-            return losses, gradient, desk
+            seen = look(desk) if look else None          # while the desk is still ours
+        return losses, gradient, seen
 
     def predict(self, parameters, X):
         """Return outputs (n, n_out) of samples (n, n_in)."""
@@ -234,17 +235,22 @@ class NumbaBackend:
             wants = t.WANT_GRADIENT | t.WANT_INPUT_GRADIENT | (t.WANT_LOSS if dA is None else 0)
             dX = np.empty((n, self.sizes[0]), self.dtype)
         y, kind = (Y, _kind_of(Y)) if dA is None else (dA, Y_GRADIENT)
-        losses, gradient, desk = self._evaluate(wants, parameters, X, y, kind, out=dX, rows=n)
+
+        def blocks(desk):
+            for layer in desk.plan.layers:
+                shape = n, layer[N_OUT], layer[ROW]
+                yield tuple(desk.block(layer[at], *shape) for at in (Z_AT, A_AT, DELTA_AT)), layer[Z_AT] == layer[A_AT]
+
+        losses, gradient, seen = self._evaluate(wants, parameters, X, y, kind, out=dX, rows=n,
+                                                look=lambda desk: list(blocks(desk)))
         Z, A, delta = [], [X.astype(self.dtype)], []
-        for layer in desk.plan.layers:
-            shape = n, layer[N_OUT], layer[ROW]
-            A.append(desk.block(layer[A_AT], *shape))
-            delta.append(desk.block(layer[DELTA_AT], *shape))
-            Z.append(desk.block(layer[Z_AT], *shape))
-        for l, layer in enumerate(desk.plan.layers):
-            if layer[Z_AT] == layer[A_AT]:            # overwritten by A: computed once more
+        for l, ((z, a, d), is_overwritten) in enumerate(seen):
+            if is_overwritten:                            # Z, by A: computed once more
                 W, b = self._weights(parameters, l)
-                np.add(A[l] @ W, b, out=Z[l])
+                z = A[l] @ W + b
+            Z.append(z)
+            A.append(a)
+            delta.append(d)
         if wants == 0:
             return Pass(Z=Z, A=A, delta=None, gradient=None, dX=None, losses=None)
         return Pass(Z=Z, A=A, delta=delta, gradient=gradient, dX=dX, losses=losses if dA is None else None)
@@ -285,7 +291,7 @@ def is_compiled(dtype):
     """Whether the training kernels for float32 or float64 are compiled already, in memory or on disk."""
     dtype = np.dtype(dtype)
     integers, floats = np.empty(0, np.int64), np.empty(0, dtype)
-    plan = Plan(np.empty((0, 8), np.int64), *[0] * (len(Plan._fields) - 2), integers)
+    plan = Plan(np.empty((0, 9), np.int64), *[0] * (len(Plan._fields) - 4), False, 0, integers)
     steps = Steps(1, 0, 1, 1, False, True, 0.0, 0.0, False, 1)
     example = (plan, steps, Data(0, 0, 0, 0, 0), floats, floats, floats, floats, np.empty((0, 0), np.uint32), integers,
                np.empty(0), integers, 0)

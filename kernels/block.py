@@ -6,17 +6,33 @@ is one more row of the weight gradient.
 import numpy as np
 
 from . import dense, elementwise, losses
-from .elementwise import IDENTITY
+from .elementwise import IDENTITY, SOFTMAX
 from .jit import Leaf, inner, part
 from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE
-from .plan import A_AT, ACTIVATION, DELTA_AT, N_IN, N_OUT, ROW, W_AT, X_FLOAT32, X_FLOAT64, Z_AT
+from .plan import (
+    A_AT,
+    ACTIVATION,
+    BY_COLUMNS,
+    COLUMN_BLOCK,
+    DELTA_AT,
+    N_IN,
+    N_OUT,
+    ROW,
+    W_AT,
+    X_FLOAT32,
+    X_FLOAT64,
+    Z_AT,
+)
 from .simd import (
     START_BIAS,
     START_C,
     START_ZERO,
     STORE,
     as_float,
+    atomic_add,
+    atomic_peek,
     call,
+    give_way,
     is_single,
     lanes,
     load,
@@ -27,6 +43,7 @@ from .simd import (
     pointer_at,
     pointer_like,
     poke,
+    spin_pause,
     store,
     store_part,
 )
@@ -62,7 +79,7 @@ def _copied_rows(source, columns, order, start, in_order, first, last, out, out_
 
 
 @part
-def gather(x_address, x_kind, n_in, x, x_row, y_address, y_kind, n_out, y, order, start, in_order, first, last):
+def gather(x_address, x_kind, n_in, x, x_row, y_address, y_kind, n_out, y, y_row, order, start, in_order, first, last):
     """Bring samples into rows first .. last - 1 of the blocks x and y.
 
     They are those at places start + first ... of the order, or of the data themselves (`in_order`).
@@ -78,17 +95,43 @@ def gather(x_address, x_kind, n_in, x, x_row, y_address, y_kind, n_out, y, order
     if y_kind == Y_LABELS:
         _converted_rows(pointer_at(y_address, np.int64), 1, order, start, in_order, first, last, y, 1)
     elif y_kind != Y_NONE:
-        _copied_rows(pointer_like(y_address, y), n_out, order, start, in_order, first, last, y, n_out)
+        _copied_rows(pointer_like(y_address, y), n_out, order, start, in_order, first, last, y, y_row)
+
+
+# ------------------------------------------------------------------------------------------------- threads
+
+SPINS = 4000             # about 20 us of waiting before the core is offered to others
+
+
+@part
+def meet(sync, threads):
+    """Wait until every thread has come here.  sync[0] counts arrivals, sync[8] meetings."""
+    if threads > 1:
+        meeting = atomic_peek(sync, 8)
+        if atomic_add(sync, 0, 1) == threads - 1:
+            poke(sync, 0, 0)
+            atomic_add(sync, 8, 1)
+        else:
+            spins = 0
+            while atomic_peek(sync, 8) == meeting:
+                spins += 1
+                if spins < SPINS:
+                    spin_pause()
+                else:
+                    give_way()
+
+
+FLAT_ROW = 65            # rows up to this length go through elementwise functions in one go, padding and all
 
 
 # ------------------------------------------------------------------------------------- leaves and their callers
 
 LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
-          Leaf(elementwise.activate, "ippiipii"),
+          Leaf(elementwise.activate, "ippiipi"),
           Leaf(elementwise.derive, "ipppiii"),
-          Leaf(losses.measure, "iiipppppii"),
-          Leaf(losses.output_gradient, "iiippfpii"),
-          Leaf(gather, "iiipiiiipoiiii"))
+          Leaf(losses.measure, "iiipppppiii"),
+          Leaf(losses.output_gradient, "iiippfpiii"),
+          Leaf(gather, "iiipiiiipioiiii"))
 MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER = range(len(LEAVES))
 
 
@@ -100,17 +143,18 @@ def leaf_addresses(dtype):
 @part
 def bring(plan, data, work, order, start, in_order, first, last):
     """Gather samples into rows first .. last - 1 of the plan's block."""
+    last_layer = plan.layers[plan.layers.shape[0] - 1]
     call(plan.leaves[GATHER], data.x_address, data.x_kind, plan.layers[0, N_IN], offset(work, plan.x_at), plan.x_row,
-         data.y_address, data.y_kind, plan.layers[plan.layers.shape[0] - 1, N_OUT], offset(work, plan.y_at),
+         data.y_address, data.y_kind, last_layer[N_OUT], offset(work, plan.y_at), last_layer[ROW],
          pointer(order, 0), start, in_order, first, last)
 
 
 # ----------------------------------------------------------------- one block: forward, output delta, backward
 
 @part
-def affine(plan, a, a_row, w, n_in, n_out, z, z_row, rows, pack):
-    """Z = a @ W + b, b following W in memory."""
-    b = offset(w, n_in * n_out)
+def affine(plan, a, a_row, w, n_in, n_out, first, last, z, z_row, rows, pack):
+    """Z = a @ W + b for columns first .. last - 1; b follows W in memory."""
+    b = offset(w, n_in * n_out + first)
     nothing = as_float(0, w)
     if z_row == 1 and rows >= 4:                   # one output: samples lie along the registers
         for r in range(rows):
@@ -118,92 +162,131 @@ def affine(plan, a, a_row, w, n_in, n_out, z, z_row, rows, pack):
         call(plan.leaves[MULTIPLY], 1, rows, n_in, w, 0, 1, a, a_row, True, z, 0, START_C, b, STORE, nothing, nothing,
              0, pack)
     else:
-        call(plan.leaves[MULTIPLY], rows, n_out, n_in, a, a_row, 1, w, n_out, False, z, z_row, START_BIAS, b, STORE,
-             nothing, nothing, 0, pack)
+        call(plan.leaves[MULTIPLY], rows, last - first, n_in, a, a_row, 1, offset(w, first), n_out, False,
+             offset(z, first), z_row, START_BIAS, b, STORE, nothing, nothing, 0, pack)
+
+
+@inner
+def share(n, thread, threads):
+    """Cut n items for threads: from where to where."""
+    return n * thread // threads, n * (thread + 1) // threads
 
 
 @part
-def forward(plan, parameters, work, first, last, pack):
-    """Z and A of every layer for rows first .. last - 1 of the gathered block."""
+def part_of(layer, rows, thread, threads):
+    """Return the part of a layer's block that is a thread's: first and last row, first and last column."""
+    n = layer[N_OUT]
+    if layer[BY_COLUMNS]:
+        first, last = share(n // COLUMN_BLOCK, thread, threads)
+        return 0, rows, first * COLUMN_BLOCK, n if thread == threads - 1 else last * COLUMN_BLOCK
+    first, last = share(rows, thread, threads)
+    return first, last, 0, n
+
+
+@part
+def forward(plan, parameters, work, rows, pack, sync, thread, threads):
+    """Z and A of every layer for the gathered block; one thread's part of it.
+
+    Where threads split columns they meet after each layer.
+    """
     a, a_row = offset(work, plan.x_at), plan.x_row
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
-        n_out, row = layer[N_OUT], layer[ROW]
-        z, next_a = offset(work, layer[Z_AT]), offset(work, layer[A_AT])
-        affine(plan, offset(a, first * a_row), a_row, offset(parameters, layer[W_AT]), layer[N_IN], n_out,
-               offset(z, first * row), row, last - first, pack)
-        if layer[ACTIVATION] != IDENTITY or layer[Z_AT] != layer[A_AT]:
-            call(plan.leaves[ACTIVATE], layer[ACTIVATION], z, next_a, row, n_out, offset(work, plan.lse_at), first,
-                 last)
-        if row > n_out:
-            for r in range(first, last):
+        n_out, row, code = layer[N_OUT], layer[ROW], layer[ACTIVATION]
+        top, bottom, left, right = part_of(layer, rows, thread, threads)
+        z, next_a = offset(work, layer[Z_AT] + top * row), offset(work, layer[A_AT] + top * row)
+        affine(plan, offset(a, top * a_row), a_row, offset(parameters, layer[W_AT]), layer[N_IN], n_out, left, right, z,
+               row, bottom - top, pack)
+        if code != IDENTITY or layer[Z_AT] != layer[A_AT]:
+            columns = right - left
+            if row <= FLAT_ROW and code != SOFTMAX:
+                columns = row                      # short rows in one go, the column of ones with them
+            call(plan.leaves[ACTIVATE], code, offset(z, left), offset(next_a, left), row, columns,
+                 offset(work, plan.lse_at + top), bottom - top)
+        if row > n_out and right == n_out:
+            for r in range(bottom - top):
                 poke(next_a, r * row + n_out, 1)   # the column of ones
-        a, a_row = next_a, row
+        if plan.is_mixed:
+            meet(sync, threads)
+        a, a_row = offset(work, layer[A_AT]), row
 
 
 @part
 def measure(plan, work, y_kind, first, last):
     """Write the loss of each sample, rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
-    n = layer[N_OUT]
-    call(plan.leaves[MEASURE], plan.loss, plan.fused, y_kind, offset(work, layer[Z_AT] + first * n),
-         offset(work, layer[A_AT] + first * n), offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else n)),
-         offset(work, plan.lse_at + first), offset(work, plan.losses_at + first), last - first, n)
+    row = layer[ROW]
+    call(plan.leaves[MEASURE], plan.loss, plan.fused, y_kind, offset(work, layer[Z_AT] + first * row),
+         offset(work, layer[A_AT] + first * row), offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
+         offset(work, plan.lse_at + first), offset(work, plan.losses_at + first), last - first, layer[N_OUT], row)
 
 
 @part
 def output_delta(plan, work, y_kind, scale, first, last):
     """Delta of the output layer, with the factor 1/n of the mean in `scale`; rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
-    n = layer[N_OUT]
-    a, delta = offset(work, layer[A_AT] + first * n), offset(work, layer[DELTA_AT] + first * n)
+    row = layer[ROW]
+    a, delta = offset(work, layer[A_AT] + first * row), offset(work, layer[DELTA_AT] + first * row)
     call(plan.leaves[OUTPUT_GRADIENT], plan.loss, plan.fused, y_kind, a,
-         offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else n)), scale, delta, last - first, n)
+         offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)), scale, delta, last - first, layer[N_OUT],
+         row)
     if plan.fused == NOT_FUSED or y_kind == Y_GRADIENT:
-        derive(plan, layer, offset(work, layer[Z_AT] + first * n), a, delta, last - first)
+        derive(plan, layer, offset(work, layer[Z_AT] + first * row), a, delta, layer[N_OUT], last - first)
 
 
 @part
-def derive(plan, layer, z, a, delta, rows):
+def derive(plan, layer, z, a, delta, columns, rows):
     """Delta *= f'(z), from d loss / d a to d loss / d z."""
     if layer[ACTIVATION] != IDENTITY:
-        call(plan.leaves[DERIVE], layer[ACTIVATION], z, a, delta, layer[ROW], layer[N_OUT], rows)
+        if layer[ROW] <= FLAT_ROW and layer[ACTIVATION] != SOFTMAX:
+            columns = layer[ROW]
+        call(plan.leaves[DERIVE], layer[ACTIVATION], z, a, delta, layer[ROW], columns, rows)
 
 
 @part
-def propagate(plan, delta, delta_row, w, n_in, n_out, out, out_row, rows, pack):
-    """Out = delta @ W.T."""
+def propagate(plan, delta, delta_row, w, n_in, n_out, first, last, out, out_row, rows, pack):
+    """Columns first .. last - 1 of out = delta @ W.T."""
     nothing = as_float(0, w)
-    call(plan.leaves[MULTIPLY], rows, n_in, n_out, delta, delta_row, 1, w, n_out, n_out > 1, out, out_row, START_ZERO,
-         w, STORE, nothing, nothing, 0, pack)
+    call(plan.leaves[MULTIPLY], rows, last - first, n_out, delta, delta_row, 1, offset(w, first * n_out), n_out,
+         n_out > 1, offset(out, first), out_row, START_ZERO, w, STORE, nothing, nothing, 0, pack)
 
 
 @part
-def backward(plan, parameters, work, first, last, pack):
-    """Delta of every layer before the last, rows first .. last - 1."""
+def backward(plan, parameters, work, rows, pack, sync, thread, threads):
+    """Delta of every layer before the last; one thread's part of it."""
     for l in range(plan.layers.shape[0] - 1, 0, -1):
+        if plan.is_mixed:
+            meet(sync, threads)
         layer, before = plan.layers[l], plan.layers[l - 1]
         row = before[ROW]
-        delta = offset(work, before[DELTA_AT] + first * row)
-        propagate(plan, offset(work, layer[DELTA_AT] + first * layer[ROW]), layer[ROW], offset(parameters, layer[W_AT]),
-                  layer[N_IN], layer[N_OUT], delta, row, last - first, pack)
-        derive(plan, before, offset(work, before[Z_AT] + first * row), offset(work, before[A_AT] + first * row), delta,
-               last - first)
+        top, bottom, left, right = part_of(before, rows, thread, threads)
+        delta = offset(work, before[DELTA_AT] + top * row)
+        propagate(plan, offset(work, layer[DELTA_AT] + top * layer[ROW]), layer[ROW], offset(parameters, layer[W_AT]),
+                  layer[N_IN], layer[N_OUT], left, right, delta, row, bottom - top, pack)
+        derive(plan, before, offset(work, before[Z_AT] + top * row + left),
+               offset(work, before[A_AT] + top * row + left), offset(delta, left), right - left, bottom - top)
 
 
 @part
 def accumulate(plan, work, rows, out, start, finish, lr, momentum, velocity, pack, thread, threads):
-    """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` as `finish` says (see `simd.tile`)."""
+    """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` as `finish` says (see `simd.tile`).
+
+    One thread's part of it: the columns that it had before, or else some rows of W.
+    """
     a, a_row = offset(work, plan.x_at), plan.x_row
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         n_in, n_out, row = layer[N_IN] + 1, layer[N_OUT], layer[ROW]
-        first, last = n_in * thread // threads, n_in * (thread + 1) // threads
-        delta, w = offset(work, layer[DELTA_AT]), offset(out, layer[W_AT] + first * n_out)
+        first, last, left, right = 0, n_in, 0, n_out
+        if layer[BY_COLUMNS]:
+            _, _, left, right = part_of(layer, rows, thread, threads)
+        else:
+            first, last = share(n_in, thread, threads)
+        delta, w = offset(work, layer[DELTA_AT] + left), offset(out, layer[W_AT] + first * n_out + left)
         if n_out == 1:                             # one column: it lies along the registers
             call(plan.leaves[MULTIPLY], 1, last - first, rows, delta, 0, row, offset(a, first), a_row, False, w, 0,
                  start, w, finish, lr, momentum, velocity, pack)
         else:
-            call(plan.leaves[MULTIPLY], last - first, n_out, rows, offset(a, first), 1, a_row, delta, row, False, w,
-                 n_out, start, w, finish, lr, momentum, velocity, pack)
+            call(plan.leaves[MULTIPLY], last - first, right - left, rows, offset(a, first), 1, a_row, delta, row, False,
+                 w, n_out, start, w, finish, lr, momentum, velocity, pack)
         a, a_row = offset(work, layer[A_AT]), row

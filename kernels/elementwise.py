@@ -316,35 +316,43 @@ def map_pair_block(function, z, a, out, n):
 
 
 @part
-def activate(code, z, a, row, n_out, lse, first, last):
-    """Write A = f(Z), rows first .. last - 1, `row` elements apart; for softmax lse = log(sum(exp(z))) of each too."""
+def activate(code, z, a, row, columns, lse, rows):
+    """Write a = f(z), rows `row` elements apart; for softmax lse = log(sum(exp(z))) of each row too."""
     if code == SOFTMAX:
-        for r in range(first, last):
-            poke(lse, r, softmax_row(offset(z, r * row), offset(a, r * row), n_out))
+        for r in range(rows):
+            poke(lse, r, softmax_row(offset(z, r * row), offset(a, r * row), columns))
         return
-    width, i, n = lanes(z), first * row, last * row
-    while i + width <= n:
-        store(a, i, activation(code, load(z, i)))
-        i += width
-    if i < n:
-        store_part(a, i, activation(code, load_part(z, i, n - i)), n - i)
+    if columns == row:
+        rows, columns = 1, rows * row
+    width = lanes(z)
+    for r in range(rows):
+        i, end = r * row, r * row + columns
+        while i + width <= end:
+            store(a, i, activation(code, load(z, i)))
+            i += width
+        if i < end:
+            store_part(a, i, activation(code, load_part(z, i, end - i)), end - i)
 
 
 @part
-def derive(code, z, a, delta, row, n_out, rows):
+def derive(code, z, a, delta, row, columns, rows):
     """Delta *= f'(z): from d loss / d a to d loss / d z, rows `row` elements apart."""
     if code == SOFTMAX:
         for r in range(rows):
-            softmax_backward_row(offset(a, r * row), offset(delta, r * row), offset(delta, r * row), n_out)
+            softmax_backward_row(offset(a, r * row), offset(delta, r * row), offset(delta, r * row), columns)
         return
-    width, i, n = lanes(z), 0, rows * row
-    while i + width <= n:
-        store(delta, i, load(delta, i) * activation_derivative(code, load(z, i), load(a, i)))
-        i += width
-    if i < n:
-        m = n - i
-        product = load_part(delta, i, m) * activation_derivative(code, load_part(z, i, m), load_part(a, i, m))
-        store_part(delta, i, product, m)
+    if columns == row:
+        rows, columns = 1, rows * row
+    width = lanes(z)
+    for r in range(rows):
+        i, end = r * row, r * row + columns
+        while i + width <= end:
+            store(delta, i, load(delta, i) * activation_derivative(code, load(z, i), load(a, i)))
+            i += width
+        if i < end:
+            m = end - i
+            product = load_part(delta, i, m) * activation_derivative(code, load_part(z, i, m), load_part(a, i, m))
+            store_part(delta, i, product, m)
 
 
 @inner

@@ -141,10 +141,10 @@ def loss_derivative(code, a, y):
 # ------------------------------------------------------------------------------------------ loops over rows
 
 @inner
-def sum_rows(code, a, y, out, rows, columns):
-    """out[r] = sum over columns of loss(a, y), rows of `a` and `y` contiguous."""
+def sum_rows(code, a, y, out, rows, columns, row):
+    """out[r] = sum over columns of loss(a, y), rows of `a` and `y` being `row` elements apart."""
     width = lanes(a)
-    if columns == 1:
+    if row == 1:
         r = 0
         while r + width <= rows:
             store(out, r, loss_value(code, load(a, r), load(y, r)))
@@ -154,7 +154,7 @@ def sum_rows(code, a, y, out, rows, columns):
         return
     full = columns - columns % width
     for r in range(rows):
-        at = r * columns
+        at = r * row
         total = load_part(a, 0, 0)
         for j in range(0, full, width):
             total = total + loss_value(code, load(a, at + j), load(y, at + j))
@@ -178,12 +178,12 @@ def scaled_derivative(code, a, y, scale, out, n):
 
 
 @inner
-def softmax_loss_rows(z, y, lse, out, rows, columns):
+def softmax_loss_rows(z, y, lse, out, rows, columns, row):
     """out[r] = sum of y * (lse - z): cross-entropy of softmax outputs, from the logits z and their lse[r]."""
     width = lanes(z)
     full = columns - columns % width
     for r in range(rows):
-        at, normaliser = r * columns, peek(lse, r)
+        at, normaliser = r * row, peek(lse, r)
         n = columns - full
         target = load_part(y, at + full, n)        # 0 * inf would be NaN: logits without weight are passed over
         total = where(target > 0.0, target * (normaliser - load_part(z, at + full, n)), 0.0)
@@ -194,13 +194,13 @@ def softmax_loss_rows(z, y, lse, out, rows, columns):
 
 
 @part
-def label_gradient(a, labels, scale, out, rows, columns, is_fused):
+def label_gradient(a, labels, scale, out, rows, columns, row_distance, is_fused):
     """Cross-entropy by the outputs `a` for integer labels, or a - y itself for softmax outputs; times scale."""
     width = lanes(a)
     zero = load_part(a, 0, 0)
     one = zero + 1.0
     for r in range(rows):
-        row, given, label = offset(out, r * columns), offset(a, r * columns), np.intp(peek(labels, r))
+        row, given, label = offset(out, r * row_distance), offset(a, r * row_distance), np.intp(peek(labels, r))
         factor = zero + scale
         if not is_fused:
             factor = zero
@@ -215,35 +215,38 @@ def label_gradient(a, labels, scale, out, rows, columns, is_fused):
 
 
 @part
-def measure(loss, fused, y_kind, z, a, y, lse, out, rows, n):
-    """Write the loss of each of the rows, summed over its n outputs."""
+def measure(loss, fused, y_kind, z, a, y, lse, out, rows, n, row):
+    """Write the loss of each of the rows, `row` elements apart, summed over its n outputs."""
     if y_kind == Y_LABELS:
         one = load_part(a, 0, 0) + 1.0
         for r in range(rows):
-            at = r * n + np.intp(peek(y, r))
+            at = r * row + np.intp(peek(y, r))
             if fused == FUSED_SOFTMAX:
                 poke(out, r, peek(lse, r) - peek(z, at))
             else:
                 poke(out, r, largest_of(_cross_entropy(load_part(a, 0, 0) + peek(a, at), one)))
     elif fused == FUSED_SIGMOID:
-        sum_rows(FROM_LOGITS, z, y, out, rows, n)
+        sum_rows(FROM_LOGITS, z, y, out, rows, n, row)
     elif fused == FUSED_SOFTMAX:
-        softmax_loss_rows(z, y, lse, out, rows, n)
+        softmax_loss_rows(z, y, lse, out, rows, n, row)
     else:
-        sum_rows(loss, a, y, out, rows, n)
+        sum_rows(loss, a, y, out, rows, n, row)
 
 
 @part
-def output_gradient(loss, fused, y_kind, a, y, scale, out, rows, n):
-    """Scale * d loss / d a of each output; for the fused losses d loss / d z; or a copy of a given gradient y."""
+def output_gradient(loss, fused, y_kind, a, y, scale, out, rows, n, row):
+    """Scale * d loss / d a of each output; for the fused losses d loss / d z; or a copy of a given gradient y.
+
+    Rows are `row` elements apart; what lies between is worked on too, and means nothing.
+    """
     if y_kind == Y_LABELS:
-        label_gradient(a, y, scale, out, rows, n, fused == FUSED_SOFTMAX)
+        label_gradient(a, y, scale, out, rows, n, row, fused == FUSED_SOFTMAX)
     elif y_kind == Y_GRADIENT:
-        map_block(_identity, y, out, rows * n)
+        map_block(_identity, y, out, rows * row)
     elif fused != NOT_FUSED:
-        scaled_derivative(SQUARED_ERROR, a, y, scale, out, rows * n)
+        scaled_derivative(SQUARED_ERROR, a, y, scale, out, rows * row)
     else:
-        scaled_derivative(loss, a, y, scale, out, rows * n)
+        scaled_derivative(loss, a, y, scale, out, rows * row)
 
 
 # ------------------------------------------------------------------------------------------ the public kernels
@@ -253,7 +256,7 @@ def output_gradient(loss, fused, y_kind, a, y, scale, out, rows, n):
 @kernel
 def squared_error(A, Y, out):
     """Half the squared error, 1/2 sum (A - Y)**2, of each sample."""
-    sum_rows(SQUARED_ERROR, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1])
+    sum_rows(SQUARED_ERROR, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1], A.shape[1])
 
 
 @kernel
@@ -266,7 +269,7 @@ def squared_error_derivative(A, Y, out):
 @kernel
 def absolute_error(A, Y, out):
     """Sum of |A - Y| of each sample."""
-    sum_rows(ABSOLUTE_ERROR, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1])
+    sum_rows(ABSOLUTE_ERROR, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1], A.shape[1])
 
 
 @kernel
@@ -279,7 +282,7 @@ def absolute_error_derivative(A, Y, out):
 @kernel
 def huber(A, Y, out):
     """Sum of 1/2 d**2 where d = |A - Y| < 1, else d - 1/2 (Huber 1964), of each sample."""
-    sum_rows(HUBER, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1])
+    sum_rows(HUBER, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1], A.shape[1])
 
 
 @kernel
@@ -292,7 +295,7 @@ def huber_derivative(A, Y, out):
 @kernel
 def binary_cross_entropy(A, Y, out):
     """Sum of -(Y log A + (1 - Y) log(1 - A)) of each sample; A is kept off 0 and 1."""
-    sum_rows(BINARY_CROSS_ENTROPY, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1])
+    sum_rows(BINARY_CROSS_ENTROPY, pointer(A, 0), pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1], A.shape[1])
 
 
 @kernel
@@ -305,7 +308,7 @@ def binary_cross_entropy_derivative(A, Y, out):
 @kernel
 def binary_cross_entropy_logits(Z, Y, out):
     """Sum of the binary cross-entropy of sigmoid(Z) of each sample, finite for every finite Z."""
-    sum_rows(FROM_LOGITS, pointer(Z, 0), pointer(Y, 0), pointer(out, 0), Z.shape[0], Z.shape[1])
+    sum_rows(FROM_LOGITS, pointer(Z, 0), pointer(Y, 0), pointer(out, 0), Z.shape[0], Z.shape[1], Z.shape[1])
 
 
 @part
@@ -320,7 +323,7 @@ def cross_entropy(A, Y, out):
     rows, n = A.shape
     y = targets(Y, out.dtype)
     measure(CROSS_ENTROPY, NOT_FUSED, Y_LABELS if Y.ndim == 1 else Y_ROWS, pointer(A, 0), pointer(A, 0), pointer(y, 0),
-            pointer(A, 0), pointer(out, 0), rows, n)
+            pointer(A, 0), pointer(out, 0), rows, n, n)
 
 
 @kernel
@@ -329,7 +332,7 @@ def cross_entropy_derivative(A, Y, out):
     rows, n = A.shape
     y = targets(Y, out.dtype)
     output_gradient(CROSS_ENTROPY, NOT_FUSED, Y_LABELS if Y.ndim == 1 else Y_ROWS, pointer(A, 0), pointer(y, 0),
-                    as_float(1, pointer(A, 0)), pointer(out, 0), rows, n)
+                    as_float(1, pointer(A, 0)), pointer(out, 0), rows, n, n)
 
 
 @kernel
@@ -340,4 +343,4 @@ def cross_entropy_logits(Z, Y, out):
     for r in range(rows):
         lse[r] = softmax_row(pointer(Z, r * n), pointer(scratch, 0), n)
     measure(CROSS_ENTROPY, FUSED_SOFTMAX, Y_LABELS if Y.ndim == 1 else Y_ROWS, pointer(Z, 0), pointer(Z, 0),
-            pointer(y, 0), pointer(lse, 0), pointer(out, 0), rows, n)
+            pointer(y, 0), pointer(lse, 0), pointer(out, 0), rows, n, n)

@@ -7,8 +7,10 @@ from . import elementwise, losses
 from .dense import PACK_SIZE
 from .losses import FUSED_SIGMOID, FUSED_SOFTMAX, NOT_FUSED
 
-N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW = range(8)          # columns of Plan.layers
+N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS = range(9)          # columns of Plan.layers
 QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
+MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
+COLUMN_BLOCK = 32            # borders between threads' columns are multiples of it: whole cache lines and tiles
 MOST_LANES = 16              # of a vector of simd.py
 MOST_LANE_PARAMETERS = 64    # networks up to this size may train with samples in lanes; above, tiles are as fast
 X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
@@ -17,8 +19,8 @@ X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
 class Plan(NamedTuple):
     """One network as the kernels see it.
 
-    layers : int64 (n_layers, 8): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
-        of Z, A and delta in the workspace, and the distance between their rows.
+    layers : int64 (n_layers, 9): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
+        of Z, A and delta in the workspace, the distance between their rows, and whether threads split its columns.
     loss, fused : codes of the loss, and of its fusion with the output activation.
     rows : most samples in one block.
     x_at, x_row, y_at, losses_at, lse_at, pack_at : where the block of gathered samples starts in the workspace and
@@ -26,6 +28,7 @@ class Plan(NamedTuple):
         start.
     lanes_at : where samples in lanes start, or -1 where the network is not for them.
     n_neurons : how many there are, inputs not counted.
+    is_mixed : whether threads split the columns of any layer.
     size : elements in the workspace.
     leaves : int64, the addresses of the functions in LEAVES.
     """
@@ -42,6 +45,7 @@ class Plan(NamedTuple):
     pack_at: int
     lanes_at: int
     n_neurons: int
+    is_mixed: bool
     size: int
     leaves: np.ndarray
 
@@ -82,15 +86,16 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
 
     x_row = row_distance(sizes[0])
     x_at = take(rows * x_row)
-    layers = np.empty((len(activations), 8), np.int64)
+    layers = np.empty((len(activations), 9), np.int64)
     w_at = 0
     for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
         is_output = l == len(activations) - 1
-        row = n_out if is_output else row_distance(n_out)
+        row = n_out if is_output and n_out < 64 else row_distance(n_out)     # outputs need no column of ones
         a_at = take(rows * row)
         keeps_z = is_output or activation in elementwise.DERIVED_FROM_Z
         z_at = take(rows * row) if keeps_z else a_at
-        layers[l] = n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row
+        layers[l] = n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row, (
+            threads > 1 and n_out >= MIN_COLUMNS * threads and activation != "softmax")
         w_at += (n_in + 1) * n_out
     fused = {("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
              ("softmax", "cross_entropy"): FUSED_SOFTMAX}.get((activations[-1], loss), NOT_FUSED)
@@ -98,8 +103,8 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
     if w_at <= MOST_LANE_PARAMETERS and (layers[:, ACTIVATION] < QUICK).all() and (
             fused == FUSED_SIGMOID or loss == "squared_error"):
         lanes_at = take(MOST_LANES * (sizes[0] + sizes[-1] + 2 * n_neurons))
-    return Plan(layers, losses.CODES[loss], fused, rows, x_at, x_row, take(rows * sizes[-1]), take(rows), take(rows),
-                take(threads * PACK_SIZE), lanes_at, n_neurons, used, leaves)
+    return Plan(layers, losses.CODES[loss], fused, rows, x_at, x_row, take(rows * row), take(rows), take(rows),
+                take(threads * PACK_SIZE), lanes_at, n_neurons, bool(layers[:, BY_COLUMNS].any()), used, leaves)
 
 
 class Data(NamedTuple):

@@ -267,7 +267,7 @@ def online(plan, data, order, start, stop, total, p, work, finish, lr, momentum,
                 for j in range(0, n, lanes(z)):
                     store(a, j, quick_activation(code, load(z, j)))
             else:
-                call(plan.leaves[ACTIVATE], code, z, a, layer[ROW], n, offset(work, plan.lse_at), 0, 1)
+                call(plan.leaves[ACTIVATE], code, z, a, n, n, offset(work, plan.lse_at), 1)
         if is_squared:
             y = pointer_like(data.y_address + order[s] * n_out * by_dtype(work, 4, 8), work)
             loss = load_part(work, 0, 0)
@@ -296,7 +296,7 @@ def online(plan, data, order, start, stop, total, p, work, finish, lr, momentum,
                     for j in range(0, n, lanes(before)):
                         store(before, j, times_quick_derivative(code, load(before, j), load(a, j)))
                 else:
-                    derive(plan, plan.layers[l - 1], offset(work, plan.layers[l - 1, Z_AT]), a, before, 1)
+                    derive(plan, plan.layers[l - 1], offset(work, plan.layers[l - 1, Z_AT]), a, before, n, 1)
     return stop - start, total
 
 
@@ -350,7 +350,7 @@ def in_lanes(plan, steps, data, order, first_batch, is_there, total, p, work, fi
         if not is_there:
             bring(plan, data, work, order, start, False, 0, n)
             transpose_samples(offset(work, plan.x_at), plan.x_row, n_x, n, x)
-            transpose_samples(offset(work, plan.y_at), n_y, n_y, n, y)
+            transpose_samples(offset(work, plan.y_at), plan.layers[n_layers - 1, ROW], n_y, n, y)
         here = first_lanes(zero + 1.0, n, 0.0)
         scale = here
         if steps.is_mean:

@@ -9,7 +9,7 @@ the backward pass and the rows of W for the update, and never a sum, so results 
 import numpy as np
 
 from . import elementwise
-from .block import accumulate, backward, bring, forward, measure, output_delta, propagate
+from .block import accumulate, backward, bring, forward, measure, meet, output_delta, propagate, share
 from .dense import PACK_SIZE
 from .jit import kernel, part
 from .optimizers import sgd_block, sgd_momentum_block
@@ -22,43 +22,15 @@ from .simd import (
     START_ZERO,
     STORE,
     as_float,
-    atomic_add,
-    atomic_peek,
     distance,
-    give_way,
     lanes,
     offset,
     peek,
     pointer,
-    poke,
-    spin_pause,
 )
 from .small import in_lanes, online
 
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
-
-# ------------------------------------------------------------------------------------------------- threads
-
-SPINS = 4000             # about 20 us of waiting before the core is offered to others
-
-
-@part
-def meet(sync, threads):
-    """Wait until every thread has come here.  sync[0] counts arrivals, sync[8] meetings."""
-    if threads > 1:
-        meeting = atomic_peek(sync, 8)
-        if atomic_add(sync, 0, 1) == threads - 1:
-            poke(sync, 0, 0)
-            atomic_add(sync, 8, 1)
-        else:
-            spins = 0
-            while atomic_peek(sync, 8) == meeting:
-                spins += 1
-                if spins < SPINS:
-                    spin_pause()
-                else:
-                    give_way()
-
 
 # ------------------------------------------------------------------------------------------- the two kernels
 
@@ -145,12 +117,14 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
             is_one_block = n <= plan.rows
             for block in range(0, n, plan.rows):
                 rows = min(plan.rows, n - block)
-                first, last = rows * thread // threads, rows * (thread + 1) // threads
+                first, last = share(rows, thread, threads)
                 bring(plan, data, work, order, start + block, False, first, last)
-                forward(plan, p, work, first, last, pack)
+                if plan.is_mixed:
+                    meet(meeting, threads)
+                forward(plan, p, work, rows, pack, meeting, thread, threads)
                 measure(plan, work, data.y_kind, first, last)
                 output_delta(plan, work, data.y_kind, scale, first, last)
-                backward(plan, p, work, first, last, pack)
+                backward(plan, p, work, rows, pack, meeting, thread, threads)
                 meet(meeting, threads)
                 for r in range(rows):
                     total += np.float64(peek(work, plan.losses_at + r))
@@ -166,7 +140,7 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
                                nothing, nothing, 0, pack, thread, threads)
                 meet(meeting, threads)
             if not is_one_block:
-                first, last = parameters.size * thread // threads, parameters.size * (thread + 1) // threads
+                first, last = share(parameters.size, thread, threads)
                 g = pointer(gradient, first)
                 if velocity.size:
                     sgd_momentum_block(g, lr, momentum, steps.nesterov, pointer(velocity, first), offset(p, first),
@@ -206,25 +180,30 @@ def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradi
     no_order = np.empty(0, np.int64)
     for start in range(0, data.n, plan.rows):
         rows = min(plan.rows, data.n - start)
-        first, last = rows * thread // threads, rows * (thread + 1) // threads
+        first, last = share(rows, thread, threads)
         bring(plan, data, work, no_order, start, True, first, last)
-        forward(plan, p, work, first, last, pack)
+        if plan.is_mixed:
+            meet(meeting, threads)
+        forward(plan, p, work, rows, pack, meeting, thread, threads)
         if wants & WANT_OUTPUT:
-            elementwise.map_block(elementwise._identity, offset(work, last_layer[A_AT] + first * n_out),
-                        pointer(out, (start + first) * n_out), (last - first) * n_out)
+            for r in range(first, last):
+                a = offset(work, last_layer[A_AT] + r * last_layer[ROW])
+                elementwise.map_block(elementwise._identity, a, pointer(out, (start + r) * n_out), n_out)
         if wants & WANT_LOSS:
             measure(plan, work, data.y_kind, first, last)
             for r in range(first, last):
                 losses[start + r] = peek(work, plan.losses_at + r)
         if wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT):
             output_delta(plan, work, data.y_kind, as_float(scale, p), first, last)
-            backward(plan, p, work, first, last, pack)
+            backward(plan, p, work, rows, pack, meeting, thread, threads)
+            if plan.is_mixed:
+                meet(meeting, threads)
             if wants & WANT_INPUT_GRADIENT:
                 layer = plan.layers[0]
                 propagate(plan, offset(work, layer[DELTA_AT] + first * row), row, p, n_in, layer[N_OUT],
-                          pointer(out, (start + first) * n_in), n_in, last - first, pack)
+                          0, n_in, pointer(out, (start + first) * n_in), n_in, last - first, pack)
             meet(meeting, threads)
             if wants & WANT_GRADIENT:
                 accumulate(plan, work, rows, pointer(gradient, 0), START_ZERO if start == 0 else START_C, STORE,
                            nothing, nothing, 0, pack, thread, threads)
-            meet(meeting, threads)
+        meet(meeting, threads)                     # the next block's rows may be another thread's in this one

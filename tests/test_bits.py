@@ -15,11 +15,11 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from fastbp.kernels import simd
 
 import fastbp
 from fastbp import engine
 from fastbp.activations import ACTIVATIONS
-from fastbp.kernels import simd
 from fastbp.losses import LOSSES
 
 table = runpy.run_path(str(Path(__file__).with_name("kernel_table.py")))
@@ -58,7 +58,8 @@ def trained(name, dtype, threads):
     history = trainer.fit(X, Y, epochs=4)
     assert np.isfinite(net.parameters).all() and np.mean(net.parameters != before) > 0.3
     gradients = net.gradients(X, Y)
-    parts = [net.parameters, np.array(history.loss), net.predict(X), *gradients.weights, *gradients.biases, net.input_gradient(X, Y)]
+    parts = [net.parameters, np.array(history.loss), net.predict(X), *gradients.weights, *gradients.biases,
+             net.input_gradient(X, Y)]
     return sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in parts)).hexdigest()
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastbp.kernels import jit
 
 import fastbp
 from fastbp import kernels
-from fastbp.kernels import jit
 
 table = runpy.run_path(str(Path(__file__).with_name("kernel_table.py")))
 
@@ -34,8 +34,9 @@ def main():
         if row.name.startswith(("cross_entropy", "shuffle")):      # the others know pointers only
             for shape in ((1, 1), (3, 5), (2, 17)):
                 getattr(kernels, row.name)(*row.arguments(rng, np.float64, *shape))
-    cases = [([2, 2, 1], "sigmoid", "squared_error", 4), ([2, 1], "tanh", "huber", 1), ([3, 9, 4], "sigmoid", "squared_error", 1),
-             ([5, 9, 4], ["gelu", "softmax"], "cross_entropy", 7), ([5, 9, 4], ["relu", "softmax"], "cross_entropy", 1),
+    cases = [([2, 2, 1], "sigmoid", "squared_error", 4), ([2, 1], "tanh", "huber", 1),
+             ([3, 9, 4], "sigmoid", "squared_error", 1), ([5, 9, 4], ["gelu", "softmax"], "cross_entropy", 7),
+             ([5, 9, 4], ["relu", "softmax"], "cross_entropy", 1),
              ([4, 3, 2], ["elu", "sigmoid"], "binary_cross_entropy", 300)]
     for sizes, activations, loss, batch_size in cases:
         n = 3 if batch_size == 4 else 605
@@ -44,8 +45,8 @@ def main():
             Y = rng.integers(0, sizes[-1], n)
         for momentum, nesterov in ((0.0, False), (0.9, True)):
             net = fastbp.Network(sizes, activations, loss=loss, seed=0, dtype="float64")
-            trainer = fastbp.Trainer(net, fastbp.SGD(0.01, momentum=momentum, nesterov=nesterov), batch_size=batch_size, seed=0)
-            history = trainer.fit(X, Y, epochs=3)
+            optimizer = fastbp.SGD(0.01, momentum=momentum, nesterov=nesterov)
+            history = fastbp.Trainer(net, optimizer, batch_size=batch_size, seed=0).fit(X, Y, epochs=3)
             assert np.isfinite(history.loss).all()
             assert net.predict(X).shape == (n, sizes[-1])
             assert np.isfinite(net.loss(X, Y)) and np.isfinite(net.input_gradient(X, Y)).all()

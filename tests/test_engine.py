@@ -30,11 +30,13 @@ class Case:
         rng = np.random.default_rng(seed)
         x_dtype = x_dtype or dtype
         self.dtype, self.n = dtype, n
-        self.X = (rng.integers(0, 4, (n, sizes[0])) if x_dtype == np.uint8 else rng.normal(size=(n, sizes[0]))).astype(x_dtype)
+        self.X = rng.integers(0, 4, (n, sizes[0])) if x_dtype == np.uint8 else rng.normal(size=(n, sizes[0]))
+        self.X = self.X.astype(x_dtype)
         if labels:
             self.Y = rng.integers(0, sizes[-1], n)
         elif LOSSES[loss].within_01:
-            self.Y = rng.dirichlet(np.ones(sizes[-1]), n).astype(dtype) if sizes[-1] > 1 else rng.random((n, 1)).astype(dtype)
+            self.Y = rng.dirichlet(np.ones(sizes[-1]), n) if sizes[-1] > 1 else rng.random((n, 1))
+            self.Y = self.Y.astype(dtype)
         else:
             self.Y = rng.normal(size=(n, sizes[-1])).astype(dtype)
         self.dA = rng.normal(size=(n, sizes[-1])).astype(dtype)
@@ -60,9 +62,10 @@ class Case:
             (slice(e, e + 1), first, last) for e in range(epochs) for first, last in zip([0, *ends], ends, strict=False)]
         for which, first, last in calls:
             part = losses[which].copy()
-            steps += backend.train(parameters, velocity, self.X, Y, batch_size=batch_size, words=None if words is None else
-                                   words[which], order=order, first_batch=first, last_batch=last, lr=lr, momentum=momentum,
-                                   nesterov=nesterov, losses=part, threads=threads)
+            steps += backend.train(parameters, velocity, self.X, Y, batch_size=batch_size,
+                                   words=words[which] if shuffles else None, order=order, first_batch=first,
+                                   last_batch=last, lr=lr, momentum=momentum, nesterov=nesterov, losses=part,
+                                   threads=threads)
             losses[which] = part
         return dict(parameters=parameters, velocity=velocity, order=order, losses=losses, steps=steps)
 
@@ -86,7 +89,8 @@ class Case:
         self.assert_same(losses, wanted_losses, "losses")
         self.assert_same(gradient, wanted, "gradient")
         np.testing.assert_array_equal(self.numba.losses(self.parameters, self.X, self.Y), losses)
-        for options, exact_options in (({}, {}), ({"Y": self.Y}, {"Y": Y}), ({"dA": self.dA}, {"dA": self.dA.astype(float)})):
+        for options, exact_options in (({}, {}), ({"Y": self.Y}, {"Y": Y}),
+                                       ({"dA": self.dA}, {"dA": self.dA.astype(float)})):
             given = self.numba.record(self.parameters, self.X, **options)
             wanted = self.numpy.record(exact, self.X, **exact_options)
             for field in wanted._fields:
@@ -113,8 +117,9 @@ class Case:
 
 # ------------------------------------------------------------------ all sorts of networks
 
-SIZES = [(1, 1), (1, 3, 1), (3, 1, 3), (17, 33, 2), (2, 2, 1), (65, 1), (33, 130, 17), (130, 65, 33, 3), (1, 130, 1), (4, 32, 32, 1),
-         (16, 16, 16, 16, 16, 16, 4), (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2), (784, 10), (64, 30, 10), (8, 16, 1), (300, 257, 2)]
+SIZES = [(1, 1), (1, 3, 1), (3, 1, 3), (17, 33, 2), (2, 2, 1), (65, 1), (33, 130, 17), (130, 65, 33, 3), (1, 130, 1),
+         (4, 32, 32, 1), (16, 16, 16, 16, 16, 16, 4), (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2), (784, 10), (64, 30, 10),
+         (8, 16, 1), (300, 257, 2)]
 
 
 @each_dtype
@@ -122,7 +127,8 @@ SIZES = [(1, 1), (1, 3, 1), (3, 1, 3), (17, 33, 2), (2, 2, 1), (65, 1), (33, 130
 def test_shapes(sizes, dtype):
     for i, batch_size in enumerate(BATCH_SIZES):
         activations = [HIDDEN[(i + l) % len(HIDDEN)] for l in range(len(sizes) - 2)]
-        output, loss = [("identity", "squared_error"), ("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")][i % 3]
+        output, loss = [("identity", "squared_error"), ("sigmoid", "binary_cross_entropy"),
+                        ("softmax", "cross_entropy")][i % 3]
         n = batch_size + (batch_size + 2) // 3 if batch_size > 1 else 5        # the last batch is short
         case = Case(sizes, (*activations, output), loss, dtype, n=n, reduction=("mean", "sum")[i % 2], seed=i)
         case.check_passes()
@@ -151,9 +157,10 @@ def test_every_activation_with_every_loss(output, dtype):
 def test_small_networks(activation, momentum, nesterov, dtype):
     for i, sizes in enumerate([(1, 1), (2, 1), (2, 2, 1), (3, 4, 2), (2, 3, 3, 1), (4, 5, 3), (7, 7, 1), (1, 16, 2)]):
         for j, batch_size in enumerate((1, 2, 3, 4, 5, 8, 9, 16, 17)):
-            output, loss = [(activation, "squared_error"), ("sigmoid", "binary_cross_entropy"), ("tanh", "huber")][(i + j) % 3]
-            case = Case(sizes, (*[activation] * (len(sizes) - 2), output), loss, dtype, n=(batch_size, 2 * batch_size + 1)[j % 2],
-                        reduction=("mean", "sum")[i % 2], seed=i)
+            output, loss = [(activation, "squared_error"), ("sigmoid", "binary_cross_entropy"),
+                            ("tanh", "huber")][(i + j) % 3]
+            case = Case(sizes, (*[activation] * (len(sizes) - 2), output), loss, dtype,
+                        n=(batch_size, 2 * batch_size + 1)[j % 2], reduction=("mean", "sum")[i % 2], seed=i)
             for shuffles in (False, True):
                 case.check_training(batch_size, momentum=momentum, nesterov=nesterov, shuffles=shuffles, epochs=3)
 
@@ -212,6 +219,22 @@ def many_threads(monkeypatch):
     monkeypatch.setattr(engine, "_threads", 2)
 
 
+@each_dtype
+@pytest.mark.parametrize("n", [256 + 32, 3 * 256 + 100, 2 * 256 + 1, 250])
+def test_threads_meet_between_blocks(many_threads, n, dtype):
+    """The last, lower block is split at other rows than those before it."""
+    case = Case((20, 64, 64, 3), ("tanh", "gelu", "softmax"), "cross_entropy", dtype, n=n, labels=True)
+    whole = case.numba.predict(case.parameters, case.X)
+    rows = [case.numba.predict(case.parameters, case.X[i : i + 1]) for i in range(n)]
+    for threads in (2, 3):
+        engine._threads = threads
+        for _ in range(100):
+            np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), np.concatenate(rows))
+            losses, gradient = case.numba.gradient(case.parameters, case.X, case.Y)
+            np.testing.assert_array_equal(case.numba.losses(case.parameters, case.X, case.Y), losses)
+    np.testing.assert_array_equal(whole, np.concatenate(rows))
+
+
 def run_together(*functions):
     """Results of functions that run in threads side by side."""
     results, errors, start = [None] * len(functions), [], threading.Barrier(len(functions))
@@ -262,7 +285,8 @@ def test_python_threads_share_one_network(many_threads):
             for _ in range(150):
                 record = case.numba.record(case.parameters, X, Y=case.Y)
                 losses, gradient = case.numba.gradient(case.parameters, X, case.Y)
-                arrays = [case.numba.predict(case.parameters, X), losses, gradient, record.dX, *record.Z, *record.A, *record.delta]
+                arrays = [case.numba.predict(case.parameters, X), losses, gradient, record.dX, *record.Z, *record.A,
+                          *record.delta]
                 results.append(sha256(b"".join(a.tobytes() for a in arrays)).hexdigest())
             return set(results)
         return function
@@ -273,7 +297,7 @@ def test_python_threads_share_one_network(many_threads):
 
 
 FORK = """
-import os, sys, hashlib
+import hashlib, os, signal
 import numpy as np
 import fastbp
 from fastbp import engine
@@ -288,14 +312,19 @@ def trained(net=None):
 
 net = fastbp.Network([20, 30, 4], ["tanh", "softmax"], loss="cross_entropy", seed=0)
 expected = trained()
-engine._gang.lock.acquire()                # as if another thread were in the middle of training
-child = os.fork()
-if child == 0:
-    os._exit(0 if trained() == expected and trained(net) == expected else 3)
-engine._gang.lock.release()
-code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-assert code == 0, f"the child ended with {code}"
-assert trained() == expected and trained(net) == expected
+for is_busy in (False, True):
+    if is_busy:
+        engine._gang.lock.acquire()            # as if another thread were in the middle of training
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if trained() == expected and trained(net) == expected else 3)
+    if is_busy:
+        engine._gang.lock.release()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 0, f"the child ended with {code}"
+    net = fastbp.Network([20, 30, 4], ["tanh", "softmax"], loss="cross_entropy", seed=0)
+    assert trained() == expected
 print("done")
 """
 

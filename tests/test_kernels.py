@@ -9,15 +9,11 @@ import mpmath
 import numba
 import numpy as np
 import pytest
+from fastbp.kernels.jit import KernelCache
 from mpmath import mp
 
-import fastbp.kernels.dense
-import fastbp.kernels.elementwise
-import fastbp.kernels.losses
-import fastbp.kernels.optimizers
 from fastbp import kernels, reference
 from fastbp.activations import ACTIVATIONS
-from fastbp.kernels.jit import KernelCache
 from fastbp.losses import LOSSES
 
 table = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("kernel_table.py"))))
@@ -75,8 +71,8 @@ def test_kernel_against_its_twin(row, dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("name", [*ELEMENTWISE, *[f"{name}_derivative" for name in ELEMENTWISE], "exp", "log", "softmax",
-                                  "softmax_backward"])
+@pytest.mark.parametrize("name", [*ELEMENTWISE, *[f"{name}_derivative" for name in ELEMENTWISE], "exp", "log",
+                                  "softmax", "softmax_backward"])
 def test_out_may_be_an_argument(name, dtype):
     rng = np.random.default_rng(0)
     row = next(row for row in table.TABLE if row.name == name)
@@ -164,8 +160,8 @@ def test_exp_to_two_units_in_the_last_place(dtype):
     zeros = np.array([[0.0, -0.0, info.smallest_subnormal, -info.smallest_subnormal, info.tiny, -info.tiny]], dtype)
     np.testing.assert_array_equal(call("exp", zeros), 1)
     last = next(v for v in np.sort(around(dtype, high))[::-1] if mp.exp(mp.mpf(float(v))) <= float(info.max))
-    beyond = np.array([[last, np.nextafter(last, dtype(np.inf)), 1e4, info.max, np.inf, -1e4, -info.max, -np.inf, np.nan]],
-                      dtype)
+    beyond = np.array([[last, np.nextafter(last, dtype(np.inf)), 1e4, info.max, np.inf, -1e4, -info.max, -np.inf,
+                        np.nan]], dtype)
     result = call("exp", beyond)[0]
     assert np.isfinite(result[0])
     np.testing.assert_array_equal(result[1:], [np.inf] * 4 + [0.0] * 3 + [np.nan])
@@ -183,7 +179,8 @@ def test_log_to_two_units_in_the_last_place(dtype):
     info = np.finfo(dtype)
     every = rng.integers(1, int(np.array(info.max).view(f"i{info.bits // 8}")), 12_000).astype(f"i{info.bits // 8}")
     x = np.concatenate([
-        every.view(dtype), np.exp(rng.normal(size=6_000)).astype(dtype), (1 + rng.normal(size=6_000) / 99).astype(dtype),
+        every.view(dtype), np.exp(rng.normal(size=6_000)).astype(dtype),
+        (1 + rng.normal(size=6_000) / 99).astype(dtype),
         rng.uniform(0, float(info.tiny), 1_500).astype(dtype),
         around(dtype, 1.0, 2.0, 0.5, np.sqrt(0.5), np.sqrt(2), np.e, info.tiny),
         np.array([info.smallest_subnormal, info.max], dtype),
@@ -201,7 +198,7 @@ def normal_cdf(z):
     return mp.erfc(-z / mp.sqrt(2)) / 2
 
 
-#              function, its derivative, units in the last place; gelu's grow as exp(-z**2 / 2) magnifies the rounding of z
+# function, its derivative, units in the last place; gelu's grow as exp(-z**2 / 2) magnifies the rounding of z
 ACCURACY = {
     "sigmoid": (sigmoid, lambda z: sigmoid(z) * (1 - sigmoid(z)), 3),
     "tanh": (mp.tanh, lambda z: mp.sech(z) ** 2, 3),
@@ -233,7 +230,8 @@ def test_activation_accuracy(name, dtype):
         most = 16
     assert error.max() <= most, f"{name}({z[error.argmax()]!r}) is wrong by {error.max()} units"
     slopes = np.array([float(derivative(mp.mpf(v))) for v in z.tolist()])
-    np.testing.assert_allclose(call(f"{name}_derivative", Z, A)[0], slopes, 0, (4 + np.abs(z).max() / 2) * float(info.eps))
+    tolerance = (4 + np.abs(z).max() / 2) * float(info.eps)
+    np.testing.assert_allclose(call(f"{name}_derivative", Z, A)[0], slopes, 0, tolerance)
 
 
 @each_dtype
@@ -288,7 +286,8 @@ def test_nan_stays_where_it_is(name, dtype):
             assert np.isfinite(np.delete(call(f"{name}_derivative", Z, A), at)).all()
 
 
-EXTREME = [[1e30, -1e30, 0], [INF, 0, 1], [-INF, 0, 0], [1e4, 1e4, 0], [INF, INF, 0], [-INF, -INF, -INF], [-1e30, -1e30, -1e30]]
+EXTREME = [[1e30, -1e30, 0], [INF, 0, 1], [-INF, 0, 0], [1e4, 1e4, 0], [INF, INF, 0], [-INF, -INF, -INF],
+           [-1e30, -1e30, -1e30]]
 
 
 @each_dtype
@@ -320,7 +319,8 @@ def test_logits_losses_are_finite(dtype, big):
         assert (call("cross_entropy_logits", Z, labels, shape=3)[:2] == 0).sum() == (0 if right == 2 else 1)
         assert np.isfinite(call("binary_cross_entropy_logits", Z, rows, shape=3)).all()
     right = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype)
-    assert (call("binary_cross_entropy_logits", np.where(right > 0, dtype(big), dtype(-big)), right, shape=3) == 0).all()
+    certain = np.where(right > 0, dtype(big), dtype(-big))
+    assert (call("binary_cross_entropy_logits", certain, right, shape=3) == 0).all()
 
 
 @each_dtype

@@ -16,7 +16,8 @@ import pytest
 import fastbp
 
 ROOT = Path(__file__).parent.parent
-OPTIONAL = ["rich", "typer", "sklearn", "scipy", "torch", "jax", "matplotlib", "safetensors", "pandas", "onnx", "mpi4py"]
+OPTIONAL = ["rich", "typer", "sklearn", "scipy", "torch", "jax", "matplotlib", "safetensors", "pandas", "onnx",
+            "mpi4py"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,8 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
     has_setuptools = importlib.util.find_spec("setuptools") and int(version("setuptools").split(".")[0]) >= 77
-    command = [sys.executable, "-m", "build", "--wheel", *["--no-isolation"] * bool(has_setuptools), "--outdir", str(out), "."]
+    isolation = ["--no-isolation"] if has_setuptools else []
+    command = [sys.executable, "-m", "build", "--wheel", *isolation, "--outdir", str(out), "."]
     result = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     (path,) = out.glob("*.whl")
@@ -46,7 +48,8 @@ def metadata(wheel):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = set(wheel.namelist())
     assert {name.split("/")[0] for name in names} == {"fastbp", f"fastbp-{fastbp.__version__}.dist-info"}
-    for folder, installed in (("fastbp", "fastbp"), ("fastbp/datasets", "fastbp/datasets"), ("kernels", "fastbp/kernels")):
+    places = {"fastbp": "fastbp", "fastbp/datasets": "fastbp/datasets", "kernels": "fastbp/kernels"}
+    for folder, installed in places.items():
         sources = {f"{installed}/{path.name}" for path in (ROOT / folder).glob("*.py")}
         assert sources and sources <= names
     data = {f"fastbp/datasets/{path.name}" for path in (ROOT / "fastbp" / "datasets").iterdir()
@@ -86,7 +89,8 @@ assert fastbp.__file__.startswith({str(tmp_path)!r}) and kernels.__file__.starts
 from fastbp.datasets import load_digits
 data = load_digits()
 net = fastbp.Network([2, 2, 1], seed=0, backend="numpy")
-history = fastbp.Trainer(net, fastbp.SGD(0.5), batch_size=4).fit([[0, 0], [0, 1], [1, 0], [1, 1]], [[0], [1], [1], [0]], epochs=3)
+X, Y = [[0, 0], [0, 1], [1, 0], [1, 1]], [[0], [1], [1], [0]]
+history = fastbp.Trainer(net, fastbp.SGD(0.5), batch_size=4).fit(X, Y, epochs=3)
 assert len(history.loss) == 3
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120,
@@ -95,6 +99,6 @@ assert len(history.loss) == 3
 
 
 def test_importing_the_command_line_is_not_part_of_importing_the_package():
-    code = "import sys, fastbp; print([name for name in ('fastbp.cli', 'numba', 'rich', 'typer') if name in sys.modules])"
+    code = "import sys, fastbp; print([name for name in ('fastbp.cli', 'rich', 'typer') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0 and "rich" not in result.stdout and "fastbp.cli" not in result.stdout
+    assert result.returncode == 0 and result.stdout == "[]\n"
