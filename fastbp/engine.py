@@ -16,7 +16,21 @@ from .kernels import training as t
 from .kernels.block import LEAVES, leaf_addresses
 from .kernels.jit import is_cached
 from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
-from .kernels.plan import A_AT, DELTA_AT, N_OUT, ROW, X_FLOAT32, X_FLOAT64, X_UINT8, Z_AT, Data, Plan, Steps, make_plan
+from .kernels.plan import (
+    A_AT,
+    DELTA_AT,
+    MOST_LANE_PARAMETERS,
+    N_OUT,
+    ROW,
+    X_FLOAT32,
+    X_FLOAT64,
+    X_UINT8,
+    Z_AT,
+    Data,
+    Plan,
+    Steps,
+    make_plan,
+)
 from .network import aligned_zeros
 from .reference import Pass
 
@@ -191,6 +205,8 @@ class NumbaBackend:
 
     def _threads_for(self, rows, products, most=None):
         """Choose the number of threads that pay for a block of this many rows."""
+        if rows == 1 or self.n_parameters <= MOST_LANE_PARAMETERS:
+            return 1                                     # the engines of kernels/small.py know no threads
         limit = get_num_threads() if not most else most
         return max(1, min(limit, rows // MIN_ROWS_PER_THREAD,
                           products * self.n_parameters * rows // MIN_WORK_PER_THREAD))

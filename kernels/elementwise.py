@@ -170,7 +170,7 @@ def _relu(z):
 
 @inner
 def _relu_derivative(z, a):
-    return where(a > 0.0, 1.0, a * 0.0)
+    return where(a > 0.0, 1.0, 0.0)
 
 
 @inner
@@ -180,7 +180,7 @@ def _leaky_relu(z):
 
 @inner
 def _leaky_relu_derivative(z, a):
-    return where(a > 0.0, 1.0, fma(a, 0.0, LEAKY_SLOPE))
+    return where(a > 0.0, 1.0, LEAKY_SLOPE)
 
 
 @inner
@@ -232,7 +232,7 @@ def _identity(z):
 
 @inner
 def _identity_derivative(z, a):
-    return a * 0.0 + 1.0
+    return where(a == a, 1.0, 1.0)
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -356,6 +356,13 @@ def derive(code, z, a, delta, row, columns, rows):
 
 
 @inner
+def _finite(x):
+    """X, infinities replaced by the largest numbers."""
+    largest = by_dtype(x, 3.4028234663852886e38, 1.7976931348623157e308)
+    return _clamp(x, -largest, largest)
+
+
+@inner
 def softmax_row(z, a, n):
     """Write a = softmax(z) for one row, and return log(sum(exp(z))).  `a` may be `z`."""
     width = lanes(z)
@@ -365,16 +372,14 @@ def softmax_row(z, a, n):
     for i in range(0, full, width):
         v = load(z, i)
         top = where(v > top, v, top)
-    largest = largest_of(top)
-    shift = _clamp(load_part(z, 0, 0) + largest, by_dtype(z, -3.4028234663852886e38, -1.7976931348623157e308),
-                   by_dtype(z, 3.4028234663852886e38, 1.7976931348623157e308))
+    shift = _finite(load_part(z, 0, 0) + largest_of(top))
     total = load_part(z, 0, 0)
     for i in range(0, full, width):
-        e = _exp(load(z, i) - shift)
+        e = _exp(_finite(load(z, i)) - shift)
         store(a, i, e)
         total = total + e
     if full < n:
-        e = first_lanes(_exp(load_part(z, full, n - full) - shift), n - full, 0.0)
+        e = first_lanes(_exp(_finite(load_part(z, full, n - full)) - shift), n - full, 0.0)
         store_part(a, full, e, n - full)
         total = total + e
     total = load_part(z, 0, 0) + sum_of(total)

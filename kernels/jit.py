@@ -70,7 +70,6 @@ class KernelCache:
     def __init__(self, py_func):
         self._py_func = py_func
         self._lock = None
-        self._owner = None
 
     @property
     def cache_path(self):
@@ -90,48 +89,55 @@ class KernelCache:
         return folder / f"fastbp-{self._py_func.__name__}-{digest}.nbc"
 
     def load_overload(self, sig, target_context):
-        """Return the compiled function, or None; then the folder's lock is held until it is saved."""
+        """Return the compiled function, or None; then the folder's lock is held until the compiling ends."""
         target_context.refresh()
         path = self.path(sig, target_context.codegen())
         if path is None:
             return None
         found = self._read(path, target_context)
         if found is None and self._lock is None:
-            self._lock, self._owner = _locked(path.parent), path
-            found = self._read(path, target_context)
-            if found is not None:
-                self._release()
+            self._lock = _locked(path.parent)
+            found = self._read(path, target_context)         # by now another process may have compiled it
         return found
 
     def save_overload(self, sig, cres):
-        """Write one compiled function: a temporary file, then a rename."""
+        """Write one compiled function with its checksum: a temporary file, then a rename."""
         path = self.path(sig, cres.codegen)
+        if path is None or cres.library.has_dynamic_globals:
+            return
+        data = dumps(cres._reduce())
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            if path is None or cres.library.has_dynamic_globals:
-                return
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(dumps(cres._reduce()))
-            os.replace(file.name, path)
+            temporary.write_bytes(hashlib.sha256(data).digest() + data)
+            os.replace(temporary, path)
         except OSError as error:
+            temporary.unlink(missing_ok=True)
             warnings.warn(f"fastbp: compiled kernels were not saved: {error}", RuntimeWarning, stacklevel=2)
-        finally:
-            if path == self._owner:
-                self._release()
 
     def _read(self, path, target_context):
         try:
-            return compiler.CompileResult._rebuild(target_context, *pickle.loads(path.read_bytes()))
+            content = path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                raise ValueError("wrong checksum")
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
         except FileNotFoundError:
             return None
         except Exception as error:                  # a damaged file: compiled again and overwritten
-            warnings.warn(f"fastbp: {path.name} is damaged ({type(error).__name__}); compiling again", RuntimeWarning,
-                          stacklevel=2)
+            warnings.warn(f"fastbp: {path.name} is damaged ({type(error).__name__}: {error}); compiling again",
+                          RuntimeWarning, stacklevel=2)
             return None
 
-    def _release(self):
-        if self._lock is not None:
-            os.close(self._lock)                    # closing the file gives the lock back
-        self._lock = self._owner = None
+    def serialised(self, compile_one):
+        """Wrap a compiling function: give the lock back when it is done, whatever came of it."""
+        @functools.wraps(compile_one)
+        def compile_and_release(*args):
+            try:
+                return compile_one(*args)
+            finally:
+                if self._lock is not None:
+                    os.close(self._lock)            # closing the file gives the lock back
+                    self._lock = None
+        return compile_and_release
 
     def flush(self):
         """Nothing is held in memory."""
@@ -161,7 +167,8 @@ def _locked(folder):
 def kernel(function):
     """Compile at the first call and keep the machine code on disk."""
     dispatcher = numba.njit(**FLAGS)(function)
-    dispatcher._cache = KernelCache(function)
+    dispatcher._cache = cache = KernelCache(function)
+    dispatcher.compile = cache.serialised(dispatcher.compile)
     return dispatcher
 
 
@@ -197,7 +204,8 @@ class Leaf:
             kinds = {"i": types.intp, "f": scalar, "p": types.CPointer(scalar), "o": types.CPointer(types.int64)}
             sig = types.void(*[kinds[letter] for letter in self._arguments])
             cfunc = CFunc(self._function, (sig.args, sig.return_type), {}, FLAGS)
-            cfunc._cache = KernelCache(self._function)
+            cfunc._cache = cache = KernelCache(self._function)
+            cfunc.compile = cache.serialised(cfunc.compile)
             self._compiled[dtype] = cfunc
         return self._compiled[dtype]
 

@@ -37,6 +37,8 @@ NETWORKS = {
     "odd": ([37, 65, 33, 3], ["silu", "elu", "identity"], "huber", 100, 230, NESTEROV, {}),
     "blocks": ([20, 40, 17, 4], ["softplus", "tanh", "softmax"], "cross_entropy", 300, 700, CLASSICAL, {}),
     "deep sums": ([530, 7, 280, 3], ["tanh", "relu", "identity"], "squared_error", 40, 90, PLAIN, {}),
+    "wide": ([30, 200, 193, 150], ["relu", "tanh", "sigmoid"], "binary_cross_entropy", 40, 90, NESTEROV, {}),
+    "wide and narrow": ([9, 256, 20, 131, 3], ["gelu"] * 3 + ["softmax"], "cross_entropy", 33, 80, PLAIN, {}),
     "packed": ([50, 300, 270], ["leaky_relu", "identity"], "absolute_error", 64, 128, PLAIN, {"reduction": "sum"}),
     **{name: ([11, 19, 13, 6], [name, name, "softmax"], "cross_entropy", 17, 50, PLAIN, {}) for name in HIDDEN},
     **{f"{name} and {loss}": ([5, 9, 18], ["tanh", name], loss, 12, 40, PLAIN, {}) for loss, name in zip(

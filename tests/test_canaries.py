@@ -134,12 +134,14 @@ def test_kernel_keeps_to_its_arrays(row, dtype):
 # ------------------------------------------------------------------ the engine
 
 OUTPUTS = [("sigmoid", "binary_cross_entropy", False), ("softmax", "cross_entropy", True),
-           ("identity", "squared_error", False), ("softmax", "cross_entropy", False), ("tanh", "huber", False), ("softplus", "absolute_error", False),
-           ("softmax", "squared_error", False), ("sigmoid", "cross_entropy", True), ("sigmoid", "squared_error", False)]
-#            sizes, samples, batch size: narrow and tiny ones, deep sums, more samples than a block
+           ("identity", "squared_error", False), ("softmax", "cross_entropy", False), ("tanh", "huber", False),
+           ("softplus", "absolute_error", False), ("softmax", "squared_error", False),
+           ("sigmoid", "cross_entropy", True), ("sigmoid", "squared_error", False)]
+#            sizes, samples, batch size: narrow and tiny ones, deep sums, more samples than a block, wide layers
 CORNERS = [((1, 1), 1, 1), ((1, 1), 9, 4), ((2, 2, 1), 4, 4), ((2, 2, 1), 5, 1), ((3, 1, 2), 17, 8), ((8, 16, 1), 3, 1),
            ((300, 3), 5, 2), ((2, 270, 2), 13, 12), ((130, 2), 6, 6), ((5, 1), 33, 16), ((64, 30, 10), 11, 1),
-           ((3, 4, 2), 600, 513), ((4, 33, 1), 530, 530), ((16, 16, 16, 16, 4), 20, 7)]
+           ((3, 4, 2), 600, 513), ((4, 33, 1), 530, 530), ((16, 16, 16, 16, 4), 20, 7),
+           *[((5, 129, 200, 3), 21, 9), ((33, 197, 131), 30, 17), ((20, 195, 1), 300, 290), ((128, 192), 14, 14)] * 3]
 
 
 def network(i):
