@@ -1,6 +1,13 @@
 """Time and peak memory of training: sigmoid networks, half squared error, plain SGD, float32."""
 
+import statistics
+import threading
+import time
+from itertools import pairwise
+
 import numpy as np
+from fastbp.kernels.simd import as_float, pointer, tile, tile_columns, tile_lanes, tile_shape
+from numba import float32, njit
 
 import fastbp
 
@@ -53,3 +60,58 @@ class Predict:
 
     def time_predict(self, backend):
         self.net.predict(self.X)
+
+
+@njit(nogil=True)
+def tile_rate(A, B, C, n):
+    """Run the widest register tile n times on operands that stay in the first-level cache."""
+    a, b, c = pointer(A, 0), pointer(B, 0), pointer(C, 0)
+    nothing = as_float(0, a)
+    wide, lane = tile_columns(a)
+    for _ in range(n):
+        tile(A.shape[0], wide // lane, a, A.shape[1], 1, b, B.shape[1], B.shape[0], c, C.shape[1], lane, 0, c, 0,
+             nothing, nothing, 0)
+
+
+def seconds(function, *arguments):
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+class Floor:
+    """How near training comes to the machine's limit: its multiply-adds at the rate of the register tile in cache.
+
+    The tile and the training run in turn, on as many threads as the cores give; the share is a median of ratios.
+    """
+
+    param_names = ["rung"]
+    params = [list(LADDER)]
+    unit = "share of the tile's rate on all cores"
+
+    def setup(self, rung):
+        Ladder.setup(self, rung)
+        self.trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
+        rows, depth = tile_shape()[0], 256
+        self.tiles = [[np.ones(shape, np.float32) for shape in ((rows, depth), (depth, 32), (rows, 32))]
+                      for _ in range(fastbp.get_num_threads())]
+        self.tile_flops = 2 * rows * depth * (tile_shape()[1] * tile_lanes(float32))
+        self.on_all_cores(1)
+
+    def on_all_cores(self, n):
+        threads = [threading.Thread(target=tile_rate, args=(*arrays, n)) for arrays in self.tiles]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def track_share(self, rung):
+        sizes, _, n_samples, epochs = LADDER[rung]
+        layers = list(pairwise(sizes))
+        flops = n_samples * epochs * sum(2 * m * n * (3 if l else 2) for l, (m, n) in enumerate(layers))
+        shares = []
+        for _ in range(7):
+            training = seconds(lambda: self.trainer.fit(self.X, self.Y, epochs=epochs, progress=False))
+            tiles = seconds(self.on_all_cores, 20_000)
+            shares.append(flops / training / (20_000 * self.tile_flops * len(self.tiles) / tiles))
+        return statistics.median(shares)
