@@ -5,11 +5,16 @@ and `load`.  Importing this package costs little: Numba is imported with the fir
 """
 
 from importlib import import_module as _import_module
+from pathlib import Path as _Path
 
-from .files import load
-from .network import Gradients, Network
-from .optimizers import SGD
-from .trainer import History, Trainer
+if not (_Path(__file__).parent / "kernels").is_dir():
+    # A checkout, not an installed wheel: kernels/ stands beside fastbp/.  So `import fastbp` works in its folder too.
+    __path__.append(str(_Path(__file__).parent.parent))
+
+from .files import load  # noqa: E402
+from .network import Gradients, Network  # noqa: E402
+from .optimizers import SGD  # noqa: E402
+from .trainer import History, Trainer  # noqa: E402
 
 _LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine"}
 _SUBMODULES = ("datasets", "kernels")

@@ -102,3 +102,14 @@ def test_importing_the_command_line_is_not_part_of_importing_the_package():
     code = "import sys, fastbp; print([name for name in ('fastbp.cli', 'rich', 'typer') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and result.stdout == "[]\n"
+
+
+def test_a_checkout_works_without_being_installed(tmp_path):
+    code = ("import fastbp; assert fastbp.kernels.sigmoid.__module__ == 'fastbp.kernels.elementwise'; "
+            "print(fastbp.__file__)")
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-S", "-c", "import site, sys; sys.path[:0] = [sys.argv[1], *sys.argv[2:]]\n"
+                           + code, str(root), *(p for p in sys.path if p.endswith("site-packages"))],
+                          cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent.parent == root
