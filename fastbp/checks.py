@@ -252,8 +252,11 @@ def _finite(argument, array, dtype, original=None):
         return
     flat = array.reshape(-1)
     for start in range(0, flat.size, _PIECE):
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(flat[start : start + _PIECE].astype(dtype, copy=False))
+        piece = flat[start : start + _PIECE]
+        if piece.dtype != dtype:
+            with np.errstate(over="ignore"):
+                piece = piece.astype(dtype)
+        finite = np.isfinite(piece)
         if not finite.all():
             where = np.unravel_index(start + int(finite.argmin()), array.shape)
             value = (array if original is None else original)[where]

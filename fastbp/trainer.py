@@ -343,7 +343,7 @@ class _Run:
 
     def not_finite(self):
         """Whether a parameter (or its velocity) is not finite."""
-        return not all(_all_finite(array) for array in self._kept[1:])
+        return not all(np.isfinite(array).all() for array in self._kept[1:])
 
     def back_to_finite(self):
         """Lead the parameters back to the last step after which they were finite; return how many steps that is."""
@@ -386,11 +386,6 @@ class _Run:
         losses = np.zeros(n_epochs) if losses is None else losses
         words = None if words is None else words[:n_epochs]
         return self.trainer._train(self.X, self.Y, self.batch_size, self.order, words, first_batch, last_batch, losses)
-
-
-def _all_finite(array):
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())  # the sum is quick, but may overflow
 
 
 def _metrics(metrics):

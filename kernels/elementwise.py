@@ -18,7 +18,6 @@ from .simd import (
     fabs,
     first_lanes,
     fma,
-    horner,
     lanes,
     largest_of,
     load,
@@ -27,6 +26,7 @@ from .simd import (
     offset,
     pointer,
     poke,
+    polynomial,
     power_of_two,
     store,
     store_part,
@@ -74,7 +74,8 @@ def _reduced(x):
     n = nearest(x * 1.4426950408889634)
     high, low = by_dtype(x, LN2_32, LN2_64)
     r = fma(-n, low, fma(-n, high, x))
-    return n, fma(r * r, horner(r, by_dtype(x, EXP32, EXP64)), r)
+    r_squared = r * r
+    return n, fma(r_squared, polynomial(r, r_squared, by_dtype(x, EXP32, EXP64)), r)
 
 
 @inner
@@ -100,7 +101,7 @@ def _log_of_ratio(f, n):
     s = f / (f + 2.0)
     z = s * s
     high, low = by_dtype(f, LN2_32, LN2_64)
-    return fma(n, high, fma(s + s, 1.0, fma(s * z, horner(z, by_dtype(f, LOG32, LOG64)), n * low)))
+    return fma(n, high, fma(s + s, 1.0, fma(s * z, polynomial(z, z * z, by_dtype(f, LOG32, LOG64)), n * low)))
 
 
 @inner
@@ -129,7 +130,8 @@ def _half_erfc(x):
     """Return the normal distribution function of -|x| * sqrt(2), that is erfc(|x|) / 2."""
     z = _clamp(fabs(x), 0.0, by_dtype(x, 14.0, 28.0))
     t = 2.0 / (z + 2.0)
-    return t * 0.5 * _exp(fma(-z, z, horner(t + t - 1.0, by_dtype(x, ERFC32, ERFC64))))
+    u = t + t - 1.0
+    return t * 0.5 * _exp(fma(-z, z, polynomial(u, u * u, by_dtype(x, ERFC32, ERFC64))))
 
 
 @inner

@@ -230,14 +230,20 @@ def exponent_of(typingctx, v):
 
 
 @intrinsic
-def horner(typingctx, x, coefficients):
-    """coefficients[0] * x**n + ... + coefficients[n] by fused multiply-adds."""
+def polynomial(typingctx, x, x_squared, coefficients):
+    """coefficients[0] * x**n + ... + coefficients[n] by fused multiply-adds.
+
+    Pairs of terms first, then Horner's scheme in x**2: half the latency of Horner's scheme in x.
+    """
     def codegen(context, builder, sig, args):
-        x, constants = args
-        terms = [context.cast(builder, builder.extract_value(constants, i), sig.args[1].dtype, sig.args[0])
-                 for i in range(sig.args[1].count)]
-        return functools.reduce(lambda acc, c: _llvm(builder, "fma", x.type, acc, x, c), terms)
-    return signature(x, x, coefficients), codegen
+        x, x_squared, constants = args
+        terms = [context.cast(builder, builder.extract_value(constants, i), sig.args[2].dtype, sig.args[0])
+                 for i in range(sig.args[2].count)]
+        pairs = [terms.pop(0)] if len(terms) % 2 else []
+        pairs += [_llvm(builder, "fma", x.type, high, x, low)
+                  for high, low in zip(terms[::2], terms[1::2], strict=True)]
+        return functools.reduce(lambda acc, pair: _llvm(builder, "fma", x.type, acc, x_squared, pair), pairs)
+    return signature(x, x, x, coefficients), codegen
 
 
 @intrinsic

@@ -239,13 +239,17 @@ def back_and_update(a, w, n_in, n_out, delta, before, wants_before, finish, lr, 
 
 
 @part
-def online(plan, data, order, start, stop, total, p, work, finish, lr, momentum, velocity):
-    """Train samples start .. stop - 1 of the order one at a time; (how many were trained, the sum of losses)."""
+def online(plan, data, order, start, stop, total_loss, p, work, finish, lr, momentum, velocity):
+    """Train samples start .. stop - 1 of the order one at a time, and return how many were trained.
+
+    Their losses are added to the number at `total_loss`; the one that is not finite is not trained.
+    """
     n_layers = plan.layers.shape[0]
     last = plan.layers[n_layers - 1]
     n_out, n_x = last[N_OUT], plan.layers[0, N_IN]
     a_out, delta_out = offset(work, last[A_AT]), offset(work, last[DELTA_AT])
     is_squared = plan.fused == NOT_FUSED and plan.loss == SQUARED_ERROR and last[ACTIVATION] < QUICK
+    total = peek(total_loss, 0)
     x_is_own = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
     for s in range(start, stop):
         x = offset(work, plan.x_at)
@@ -282,7 +286,8 @@ def online(plan, data, order, start, stop, total, p, work, finish, lr, momentum,
             output_delta(plan, work, data.y_kind, as_float(1, work), 0, 1)
             total += np.float64(peek(work, plan.losses_at))
         if not np.isfinite(total):
-            return s - start, total
+            poke(total_loss, 0, total)
+            return s - start
         for l in range(n_layers - 1, -1, -1):
             layer = plan.layers[l]
             delta, before, a = offset(work, layer[DELTA_AT]), delta_out, x
@@ -297,7 +302,8 @@ def online(plan, data, order, start, stop, total, p, work, finish, lr, momentum,
                         store(before, j, times_quick_derivative(code, load(before, j), load(a, j)))
                 else:
                     derive(plan, plan.layers[l - 1], offset(work, plan.layers[l - 1, Z_AT]), a, before, n, 1)
-    return stop - start, total
+    poke(total_loss, 0, total)
+    return stop - start
 
 
 # ------------------------------------------------------------------------------------------- samples in lanes
@@ -332,10 +338,11 @@ def transpose_samples(block, row, columns, n, out):
 
 
 @part
-def in_lanes(plan, steps, data, order, first_batch, is_there, total, p, work, finish, lr, momentum, velocity):
-    """Train batches first_batch .. steps.last_batch - 1, a batch in one vector; (how many, the sum of losses).
+def in_lanes(plan, steps, data, order, first_batch, repeats, total_losses, p, work, finish, lr, momentum, velocity):
+    """Train batches first_batch .. steps.last_batch - 1, a batch in one vector; return how many were trained.
 
-    `is_there` says that the one batch is in the workspace from the epoch before.
+    Their losses are added to the number at `total_losses`; the batch whose loss is not finite is not trained.  One
+    batch that is all of the data may be trained `repeats` times, its losses added to as many numbers.
     """
     n_layers, width = plan.layers.shape[0], lanes(work)
     n_x, n_y = plan.layers[0, N_IN], plan.layers[n_layers - 1, N_OUT]
@@ -344,10 +351,14 @@ def in_lanes(plan, steps, data, order, first_batch, is_there, total, p, work, fi
     activations = offset(y, n_y * width)           # layer after layer, as many deltas behind
     to_delta = plan.n_neurons * width
     zero = load_part(work, 0, 0)
-    for batch in range(first_batch, steps.last_batch):
+    last_batch = max(steps.last_batch, first_batch + repeats)
+    for batch in range(first_batch, last_batch):
         start = batch * steps.batch_size
+        total_at = 0
+        if repeats > 1:
+            start, total_at = 0, batch
         n = min(steps.batch_size, data.n - start)
-        if not is_there:
+        if repeats == 1 or batch == 0:
             bring(plan, data, work, order, start, False, 0, n)
             transpose_samples(offset(work, plan.x_at), plan.x_row, n_x, n, x)
             transpose_samples(offset(work, plan.y_at), plan.layers[n_layers - 1, ROW], n_y, n, y)
@@ -378,9 +389,10 @@ def in_lanes(plan, steps, data, order, first_batch, is_there, total, p, work, fi
                 loss = loss + _squared_error(out, target)
                 delta = times_quick_derivative(code, delta, out)
             store(before, j * width + to_delta, delta)
-        total += np.float64(sum_of_lanes(loss * here, n))
+        total = peek(total_losses, total_at) + np.float64(sum_of_lanes(loss * here, n))
+        poke(total_losses, total_at, total)
         if not np.isfinite(total):
-            return batch - first_batch, total
+            return batch - first_batch
         # backward and update
         a = before
         for l in range(n_layers - 1, -1, -1):
@@ -401,4 +413,4 @@ def in_lanes(plan, steps, data, order, first_batch, is_there, total, p, work, fi
                 update_number(w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), finish, lr, momentum,
                               velocity)
             a = before
-    return steps.last_batch - first_batch, total
+    return last_batch - first_batch

@@ -90,26 +90,33 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
         to_velocity = distance(p, pointer(velocity, 0))
     nothing = as_float(0, p)
     done = 0
-    for epoch in range(steps.n_epochs):
+    epoch = 0
+    while epoch < steps.n_epochs:
         first_batch = steps.first_batch if epoch == 0 else 0
         if steps.shuffles and first_batch == 0:
             if thread == 0:
                 shuffle_order(words[epoch], order, data.n)
             meet(meeting, threads)
-        total = losses[epoch]
-        if steps.batch_size == 1 or plan.lanes_at >= 0 and steps.batch_size <= lanes(work):
-            if plan.lanes_at >= 0:
-                is_there = epoch > 0 and not steps.shuffles and steps.last_batch == 1
-                n_done, total = in_lanes(plan, steps, data, order, first_batch, is_there, total, p, work, finish, lr,
-                                         momentum, to_velocity)
-            else:
-                n_done, total = online(plan, data, order, first_batch, steps.last_batch, total, p, work, finish, lr,
-                                       momentum, to_velocity)
-            losses[epoch] = total
+        if plan.lanes_at >= 0 and steps.batch_size <= lanes(work):
+            repeats = 1
+            if not steps.shuffles and steps.last_batch == 1:
+                repeats = steps.n_epochs - epoch
+            n_done = in_lanes(plan, steps, data, order, first_batch, repeats, pointer(losses, epoch), p, work, finish,
+                              lr, momentum, to_velocity)
+            done += n_done
+            if n_done < repeats * (steps.last_batch - first_batch):
+                return done
+            epoch += repeats
+            continue
+        if steps.batch_size == 1:
+            n_done = online(plan, data, order, first_batch, steps.last_batch, pointer(losses, epoch), p, work, finish,
+                            lr, momentum, to_velocity)
             done += n_done
             if n_done < steps.last_batch - first_batch:
                 return done
+            epoch += 1
             continue
+        total = losses[epoch]
         for batch in range(first_batch, steps.last_batch):
             start = batch * steps.batch_size
             n = min(steps.batch_size, data.n - start)
@@ -152,6 +159,7 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
         meet(meeting, threads)                     # nobody shuffles while another still reads the order
         if thread == 0:
             losses[epoch] = total
+        epoch += 1
     return done
 
 
