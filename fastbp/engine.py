@@ -2,7 +2,6 @@
 
 `NumbaBackend` has the methods of `fastbp.reference.NumpyBackend` and computes the same.
 """
-import contextlib
 import os
 import queue
 import threading
@@ -128,19 +127,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_gang)      # a forked child has none of its parent's threads
 
 
-@contextlib.contextmanager
-def _leased(threads):
-    """(run, threads): alone where the gang is at another caller's work, for which the results are the same."""
-    gang = _gang
-    if threads > 1 and gang.lock.acquire(blocking=False):
-        try:
-            yield gang.run, threads
-        finally:
-            gang.lock.release()
-    else:
-        yield (lambda function, _: function(0)), 1
-
-
 # -------------------------------------------------------------------------------------------------- backend
 
 def _address(array):
@@ -191,25 +177,39 @@ class NumbaBackend:
         """Leave the desks behind."""
         return {**self.__dict__, "_free": {}}
 
-    @contextlib.contextmanager
-    def _desk(self, rows, threads):
-        """Lend a desk of one's own, so that several Python threads may use the same network."""
-        free = self._free.setdefault((rows, threads), [])
+    def _work(self, share, rows, threads, look=None):
+        """Call share(desk, thread, threads) on as many threads; (what the first returned, look(desk)).
+
+        The desk is one's own, so several Python threads may use the same network.  Where the gang is at another
+        caller's work there is one thread, for which the results are the same.
+        """
+        gang = _gang
+        in_gang = threads > 1 and gang.lock.acquire(blocking=False)
+        threads = threads if in_gang else 1
         try:
-            desk = free.pop()
-        except IndexError:
-            desk = _Desk(self, rows, threads)
-        yield desk
-        if not free:
-            free.append(desk)
+            free = self._free.setdefault((rows, threads), [])
+            try:
+                desk = free.pop()
+            except IndexError:
+                desk = _Desk(self, rows, threads)
+            if in_gang:
+                result = gang.run(lambda thread: share(desk, thread, threads), threads)
+            else:
+                result = share(desk, 0, 1)
+            seen = look(desk) if look else None
+            if not free:
+                free.append(desk)
+            return result, seen
+        finally:
+            if in_gang:
+                gang.lock.release()
 
     def _threads_for(self, rows, products, most=None):
         """Choose the number of threads that pay for a block of this many rows."""
         if rows == 1 or self.n_parameters <= MOST_LANE_PARAMETERS:
             return 1                                     # the engines of kernels/small.py know no threads
-        limit = get_num_threads() if not most else most
-        return max(1, min(limit, rows // MIN_ROWS_PER_THREAD,
-                          products * self.n_parameters * rows // MIN_WORK_PER_THREAD))
+        pay = min(rows // MIN_ROWS_PER_THREAD, products * self.n_parameters * rows // MIN_WORK_PER_THREAD)
+        return 1 if pay <= 1 else min(pay, most or get_num_threads())
 
     def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None):
         n = len(X)
@@ -220,13 +220,12 @@ class NumbaBackend:
         data = Data(_address(X), X_KINDS[X.dtype], 0 if Y is None else _address(Y), y_kind, n)
         flat = self._nothing if out is None else out.reshape(-1)
         products = 3 if wants & t.WANT_GRADIENT else 1
-        with (_leased(self._threads_for(min(n, rows), products)) as (run, threads),
-              self._desk(rows, threads) as desk):
-            def share(thread):
-                t.evaluate(desk.plan, wants, scale, data, parameters, desk.workspace, flat, losses, gradient, desk.sync,
-                           thread, threads)
-            run(share, threads)
-            seen = look(desk) if look else None          # while the desk is still ours
+
+        def share(desk, thread, threads):
+            t.evaluate(desk.plan, wants, scale, data, parameters, desk.workspace, flat, losses, gradient, desk.sync,
+                       thread, threads)
+
+        _, seen = self._work(share, rows, self._threads_for(min(n, rows), products), look)
         return losses, gradient, seen
 
     def predict(self, parameters, X):
@@ -284,17 +283,16 @@ class NumbaBackend:
         rows = min(batch_size, BLOCK_ROWS)
         gradient = aligned_zeros(self.n_parameters, self.dtype) if batch_size > rows else self._nothing
         data = Data(_address(X), X_KINDS[X.dtype], _address(Y), _kind_of(Y), n)
-        with (_leased(self._threads_for(rows, 3, threads)) as (run, threads),
-              self._desk(rows, threads) as desk):
-            steps = Steps(batch_size, first_batch, last_batch, len(losses), words is not None,
-                            self.reduction == "mean", float(lr), float(momentum), bool(nesterov), threads)
-            no_words = np.empty((0, 0), np.uint32) if words is None else words
-            v = self._nothing if velocity is None else velocity
+        no_words = np.empty((0, 0), np.uint32) if words is None else words
+        v = self._nothing if velocity is None else velocity
 
-            def share(thread):
-                return t.train(desk.plan, steps, data, parameters, v, gradient, desk.workspace, no_words, order, losses,
-                               desk.sync, thread)
-            return run(share, threads)
+        def share(desk, thread, threads):
+            steps = Steps(batch_size, first_batch, last_batch, len(losses), words is not None,
+                          self.reduction == "mean", float(lr), float(momentum), bool(nesterov), threads)
+            return t.train(desk.plan, steps, data, parameters, v, gradient, desk.workspace, no_words, order, losses,
+                           desk.sync, thread)
+
+        return self._work(share, rows, self._threads_for(rows, 3, threads))[0]
 
 
 def _kind_of(Y):

@@ -21,6 +21,7 @@ from .simd import (
     offset,
     pointer,
     prefetch,
+    registers_for,
     store,
     store_part,
     tile,
@@ -45,6 +46,8 @@ def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_r
     b + j * b_row + k.  `pack` has room for PACK_SIZE elements.  Every finish but STORE takes depth <= DEPTH.
     """
     wide, lane = tile_columns(a)
+    if rows <= 3 and not transposed:
+        wide = registers_for(rows) * lane
     width = max(wide, lanes(a))
     most = tile_rows()
     n_tiles = (rows + most - 1) // most

@@ -517,6 +517,12 @@ def tile_shape():
     return {64: (12, 2), 32: (6, 2), 16: (12, 2) if "v31" in _register_names() else (6, 2)}[register_bytes()]
 
 
+def tile_widths(rows):
+    """Return the most registers of columns of a tile with this many rows: few rows need more of them to keep busy."""
+    most_rows, columns = tile_shape()
+    return {1: 8, 2: 4, 3: 4 if most_rows == 12 else columns}.get(rows, columns)
+
+
 def _register_names():
     return "v31" if cpu_target.target_context.codegen()._llvm_module.triple.startswith(("aarch64", "arm64")) else ""
 
@@ -662,14 +668,17 @@ def _no_unrolling(module):
     return distinct
 
 
+MOST_REGISTERS = 8           # of columns, of any tile
+
+
 def _tile_table(module, dtype):
-    """Return a global table of the tile functions, [rows - 1][columns - 1]."""
+    """Return a global table of the tile functions, [rows - 1][columns - 1], null where there is none."""
     name = f"fastbp_tiles_{_SUFFIX[dtype]}"
     if name not in module.globals:
-        most_rows, most_columns = tile_shape()
-        functions = [_tile_function(module, dtype, r + 1, n + 1)
-                     for r in range(most_rows) for n in range(most_columns)]
-        kind = ir.ArrayType(functions[0].type, len(functions))
+        kind = _tile_type(_FLOATS[dtype]).as_pointer()
+        functions = [_tile_function(module, dtype, r + 1, n + 1) if n < tile_widths(r + 1) else ir.Constant(kind, None)
+                     for r in range(tile_shape()[0]) for n in range(MOST_REGISTERS)]
+        kind = ir.ArrayType(kind, len(functions))
         table = ir.GlobalVariable(module, kind, name)
         table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(kind, functions)
     return module.globals[name]
@@ -680,8 +689,8 @@ def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last,
          velocity):
     """C[i, j] = finish(start + sum over k of a[i * a_row + k * a_col] * b[k * b_row + j]) for one tile.
 
-    rows, columns : rows, and registers of columns, of this tile (see `tile_shape`); `last` lanes of the last
-        register are used.  start: START_ZERO, START_BIAS (the row at `bias`), START_C (what C holds).
+    rows, columns : rows, and registers of columns, of this tile (see `tile_shape`, `tile_widths`); `last` lanes of
+        the last register are used.  start: START_ZERO, START_BIAS (the row at `bias`), START_C (what C holds).
     finish : STORE the sum; SGD: C -= lr * sum; MOMENTUM, NESTEROV: the same with the velocity that lies
         `velocity` elements after C.
     """
@@ -691,7 +700,7 @@ def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last,
     def codegen(context, builder, sig, args):
         table = _tile_table(builder.module, a.dtype)
         row, column = (builder.sub(count, i64(1)) for count in args[:2])
-        index = builder.add(builder.mul(row, i64(tile_shape()[1])), column)
+        index = builder.add(builder.mul(row, i64(MOST_REGISTERS)), column)
         fn = builder.load(builder.gep(table, [i64(0), index]))
         builder.call(fn, args[2:])
         return context.get_dummy_value()
@@ -706,11 +715,22 @@ def tile_rows(typingctx):
 
 @intrinsic
 def tile_columns(typingctx, p):
-    """Elements in the widest tile row, and in one register of it, on this host."""
+    """Elements in a row of the tile, and in one register of it, on this host."""
     def codegen(context, builder, sig, args):
         lanes = tile_lanes(p.dtype)
         return context.make_tuple(builder, sig.return_type, [i64(lanes * tile_shape()[1]), i64(lanes)])
     return signature(types.UniTuple(types.intp, 2), p), codegen
+
+
+@intrinsic
+def registers_for(typingctx, rows):
+    """Return the registers of columns of the widest tile with this many rows; see `tile_widths`."""
+    def codegen(context, builder, sig, args):
+        answer = i64(tile_shape()[1])
+        for few in (3, 2, 1):
+            answer = builder.select(builder.icmp_signed("==", args[0], i64(few)), i64(tile_widths(few)), answer)
+        return answer
+    return signature(types.intp, types.intp), codegen
 
 
 def _transpose(builder, block, out, out_row, itemsize):
