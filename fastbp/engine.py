@@ -2,6 +2,7 @@
 
 `NumbaBackend` has the methods of `fastbp.reference.NumpyBackend` and computes the same.
 """
+import math
 import os
 import queue
 import threading
@@ -35,10 +36,13 @@ from .reference import Pass
 
 BLOCK_ROWS = 256        # most samples in one block: a block's activations stay in the cache, and dW sums over one block
 FEW_ROWS = 16           # blocks of this size serve evaluations of a few samples
-MIN_ROWS_PER_THREAD = 8  # with fewer rows of a block a thread's tiles are too flat to pay
-# An update of fewer multiply-adds than this for each thread is not worth two meetings and moving half of W between
-# cores: measured where one thread and two are even, at 784-64-10 with 32 samples.
-MIN_WORK_PER_THREAD = 1_500_000
+MIN_ROWS_PER_THREAD = 4  # with fewer rows of a block a thread's tiles are too flat to pay
+# An update of fewer multiply-adds than this for each thread is not worth the meetings and moving W between cores: on
+# two cores two threads were even with one at 4-32-32-1 with 32 samples (60,000 each), 0.75 times as fast at 64-30-10
+# with 10 (34,000), 1.2 times at 784-30-10 with 10 (360,000).
+MIN_WORK_PER_THREAD = 200_000
+TRIAL_WORK = 10_000_000  # multiply-adds of a trial of one number of threads
+CALLS_BETWEEN_TRIALS = 32
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
 
 _threads = None
@@ -150,6 +154,40 @@ class _Desk:
         return self.workspace[at:at + n * row].reshape(n, row)[:, :columns].copy()
 
 
+class _Pace:
+    """How long an update takes on one thread and on several: tried now and then, for other work comes and goes.
+
+    Threads wait for each other some times in every update.  Where another process takes a core away, such waits make
+    several threads slower than one.  A short trial may miss that; so what follows a trial is timed too.
+    """
+
+    def __init__(self, most, work):
+        self._n_batches = -(-TRIAL_WORK // work)         # of a trial
+        self.seconds = {1: math.inf, most: 0.0}          # of an update; one thread is tried first: it loads the kernels
+        self._calls = 0
+
+    def pieces(self, epochs, first, last):
+        """Cut a call into (threads, epochs, first batch, last batch): trials, if it is time, and the rest.
+
+        A trial is some batches of a single epoch, or one whole epoch of several; None threads means the best.
+        """
+        self._calls += 1
+        trials, n = [], self._n_batches
+        if self._calls % CALLS_BETWEEN_TRIALS == 0 or self.seconds[1] == math.inf:
+            if epochs.stop > 8:
+                trials = [(number, slice(i, i + 1), 0, last) for i, number in enumerate(self.seconds)]
+                epochs = slice(len(trials), epochs.stop)
+            elif epochs.stop == 1 and last - first >= 8 * n:
+                trials = [(number, epochs, first + i * n, first + (i + 1) * n) for i, number in enumerate(self.seconds)]
+                first += len(trials) * n
+        return [*trials, (None, epochs, first, last)]
+
+    @property
+    def best(self):
+        """The faster number of threads; many until one is known to be faster."""
+        return min(self.seconds, key=self.seconds.get)
+
+
 class NumbaBackend:
     """The arithmetic of one network by the compiled kernels.
 
@@ -170,28 +208,32 @@ class NumbaBackend:
         self.dtype = np.dtype(dtype)
         self.n_parameters = sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
         self._free = {}                                  # (rows, threads) -> desks nobody works at
+        self._paces = {}                                 # (rows, threads) -> _Pace of training
         self._nothing = np.empty(0, self.dtype)
         self._no_losses = np.empty(0)
 
     def __getstate__(self):
         """Leave the desks behind."""
-        return {**self.__dict__, "_free": {}}
+        return {**self.__dict__, "_free": {}, "_paces": {}}
 
-    def _work(self, share, rows, threads, look=None):
+    def _work(self, share, rows, threads, look=None, most=None):
         """Call share(desk, thread, threads) on as many threads; (what the first returned, look(desk)).
+
+        The desk has room for `most` threads, so that their number may change between calls.
 
         The desk is one's own, so several Python threads may use the same network.  Where the gang is at another
         caller's work there is one thread, for which the results are the same.
         """
         gang = _gang
         in_gang = threads > 1 and gang.lock.acquire(blocking=False)
+        key = rows, most or threads
         threads = threads if in_gang else 1
         try:
-            free = self._free.setdefault((rows, threads), [])
+            free = self._free.setdefault(key, [])
             try:
                 desk = free.pop()
             except IndexError:
-                desk = _Desk(self, rows, threads)
+                desk = _Desk(self, *key)
             if in_gang:
                 result = gang.run(lambda thread: share(desk, thread, threads), threads)
             else:
@@ -286,13 +328,32 @@ class NumbaBackend:
         no_words = np.empty((0, 0), np.uint32) if words is None else words
         v = self._nothing if velocity is None else velocity
 
-        def share(desk, thread, threads):
-            steps = Steps(batch_size, first_batch, last_batch, len(losses), words is not None,
-                          self.reduction == "mean", float(lr), float(momentum), bool(nesterov), threads)
-            return t.train(desk.plan, steps, data, parameters, v, gradient, desk.workspace, no_words, order, losses,
-                           desk.sync, thread)
+        most = self._threads_for(rows, 3, threads)
 
-        return self._work(share, rows, self._threads_for(rows, 3, threads))[0]
+        def do(epochs, first, last, threads):
+            def share(desk, thread, threads):
+                steps = Steps(batch_size, first, last, len(losses[epochs]), words is not None, self.reduction == "mean",
+                              float(lr), float(momentum), bool(nesterov), threads)
+                return t.train(desk.plan, steps, data, parameters, v, gradient, desk.workspace, no_words[epochs], order,
+                               losses[epochs], desk.sync, thread)
+
+            start = time.perf_counter()
+            done = self._work(share, rows, threads, most=most)[0]
+            return done, (time.perf_counter() - start) / max(done, 1)
+
+        everything = slice(0, len(losses))
+        if most == 1:
+            return do(everything, first_batch, last_batch, 1)[0]
+        pace = self._paces.setdefault((rows, most), _Pace(most, 3 * self.n_parameters * batch_size))
+        total, pieces = 0, pace.pieces(everything, first_batch, last_batch)
+        for number, epochs, first, last in pieces:
+            number = number or pace.best
+            done, seconds = do(epochs, first, last, number)
+            total += done
+            if done < (epochs.stop - epochs.start) * last - first:
+                break
+            pace.seconds[number] = seconds
+        return total
 
 
 def _kind_of(Y):

@@ -36,15 +36,17 @@ class Row(NamedTuple):
         return list(inspect.signature(getattr(reference, self.name)).parameters)
 
 
-# One above and below the lanes of a vector (8, 16), the registers of a tile row (4 ... 32), its rows (6, 12) and the
-# depth of a block (256); primes; ones.
+# One above and below the lanes of a vector (8, 16), the registers of a tile row (4 ... 32; up to 128 for few rows), its
+# rows (6, 12) and the depth of a block (256); primes; ones.
 ROWS_OF_TILES = (1, 2, 5, 6, 7, 11, 12, 13, 23, 24, 25, 37)
 COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 63, 64, 65)
+FEW_ROWS, WIDE_ROWS = (1, 2, 3, 4), (95, 96, 97, 113, 127, 128, 129, 160, 255, 256, 257)
 DEPTHS = (1, 2, 3, 17, 255, 256, 257)
 ELEMENTS = [(1, n) for n in (*COLUMNS, 127, 128, 129, 257)] + [(3, 5), (13, 11), (127, 1), (8, 16), (17, 31)]
 SAMPLES = list(product((1, 2, 3, 7, 8, 9, 15, 16, 17, 33), COLUMNS))
 TILES = [*[(rows, columns, DEPTHS[(i + shift) % len(DEPTHS)])
-           for i, (rows, columns) in enumerate(product(ROWS_OF_TILES, COLUMNS)) for shift in (0, 3)],
+           for i, (rows, columns) in enumerate([*product(ROWS_OF_TILES, COLUMNS), *product(FEW_ROWS, WIDE_ROWS)])
+           for shift in (0, 3)],
          (25, 256, 3), (37, 259, 257), (49, 300, 2), (2, 3, 513), (1, 1, 1031)]
 
 

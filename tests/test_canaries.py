@@ -28,7 +28,8 @@ from fastbp.engine import NumbaBackend
 from fastbp.reference import NumpyBackend
 
 table = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("kernel_table.py"))))
-MOST_ROWS, MOST_COLUMNS = 25, 65          # twice the tile of 12 rows and 32 columns (AVX-512, float32), and one
+# Twice the tile of 12 rows and 32 columns (AVX-512, float32), and one; few rows have tiles of up to 128 columns.
+MOST_ROWS, MOST_COLUMNS, MOST_OF_FEW = 25, 65, {1: 257, 2: 129, 3: 129}
 PATTERNS = {"f4": 0x7FC0BEEF, "f8": 0x7FF8BADCAFEDBEEF, "i8": 0x7EADBEEF7EADBEEF, "u4": 0xBADCAFED, "u1": 0xA5}
 
 
@@ -107,6 +108,7 @@ def shapes_of(row, step=1):
     sides = list(product(range(1, MOST_ROWS + 1), range(1, MOST_COLUMNS + 1)))
     if row.shapes is table.SAMPLES:
         return sides[:: 5 * step]
+    sides += [(rows, columns) for rows, most in MOST_OF_FEW.items() for columns in range(MOST_COLUMNS + 1, most + 1)]
     depths = [*range(1, 34), 255, 256, 257, 513]
     return [(*side, depths[(i * 5) % len(depths)]) for i, side in list(enumerate(sides))[::step]] + [(37, 259, 40)]
 
@@ -141,6 +143,8 @@ OUTPUTS = [("sigmoid", "binary_cross_entropy", False), ("softmax", "cross_entrop
 CORNERS = [((1, 1), 1, 1), ((1, 1), 9, 4), ((2, 2, 1), 4, 4), ((2, 2, 1), 5, 1), ((3, 1, 2), 17, 8), ((8, 16, 1), 3, 1),
            ((300, 3), 5, 2), ((2, 270, 2), 13, 12), ((130, 2), 6, 6), ((5, 1), 33, 16), ((64, 30, 10), 11, 1),
            ((3, 4, 2), 600, 513), ((4, 33, 1), 530, 530), ((16, 16, 16, 16, 4), 20, 7),
+           ((7, 131, 257, 2), 3, 2), ((9, 127, 255, 129), 4, 3), ((3, 257, 65), 5, 5), ((140, 1), 2, 2),
+           ((4, 113), 1, 1),
            *[((5, 129, 200, 3), 21, 9), ((33, 197, 131), 30, 17), ((20, 195, 1), 300, 290), ((128, 192), 14, 14)] * 3]
 
 

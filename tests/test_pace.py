@@ -1,0 +1,65 @@
+"""How the engine finds out whether threads pay: trials cover every batch once, and change no bit."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fastbp import engine
+
+
+@pytest.mark.parametrize("n_epochs, first, last", [(1, 0, 1000), (1, 37, 500), (1, 0, 10), (2, 0, 50), (9, 0, 7),
+                                                   (40, 0, 3)])
+@pytest.mark.parametrize("calls", [1, 2, engine.CALLS_BETWEEN_TRIALS])
+def test_pieces_cover_every_batch_once_and_in_order(n_epochs, first, last, calls):
+    pace = engine._Pace(2, engine.TRIAL_WORK // 5)
+    for _ in range(calls - 1):
+        pace.pieces(slice(0, n_epochs), first, last)
+    pace.seconds[1] = 1.0
+    steps = [(epoch, batch) for _, epochs, start, stop in pace.pieces(slice(0, n_epochs), first, last)
+             for epoch in range(epochs.start, epochs.stop) for batch in range(start, stop)]
+    assert steps == [(epoch, batch) for epoch in range(n_epochs) for batch in range(first, last)]
+
+
+def test_trials_come_while_one_thread_is_unknown_and_then_seldom():
+    pace = engine._Pace(3, engine.TRIAL_WORK)
+    numbers = [[number for number, *_ in pace.pieces(slice(0, 1), 0, 100)] for _ in range(2)]
+    assert numbers == [[1, 3, None]] * 2
+    pace.seconds[1] = 1.0
+    trials = [len(pace.pieces(slice(0, 1), 0, 100)) > 1 for _ in range(2 * engine.CALLS_BETWEEN_TRIALS)]
+    assert sum(trials) == 2
+
+
+def test_the_faster_number_of_threads_is_best():
+    pace = engine._Pace(4, 1)
+    assert pace.best == 4 and pace.seconds[1] == math.inf
+    pace.seconds.update({1: 2.0, 4: 3.0})
+    assert pace.best == 1
+    pace.seconds[4] = 1.0
+    assert pace.best == 4
+
+
+@pytest.mark.parametrize("batch_size, n_epochs", [(3, 1), (40, 1), (40, 12)])
+def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
+    rng = np.random.default_rng(0)
+    X, Y = rng.random((240, 20), np.float32), rng.random((240, 4), np.float32)
+    words = rng.integers(0, 2**32, (n_epochs, 240), np.uint32)
+    start = rng.standard_normal(20 * 150 + 150 + 151 * 4).astype(np.float32) * 0.1
+    results = []
+    for trials in (False, True):
+        monkeypatch.setattr(engine, "MIN_ROWS_PER_THREAD", 1)
+        monkeypatch.setattr(engine, "MIN_WORK_PER_THREAD", 1 if trials else 10**15)
+        monkeypatch.setattr(engine, "TRIAL_WORK", 1)
+        monkeypatch.setattr(engine, "CALLS_BETWEEN_TRIALS", 1)
+        backend = engine.NumbaBackend((20, 150, 4), ("tanh", "sigmoid"), "squared_error", "mean", np.float32)
+        parameters, losses, order = start.copy(), np.zeros(n_epochs), np.arange(240)
+        n_batches = -(-240 // batch_size)
+        done = backend.train(parameters, None, X, Y, batch_size=batch_size, words=words, order=order, first_batch=0,
+                             last_batch=n_batches, lr=0.1, momentum=0.0, nesterov=False, losses=losses, threads=2)
+        assert done == n_epochs * n_batches
+        assert bool(backend._paces) == trials
+        if trials and (n_batches >= 8 or n_epochs > 8):
+            (pace,) = backend._paces.values()
+            assert all(0 < seconds < math.inf for seconds in pace.seconds.values())
+        results.append((parameters.tobytes(), losses.tobytes(), order.tobytes()))
+    assert results[0] == results[1]
