@@ -41,8 +41,9 @@ MIN_ROWS_PER_THREAD = 4  # with fewer rows of a block a thread's tiles are too f
 # two cores two threads were even with one at 4-32-32-1 with 32 samples (60,000 each), 0.75 times as fast at 64-30-10
 # with 10 (34,000), 1.2 times at 784-30-10 with 10 (360,000).
 MIN_WORK_PER_THREAD = 200_000
-TRIAL_WORK = 10_000_000  # multiply-adds of a trial of one number of threads
-CALLS_BETWEEN_TRIALS = 32
+TRIAL_WORK = 200_000_000  # multiply-adds of a trial of a number of threads: 2 ms, for waking them takes 0.05 ms
+CALLS_BETWEEN_TRIALS = 8
+CERTAIN_WORK = 100_000_000  # an update of more multiply-adds is divided without trials: meetings are little of it
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
 
 _threads = None
@@ -164,7 +165,16 @@ class _Pace:
     def __init__(self, most, work):
         self._n_batches = -(-TRIAL_WORK // work)         # of a trial
         self.seconds = {1: math.inf, most: 0.0}          # of an update; one thread is tried first: it loads the kernels
+        self._untried = {1, most}
         self._calls = 0
+
+    def note(self, threads, seconds, is_trial):
+        """Take in how long updates took: a geometric mean that forgets, so that one slow moment does not decide."""
+        if threads not in self._untried:
+            seconds = math.sqrt(seconds * self.seconds[threads])
+        self.seconds[threads] = seconds
+        if is_trial:
+            self._untried.discard(threads)
 
     def pieces(self, epochs, first, last):
         """Cut a call into (threads, epochs, first batch, last batch): trials, if it is time, and the rest.
@@ -174,10 +184,10 @@ class _Pace:
         self._calls += 1
         trials, n = [], self._n_batches
         if self._calls % CALLS_BETWEEN_TRIALS == 0 or self.seconds[1] == math.inf:
-            if epochs.stop > 8:
+            if epochs.stop > 4:
                 trials = [(number, slice(i, i + 1), 0, last) for i, number in enumerate(self.seconds)]
                 epochs = slice(len(trials), epochs.stop)
-            elif epochs.stop == 1 and last - first >= 8 * n:
+            elif epochs.stop == 1 and last - first >= 5 * n:
                 trials = [(number, epochs, first + i * n, first + (i + 1) * n) for i, number in enumerate(self.seconds)]
                 first += len(trials) * n
         return [*trials, (None, epochs, first, last)]
@@ -342,17 +352,18 @@ class NumbaBackend:
             return done, (time.perf_counter() - start) / max(done, 1)
 
         everything = slice(0, len(losses))
-        if most == 1:
-            return do(everything, first_batch, last_batch, 1)[0]
-        pace = self._paces.setdefault((rows, most), _Pace(most, 3 * self.n_parameters * batch_size))
+        work = 3 * self.n_parameters * batch_size
+        if most == 1 or work >= CERTAIN_WORK:
+            return do(everything, first_batch, last_batch, most)[0]
+        pace = self._paces.setdefault((rows, most), _Pace(most, work))
         total, pieces = 0, pace.pieces(everything, first_batch, last_batch)
         for number, epochs, first, last in pieces:
-            number = number or pace.best
-            done, seconds = do(epochs, first, last, number)
+            threads = number or pace.best
+            done, seconds = do(epochs, first, last, threads)
             total += done
             if done < (epochs.stop - epochs.start) * last - first:
                 break
-            pace.seconds[number] = seconds
+            pace.note(threads, seconds, number is not None)
         return total
 
 
