@@ -64,6 +64,7 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
     ----------
     plan : Plan
     steps : Steps
+        Batches of one sample, and those of networks that train with samples in lanes, take steps.threads == 1.
     data : Data
     parameters : float (n_parameters,), updated in place.
     velocity : float (n_parameters,), updated in place; size 0 without momentum.
