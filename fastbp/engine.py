@@ -248,10 +248,11 @@ class NumbaBackend:
                 result = gang.run(lambda thread: share(desk, thread, threads), threads)
             else:
                 result = share(desk, 0, 1)
-            seen = look(desk) if look else None
+            if look:                                     # at a desk as large as these data: not kept
+                return result, look(desk)
             if not free:
                 free.append(desk)
-            return result, seen
+            return result, None
         finally:
             if in_gang:
                 gang.lock.release()

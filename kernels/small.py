@@ -4,7 +4,8 @@
 delta and the update together.  `in_lanes`: the few samples of a batch lie along one vector, every weight is one
 number; for networks so narrow that a vector of neurons would be mostly empty.
 
-Both know the activations below QUICK and any loss; anything else goes through the leaves of `training`.
+Both compute the activations below QUICK in line.  `online` takes every other activation and loss through the leaves of
+`block`; `in_lanes` is for networks without others, with squared error or fused binary cross-entropy (`plan.make_plan`).
 """
 
 import numpy as np
@@ -148,9 +149,7 @@ def dot(x, w, n):
 
 @inner
 def moved(parameter, speed, gradient, finish, lr, momentum):
-    """(parameter, velocity) after one update, as the register tile finishes (`simd.tile`)."""
-    if finish == SGD:
-        return fma(gradient, -lr, parameter), speed
+    """(parameter, velocity) after one update with momentum, as the register tile finishes (`simd.tile`)."""
     speed = fma(speed, momentum, gradient)
     step = speed
     if finish == NESTEROV:

@@ -354,3 +354,13 @@ def test_pickles():
     trainer = fastbp.Trainer(copy, fastbp.SGD(0.1, momentum=0.5), batch_size=4, seed=0)
     trainer.fit(case.X, case.dA, epochs=1)
     assert np.isfinite(copy.parameters).all()
+
+
+def test_records_leave_no_workspace_behind():
+    backend = NumbaBackend((3, 4, 2), ("tanh", "sigmoid"), "squared_error", "mean", np.dtype(np.float64))
+    parameters = np.zeros(backend.n_parameters)
+    for n in (5, 6, 300):
+        backend.record(parameters, np.ones((n, 3)), Y=np.ones((n, 2)))
+    assert not any(backend._free.values())
+    backend.predict(parameters, np.ones((5, 3)))
+    assert [len(desks) for desks in backend._free.values() if desks] == [1]
