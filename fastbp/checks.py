@@ -132,6 +132,7 @@ def metadata(value):
 # ------------------------------------------------------------------ arrays
 
 _KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8))  # what the kernels read as it is
+_FEW = 32  # elements that Python looks at faster than NumPy
 _PIECE = 1 << 16  # elements looked at together: no temporary grows with the data
 
 
@@ -246,18 +247,26 @@ def _as_floats(argument, array, dtype):
     return array
 
 
+def is_finite(array):
+    """Whether every element is finite.  A finite sum of squares says so at once; it may also overflow."""
+    flat = array.ravel()
+    if flat.size <= _FEW:
+        return all(map(math.isfinite, flat.tolist()))
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+
+
 def _finite(argument, array, dtype, original=None):
     """Check that every element is finite in `dtype`."""
     if array.dtype.kind != "f":
         return
-    flat = array.reshape(-1)
+    flat = array.ravel()
     for start in range(0, flat.size, _PIECE):
         piece = flat[start : start + _PIECE]
         if piece.dtype != dtype:
             with np.errstate(over="ignore"):
                 piece = piece.astype(dtype)
-        finite = np.isfinite(piece)
-        if not finite.all():
+        if not is_finite(piece):
+            finite = np.isfinite(piece)
             where = np.unravel_index(start + int(finite.argmin()), array.shape)
             value = (array if original is None else original)[where]
             place = ", ".join(map(str, where))

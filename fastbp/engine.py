@@ -39,9 +39,12 @@ FEW_ROWS = 16           # blocks of this size serve evaluations of a few samples
 MIN_ROWS_PER_THREAD = 4  # with fewer rows of a block a thread's tiles are too flat to pay
 # An update of fewer multiply-adds than this for each thread is not worth the meetings and moving W between cores: on
 # two cores two threads were even with one at 4-32-32-1 with 32 samples (60,000 each), 0.75 times as fast at 64-30-10
-# with 10 (34,000), 1.2 times at 784-30-10 with 10 (360,000).
+# with 10 (34,000); at 784-30-10 with 10 (360,000) 1.2 times on one machine, 0.45 times on another, and trials decide.
 MIN_WORK_PER_THREAD = 200_000
+LARGE_WORK = 2_000_000   # of an update for each thread: until a trial tells better, several threads do such
 TRIAL_WORK = 200_000_000  # multiply-adds of a trial of a number of threads: 2 ms, for waking them takes 0.05 ms
+LEAST_TRIAL_WORK = 25_000_000
+TRIALS = 2               # of each number of threads, in turn; the better one counts
 CALLS_BETWEEN_TRIALS = 8
 CERTAIN_WORK = 100_000_000  # an update of more multiply-adds is divided without trials: meetings are little of it
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
@@ -147,8 +150,10 @@ class _Desk:
                               threads)
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
         self.sync = aligned_zeros(16, np.int64)
-        ones = self.workspace[self.plan.x_at:self.plan.x_at + rows * self.plan.x_row].reshape(rows, -1)
-        ones[:, backend.sizes[0]] = 1
+        for copy in range(threads if self.plan.x_size else 1):
+            start = self.plan.x_at + copy * self.plan.x_size
+            block = self.workspace[start:start + rows * self.plan.x_row].reshape(rows, -1)
+            block[:, backend.sizes[0]] = 1
 
     def block(self, at, n, columns, row):
         """Return a copy of one block of the workspace, without its padding."""
@@ -163,39 +168,50 @@ class _Pace:
     """
 
     def __init__(self, most, work):
-        self._n_batches = -(-TRIAL_WORK // work)         # of a trial
-        self.seconds = {1: math.inf, most: 0.0}          # of an update; one thread is tried first: it loads the kernels
-        self._untried = {1, most}
+        self._work, self._most = work, most
+        self._trial = {}                                 # threads -> seconds of an update in each piece of the trial
         self._calls = 0
+        self.seconds = {}                                # threads -> seconds of an update, as far as is known
 
     def note(self, threads, seconds, is_trial):
-        """Take in how long updates took: a geometric mean that forgets, so that one slow moment does not decide."""
-        if threads not in self._untried:
-            seconds = math.sqrt(seconds * self.seconds[threads])
-        self.seconds[threads] = seconds
+        """Take in how long updates took: the best of a trial; after it a geometric mean that forgets."""
         if is_trial:
-            self._untried.discard(threads)
+            self._trial.setdefault(threads, []).append(seconds)
+            self.seconds[threads] = min(self._trial[threads])
+        elif threads in self.seconds:
+            self.seconds[threads] = math.sqrt(seconds * self.seconds[threads])
 
     def pieces(self, epochs, first, last):
         """Cut a call into (threads, epochs, first batch, last batch): trials, if it is time, and the rest.
 
-        A trial is some batches of a single epoch, or one whole epoch of several; None threads means the best.
+        A trial is some batches of a single epoch, or some epochs of several; None threads means the best.
         """
         self._calls += 1
-        trials, n = [], self._n_batches
-        if self._calls % CALLS_BETWEEN_TRIALS == 0 or self.seconds[1] == math.inf:
-            if epochs.stop > 4:
-                trials = [(number, slice(i, i + 1), 0, last) for i, number in enumerate(self.seconds)]
-                epochs = slice(len(trials), epochs.stop)
-            elif epochs.stop == 1 and last - first >= 5 * n:
-                trials = [(number, epochs, first + i * n, first + (i + 1) * n) for i, number in enumerate(self.seconds)]
-                first += len(trials) * n
-        return [*trials, (None, epochs, first, last)]
+        numbers = [1, self._most] * TRIALS
+        pieces = []
+        if not self.seconds or self._calls % CALLS_BETWEEN_TRIALS == 0:
+            self._trial = {}
+            in_epochs = epochs.stop > 1
+            units = epochs.stop if in_epochs else last - first
+            unit_work = self._work * (last if in_epochs else 1)
+            n = min(units // (2 * len(numbers)), -(-TRIAL_WORK // unit_work))
+            if n * unit_work >= LEAST_TRIAL_WORK:
+                cuts = [i * n for i in range(len(numbers) + 1)]
+                if in_epochs:
+                    pieces = [(number, slice(*cuts[i:i + 2]), 0, last) for i, number in enumerate(numbers)]
+                    epochs = slice(cuts[-1], epochs.stop)
+                else:
+                    cuts = [first + cut for cut in cuts]
+                    pieces = [(number, epochs, *cuts[i:i + 2]) for i, number in enumerate(numbers)]
+                    first = cuts[-1]
+        return [*pieces, (None, epochs, first, last)]
 
     @property
     def best(self):
-        """The faster number of threads; many until one is known to be faster."""
-        return min(self.seconds, key=self.seconds.get)
+        """The faster number of threads; where none was tried yet, several for large updates."""
+        if self.seconds:
+            return min(self.seconds, key=self.seconds.get)
+        return self._most if self._work >= LARGE_WORK * self._most else 1
 
 
 class NumbaBackend:
@@ -356,6 +372,8 @@ class NumbaBackend:
         work = 3 * self.n_parameters * batch_size
         if most == 1 or work >= CERTAIN_WORK:
             return do(everything, first_batch, last_batch, most)[0]
+        if (rows, most) not in self._paces:
+            do(slice(0, 0), 0, 0, 1)                     # loads the kernel, so that no trial pays for it
         pace = self._paces.setdefault((rows, most), _Pace(most, work))
         total, pieces = 0, pace.pieces(everything, first_batch, last_batch)
         for number, epochs, first, last in pieces:

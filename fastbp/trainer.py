@@ -16,6 +16,7 @@ from .optimizers import OPTIMIZERS
 CHUNK_SECONDS = 0.05  # one native call: Ctrl-C waits until it returns
 MAX_GROWTH = 10  # of the chunk from one call to the next, while its speed is being learnt
 SNAPSHOT_SHARE = 50  # copying the parameters takes at most 1/50 of the time
+LEAST_SNAPSHOT_SECONDS = 0.005  # between two snapshots of however few parameters
 COPY_BYTES_PER_SECOND = 2e9  # of that estimate; low on purpose
 PREDICTED_NUMBERS = 1 << 26  # multiply-adds of one call that predicts for a metric
 SILENT_SECONDS = 2.0  # a progress bar of its own accord appears only on longer work
@@ -307,7 +308,8 @@ class _Run:
         self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
         self._kept = [self.order, trainer.net.parameters, *([] if trainer.velocity is None else [trainer.velocity])]
         self._copies = [array.copy() for array in self._kept]
-        self._snapshot_seconds = SNAPSHOT_SHARE * sum(array.nbytes for array in self._kept) / COPY_BYTES_PER_SECOND
+        bytes_kept = sum(array.nbytes for array in self._kept)
+        self._snapshot_seconds = max(LEAST_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
         self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
 
     def advance(self, history, one_epoch):
@@ -343,7 +345,7 @@ class _Run:
 
     def not_finite(self):
         """Whether a parameter (or its velocity) is not finite."""
-        return not all(np.isfinite(array).all() for array in self._kept[1:])
+        return not all(map(checks.is_finite, self._kept[1:]))
 
     def back_to_finite(self):
         """Lead the parameters back to the last step after which they were finite; return how many steps that is."""

@@ -4,12 +4,14 @@ from typing import NamedTuple
 import numpy as np
 
 from . import elementwise, losses
-from .dense import PACK_SIZE
+from .dense import pack_size
+from .jit import inner
 from .losses import FUSED_SIGMOID, FUSED_SOFTMAX, NOT_FUSED
 
 N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS = range(9)          # columns of Plan.layers
 QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
 MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
+MOST_OWN_COLUMNS = 256       # up to so many a thread keeps its columns of the first W to itself (`block.take_own`)
 COLUMN_BLOCK = 32            # borders between threads' columns are multiples of it: whole cache lines and tiles
 MOST_LANES = 16              # of a vector of simd.py
 MOST_LANE_PARAMETERS = 64    # networks up to this size may train with samples in lanes; above, tiles are as fast
@@ -23,9 +25,14 @@ class Plan(NamedTuple):
         of Z, A and delta in the workspace, the distance between their rows, and whether threads split its columns.
     loss, fused : codes of the loss, and of its fusion with the output activation.
     rows : most samples in one block.
-    x_at, x_row, y_at, losses_at, lse_at, pack_at : where the block of gathered samples starts in the workspace and
-        how far its rows are apart; where targets, sample losses, softmax normalisers and the threads' packed panels
-        start.
+    x_at, x_row, x_size : where the block of gathered samples starts in the workspace, how far its rows are apart, and
+        how far the copies of the threads are, each of which has its own where they split the columns of the first
+        layer; else 0.
+    y_at, losses_at, lse_at : where targets, sample losses and softmax normalisers start.
+    pack_at, pack_size : where the threads' packed panels start, and how far they are apart.
+    own_at, own_row, own_size : where the threads' own columns of the first layer's W and b start, how far their rows
+        are apart, and how far the copies: those of the first thread, their optimizer state, those of the next.
+        own_row is 0 where threads use the parameters themselves.
     lanes_at : where samples in lanes start, or -1 where the network is not for them.
     n_neurons : how many there are, inputs not counted.
     is_mixed : whether threads split the columns of any layer.
@@ -39,15 +46,26 @@ class Plan(NamedTuple):
     rows: int
     x_at: int
     x_row: int
+    x_size: int
     y_at: int
     losses_at: int
     lse_at: int
     pack_at: int
+    pack_size: int
+    own_at: int
+    own_row: int
+    own_size: int
     lanes_at: int
     n_neurons: int
     is_mixed: bool
     size: int
     leaves: np.ndarray
+
+
+@inner
+def widest_share(n_out, threads):
+    """Return the most columns of a layer that one of the threads has; see `block.part_of`."""
+    return -(-(n_out // COLUMN_BLOCK) // threads) * COLUMN_BLOCK + n_out % COLUMN_BLOCK
 
 
 def row_distance(n):
@@ -85,7 +103,6 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
         return start
 
     x_row = row_distance(sizes[0])
-    x_at = take(rows * x_row)
     layers = np.empty((len(activations), 9), np.int64)
     w_at = 0
     for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
@@ -103,8 +120,15 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
     if w_at <= MOST_LANE_PARAMETERS and (layers[:, ACTIVATION] < QUICK).all() and (
             fused == FUSED_SIGMOID or loss == "squared_error"):
         lanes_at = take(MOST_LANES * (sizes[0] + sizes[-1] + 2 * n_neurons))
-    return Plan(layers, losses.CODES[loss], fused, rows, x_at, x_row, take(rows * row), take(rows), take(rows),
-                take(threads * PACK_SIZE), lanes_at, n_neurons, bool(layers[:, BY_COLUMNS].any()), used, leaves)
+    x_size = -(-rows * x_row // 16) * 16 if layers[0, BY_COLUMNS] else 0
+    x_at = take(x_size * threads or rows * x_row)
+    widest = widest_share.py_func(sizes[1], threads)
+    own_row = -(-widest // 16) * 16 if x_size and widest <= MOST_OWN_COLUMNS else 0
+    own_size = (sizes[0] + 1) * own_row
+    size = -(-pack_size.py_func(max(sizes[1:])) // 16) * 16
+    return Plan(layers, losses.CODES[loss], fused, rows, x_at, x_row, x_size, take(rows * row), take(rows), take(rows),
+                take(threads * size), size, take(2 * threads * own_size), own_row, own_size, lanes_at, n_neurons,
+                bool(layers[:, BY_COLUMNS].any()), used, leaves)
 
 
 class Data(NamedTuple):

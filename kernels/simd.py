@@ -24,6 +24,7 @@ from numba.extending import intrinsic
 
 VECTOR_BYTES = 64
 LANES = {types.float32: 16, types.float64: 8}
+FEW_LANES = 4            # of the vectors behind a `narrow` pointer
 
 i1, i32, i64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -36,21 +37,37 @@ _BIAS = {types.float32: 127, types.float64: 1023}
 # ---------------------------------------------------------------------------------------------- the type
 
 class Vector(types.Type):
-    """64 bytes of float32 or float64, or the mask that comes from comparing two such vectors."""
+    """Lanes of float32 or float64, 64 bytes or `FEW_LANES`, or the mask that comes from comparing two such vectors."""
 
-    def __init__(self, dtype, is_mask=False):
-        self.dtype, self.lanes, self.is_mask = dtype, LANES[dtype], is_mask
+    def __init__(self, dtype, lanes, is_mask=False):
+        self.dtype, self.lanes, self.is_mask = dtype, lanes, is_mask
         super().__init__(f"{'mask' if is_mask else 'vector'}({dtype}, {self.lanes})")
 
     @property
     def mask(self):
         """The type of a comparison's result."""
-        return Vector(self.dtype, is_mask=True)
+        return Vector(self.dtype, self.lanes, is_mask=True)
 
     @property
     def ir(self):
         """The LLVM type."""
         return ir.VectorType(i1 if self.is_mask else _FLOATS[self.dtype], self.lanes)
+
+
+class NarrowPointer(types.CPointer):
+    """A pointer whose vectors have `FEW_LANES`: for short sums, where wide ones divide and shuffle more slowly."""
+
+    def __init__(self, dtype):
+        super().__init__(dtype)
+        self.name = f"narrow({dtype})"
+
+
+register_default(NarrowPointer)(models.PointerModel)
+
+
+def _lanes(p):
+    """Lanes of the vectors behind a pointer."""
+    return FEW_LANES if isinstance(p, NarrowPointer) else LANES[p.dtype]
 
 
 @register_default(Vector)
@@ -187,7 +204,7 @@ def nearest(typingctx, a):
 @intrinsic
 def where(typingctx, mask, a, b):
     """Lane by lane: a where the mask is set, b elsewhere."""
-    v = Vector(mask.dtype)
+    v = Vector(mask.dtype, mask.lanes)
 
     def codegen(context, builder, sig, args):
         return builder.select(*args)
@@ -326,6 +343,12 @@ def pointer_like(typingctx, address, like):
 
 
 @intrinsic
+def narrow(typingctx, p):
+    """Return the same address as a pointer to narrow vectors."""
+    return signature(NarrowPointer(p.dtype), p), lambda context, builder, sig, args: args[0]
+
+
+@intrinsic
 def as_float(typingctx, x, like):
     """Return the number x in the dtype of the pointer `like`."""
     def codegen(context, builder, sig, args):
@@ -411,7 +434,7 @@ def _as_vector(builder, address, vector):
 @intrinsic
 def load(typingctx, p, n):
     """Return the vector that starts at element n."""
-    v = Vector(p.dtype)
+    v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
         return builder.load(_as_vector(builder, _element(context, builder, sig, args), v.ir), align=_itemsize(p))
@@ -421,7 +444,7 @@ def load(typingctx, p, n):
 @intrinsic
 def store(typingctx, p, n, v):
     """Write the vector from element n on."""
-    v = Vector(p.dtype)
+    v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
         builder.store(args[2], _as_vector(builder, _element(context, builder, sig, args), v.ir), align=_itemsize(p))
@@ -455,7 +478,7 @@ def _masked_store(builder, value, address, itemsize, mask):
 @intrinsic
 def load_part(typingctx, p, n, count):
     """Return the `count` lanes (fewer than a vector) that start at element n; zeros beyond, which are not read."""
-    v = Vector(p.dtype)
+    v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, context.cast(builder, args[2], sig.args[2], types.intp), v.lanes)
@@ -466,7 +489,7 @@ def load_part(typingctx, p, n, count):
 @intrinsic
 def store_part(typingctx, p, n, v, count):
     """Write the first `count` lanes from element n on."""
-    v = Vector(p.dtype)
+    v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, context.cast(builder, args[3], sig.args[3], types.intp), v.lanes)
@@ -486,7 +509,7 @@ def first_lanes(typingctx, v, count, otherwise):
 @intrinsic
 def lanes(typingctx, p):
     """Return the number of lanes in a vector of the pointer's dtype."""
-    n = LANES[p.dtype]
+    n = _lanes(p)
     return signature(types.intp, p), lambda context, builder, sig, args: ir.Constant(i64, n)
 
 
@@ -753,7 +776,7 @@ def _transpose(builder, block, out, out_row, itemsize):
 @intrinsic
 def transpose_block(typingctx, source, source_row, out, out_row):
     """out[j * out_row + i] = source[i * source_row + j] for i and j below `lanes`."""
-    v = Vector(source.dtype)
+    v = Vector(source.dtype, _lanes(source))
 
     def codegen(context, builder, sig, args):
         source, source_row, out, out_row = args
@@ -770,7 +793,7 @@ def transpose_part(typingctx, source, source_row, rows, columns, out, out_row):
 
     `lanes` whole rows of `out` are written; what lies beyond the block in them is not meaningful.
     """
-    v = Vector(source.dtype)
+    v = Vector(source.dtype, _lanes(source))
 
     def codegen(context, builder, sig, args):
         source, source_row, rows, columns, out, out_row = args

@@ -255,7 +255,7 @@ def online(plan, data, order, start, stop, total_loss, p, work, finish, lr, mome
         if x_is_own and is_squared:
             x = pointer_like(data.x_address + order[s] * n_x * by_dtype(work, 4, 8), work)
         else:
-            bring(plan, data, work, order, s, False, 0, 1)
+            bring(plan, data, work, order, s, False, 1, 0, 1)
         a = x
         for l in range(n_layers):
             layer = plan.layers[l]
@@ -337,11 +337,13 @@ def transpose_samples(block, row, columns, n, out):
 
 
 @part
-def in_lanes(plan, steps, data, order, first_batch, repeats, total_losses, p, work, finish, lr, momentum, velocity):
+def in_lanes(plan, steps, data, order, first_batch, repeats, total_losses, p, block, work, finish, lr, momentum,
+             velocity):
     """Train batches first_batch .. steps.last_batch - 1, a batch in one vector; return how many were trained.
 
     Their losses are added to the number at `total_losses`; the batch whose loss is not finite is not trained.  One
-    batch that is all of the data may be trained `repeats` times, its losses added to as many numbers.
+    batch that is all of the data may be trained `repeats` times, its losses added to as many numbers.  `work` is the
+    workspace `block` by vectors with lanes enough.
     """
     n_layers, width = plan.layers.shape[0], lanes(work)
     n_x, n_y = plan.layers[0, N_IN], plan.layers[n_layers - 1, N_OUT]
@@ -358,9 +360,9 @@ def in_lanes(plan, steps, data, order, first_batch, repeats, total_losses, p, wo
             start, total_at = 0, batch
         n = min(steps.batch_size, data.n - start)
         if repeats == 1 or batch == 0:
-            bring(plan, data, work, order, start, False, 0, n)
-            transpose_samples(offset(work, plan.x_at), plan.x_row, n_x, n, x)
-            transpose_samples(offset(work, plan.y_at), plan.layers[n_layers - 1, ROW], n_y, n, y)
+            bring(plan, data, block, order, start, False, n, 0, 1)
+            transpose_samples(offset(block, plan.x_at), plan.x_row, n_x, n, x)
+            transpose_samples(offset(block, plan.y_at), plan.layers[n_layers - 1, ROW], n_y, n, y)
         here = first_lanes(zero + 1.0, n, 0.0)
         scale = here
         if steps.is_mean:

@@ -9,12 +9,12 @@ the backward pass and the rows of W for the update, and never a sum, so results 
 import numpy as np
 
 from . import elementwise
-from .block import accumulate, backward, bring, forward, measure, meet, output_delta, propagate, share
-from .dense import PACK_SIZE
+from .block import accumulate, backward, bring, forward, measure, meet, output_delta, propagate, share, take_own
 from .jit import kernel, part
 from .optimizers import sgd_block, sgd_momentum_block
-from .plan import A_AT, DELTA_AT, N_IN, N_OUT, ROW
+from .plan import A_AT, DELTA_AT, N_IN, N_OUT, ROW, widest_share
 from .simd import (
+    FEW_LANES,
     MOMENTUM,
     NESTEROV,
     SGD,
@@ -24,9 +24,11 @@ from .simd import (
     as_float,
     distance,
     lanes,
+    narrow,
     offset,
     peek,
     pointer,
+    poke,
 )
 from .small import in_lanes, online
 
@@ -56,6 +58,57 @@ def shuffle(words, order):
     shuffle_order(words, order, order.size)
 
 
+@part
+def in_blocks(plan, steps, data, order, first_batch, total_loss, p, n_parameters, work, gradient, finish, lr, momentum,
+              to_velocity, pack, meeting, thread, has_own):
+    """Train batches first_batch .. steps.last_batch - 1 in blocks of samples; return how many were trained.
+
+    Their losses are added to the number at `total_loss`; the batch whose loss is not finite is not trained.
+    """
+    threads, nothing = steps.threads, as_float(0, p)
+    total = peek(total_loss, 0)
+    for batch in range(first_batch, steps.last_batch):
+        start = batch * steps.batch_size
+        n = min(steps.batch_size, data.n - start)
+        scale = as_float(1, p) / as_float(n, p) if steps.is_mean else as_float(1, p)
+        is_one_block = n <= plan.rows
+        for block in range(0, n, plan.rows):
+            rows = min(plan.rows, n - block)
+            first, last = share(rows, thread, threads)
+            bring(plan, data, work, order, start + block, False, rows, thread, threads)
+            forward(plan, p, work, rows, pack, meeting, thread, threads, has_own)
+            measure(plan, work, data.y_kind, first, last)
+            output_delta(plan, work, data.y_kind, scale, first, last)
+            backward(plan, p, work, rows, pack, meeting, thread, threads)
+            meet(meeting, threads)
+            for r in range(rows):
+                total += np.float64(peek(work, plan.losses_at + r))
+            if not np.isfinite(total):
+                if thread == 0:
+                    poke(total_loss, 0, total)
+                return batch - first_batch
+            if is_one_block:
+                accumulate(plan, work, rows, p, START_ZERO, finish, lr, momentum, to_velocity, pack, thread, threads,
+                           has_own)
+            else:
+                accumulate(plan, work, rows, gradient, START_ZERO if block == 0 else START_C, STORE, nothing, nothing,
+                           0, pack, thread, threads, False)
+            meet(meeting, threads)
+        if not is_one_block:
+            first, last = share(n_parameters, thread, threads)
+            g = offset(gradient, first)
+            if finish == SGD:
+                sgd_block(g, lr, offset(p, first), last - first)
+            else:
+                sgd_momentum_block(g, lr, momentum, steps.nesterov, offset(p, first + to_velocity), offset(p, first),
+                                   last - first)
+            meet(meeting, threads)
+    meet(meeting, threads)                         # nobody shuffles while another still reads the order
+    if thread == 0:
+        poke(total_loss, 0, total)
+    return steps.last_batch - first_batch
+
+
 @kernel
 def train(plan, steps, data, parameters, velocity, gradient, workspace, words, order, losses, sync, thread):
     """Train whole epochs, or some batches of one; one thread's share of it.
@@ -82,14 +135,17 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
         The steps done; fewer than asked for when the loss of the next one is not finite.
     """
     p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
-    pack = offset(work, plan.pack_at + thread * PACK_SIZE)
+    pack = offset(work, plan.pack_at + thread * plan.pack_size)
     lr, momentum = as_float(steps.lr, p), as_float(steps.momentum, p)
     threads = steps.threads
     finish, to_velocity = SGD, 0
     if velocity.size:
         finish = NESTEROV if steps.nesterov else MOMENTUM
         to_velocity = distance(p, pointer(velocity, 0))
-    nothing = as_float(0, p)
+    has_own = (threads > 1 and steps.batch_size <= plan.rows
+               and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row)
+    if has_own:
+        take_own(plan, p, work, to_velocity, thread, threads, False)
     done = 0
     epoch = 0
     while epoch < steps.n_epochs:
@@ -102,8 +158,13 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
             repeats = 1
             if not steps.shuffles and steps.last_batch == 1:
                 repeats = steps.n_epochs - epoch
-            n_done = in_lanes(plan, steps, data, order, first_batch, repeats, pointer(losses, epoch), p, work, finish,
-                              lr, momentum, to_velocity)
+            total = pointer(losses, epoch)
+            if steps.batch_size <= FEW_LANES:
+                n_done = in_lanes(plan, steps, data, order, first_batch, repeats, total, p, work, narrow(work), finish,
+                                  lr, momentum, to_velocity)
+            else:
+                n_done = in_lanes(plan, steps, data, order, first_batch, repeats, total, p, work, work, finish, lr,
+                                  momentum, to_velocity)
             done += n_done
             if n_done < repeats * (steps.last_batch - first_batch):
                 return done
@@ -117,50 +178,14 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
                 return done
             epoch += 1
             continue
-        total = losses[epoch]
-        for batch in range(first_batch, steps.last_batch):
-            start = batch * steps.batch_size
-            n = min(steps.batch_size, data.n - start)
-            scale = as_float(1, p) / as_float(n, p) if steps.is_mean else as_float(1, p)
-            is_one_block = n <= plan.rows
-            for block in range(0, n, plan.rows):
-                rows = min(plan.rows, n - block)
-                first, last = share(rows, thread, threads)
-                bring(plan, data, work, order, start + block, False, first, last)
-                if plan.is_mixed:
-                    meet(meeting, threads)
-                forward(plan, p, work, rows, pack, meeting, thread, threads)
-                measure(plan, work, data.y_kind, first, last)
-                output_delta(plan, work, data.y_kind, scale, first, last)
-                backward(plan, p, work, rows, pack, meeting, thread, threads)
-                meet(meeting, threads)
-                for r in range(rows):
-                    total += np.float64(peek(work, plan.losses_at + r))
-                if not np.isfinite(total):
-                    if thread == 0:
-                        losses[epoch] = total
-                    return done
-                if is_one_block:
-                    accumulate(plan, work, rows, p, START_ZERO, finish, lr, momentum, to_velocity, pack, thread,
-                               threads)
-                else:
-                    accumulate(plan, work, rows, pointer(gradient, 0), START_ZERO if block == 0 else START_C, STORE,
-                               nothing, nothing, 0, pack, thread, threads)
-                meet(meeting, threads)
-            if not is_one_block:
-                first, last = share(parameters.size, thread, threads)
-                g = pointer(gradient, first)
-                if velocity.size:
-                    sgd_momentum_block(g, lr, momentum, steps.nesterov, pointer(velocity, first), offset(p, first),
-                                       last - first)
-                else:
-                    sgd_block(g, lr, offset(p, first), last - first)
-                meet(meeting, threads)
-            done += 1
-        meet(meeting, threads)                     # nobody shuffles while another still reads the order
-        if thread == 0:
-            losses[epoch] = total
+        n_done = in_blocks(plan, steps, data, order, first_batch, pointer(losses, epoch), p, parameters.size, work,
+                           pointer(gradient, 0), finish, lr, momentum, to_velocity, pack, meeting, thread, has_own)
+        done += n_done
+        if n_done < steps.last_batch - first_batch:
+            break
         epoch += 1
+    if has_own:
+        take_own(plan, p, work, to_velocity, thread, threads, True)
     return done
 
 
@@ -182,7 +207,7 @@ def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradi
     threads : int
     """
     p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
-    pack = offset(work, plan.pack_at + thread * PACK_SIZE)
+    pack = offset(work, plan.pack_at + thread * plan.pack_size)
     nothing = as_float(0, p)
     last_layer = plan.layers[plan.layers.shape[0] - 1]
     n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW]
@@ -190,10 +215,8 @@ def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradi
     for start in range(0, data.n, plan.rows):
         rows = min(plan.rows, data.n - start)
         first, last = share(rows, thread, threads)
-        bring(plan, data, work, no_order, start, True, first, last)
-        if plan.is_mixed:
-            meet(meeting, threads)
-        forward(plan, p, work, rows, pack, meeting, thread, threads)
+        bring(plan, data, work, no_order, start, True, rows, thread, threads)
+        forward(plan, p, work, rows, pack, meeting, thread, threads, False)
         if wants & WANT_OUTPUT:
             for r in range(first, last):
                 a = offset(work, last_layer[A_AT] + r * last_layer[ROW])
@@ -214,5 +237,5 @@ def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradi
             meet(meeting, threads)
             if wants & WANT_GRADIENT:
                 accumulate(plan, work, rows, pointer(gradient, 0), START_ZERO if start == 0 else START_C, STORE,
-                           nothing, nothing, 0, pack, thread, threads)
+                           nothing, nothing, 0, pack, thread, threads, False)
         meet(meeting, threads)                     # the next block's rows may be another thread's in this one

@@ -235,7 +235,8 @@ def run_network(i, dtype, memory):
     with ExitStack() as stack:
         for name, value in {"aligned_zeros": new_workspace, "make_plan": make_plan,
                             "np": Numpy(lambda shape, dtype=float: memory.put(np.full(shape, np.nan, dtype))),
-                            "MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "_threads": 1 + i % 3}.items():
+                            "MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0,
+                            "_threads": 1 + i % 3}.items():
             stack.enter_context(mock.patch.object(engine, name, value))
         backend = NumbaBackend(sizes, activations, loss, reduction, dtype)
         for what, arguments in {"predict": (X,), "losses": (X, Y), "gradient": (X, Y), "record": (X, Y)}.items():

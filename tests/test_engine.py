@@ -218,7 +218,29 @@ def many_threads(monkeypatch):
     """Threads even where they do not pay."""
     monkeypatch.setattr(engine, "MIN_ROWS_PER_THREAD", 1)
     monkeypatch.setattr(engine, "MIN_WORK_PER_THREAD", 1)
+    monkeypatch.setattr(engine, "LARGE_WORK", 0)
     monkeypatch.setattr(engine, "_threads", 2)
+
+
+@each_dtype
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, dtype):
+    """The steps before a loss that is not finite are kept, and so are calls by turns with one thread and with many."""
+    engine._threads = threads
+    for momentum in (0.0, 0.9):
+        case = Case((5, 200, 2), ("tanh", "identity"), "squared_error", dtype, n=23)
+        plan = engine._Desk(case.numba, 4, threads).plan
+        assert plan.own_row > 0, "this network no longer shows what it is to show"
+        one, many = (case.train(case.numba, 4, momentum=momentum, epochs=3, cuts=(2, 5), threads=number)
+                     for number in (1, threads))
+        for what in ("parameters", "velocity", "losses"):
+            assert np.array_equal(one[what], many[what]) or one[what] is many[what] is None, what
+        case.Y[17] = np.inf
+        one, many = (case.train(case.numba, 4, momentum=momentum, shuffles=False, threads=number)
+                     for number in (1, threads))
+        assert many["steps"] == one["steps"] == 4
+        for what in ("parameters", "velocity", "losses"):
+            assert np.array_equal(one[what], many[what]) or one[what] is many[what] is None, what
 
 
 @each_dtype
@@ -304,7 +326,7 @@ import hashlib, os, signal
 import numpy as np
 import fastbp
 from fastbp import engine
-engine.MIN_ROWS_PER_THREAD = engine.MIN_WORK_PER_THREAD = 1
+engine.MIN_ROWS_PER_THREAD, engine.MIN_WORK_PER_THREAD, engine.LARGE_WORK = 1, 1, 0
 X = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
 Y = np.arange(200) % 4
 

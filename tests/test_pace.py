@@ -1,7 +1,5 @@
 """How the engine finds out whether threads pay: trials cover every batch once, and change no bit."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -21,18 +19,27 @@ def test_pieces_cover_every_batch_once_and_in_order(n_epochs, first, last, calls
     assert steps == [(epoch, batch) for epoch in range(n_epochs) for batch in range(first, last)]
 
 
-def test_trials_come_while_one_thread_is_unknown_and_then_seldom():
+def test_trials_come_while_nothing_is_known_and_then_seldom():
     pace = engine._Pace(3, engine.TRIAL_WORK)
     numbers = [[number for number, *_ in pace.pieces(slice(0, 1), 0, 100)] for _ in range(2)]
-    assert numbers == [[1, 3, None]] * 2
-    pace.seconds[1] = 1.0
+    assert numbers == [[1, 3] * engine.TRIALS + [None]] * 2
+    pace.note(1, 1.0, True)
     trials = [len(pace.pieces(slice(0, 1), 0, 100)) > 1 for _ in range(2 * engine.CALLS_BETWEEN_TRIALS)]
     assert sum(trials) == 2
 
 
+def test_calls_too_short_for_a_trial_have_none():
+    work = engine.LEAST_TRIAL_WORK // 10
+    assert len(engine._Pace(2, work).pieces(slice(0, 1), 0, 79)) == 1
+    assert len(engine._Pace(2, work).pieces(slice(0, 1), 0, 80)) == 5
+    assert len(engine._Pace(2, work).pieces(slice(0, 16), 0, 1)) == 1
+    assert len(engine._Pace(2, work).pieces(slice(0, 16), 0, 5)) == 5
+
+
 def test_the_faster_number_of_threads_is_best():
-    pace = engine._Pace(4, 1)
-    assert pace.best == 4 and pace.seconds[1] == math.inf
+    assert engine._Pace(4, 4 * engine.LARGE_WORK).best == 4
+    pace = engine._Pace(4, 4 * engine.LARGE_WORK - 1)
+    assert pace.best == 1
     pace.seconds.update({1: 2.0, 4: 3.0})
     assert pace.best == 1
     pace.seconds[4] = 1.0
@@ -41,17 +48,19 @@ def test_the_faster_number_of_threads_is_best():
 
 def test_a_slow_moment_does_not_decide_but_lasting_slowness_does():
     pace = engine._Pace(2, 1)
-    pace.note(2, 5.0, False)                      # the first call of all, which loads the kernels
-    pace.note(1, 1.0, True)
-    pace.note(2, 0.6, True)
-    assert pace.best == 2
+    pace.note(2, 5.0, False)                      # nothing to compare it with
+    for number, seconds in [(1, 1.0), (2, 5.0), (1, 1.1), (2, 0.6)]:
+        pace.note(number, seconds, True)
+    assert pace.best == 2 and pace.seconds == {1: 1.0, 2: 0.6}
     pace.note(2, 1.2, False)
     assert pace.best == 2
     for _ in range(2):
         pace.note(2, 1.8, False)
     assert pace.best == 1
-    for _ in range(3):
-        pace.note(2, 0.6, True)
+    pace._calls = engine.CALLS_BETWEEN_TRIALS - 1
+    pace.pieces(slice(0, 1), 0, 10 ** 9)
+    for number, seconds in [(1, 1.0), (2, 0.6)]:
+        pace.note(number, seconds, True)
     assert pace.best == 2
 
 
@@ -66,6 +75,7 @@ def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
         monkeypatch.setattr(engine, "MIN_ROWS_PER_THREAD", 1)
         monkeypatch.setattr(engine, "MIN_WORK_PER_THREAD", 1 if trials else 10**15)
         monkeypatch.setattr(engine, "TRIAL_WORK", 1)
+        monkeypatch.setattr(engine, "LEAST_TRIAL_WORK", 1)
         monkeypatch.setattr(engine, "CALLS_BETWEEN_TRIALS", 1)
         backend = engine.NumbaBackend((20, 150, 4), ("tanh", "sigmoid"), "squared_error", "mean", np.float32)
         parameters, losses, order = start.copy(), np.zeros(n_epochs), np.arange(240)
@@ -74,8 +84,8 @@ def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
                              last_batch=n_batches, lr=0.1, momentum=0.0, nesterov=False, losses=losses, threads=2)
         assert done == n_epochs * n_batches
         assert bool(backend._paces) == trials
-        if trials and (n_batches >= 5 or n_epochs > 4):
+        if trials and n_batches * n_epochs >= 4 * engine.TRIALS:
             (pace,) = backend._paces.values()
-            assert all(0 < seconds < math.inf for seconds in pace.seconds.values())
+            assert len(pace.seconds) == 2 and all(seconds > 0 for seconds in pace.seconds.values())
         results.append((parameters.tobytes(), losses.tobytes(), order.tobytes()))
     assert results[0] == results[1]
