@@ -184,27 +184,32 @@ class _Pace:
     def pieces(self, epochs, first, last):
         """Cut a call into (threads, epochs, first batch, last batch): trials, if it is time, and the rest.
 
-        A trial is some batches of a single epoch, or some epochs of several; None threads means the best.
+        A trial is some batches of the first epoch, or some epochs where one is too short; None threads means the best.
         """
         self._calls += 1
+        if self.seconds and self._calls % CALLS_BETWEEN_TRIALS:
+            return [(None, epochs, first, last)]
         numbers = [1, self._most] * TRIALS
-        pieces = []
-        if not self.seconds or self._calls % CALLS_BETWEEN_TRIALS == 0:
-            self._trial = {}
-            in_epochs = epochs.stop > 1
-            units = epochs.stop if in_epochs else last - first
-            unit_work = self._work * (last if in_epochs else 1)
-            n = min(units // (2 * len(numbers)), -(-TRIAL_WORK // unit_work))
-            if n * unit_work >= LEAST_TRIAL_WORK:
-                cuts = [i * n for i in range(len(numbers) + 1)]
-                if in_epochs:
-                    pieces = [(number, slice(*cuts[i:i + 2]), 0, last) for i, number in enumerate(numbers)]
-                    epochs = slice(cuts[-1], epochs.stop)
-                else:
-                    cuts = [first + cut for cut in cuts]
-                    pieces = [(number, epochs, *cuts[i:i + 2]) for i, number in enumerate(numbers)]
-                    first = cuts[-1]
-        return [*pieces, (None, epochs, first, last)]
+        n = self._trial_size((last - first) // (2 * len(numbers)), self._work)
+        n_epochs = self._trial_size(epochs.stop // (2 * len(numbers)), self._work * last)
+        if not n and not n_epochs:
+            return [(None, epochs, first, last)]
+        self._trial = {}
+        if n:
+            cuts = [first + i * n for i in range(len(numbers) + 1)]
+            one, rest = slice(0, 1), slice(1, epochs.stop)
+            pieces = [(number, one, *cuts[i:i + 2]) for i, number in enumerate(numbers)]
+            pieces.append((None, one, cuts[-1], last))
+            return [*pieces, (None, rest, 0, last)] if epochs.stop > 1 else pieces
+        cuts = [i * n_epochs for i in range(len(numbers) + 1)]
+        pieces = [(number, slice(*cuts[i:i + 2]), 0, last) for i, number in enumerate(numbers)]
+        return [*pieces, (None, slice(cuts[-1], epochs.stop), 0, last)]
+
+    @staticmethod
+    def _trial_size(most, work):
+        """Return how many units of work make a trial; 0 where `most` are not enough."""
+        n = min(most, -(-TRIAL_WORK // work))
+        return n if n * work >= LEAST_TRIAL_WORK else 0
 
     @property
     def best(self):

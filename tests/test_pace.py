@@ -7,7 +7,7 @@ from fastbp import engine
 
 
 @pytest.mark.parametrize("n_epochs, first, last", [(1, 0, 1000), (1, 37, 500), (1, 0, 10), (2, 0, 50), (9, 0, 7),
-                                                   (40, 0, 3)])
+                                                   (40, 0, 3), (40, 0, 1)])
 @pytest.mark.parametrize("calls", [1, 2, engine.CALLS_BETWEEN_TRIALS])
 def test_pieces_cover_every_batch_once_and_in_order(n_epochs, first, last, calls):
     pace = engine._Pace(2, engine.TRIAL_WORK // 5)
