@@ -1,0 +1,60 @@
+"""What one training step does besides backpropagation, as both backends are told it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .network import aligned_zeros
+
+MEMORY = 8  # numbers that an update rule may carry from step to step, such as beta**t
+
+
+class Update(NamedTuple):
+    """The settings of every update of a training run.
+
+    rule, numbers : name of the update rule (`kernels.optimizers.RULES`) and its settings, in the order it documents.
+    schedule, rates : kind of the learning-rate schedule (`kernels.schedules.KINDS`) and its settings.
+    l1, l2 : penalties l1 * sum |W| + l2 / 2 * sum W**2, their gradients added before clipping; biases have none.
+    clip_value, clip_norm : limits of every element of the gradient, then of its Euclidean norm; 0 is no limit.
+    max_norm : limit of the norm of the weights into each neuron after an update; 0 is no limit.
+    dropout : share of the outputs dropped of each layer but the last.
+    label_smoothing : share of the targets spread evenly over the classes.
+    input_noise : standard deviation of the normal noise added to X.
+    key : seed of dropout and noise, an unsigned 64-bit number.
+    skips : leave out a step whose loss is not finite instead of ending there.
+    """
+
+    rule: str = "sgd"
+    numbers: tuple = ()
+    schedule: str = "constant"
+    rates: tuple = (0.1,)
+    l1: float = 0.0
+    l2: float = 0.0
+    clip_value: float = 0.0
+    clip_norm: float = 0.0
+    max_norm: float = 0.0
+    dropout: tuple = ()
+    label_smoothing: float = 0.0
+    input_noise: float = 0.0
+    key: int = 0
+    skips: bool = False
+
+
+class State:
+    """What an update rule remembers, and how many steps were made.
+
+    Attributes
+    ----------
+    buffers : ndarray (n_states, n_parameters)
+        Such as velocities, or first and second moments; each on a cache line.
+    memory : float64 ndarray (MEMORY,)
+        Numbers of the rule's own, all 1 at the start.
+    step : int
+        Steps done so far: place in the schedule, and of the random numbers of dropout and noise.
+    """
+
+    def __init__(self, n_states, n_parameters, dtype):
+        row = -(-n_parameters // 16) * 16
+        self.buffers = aligned_zeros(n_states * row, dtype).reshape(n_states, row)[:, :n_parameters]
+        self.memory = np.ones(MEMORY)
+        self.step = 0
