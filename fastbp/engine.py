@@ -13,9 +13,10 @@ import numpy as np
 
 from . import checks
 from .kernels import training as t
-from .kernels.block import LEAVES, leaf_addresses
+from .kernels.block import LEAVES, SUMMED, leaf_addresses
 from .kernels.jit import is_cached
 from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
+from .kernels.optimizers import RULES
 from .kernels.plan import (
     A_AT,
     DELTA_AT,
@@ -31,8 +32,10 @@ from .kernels.plan import (
     Steps,
     make_plan,
 )
+from .kernels.schedules import KINDS
 from .network import aligned_zeros
 from .reference import Pass
+from .update import Update
 
 BLOCK_ROWS = 256        # most samples in one block: a block's activations stay in the cache, and dW sums over one block
 FEW_ROWS = 16           # blocks of this size serve evaluations of a few samples
@@ -47,6 +50,7 @@ LEAST_TRIAL_WORK = 25_000_000
 TRIALS = 2               # of each number of threads, in turn; the better one counts
 CALLS_BETWEEN_TRIALS = 8
 CERTAIN_WORK = 100_000_000  # an update of more multiply-adds is divided without trials: meetings are little of it
+REMEMBERING = ("adam", "adamw", "nadam")  # rules whose factors differ from step to step
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
 
 _threads = None
@@ -144,10 +148,9 @@ def _address(array):
 class _Desk:
     """A plan with its workspace: what one call at a time can work with."""
 
-    def __init__(self, backend, rows, threads):
-        self.rows, self.threads = rows, threads
+    def __init__(self, backend, rows, threads, n_states=None, dropout=()):
         self.plan = make_plan(backend.sizes, backend.activations, backend.loss, leaf_addresses(backend.dtype), rows,
-                              threads)
+                              threads, n_states, dropout)
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
         self.sync = aligned_zeros(16, np.int64)
         for copy in range(threads if self.plan.x_size else 1):
@@ -219,6 +222,20 @@ class _Pace:
         return self._most if self._work >= LARGE_WORK * self._most else 1
 
 
+class _Rules:
+    """What of an `Update` stays the same from call to call, as the kernels take it."""
+
+    def __init__(self, update):
+        self.update = update
+        self.rule, self.schedule = RULES[update.rule], KINDS[update.schedule]
+        self.numbers, self.rates = np.array([*update.numbers, 0.0]), np.array(update.rates, np.float64)
+        self.dropout = update.dropout if any(update.dropout) else ()
+        self.is_fused = self.rule <= t.RULES_OF_TILES and not (
+            update.l1 or update.l2 or update.clip_value or update.clip_norm)
+        self.advances = update.schedule != "constant" or update.rule in REMEMBERING
+        self.key = update.key - 2 ** 64 if update.key >= 2 ** 63 else update.key          # as a signed number
+
+
 class NumbaBackend:
     """The arithmetic of one network by the compiled kernels.
 
@@ -238,26 +255,28 @@ class NumbaBackend:
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
         self.dtype = np.dtype(dtype)
         self.n_parameters = sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
-        self._free = {}                                  # (rows, threads) -> desks nobody works at
+        self._free = {}                                  # arguments of _Desk -> desks nobody works at
         self._paces = {}                                 # (rows, threads) -> _Pace of training
+        self._rules = _Rules(Update())                   # of the last training
         self._nothing = np.empty(0, self.dtype)
-        self._no_losses = np.empty(0)
+        self._no_losses, self._no_words = np.empty(0), np.empty((0, 0), np.uint32)
 
     def __getstate__(self):
         """Leave the desks behind."""
         return {**self.__dict__, "_free": {}, "_paces": {}}
 
-    def _work(self, share, rows, threads, look=None, most=None):
+    def _work(self, share, rows, threads, look=None, most=None, training=(), settle=None):
         """Call share(desk, thread, threads) on as many threads; (what the first returned, look(desk)).
 
-        The desk has room for `most` threads, so that their number may change between calls.
+        The desk has room for `most` threads, so that their number may change between calls; `training` are its number
+        of states and dropout.
 
-        The desk is one's own, so several Python threads may use the same network.  Where the gang is at another
-        caller's work there is one thread, for which the results are the same.
+        `settle` is called with the desk at the end.  The desk is one's own, so several Python threads may use the same
+        network.  Where the gang is at another caller's work there is one thread, for which the results are the same.
         """
         gang = _gang
         in_gang = threads > 1 and gang.lock.acquire(blocking=False)
-        key = rows, most or threads
+        key = rows, most or threads, *training
         threads = threads if in_gang else 1
         try:
             free = self._free.setdefault(key, [])
@@ -269,6 +288,8 @@ class NumbaBackend:
                 result = gang.run(lambda thread: share(desk, thread, threads), threads)
             else:
                 result = share(desk, 0, 1)
+            if settle:
+                settle(desk)
             if look:                                     # at a desk as large as these data: not kept
                 return result, look(desk)
             if not free:
@@ -291,7 +312,7 @@ class NumbaBackend:
         losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
         gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & t.WANT_GRADIENT else self._nothing
         scale = 1.0 / n if self.reduction == "mean" else 1.0
-        data = Data(_address(X), X_KINDS[X.dtype], 0 if Y is None else _address(Y), y_kind, n)
+        data = Data(_address(X), X_KINDS[X.dtype], 1.0, 0 if Y is None else _address(Y), y_kind, 0, n)
         flat = self._nothing if out is None else out.reshape(-1)
         products = 3 if wants & t.WANT_GRADIENT else 1
 
@@ -349,29 +370,49 @@ class NumbaBackend:
         n_in, n_out = self.sizes[l], self.sizes[l + 1]
         return parameters[start:start + n_in * n_out].reshape(n_in, n_out), parameters[start + n_in * n_out:][:n_out]
 
-    def train(self, parameters, velocity, X, Y, *, batch_size, words, order, first_batch, last_batch, lr, momentum,
-              nesterov, losses, threads=0):
+    def train(self, parameters, state, X, Y, *, weights, batch_size, words, order, first_batch, last_batch, update,
+              losses, threads=0):
         """Whole epochs, or some batches of one; see `fastbp.reference.NumpyBackend.train`."""
-        n = len(X)
+        if update is not self._rules.update:
+            self._rules = _Rules(update)
+        rules, n = self._rules, len(X)
         batch_size = min(batch_size, n)
         rows = min(batch_size, BLOCK_ROWS)
-        gradient = aligned_zeros(self.n_parameters, self.dtype) if batch_size > rows else self._nothing
-        data = Data(_address(X), X_KINDS[X.dtype], _address(Y), _kind_of(Y), n)
-        no_words = np.empty((0, 0), np.uint32) if words is None else words
-        v = self._nothing if velocity is None else velocity
-
+        n_states = len(state.buffers)
+        parts = [(_address(buffer) - _address(parameters)) // self.dtype.itemsize for buffer in state.buffers]
+        needs_gradient = batch_size > rows or update.clip_norm or not rules.is_fused and (
+            batch_size == 1 or self.n_parameters <= MOST_LANE_PARAMETERS)
+        gradient = aligned_zeros(self.n_parameters, self.dtype) if needs_gradient else self._nothing
+        sums = np.empty(-(-self.n_parameters // SUMMED)) if update.clip_norm else self._no_losses
+        data = Data(_address(X), X_KINDS[X.dtype], 1.0, _address(Y), _kind_of(Y),
+                    0 if weights is None else _address(weights), n)
         most = self._threads_for(rows, 3, threads)
 
         def do(epochs, first, last, threads):
+            some_losses, some_words = losses[epochs], self._no_words if words is None else words[epochs]
+            memory = np.repeat(state.memory[None], threads, axis=0)
+            steps = Steps(batch_size, first, last, len(some_losses), state.step, words is not None,
+                          self.reduction == "mean", threads, rules.rule, rules.schedule, n_states,
+                          parts[0] if n_states else 0, parts[1] if n_states > 1 else 0, update.rate_scale,
+                          rules.advances, update.l1, update.l2, update.clip_value, update.clip_norm, update.max_norm,
+                          update.label_smoothing, update.input_noise, rules.key, update.skips)
+
             def share(desk, thread, threads):
-                steps = Steps(batch_size, first, last, len(losses[epochs]), words is not None, self.reduction == "mean",
-                              float(lr), float(momentum), bool(nesterov), threads)
-                return t.train(desk.plan, steps, data, parameters, v, gradient, desk.workspace, no_words[epochs], order,
-                               losses[epochs], desk.sync, thread)
+                return t.train(desk.plan, steps._replace(threads=threads) if threads != steps.threads else steps, data,
+                               parameters, gradient, desk.workspace, some_words, order, some_losses, memory,
+                               rules.numbers, rules.rates, sums, desk.sync, thread)
+
+            def skipped(desk):
+                state.skipped += int(desk.sync[t.SKIPPED])
+                desk.sync[t.SKIPPED] = 0
 
             start = time.perf_counter()
-            done = self._work(share, rows, threads, most=most)[0]
-            return done, (time.perf_counter() - start) / max(done, 1)
+            done = self._work(share, rows, threads, most=most, training=(n_states, rules.dropout),
+                              settle=skipped if update.skips else None)[0]
+            seconds = time.perf_counter() - start
+            state.memory[:] = memory[0]
+            state.step += done
+            return done, seconds / max(done, 1)
 
         everything = slice(0, len(losses))
         work = 3 * self.n_parameters * batch_size
@@ -401,9 +442,9 @@ def is_compiled(dtype):
     """Whether the training kernels for float32 or float64 are compiled already, in memory or on disk."""
     dtype = np.dtype(dtype)
     integers, floats = np.empty(0, np.int64), np.empty(0, dtype)
-    plan = Plan(np.empty((0, 9), np.int64), *[0] * (len(Plan._fields) - 4), False, 0, integers)
-    steps = Steps(1, 0, 1, 1, False, True, 0.0, 0.0, False, 1)
-    example = (plan, steps, Data(0, 0, 0, 0, 0), floats, floats, floats, floats, np.empty((0, 0), np.uint32), integers,
-               np.empty(0), integers, 0)
+    plan = Plan(np.empty((0, 11), np.int64), *[0] * (len(Plan._fields) - 4), False, 0, integers)
+    steps = Steps(1, 0, 1, 1, 0, False, True, 1, 0, 0, 0, 0, 0, 1.0, False, *[0.0] * 7, 0, False)
+    example = (plan, steps, Data(0, 0, 1.0, 0, 0, 0, 0), floats, floats, floats, np.empty((0, 0), np.uint32), integers,
+               np.empty(0), np.empty((0, 0)), np.empty(0), np.empty(0), np.empty(0), integers, 0)
     return (all(leaf.is_cached(dtype) for leaf in LEAVES)
             and is_cached(t.train, [numba.typeof(value) for value in example]))

@@ -276,6 +276,45 @@ def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
     parameters -= lr * (gradient + momentum * velocity if nesterov else velocity)
 
 
+def _row_seeds(key, step, layer, rows):
+    """64 random bits of each row: SplitMix64's mixing function (Steele, Lea and Flood 2014) of the four numbers."""
+    key, step, layer = (np.uint64(int(number) % 2**64) for number in (key, step, layer))
+    factors = [np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xD1342543DE82EF95, 0xF1357AEA2E62A9C5)]
+    with np.errstate(over="ignore"):
+        z = key + step * factors[0] + layer * factors[1] + np.asarray(rows, np.uint64) * factors[2]
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _random_bits(seeds, columns):
+    """32 random bits of each column of each row: the integer hash "lowbias32" (C. Wellons)."""
+    x = seeds.astype(np.uint32)[:, None] + np.arange(columns, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def _random_unit(seeds, columns):
+    """Random numbers within (0, 1), of 23 bits each."""
+    return ((_random_bits(seeds, columns) >> np.uint32(9)) + 0.5) * 2.0**-23
+
+
+def dropout(A, key, step, layer, rate, out):
+    """Inverted dropout (Srivastava et al. 2014): A / (1 - rate) where kept, else 0."""
+    threshold = int(rate * 2**32)
+    keeps = _random_bits(_row_seeds(key, step, layer, np.arange(len(A))), A.shape[1]) >= threshold
+    out[...] = np.where(keeps, A * (2.0**32 / (2**32 - threshold)), 0)
+
+
+def input_noise(X, key, step, deviation, out):
+    """X + deviation * normal random numbers (Box and Muller 1958)."""
+    seeds = _row_seeds(key, step, -1, np.arange(len(X)))
+    length = np.sqrt(-2 * np.log(_random_unit(seeds, X.shape[1])))
+    cosine = np.cos(2 * np.pi * (_random_unit(seeds >> np.uint64(32), X.shape[1]) - 0.5))
+    out[...] = X + deviation * (length * cosine)
+
+
 def shuffle(words, order):
     """Fisher-Yates shuffle of 0 ... n-1 into `order` (int64), from n random 32-bit words (Knuth, TAOCP 3.4.2 P)."""
     order[...] = np.arange(len(order))
@@ -399,9 +438,23 @@ class NumpyBackend:
                 deltas.insert(0, self.through_activation(layer - 1, Z[layer - 1], A[layer], dA))
         return deltas, gradient, dA
 
-    def train(self, parameters, velocity, X, Y, *, batch_size, words, order, first_batch, last_batch,
-              lr, momentum, nesterov, losses, threads):
+    def train(self, parameters, state, X, Y, *, weights, batch_size, words, order, first_batch, last_batch, update,
+              losses, threads):
         """Update `parameters` in place over batches of many epochs; see `Trainer`.
+
+        Parameters
+        ----------
+        parameters : (n_parameters,)
+        state : fastbp.update.State, advanced in place.
+        X, Y : samples and targets.
+        weights : (n_samples,) weights of the samples, or None.
+        batch_size, first_batch, last_batch : int
+            Batches first_batch .. last_batch - 1 of the first epoch, 0 .. last_batch - 1 of the others.
+        words : uint32 (n_epochs, n_samples) for the shuffles, or None.
+        order : int64 (n_samples,), in and out.
+        update : fastbp.update.Update
+        losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
+        threads : ignored.
 
         Returns
         -------
@@ -415,17 +468,84 @@ class NumpyBackend:
                 shuffle(words[epoch], order)
             for batch in range(first, last_batch):
                 rows = order[batch * batch_size : (batch + 1) * batch_size]
-                batch_losses, gradient = self.gradient(parameters, X[rows], Y[rows])
-                losses[epoch] += batch_losses.sum()
-                if not np.isfinite(losses[epoch]):
+                memory = state.memory.copy()
+                lr = update.rate_scale * self.learning_rate(update, state.step)
+                sample_losses, gradient = self.noisy_gradient(parameters, X[rows], Y[rows], update, state.step,
+                                                              None if weights is None else weights[rows])
+                total = losses[epoch] + sample_losses.sum()
+                is_finite = np.isfinite(total)
+                if not is_finite and not update.skips:
+                    losses[epoch] = total
                     return steps
                 with np.errstate(all="ignore"):
-                    if velocity is None:
-                        sgd(gradient, lr, parameters)
+                    if is_finite:
+                        losses[epoch] = total
+                        self.step(parameters, gradient, update, lr, memory, state.buffers)
                     else:
-                        sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters)
+                        state.skipped += 1
+                        rule_step(update.rule, update.numbers, lr, memory, gradient * 0, state.buffers.copy(),
+                                  parameters.copy())
+                state.memory[:] = memory
+                state.step += 1
                 steps += 1
         return steps
+
+    def learning_rate(self, update, step):
+        """Learning rate of one step."""
+        rate = np.empty(1)
+        learning_rate(update.schedule, update.rates, np.array([step]), rate)
+        return float(rate[0])
+
+    def noisy_gradient(self, parameters, X, Y, update, step, weights):
+        """Losses of the samples and the flat gradient, as training sees them."""
+        with np.errstate(all="ignore"):
+            if update.input_noise:
+                X = X.astype(self.dtype)
+                input_noise(X, update.key, step, update.input_noise, X)
+            if update.label_smoothing:
+                K = max(self.sizes[-1], 2)
+                Y = _rows(Y, np.empty((len(X), self.sizes[-1]), self.dtype))
+                Y = (1 - update.label_smoothing) * Y + update.label_smoothing / K
+            Z, A, kept = self.forward_with_dropout(parameters, X, update, step)
+            losses, delta = self.sample_losses(Z, A, Y), self.output_delta(Z[-1], A[-1], Y)
+            if weights is not None:
+                losses, delta = losses * weights, delta * weights[:, None]
+            parts, layers = [], list(zip(*layer_views(parameters, self.sizes), strict=True))
+            for l in reversed(range(len(layers))):
+                parts = [(kept[l].T @ delta).ravel(), delta.sum(axis=0), *parts]
+                if l > 0:
+                    dA = delta @ layers[l][0].T
+                    if any(update.dropout):
+                        dropout(dA, update.key, step, l - 1, update.dropout[l - 1], dA)
+                    delta = self.through_activation(l - 1, Z[l - 1], A[l], dA)
+            return losses, np.concatenate(parts)
+
+    def forward_with_dropout(self, parameters, X, update, step):
+        """Z and A of every layer, and what dropout leaves of each A."""
+        Z, A, kept = [], [X.astype(self.dtype, copy=False)], [X.astype(self.dtype, copy=False)]
+        for l, (W, b) in enumerate(zip(*layer_views(parameters, self.sizes), strict=True)):
+            Z.append(_result(affine_forward, kept[-1], W, b, shape=(len(X), W.shape[1])))
+            A.append(_result(_twin(self.activations[l]), Z[-1], shape=Z[-1].shape))
+            kept.append(A[-1])
+            if any(update.dropout) and l < len(update.dropout):
+                kept[-1] = _result(dropout, A[-1], update.key, step, l, update.dropout[l], shape=A[-1].shape)
+        return Z, A, kept
+
+    def step(self, parameters, gradient, update, lr, memory, buffers):
+        """One update by the gradient of the data: penalties, clipping, the rule, the limit of the norms."""
+        if update.l1 or update.l2:
+            for W, dW in zip(layer_views(parameters, self.sizes)[0], layer_views(gradient, self.sizes)[0], strict=True):
+                dW += update.l2 * W + update.l1 * np.sign(W)
+        if update.clip_value:
+            np.clip(gradient, -update.clip_value, update.clip_value, gradient)
+        norm = np.sqrt(np.sum(np.square(gradient, dtype=np.float64)))
+        if update.clip_norm and norm > update.clip_norm:
+            gradient *= update.clip_norm / norm
+        rule_step(update.rule, update.numbers, lr, memory, gradient, buffers, parameters)
+        if update.max_norm:
+            for W in layer_views(parameters, self.sizes)[0]:
+                norms = np.sqrt(np.sum(np.square(W, dtype=np.float64), axis=0))
+                W *= np.where(norms > update.max_norm, update.max_norm / np.maximum(norms, 1e-300), 1)
 
 
 def _twin(name):

@@ -254,11 +254,16 @@ class Trainer:
 
     def _train(self, X, Y, batch_size, order, words, first_batch, last_batch, losses):
         """Train batches in one native call; see `NumpyBackend.train`."""
+        from .update import State, Update
         optimizer = self.optimizer
+        state = State(0, self.net.parameters.size, self.net.dtype)
+        rule = "sgd"
+        if self.velocity is not None:
+            state.buffers, rule = self.velocity[None], "nesterov" if optimizer.nesterov else "momentum"
+        update = Update(rule, (float(optimizer.momentum),), "constant", (float(optimizer.lr),))
         return self.net._backend.train(
-            self.net.parameters, self.velocity, X, Y, batch_size=batch_size, words=words, order=order,
-            first_batch=first_batch, last_batch=last_batch, lr=float(optimizer.lr), momentum=float(optimizer.momentum),
-            nesterov=optimizer.nesterov, losses=losses, threads=self.threads or 0)
+            self.net.parameters, state, X, Y, weights=None, batch_size=batch_size, words=words, order=order,
+            first_batch=first_batch, last_batch=last_batch, update=update, losses=losses, threads=self.threads or 0)
 
     def _evaluate(self, history, sets, metrics):
         """Losses and metrics of the epoch just done."""

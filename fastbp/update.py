@@ -22,6 +22,7 @@ class Update(NamedTuple):
     input_noise : standard deviation of the normal noise added to X.
     key : seed of dropout and noise, an unsigned 64-bit number.
     skips : leave out a step whose loss is not finite instead of ending there.
+    rate_scale : factor of the learning rate.
     """
 
     rule: str = "sgd"
@@ -38,6 +39,7 @@ class Update(NamedTuple):
     input_noise: float = 0.0
     key: int = 0
     skips: bool = False
+    rate_scale: float = 1.0
 
 
 class State:
@@ -49,12 +51,14 @@ class State:
         Such as velocities, or first and second moments; each on a cache line.
     memory : float64 ndarray (MEMORY,)
         Numbers of the rule's own, all 1 at the start.
+    skipped : int
+        Of them, those left out because their loss was not finite.
     step : int
-        Steps done so far: place in the schedule, and of the random numbers of dropout and noise.
+        Steps done so far, skipped ones too: place in the schedule, and of the random numbers of dropout and noise.
     """
 
     def __init__(self, n_states, n_parameters, dtype):
         row = -(-n_parameters // 16) * 16
         self.buffers = aligned_zeros(n_states * row, dtype).reshape(n_states, row)[:, :n_parameters]
         self.memory = np.ones(MEMORY)
-        self.step = 0
+        self.step = self.skipped = 0

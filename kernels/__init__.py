@@ -42,14 +42,15 @@ from .losses import (
     squared_error,
     squared_error_derivative,
 )
+from .noise import dropout, input_noise
 from .optimizers import sgd, sgd_momentum
 from .training import shuffle
 
 __all__ = [
     "absolute_error", "absolute_error_derivative", "affine_forward", "bias_gradient", "binary_cross_entropy",
     "binary_cross_entropy_derivative", "binary_cross_entropy_logits", "cross_entropy",
-    "cross_entropy_derivative", "cross_entropy_logits", "elu", "elu_derivative", "exp", "gelu",
-    "gelu_derivative", "huber", "huber_derivative", "identity", "identity_derivative", "leaky_relu",
+    "cross_entropy_derivative", "cross_entropy_logits", "dropout", "elu", "elu_derivative", "exp", "gelu",
+    "gelu_derivative", "huber", "huber_derivative", "identity", "identity_derivative", "input_noise", "leaky_relu",
     "leaky_relu_derivative", "log", "propagate_delta", "relu", "relu_derivative", "sgd", "sgd_momentum",
     "shuffle", "sigmoid", "sigmoid_derivative", "silu", "silu_derivative", "softmax", "softmax_backward",
     "softplus", "softplus_derivative", "squared_error", "squared_error_derivative", "tanh", "tanh_derivative",

@@ -5,19 +5,23 @@ is one more row of the weight gradient.
 """
 import numpy as np
 
-from . import dense, elementwise, losses
+from . import dense, elementwise, losses, noise, update
 from .elementwise import IDENTITY, SOFTMAX
 from .jit import Leaf, inner, part
-from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE
+from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
+from .optimizers import SQUARES_CHUNK
 from .plan import (
     A_AT,
     ACTIVATION,
     BY_COLUMNS,
     COLUMN_BLOCK,
     DELTA_AT,
+    DROP_AT,
+    MOST_SCRATCH,
     N_IN,
     N_OUT,
     ROW,
+    THRESHOLD,
     W_AT,
     X_FLOAT32,
     X_FLOAT64,
@@ -51,19 +55,19 @@ from .simd import (
 # ------------------------------------------------------------------------------------------- moving samples
 
 @inner
-def _converted_rows(source, columns, order, start, in_order, first, last, out, out_row):
-    """Copy rows of `source` to rows first .. last - 1 of `out`, converting the dtype."""
+def _converted_rows(source, columns, scale, order, start, in_order, first, last, out, out_row):
+    """Copy rows of `source` times `scale` to rows first .. last - 1 of `out`, converting the dtype."""
     for r in range(first, last):
         row = start + r
         if not in_order:
             row = peek(order, row)
         for j in range(columns):
-            poke(out, r * out_row + j, peek(source, row * columns + j))
+            poke(out, r * out_row + j, as_float(peek(source, row * columns + j), out) * scale)
 
 
 @inner
-def _copied_rows(source, columns, order, start, in_order, first, last, out, out_row):
-    """Copy without conversion, a vector at a time."""
+def _copied_rows(source, columns, scale, order, start, in_order, first, last, out, out_row):
+    """Copy, times `scale`, without conversion, a vector at a time."""
     width = lanes(out)
     for r in range(first, last):
         row = start + r
@@ -72,31 +76,54 @@ def _copied_rows(source, columns, order, start, in_order, first, last, out, out_
         origin, target = offset(source, row * columns), offset(out, r * out_row)
         j = 0
         while j + width <= columns:
-            store(target, j, load(origin, j))
+            store(target, j, load(origin, j) * scale)
             j += width
         if j < columns:
-            store_part(target, j, load_part(origin, j, columns - j), columns - j)
+            store_part(target, j, load_part(origin, j, columns - j) * scale, columns - j)
 
 
 @part
-def gather(x_address, x_kind, n_in, x, x_row, y_address, y_kind, n_out, y, y_row, order, start, in_order, top, bottom,
-           first, last):
-    """Bring samples into rows top .. bottom - 1 of the block x, and their targets into first .. last - 1 of y.
+def gather(x_address, x_kind, n_in, scale, x, x_row, y_address, y_kind, n_out, smoothing, y, y_row, order, start,
+           in_order, top, bottom, first, last):
+    """Bring samples times `scale` into rows top .. bottom - 1 of the block x, their targets to first .. last - 1 of y.
 
-    Row r is the sample at place start + r of the order, or of the data themselves (`in_order`).
+    Row r is the sample at place start + r of the order, or of the data themselves (`in_order`).  With `smoothing`
+    class labels become rows of targets; see `smooth`.
     """
     if x_kind == X_FLOAT32 and is_single(x) or x_kind == X_FLOAT64 and not is_single(x):
-        _copied_rows(pointer_like(x_address, x), n_in, order, start, in_order, top, bottom, x, x_row)
+        _copied_rows(pointer_like(x_address, x), n_in, scale, order, start, in_order, top, bottom, x, x_row)
     elif x_kind == X_FLOAT32:
-        _converted_rows(pointer_at(x_address, np.float32), n_in, order, start, in_order, top, bottom, x, x_row)
+        _converted_rows(pointer_at(x_address, np.float32), n_in, scale, order, start, in_order, top, bottom, x, x_row)
     elif x_kind == X_FLOAT64:
-        _converted_rows(pointer_at(x_address, np.float64), n_in, order, start, in_order, top, bottom, x, x_row)
+        _converted_rows(pointer_at(x_address, np.float64), n_in, scale, order, start, in_order, top, bottom, x, x_row)
     else:
-        _converted_rows(pointer_at(x_address, np.uint8), n_in, order, start, in_order, top, bottom, x, x_row)
-    if y_kind == Y_LABELS:
-        _converted_rows(pointer_at(y_address, np.int64), 1, order, start, in_order, first, last, y, 1)
+        _converted_rows(pointer_at(x_address, np.uint8), n_in, scale, order, start, in_order, top, bottom, x, x_row)
+    one = as_float(1, x)
+    if y_kind == Y_LABELS and smoothing == 0:
+        _converted_rows(pointer_at(y_address, np.int64), 1, one, order, start, in_order, first, last, y, 1)
+    elif y_kind == Y_LABELS:
+        labels = pointer_at(y_address, np.int64)
+        for r in range(first, last):
+            at = start + r
+            if not in_order:
+                at = peek(order, at)
+            for j in range(n_out):
+                poke(y, r * y_row + j, as_float(0, y))
+            poke(y, r * y_row + peek(labels, at), one)
     elif y_kind != Y_NONE:
-        _copied_rows(pointer_like(y_address, y), n_out, order, start, in_order, first, last, y, y_row)
+        _copied_rows(pointer_like(y_address, y), n_out, one, order, start, in_order, first, last, y, y_row)
+    if smoothing != 0:
+        smooth(y, y_row, n_out, smoothing, first, last)
+
+
+@inner
+def smooth(y, y_row, n_out, smoothing, first, last):
+    """Y = (1 - smoothing) Y + smoothing / K over K classes, one output being two (Szegedy et al. 2016)."""
+    share = smoothing / as_float(max(n_out, 2), y)
+    for r in range(first, last):
+        for j in range(n_out):
+            at = r * y_row + j
+            poke(y, at, peek(y, at) * (as_float(1, y) - smoothing) + share)
 
 
 # ------------------------------------------------------------------------------------------------- threads
@@ -138,8 +165,17 @@ LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(elementwise.derive, "ipppiii"),
           Leaf(losses.measure, "iiipppppiii"),
           Leaf(losses.output_gradient, "iiippfpiii"),
-          Leaf(gather, "iiipiiiipioiiiiii"))
-MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER = range(len(LEAVES))
+          Leaf(gather, "iiifpiiiifpioiiiiii"),
+          Leaf(noise.drop_rows, "iiiipipiiiii"),
+          Leaf(noise.noise_rows, "iifpiiiii"),
+          Leaf(update.advance, "ididwidp"),
+          Leaf(update.update, "ipppppifff"),
+          Leaf(update.penalize, "ppifff"),
+          Leaf(update.squares, "pid"),
+          Leaf(update.scale, "pfi"),
+          Leaf(update.limit_columns, "piiiif"))
+(MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER, DROP, NOISE, ADVANCE, UPDATE, PENALIZE, SQUARES, SCALE,
+ LIMIT_COLUMNS) = range(len(LEAVES))
 
 
 def leaf_addresses(dtype):
@@ -148,17 +184,26 @@ def leaf_addresses(dtype):
 
 
 @part
-def bring(plan, data, work, order, start, in_order, rows, thread, threads):
-    """Gather a block of samples; one thread's share of it, or all of the inputs into its own copy."""
-    last_layer = plan.layers[plan.layers.shape[0] - 1]
-    first, last = share(rows, thread, threads)
+def bring(plan, data, tools, order, start, in_order, rows, smoothing, deviation, step, place):
+    """Gather a block of samples: one thread's share, or all inputs into its own copy; return the kind of the targets.
+
+    Row 0 is the sample at `start` of the order, and row `place` of its batch, which names the noise added to it.
+    """
+    last_layer, work = plan.layers[plan.layers.shape[0] - 1], tools.work
+    first, last = share(rows, tools.thread, tools.threads)
     top, bottom = first, last
     if plan.x_size > 0:
         top, bottom = 0, rows
-    x = offset(work, plan.x_at + thread * plan.x_size)
-    call(plan.leaves[GATHER], data.x_address, data.x_kind, plan.layers[0, N_IN], x, plan.x_row,
-         data.y_address, data.y_kind, last_layer[N_OUT], offset(work, plan.y_at), last_layer[ROW],
-         pointer(order, 0), start, in_order, top, bottom, first, last)
+    x = offset(work, plan.x_at + tools.thread * plan.x_size)
+    call(plan.leaves[GATHER], data.x_address, data.x_kind, plan.layers[0, N_IN], as_float(data.x_scale, work), x,
+         plan.x_row, data.y_address, data.y_kind, last_layer[N_OUT], as_float(smoothing, work),
+         offset(work, plan.y_at), last_layer[ROW], pointer(order, 0), start, in_order, top, bottom, first, last)
+    if deviation != 0:
+        call(plan.leaves[NOISE], tools.key, step, as_float(deviation, work), x, plan.x_row, top, bottom, place,
+             plan.layers[0, N_IN])
+    if data.y_kind == Y_LABELS and smoothing != 0:
+        return Y_ROWS
+    return data.y_kind
 
 
 # ----------------------------------------------------------------- one block: forward, output delta, backward
@@ -190,24 +235,26 @@ def part_of(layer, rows, thread, threads):
 
 
 @inner
-def own_columns(plan, work, thread):
-    """Where a thread's own copy of its columns of the first layer's W and b is; that of the velocity follows."""
-    return offset(work, plan.own_at + 2 * thread * plan.own_size)
+def own_columns(plan, tools):
+    """Where a thread's own copy of its columns of the first layer's W and b is; that of each state follows."""
+    return offset(tools.work, plan.own_at + tools.thread * plan.own_stride)
 
 
 @part
-def take_own(plan, parameters, work, velocity, thread, threads, back):
-    """Copy a thread's columns of the first layer, and their velocity if it is not 0 elements on; or copy them back.
+def take_own(plan, steps, tools, back):
+    """Copy a thread's columns of the first layer, and their states; or copy them back.
 
     Narrow columns of one W in the hands of several threads are slow: a core that fetches ahead in its own columns takes
     lines of the others' away.  Two threads on 784-128 with 64 samples: 105 us a step, with columns of their own 75.
     """
     n_in, n_out = plan.layers[0, N_IN], plan.layers[0, N_OUT]
-    _, _, left, right = part_of(plan.layers[0], 0, thread, threads)
-    shared, own, width = offset(parameters, plan.layers[0, W_AT] + left), own_columns(plan, work, thread), lanes(work)
-    for state in range(2 if velocity != 0 else 1):
+    _, _, left, right = part_of(plan.layers[0], 0, tools.thread, tools.threads)
+    shared, own = offset(tools.parameters, plan.layers[0, W_AT] + left), own_columns(plan, tools)
+    width = lanes(own)
+    for state in range(1 + steps.n_states):
+        distance = 0 if state == 0 else steps.to_first if state == 1 else steps.to_second
         for i in range(n_in + 1):
-            there, here = i * n_out + state * velocity, i * plan.own_row + state * plan.own_size
+            there, here = i * n_out + distance, i * plan.own_row + state * plan.own_size
             for j in range(0, right - left, width):
                 n = min(width, right - left - j)
                 if back:
@@ -217,34 +264,61 @@ def take_own(plan, parameters, work, velocity, thread, threads, back):
 
 
 @part
-def forward(plan, parameters, work, rows, pack, sync, thread, threads, has_own):
+def drop(plan, tools, l, step, place, a, out, rows, top, left, right):
+    """Drop some outputs, or deltas, of layer l: columns left .. right - 1 of the rows from row `top` of the block on.
+
+    `a` and `out` are at row `top`.
+    """
+    row = plan.layers[l, ROW]
+    call(plan.leaves[DROP], tools.key, step, l, plan.layers[l, THRESHOLD], a, row, out, row, rows, place + top, left,
+         right)
+
+
+@inner
+def part_of_w(layer, thread, threads):
+    """Return the part of a layer's W, b being its last row, that is a thread's: first and last row and column."""
+    if layer[BY_COLUMNS]:
+        _, _, left, right = part_of(layer, 0, thread, threads)
+        return 0, layer[N_IN] + 1, left, right
+    first, last = share(layer[N_IN] + 1, thread, threads)
+    return first, last, 0, layer[N_OUT]
+
+
+@part
+def forward(plan, tools, rows, step, place):
     """Z and A of every layer for the gathered block; one thread's part of it.
 
-    Where threads split columns they meet after each layer.  `has_own`: the first layer's are in `take_own`'s place.
+    Where threads split columns they meet after each layer.  `step` and `place`, the block's first row in its batch,
+    name the numbers of dropout.
     """
+    work, thread, threads = tools.work, tools.thread, tools.threads
     a, a_row = offset(work, plan.x_at + thread * plan.x_size), plan.x_row
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         n_out, row, code = layer[N_OUT], layer[ROW], layer[ACTIVATION]
         top, bottom, left, right = part_of(layer, rows, thread, threads)
         z, next_a = offset(work, layer[Z_AT] + top * row), offset(work, layer[A_AT] + top * row)
-        w, w_row = offset(parameters, layer[W_AT] + left), n_out
-        if l == 0 and has_own:
-            w, w_row = own_columns(plan, work, thread), plan.own_row
+        w, w_row = offset(tools.parameters, layer[W_AT] + left), n_out
+        if l == 0 and tools.has_own:
+            w, w_row = own_columns(plan, tools), plan.own_row
         affine(plan, offset(a, top * a_row), a_row, w, w_row, layer[N_IN], right - left, offset(z, left), row,
-               bottom - top, pack)
+               bottom - top, tools.pack)
         if code != IDENTITY or layer[Z_AT] != layer[A_AT]:
             columns = right - left
             if row <= FLAT_ROW and code != SOFTMAX:
                 columns = row                      # short rows in one go, the column of ones with them
             call(plan.leaves[ACTIVATE], code, offset(z, left), offset(next_a, left), row, columns,
                  offset(work, plan.lse_at + top), bottom - top)
+        kept = next_a
+        if layer[THRESHOLD] > 0:
+            kept = offset(work, layer[DROP_AT] + top * row)
+            drop(plan, tools, l, step, place, next_a, kept, bottom - top, top, left, right)
         if row > n_out and right == n_out:
             for r in range(bottom - top):
-                poke(next_a, r * row + n_out, 1)   # the column of ones
+                poke(kept, r * row + n_out, 1)     # the column of ones
         if plan.is_mixed:
-            meet(sync, threads)
-        a, a_row = offset(work, layer[A_AT]), row
+            meet(tools.meeting, threads)
+        a, a_row = offset(work, layer[DROP_AT]), row
 
 
 @part
@@ -288,44 +362,171 @@ def propagate(plan, delta, delta_row, w, n_in, n_out, first, last, out, out_row,
 
 
 @part
-def backward(plan, parameters, work, rows, pack, sync, thread, threads):
+def weigh(plan, data, tools, order, start, in_order, first, last):
+    """Losses and output deltas of rows first .. last - 1 times the weights of their samples."""
+    layer, weights = plan.layers[plan.layers.shape[0] - 1], pointer_like(data.weights, tools.work)
+    losses, delta, row = offset(tools.work, plan.losses_at), offset(tools.work, layer[DELTA_AT]), layer[ROW]
+    for r in range(first, last):
+        weight = peek(weights, start + r if in_order else order[start + r])
+        poke(losses, r, peek(losses, r) * weight)
+        for j in range(layer[N_OUT]):
+            poke(delta, r * row + j, peek(delta, r * row + j) * weight)
+
+
+@part
+def backward(plan, tools, rows, step, place):
     """Delta of every layer before the last; one thread's part of it."""
+    work, thread, threads = tools.work, tools.thread, tools.threads
     for l in range(plan.layers.shape[0] - 1, 0, -1):
         if plan.is_mixed:
-            meet(sync, threads)
+            meet(tools.meeting, threads)
         layer, before = plan.layers[l], plan.layers[l - 1]
         row = before[ROW]
         top, bottom, left, right = part_of(before, rows, thread, threads)
         delta = offset(work, before[DELTA_AT] + top * row)
-        propagate(plan, offset(work, layer[DELTA_AT] + top * layer[ROW]), layer[ROW], offset(parameters, layer[W_AT]),
-                  layer[N_IN], layer[N_OUT], left, right, delta, row, bottom - top, pack)
+        propagate(plan, offset(work, layer[DELTA_AT] + top * layer[ROW]), layer[ROW],
+                  offset(tools.parameters, layer[W_AT]), layer[N_IN], layer[N_OUT], left, right, delta, row,
+                  bottom - top, tools.pack)
+        if before[THRESHOLD] > 0:
+            drop(plan, tools, l - 1, step, place, delta, delta, bottom - top, top, left, right)
         derive(plan, before, offset(work, before[Z_AT] + top * row + left),
                offset(work, before[A_AT] + top * row + left), offset(delta, left), right - left, bottom - top)
 
 
+# ------------------------------------------------------------------------------------- the gradient and the update
+
+@inner
+def gradient_tiles(plan, tools, rows, delta, delta_row, a, a_row, n, columns, w, w_row, start, finish, lr, momentum,
+                   velocity):
+    """A.T @ delta for n columns of `a` and some columns of delta, put into `w` as `finish` says (see `simd.tile`)."""
+    if w_row == 1:                                 # one column: it lies along the registers
+        call(plan.leaves[MULTIPLY], 1, n, rows, delta, 0, delta_row, a, a_row, False, w, 0, start, w, finish, lr,
+             momentum, velocity, tools.pack)
+    else:
+        call(plan.leaves[MULTIPLY], n, columns, rows, a, 1, a_row, delta, delta_row, False, w, w_row, start, w, finish,
+             lr, momentum, velocity, tools.pack)
+
+
 @part
-def accumulate(plan, work, rows, out, start, finish, lr, momentum, velocity, pack, thread, threads, has_own):
+def accumulate(plan, tools, rows, out, start, finish, lr, momentum, velocity):
     """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` as `finish` says (see `simd.tile`).
 
-    One thread's part of it: the columns that it had before, or else some rows of W; `has_own` as in `forward`.
+    One thread's part of it: the columns that it had before, or else some rows of W.
     """
+    work, thread, threads = tools.work, tools.thread, tools.threads
     a, a_row = offset(work, plan.x_at + thread * plan.x_size), plan.x_row
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
-        n_in, n_out, row = layer[N_IN] + 1, layer[N_OUT], layer[ROW]
-        first, last, left, right = 0, n_in, 0, n_out
-        if layer[BY_COLUMNS]:
-            _, _, left, right = part_of(layer, rows, thread, threads)
-        else:
-            first, last = share(n_in, thread, threads)
-        delta, w, w_row = offset(work, layer[DELTA_AT] + left), offset(out, layer[W_AT] + first * n_out + left), n_out
-        to_velocity = velocity
-        if l == 0 and has_own:
-            w, w_row, to_velocity = own_columns(plan, work, thread), plan.own_row, plan.own_size
-        if n_out == 1:                             # one column: it lies along the registers
-            call(plan.leaves[MULTIPLY], 1, last - first, rows, delta, 0, row, offset(a, first), a_row, False, w, 0,
-                 start, w, finish, lr, momentum, velocity, pack)
-        else:
-            call(plan.leaves[MULTIPLY], last - first, right - left, rows, offset(a, first), 1, a_row, delta, row, False,
-                 w, w_row, start, w, finish, lr, momentum, to_velocity, pack)
-        a, a_row = offset(work, layer[A_AT]), row
+        n_out, row = layer[N_OUT], layer[ROW]
+        first, last, left, right = part_of_w(layer, thread, threads)
+        w, w_row, to_velocity = offset(out, layer[W_AT] + first * n_out + left), n_out, velocity
+        if l == 0 and tools.has_own:
+            w, w_row, to_velocity = own_columns(plan, tools), plan.own_row, plan.own_size
+        gradient_tiles(plan, tools, rows, offset(work, layer[DELTA_AT] + left), row, offset(a, first), a_row,
+                       last - first, right - left, w, w_row, start, finish, lr, momentum, to_velocity)
+        a, a_row = offset(work, layer[DROP_AT]), row
+
+
+@part
+def accumulate_and_update(plan, steps, tools, rows):
+    """Update one thread's part of W and b by [A_prev, 1].T @ delta, of which only small parts exist at a time."""
+    work, thread, threads = tools.work, tools.thread, tools.threads
+    nothing, scratch = as_float(0, work), offset(work, plan.scratch_at + thread * plan.scratch_size)
+    a, a_row = offset(work, plan.x_at + thread * plan.x_size), plan.x_row
+    for l in range(plan.layers.shape[0]):
+        layer = plan.layers[l]
+        n_in, n_out, row = layer[N_IN], layer[N_OUT], layer[ROW]
+        first, last, left, right = part_of_w(layer, thread, threads)
+        w, w_row = offset(tools.parameters, layer[W_AT] + first * n_out + left), n_out
+        to_first, to_second, columns = steps.to_first, steps.to_second, right - left
+        if l == 0 and tools.has_own:
+            w, w_row, to_first, to_second = own_columns(plan, tools), plan.own_row, plan.own_size, 2 * plan.own_size
+        most = max(1, MOST_SCRATCH // columns)
+        for top in range(first, last, most):
+            n = min(most, last - top)
+            gradient_tiles(plan, tools, rows, offset(work, layer[DELTA_AT] + left), row, offset(a, top), a_row, n,
+                           columns, scratch, columns, START_ZERO, STORE, nothing, nothing, 0)
+            n_weights = max(0, min(top + n, n_in) - top)
+            parameters = offset(w, (top - first) * w_row)
+            if w_row == columns:
+                update_part(plan, steps, tools, scratch, parameters, to_first, to_second, n_weights * columns, True)
+                update_part(plan, steps, tools, offset(scratch, n_weights * columns),
+                            offset(parameters, n_weights * columns), to_first, to_second, (n - n_weights) * columns,
+                            False)
+            else:
+                for i in range(n):
+                    update_part(plan, steps, tools, offset(scratch, i * columns), offset(parameters, i * w_row),
+                                to_first, to_second, columns, i < n_weights)
+        a, a_row = offset(work, layer[DROP_AT]), row
+
+
+@inner
+def update_part(plan, steps, tools, gradient, parameters, to_first, to_second, n, are_weights):
+    """Update n parameters that lie side by side; biases have no penalties."""
+    if n > 0:
+        l1, l2 = as_float(0, parameters), as_float(0, parameters)
+        if are_weights:
+            l1, l2 = as_float(steps.l1, parameters), as_float(steps.l2, parameters)
+        call(plan.leaves[UPDATE], steps.rule, tools.factors, gradient, parameters, offset(parameters, to_first),
+             offset(parameters, to_second), n, l1, l2, as_float(steps.clip_value, parameters))
+
+
+SUMMED = SQUARES_CHUNK       # elements of a gradient whose squares are summed together
+
+
+@inner
+def weights_or_biases(piece, layer, first, last):
+    """Return where a layer's weights (even pieces) or biases lie within first .. last - 1 of the parameters."""
+    middle = layer[W_AT] + layer[N_IN] * layer[N_OUT]
+    if piece % 2 == 0:
+        return max(first, layer[W_AT]), min(last, middle)
+    return max(first, middle), min(last, middle + layer[N_OUT])
+
+
+@part
+def update_all(plan, steps, tools):
+    """Update one thread's share of all parameters by the gradient at tools.gradient; threads have met before."""
+    n, p, g = plan.n_parameters, tools.parameters, tools.gradient
+    n_sums = (n + SUMMED - 1) // SUMMED
+    first_sum, last_sum = share(n_sums, tools.thread, tools.threads)
+    first, last = first_sum * SUMMED, min(n, last_sum * SUMMED)
+    limit, nothing = as_float(steps.clip_value, p), as_float(0, p)
+    if steps.clip_norm == 0 and steps.l1 == 0 and steps.l2 == 0:
+        update_part(plan, steps, tools, offset(g, first), offset(p, first), steps.to_first, steps.to_second,
+                    last - first, False)
+        return
+    for piece in range(2 * plan.layers.shape[0]):
+        start, stop = weights_or_biases(piece, plan.layers[piece // 2], first, last)
+        if start < stop:
+            l1 = as_float(steps.l1, p) if piece % 2 == 0 else nothing
+            l2 = as_float(steps.l2, p) if piece % 2 == 0 else nothing
+            call(plan.leaves[PENALIZE], offset(g, start), offset(p, start), stop - start, l1, l2, limit)
+    if steps.clip_norm > 0:
+        for i in range(first_sum, last_sum):
+            call(plan.leaves[SQUARES], offset(g, i * SUMMED), min(SUMMED, n - i * SUMMED), offset(tools.sums, i))
+        meet(tools.meeting, tools.threads)
+        total = 0.0
+        for i in range(n_sums):
+            total += peek(tools.sums, i)
+        norm = np.sqrt(total)
+        if norm > steps.clip_norm:
+            call(plan.leaves[SCALE], offset(g, first), as_float(steps.clip_norm / norm, p), last - first)
+    call(plan.leaves[UPDATE], steps.rule, tools.factors, offset(g, first), offset(p, first),
+         offset(p, first + steps.to_first), offset(p, first + steps.to_second), last - first, nothing, nothing, nothing)
+
+
+@part
+def limit_norms(plan, steps, tools):
+    """Rescale the weights into each neuron whose norm is above the limit; one thread's share of the neurons."""
+    for l in range(plan.layers.shape[0]):
+        layer = plan.layers[l]
+        first, last = share(layer[N_OUT], tools.thread, tools.threads)
+        call(plan.leaves[LIMIT_COLUMNS], offset(tools.parameters, layer[W_AT]), layer[N_IN], layer[N_OUT], first, last,
+             as_float(steps.max_norm, tools.parameters))
+
+
+@part
+def advance(plan, steps, tools, step):
+    """Write the factors of this step's update."""
+    call(plan.leaves[ADVANCE], steps.rule, tools.numbers, steps.schedule, tools.rates, steps.rate_scale, step,
+         tools.memory, tools.factors)

@@ -192,7 +192,8 @@ class Leaf:
     ----------
     function : njit function that returns nothing.
     arguments : str
-        A letter for each argument: i integer, f number of the dtype, p pointer to the dtype, o pointer to int64.
+        A letter for each argument: i integer, f number of the dtype, p pointer to the dtype, o pointer to int64, w
+        float64, d pointer to float64.
     """
 
     def __init__(self, function, arguments):
@@ -201,7 +202,8 @@ class Leaf:
     def _cfunc(self, dtype):
         if dtype not in self._compiled:
             scalar = numba.from_dtype(dtype)
-            kinds = {"i": types.intp, "f": scalar, "p": types.CPointer(scalar), "o": types.CPointer(types.int64)}
+            kinds = {"i": types.intp, "f": scalar, "p": types.CPointer(scalar), "o": types.CPointer(types.int64),
+                     "w": types.float64, "d": types.CPointer(types.float64)}
             sig = types.void(*[kinds[letter] for letter in self._arguments])
             cfunc = CFunc(self._function, (sig.args, sig.return_type), {}, FLAGS)
             cfunc._cache = cache = KernelCache(self._function)

@@ -7,22 +7,27 @@ from . import elementwise, losses
 from .dense import pack_size
 from .jit import inner
 from .losses import FUSED_SIGMOID, FUSED_SOFTMAX, NOT_FUSED
+from .update import N_FACTORS
 
-N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS = range(9)          # columns of Plan.layers
+# columns of Plan.layers
+N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS, DROP_AT, THRESHOLD = range(11)
 QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
 MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
 MOST_OWN_COLUMNS = 256       # up to so many a thread keeps its columns of the first W to itself (`block.take_own`)
 COLUMN_BLOCK = 32            # borders between threads' columns are multiples of it: whole cache lines and tiles
 MOST_LANES = 16              # of a vector of simd.py
 MOST_LANE_PARAMETERS = 64    # networks up to this size may train with samples in lanes; above, tiles are as fast
+MOST_SCRATCH = 1 << 16       # elements of a gradient that is updated with before the next part of it is computed
 X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
 
 
 class Plan(NamedTuple):
     """One network as the kernels see it.
 
-    layers : int64 (n_layers, 9): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
-        of Z, A and delta in the workspace, the distance between their rows, and whether threads split its columns.
+    layers : int64 (n_layers, 11): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
+        of Z, A and delta in the workspace, the distance between their rows, whether threads split its columns, and,
+        for dropout, the offset of what is left of A and the 32-bit number below which an element is dropped.
+    n_parameters : how many there are.
     loss, fused : codes of the loss, and of its fusion with the output activation.
     rows : most samples in one block.
     x_at, x_row, x_size : where the block of gathered samples starts in the workspace, how far its rows are apart, and
@@ -30,9 +35,11 @@ class Plan(NamedTuple):
         layer; else 0.
     y_at, losses_at, lse_at : where targets, sample losses and softmax normalisers start.
     pack_at, pack_size : where the threads' packed panels start, and how far they are apart.
-    own_at, own_row, own_size : where the threads' own columns of the first layer's W and b start, how far their rows
-        are apart, and how far the copies: those of the first thread, their optimizer state, those of the next.
+    own_at, own_row, own_size, own_stride : where the threads' own columns of the first layer's W and b start, how far
+        their rows are apart, how far behind them their optimizer states are, and the next thread's.
         own_row is 0 where threads use the parameters themselves.
+    factors_at : where the threads' factors of an update start, N_FACTORS apart.
+    scratch_at, scratch_size : where the threads' parts of a gradient start, and how far they are apart.
     lanes_at : where samples in lanes start, or -1 where the network is not for them.
     n_neurons : how many there are, inputs not counted.
     is_mixed : whether threads split the columns of any layer.
@@ -41,6 +48,7 @@ class Plan(NamedTuple):
     """
 
     layers: np.ndarray
+    n_parameters: int
     loss: int
     fused: int
     rows: int
@@ -55,6 +63,10 @@ class Plan(NamedTuple):
     own_at: int
     own_row: int
     own_size: int
+    own_stride: int
+    factors_at: int
+    scratch_at: int
+    scratch_size: int
     lanes_at: int
     n_neurons: int
     is_mixed: bool
@@ -80,7 +92,7 @@ def row_distance(n):
     return padded + 16 if padded % 128 == 0 else padded
 
 
-def make_plan(sizes, activations, loss, leaves, rows, threads=1):
+def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, dropout=()):
     """Make the plan of a network.
 
     Parameters
@@ -94,6 +106,10 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
         Most samples in one block.
     threads : int
         Threads that will work in the workspace.
+    n_states : int or None
+        Numbers that the optimizer keeps for each parameter; None for workspaces that are not trained in.
+    dropout : sequence of float
+        Share dropped of the outputs of each layer but the last; empty for none.
     """
     used = 0
 
@@ -103,7 +119,7 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
         return start
 
     x_row = row_distance(sizes[0])
-    layers = np.empty((len(activations), 9), np.int64)
+    layers = np.empty((len(activations), 11), np.int64)
     w_at = 0
     for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
         is_output = l == len(activations) - 1
@@ -111,8 +127,10 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
         a_at = take(rows * row)
         keeps_z = is_output or activation in elementwise.DERIVED_FROM_Z
         z_at = take(rows * row) if keeps_z else a_at
-        layers[l] = n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row, (
-            threads > 1 and n_out >= MIN_COLUMNS * threads and activation != "softmax")
+        threshold = 0 if is_output or not dropout else int(dropout[l] * 2 ** 32)
+        layers[l] = (n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row,
+                     threads > 1 and n_out >= MIN_COLUMNS * threads and activation != "softmax",
+                     take(rows * row) if threshold else a_at, threshold)
         w_at += (n_in + 1) * n_out
     fused = {("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
              ("softmax", "cross_entropy"): FUSED_SOFTMAX}.get((activations[-1], loss), NOT_FUSED)
@@ -126,31 +144,86 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
     own_row = -(-widest // 16) * 16 if x_size and widest <= MOST_OWN_COLUMNS else 0
     own_size = (sizes[0] + 1) * own_row
     size = -(-pack_size.py_func(max(sizes[1:])) // 16) * 16
-    return Plan(layers, losses.CODES[loss], fused, rows, x_at, x_row, x_size, take(rows * row), take(rows), take(rows),
-                take(threads * size), size, take(2 * threads * own_size), own_row, own_size, lanes_at, n_neurons,
+    scratch_size = 0 if n_states is None else -(-min(w_at, MOST_SCRATCH + max(sizes[1:])) // 16) * 16
+    own_stride = own_size * (1 + (n_states or 0))
+    return Plan(layers, w_at, losses.CODES[loss], fused, rows, x_at, x_row, x_size, take(rows * row), take(rows),
+                take(rows), take(threads * size), size, take(threads * own_stride), own_row, own_size, own_stride,
+                take(threads * N_FACTORS), take(threads * scratch_size), scratch_size, lanes_at, n_neurons,
                 bool(layers[:, BY_COLUMNS].any()), used, leaves)
 
 
 class Data(NamedTuple):
-    """Samples and targets: memory addresses and kinds (X_..., Y_...), and how many there are."""
+    """Samples and targets: memory addresses and kinds (X_..., Y_...), and how many there are.
+
+    x_scale is a factor of X; weights the address of the sample weights, or 0.
+    """
 
     x_address: int
     x_kind: int
+    x_scale: float
     y_address: int
     y_kind: int
+    weights: int
     n: int
 
 
 class Steps(NamedTuple):
-    """What `train` is to do: which batches of how many samples, and how to update."""
+    """What `train` is to do: which batches of how many samples, from which step on, and how to update.
+
+    n_states, to_first, to_second : the states of the rule are so many, and lie so many elements after the parameters.
+    rate_scale : factor of the learning rate.
+    advances : whether the factors of the update differ from step to step.
+    The others are those of `fastbp.update.Update`, as codes and numbers.
+    """
 
     batch_size: int
     first_batch: int
     last_batch: int
     n_epochs: int
+    step: int
     shuffles: bool
     is_mean: bool
-    lr: float
-    momentum: float
-    nesterov: bool
     threads: int
+    rule: int
+    schedule: int
+    n_states: int
+    to_first: int
+    to_second: int
+    rate_scale: float
+    advances: bool
+    l1: float
+    l2: float
+    clip_value: float
+    clip_norm: float
+    max_norm: float
+    smoothing: float
+    noise: float
+    key: int
+    skips: bool
+
+
+class Tools(NamedTuple):
+    """What one thread works with: pointers, its number, and what all blocks of a call share.
+
+    parameters, work, gradient, factors, pack : pointers to the dtype.
+    memory, numbers, rates, sums : pointers to float64.
+    meeting : pointer to int64, where threads meet.
+    has_own : whether its columns of the first layer are in `block.take_own`'s place.
+    finish : how the register tile ends a gradient (`simd.tile`), STORE where the update comes after it.
+    """
+
+    parameters: object
+    work: object
+    gradient: object
+    factors: object
+    pack: object
+    memory: object
+    numbers: object
+    rates: object
+    sums: object
+    meeting: object
+    thread: int
+    threads: int
+    has_own: bool
+    finish: int
+    key: int

@@ -281,6 +281,43 @@ def is_single(typingctx, x):
     return signature(types.boolean, x), lambda context, builder, sig, args: ir.Constant(i1, int(answer))
 
 
+def _random_bits(builder, seed, column, lanes):
+    """32 random bits in each lane: the hash "lowbias32" of the seed's low half and the columns from `column` on."""
+    ints = ir.VectorType(i32, lanes)
+
+    def constant(c):
+        return ir.Constant(ints, [c] * lanes)
+    columns = builder.add(_splat(builder, builder.trunc(column, i32), lanes), ir.Constant(ints, list(range(lanes))))
+    x = builder.add(_splat(builder, builder.trunc(seed, i32), lanes), builder.mul(columns, constant(0x9E3779B9)))
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = builder.mul(builder.xor(x, builder.lshr(x, constant(shift))), constant(factor))
+    return builder.xor(x, builder.lshr(x, constant(16)))
+
+
+@intrinsic
+def keep_mask(typingctx, p, seed, column, threshold):
+    """Mask of the lanes whose 32 random bits are no less than the threshold; see `noise.py`."""
+    v = Vector(p.dtype, _lanes(p))
+
+    def codegen(context, builder, sig, args):
+        bits = _random_bits(builder, args[1], args[2], v.lanes)
+        return builder.icmp_unsigned(">=", bits, _splat(builder, builder.trunc(args[3], i32), v.lanes))
+    return signature(v.mask, p, types.uint64, types.intp, types.int64), codegen
+
+
+@intrinsic
+def random_unit(typingctx, p, seed, column):
+    """Vector of random numbers within (0, 1), of 23 bits each; see `noise.py`."""
+    v = Vector(p.dtype, _lanes(p))
+
+    def codegen(context, builder, sig, args):
+        bits = _random_bits(builder, args[1], args[2], v.lanes)
+        bits = builder.lshr(bits, ir.Constant(bits.type, [9] * v.lanes))
+        number = builder.fadd(builder.sitofp(bits, v.ir), _constant(v, 0.5))
+        return builder.fmul(number, _constant(v, 2.0 ** -23))
+    return signature(v, p, types.uint64, types.intp), codegen
+
+
 @intrinsic
 def sum_of(typingctx, v):
     """Return the sum of the lanes, halves added to halves: one fixed order on every host."""

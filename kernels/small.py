@@ -10,7 +10,7 @@ Both compute the activations below QUICK in line.  `online` takes every other ac
 
 import numpy as np
 
-from .block import ACTIVATE, bring, derive, measure, output_delta
+from .block import ACTIVATE, advance, bring, derive, measure, output_delta, update_all
 from .elementwise import (
     IDENTITY,
     RELU,
@@ -35,6 +35,7 @@ from .plan import A_AT, ACTIVATION, DELTA_AT, N_IN, N_OUT, QUICK, ROW, W_AT, X_F
 from .simd import (
     NESTEROV,
     SGD,
+    STORE,
     as_float,
     by_dtype,
     call,
@@ -53,6 +54,7 @@ from .simd import (
     sum_of,
     sum_of_four,
 )
+from .update import RATE
 
 
 @inner
@@ -159,8 +161,13 @@ def moved(parameter, speed, gradient, finish, lr, momentum):
 
 @inner
 def update_whole(w, at, gradient, finish, lr, momentum, velocity):
-    """Update one whole vector of parameters, with the velocity that lies `velocity` elements on."""
-    if finish == SGD:
+    """Update one whole vector of parameters, with the velocity that lies `velocity` elements on.
+
+    If the finish is STORE, the gradient is put there.
+    """
+    if finish == STORE:
+        store(w, at + velocity, gradient)
+    elif finish == SGD:
         store(w, at, fma(gradient, -lr, load(w, at)))
     else:
         parameter, speed = moved(load(w, at), load(w, at + velocity), gradient, finish, lr, momentum)
@@ -171,7 +178,9 @@ def update_whole(w, at, gradient, finish, lr, momentum, velocity):
 @inner
 def update_part(w, at, count, gradient, finish, lr, momentum, velocity):
     """Update the first `count` lanes."""
-    if finish == SGD:
+    if finish == STORE:
+        store_part(w, at + velocity, gradient, count)
+    elif finish == SGD:
         store_part(w, at, fma(gradient, -lr, load_part(w, at, count)), count)
     else:
         parameter, speed = moved(load_part(w, at, count), load_part(w, at + velocity, count), gradient, finish, lr,
@@ -238,11 +247,13 @@ def back_and_update(a, w, n_in, n_out, delta, before, wants_before, finish, lr, 
 
 
 @part
-def online(plan, data, order, start, stop, total_loss, p, work, finish, lr, momentum, velocity):
-    """Train samples start .. stop - 1 of the order one at a time, and return how many were trained.
+def online(plan, steps, data, tools, order, start, step, total_loss, lr, momentum, velocity):
+    """Train samples from `start` of the order on one at a time, and return how many were trained.
 
-    Their losses are added to the number at `total_loss`; the one that is not finite is not trained.
+    Their losses are added to the number at `total_loss`; the one that is not finite is not trained.  `velocity` is
+    where it lies, or else the gradient, in elements after the parameters.
     """
+    p, work, finish, stop = tools.parameters, tools.work, tools.finish, steps.last_batch
     n_layers = plan.layers.shape[0]
     last = plan.layers[n_layers - 1]
     n_out, n_x = last[N_OUT], plan.layers[0, N_IN]
@@ -251,11 +262,14 @@ def online(plan, data, order, start, stop, total_loss, p, work, finish, lr, mome
     total = peek(total_loss, 0)
     x_is_own = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
     for s in range(start, stop):
+        if steps.advances:
+            advance(plan, steps, tools, step + s - start)
+            lr = peek(tools.factors, RATE)
         x = offset(work, plan.x_at)
-        if x_is_own and is_squared:
+        if x_is_own and is_squared and data.x_scale == 1:
             x = pointer_like(data.x_address + order[s] * n_x * by_dtype(work, 4, 8), work)
         else:
-            bring(plan, data, work, order, s, False, 1, 0, 1)
+            bring(plan, data, tools, order, s, False, 1, 0.0, 0.0, 0, 0)
         a = x
         for l in range(n_layers):
             layer = plan.layers[l]
@@ -301,6 +315,8 @@ def online(plan, data, order, start, stop, total_loss, p, work, finish, lr, mome
                         store(before, j, times_quick_derivative(code, load(before, j), load(a, j)))
                 else:
                     derive(plan, plan.layers[l - 1], offset(work, plan.layers[l - 1, Z_AT]), a, before, n, 1)
+        if finish == STORE:
+            update_all(plan, steps, tools)
     poke(total_loss, 0, total)
     return stop - start
 
@@ -318,7 +334,9 @@ def sum_of_lanes(v, n):
 @inner
 def update_number(w, at, gradient, finish, lr, momentum, velocity):
     """Update one parameter."""
-    if finish == SGD:
+    if finish == STORE:
+        poke(w, at + velocity, gradient)
+    elif finish == SGD:
         poke(w, at, fma(gradient, -lr, peek(w, at)))
     else:
         parameter, speed = moved(peek(w, at), peek(w, at + velocity), gradient, finish, lr, momentum)
@@ -337,14 +355,14 @@ def transpose_samples(block, row, columns, n, out):
 
 
 @part
-def in_lanes(plan, steps, data, order, first_batch, repeats, total_losses, p, block, work, finish, lr, momentum,
-             velocity):
+def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
     """Train batches first_batch .. steps.last_batch - 1, a batch in one vector; return how many were trained.
 
     Their losses are added to the number at `total_losses`; the batch whose loss is not finite is not trained.  One
     batch that is all of the data may be trained `repeats` times, its losses added to as many numbers.  `work` is the
-    workspace `block` by vectors with lanes enough.
+    workspace by vectors with lanes enough, `velocity` as in `online`.
     """
+    p, block, finish = tools.parameters, tools.work, tools.finish
     n_layers, width = plan.layers.shape[0], lanes(work)
     n_x, n_y = plan.layers[0, N_IN], plan.layers[n_layers - 1, N_OUT]
     x = offset(work, plan.lanes_at)
@@ -360,13 +378,16 @@ def in_lanes(plan, steps, data, order, first_batch, repeats, total_losses, p, bl
             start, total_at = 0, batch
         n = min(steps.batch_size, data.n - start)
         if repeats == 1 or batch == 0:
-            bring(plan, data, block, order, start, False, n, 0, 1)
+            bring(plan, data, tools, order, start, False, n, 0.0, 0.0, 0, 0)
             transpose_samples(offset(block, plan.x_at), plan.x_row, n_x, n, x)
             transpose_samples(offset(block, plan.y_at), plan.layers[n_layers - 1, ROW], n_y, n, y)
         here = first_lanes(zero + 1.0, n, 0.0)
         scale = here
         if steps.is_mean:
             scale = here / as_float(n, work)
+        if steps.advances:
+            advance(plan, steps, tools, step + batch - first_batch)
+            lr = peek(tools.factors, RATE)
         # forward: z stays where delta of the output layer will be
         before, a = x, activations
         for l in range(n_layers):
@@ -414,4 +435,6 @@ def in_lanes(plan, steps, data, order, first_batch, repeats, total_losses, p, bl
                 update_number(w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), finish, lr, momentum,
                               velocity)
             a = before
+        if finish == STORE:
+            update_all(plan, steps, tools)
     return last_batch - first_batch

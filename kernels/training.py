@@ -9,15 +9,27 @@ the backward pass and the rows of W for the update, and never a sum, so results 
 import numpy as np
 
 from . import elementwise
-from .block import accumulate, backward, bring, forward, measure, meet, output_delta, propagate, share, take_own
+from .block import (
+    accumulate,
+    accumulate_and_update,
+    advance,
+    backward,
+    bring,
+    forward,
+    limit_norms,
+    measure,
+    meet,
+    output_delta,
+    propagate,
+    share,
+    take_own,
+    update_all,
+    weigh,
+)
 from .jit import kernel, part
-from .optimizers import sgd_block, sgd_momentum_block
-from .plan import A_AT, DELTA_AT, N_IN, N_OUT, ROW, widest_share
+from .plan import A_AT, DELTA_AT, N_IN, N_OUT, ROW, THRESHOLD, Tools, widest_share
 from .simd import (
     FEW_LANES,
-    MOMENTUM,
-    NESTEROV,
-    SGD,
     START_C,
     START_ZERO,
     STORE,
@@ -31,7 +43,10 @@ from .simd import (
     poke,
 )
 from .small import in_lanes, online
+from .update import N_FACTORS, RATE
 
+RULES_OF_TILES = 2          # rules up to this code end in the register tile: SGD, with momentum, Nesterov's
+SKIPPED = 12                # place in sync: steps left out because their loss was not finite
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
 
 # ------------------------------------------------------------------------------------------- the two kernels
@@ -59,49 +74,64 @@ def shuffle(words, order):
 
 
 @part
-def in_blocks(plan, steps, data, order, first_batch, total_loss, p, n_parameters, work, gradient, finish, lr, momentum,
-              to_velocity, pack, meeting, thread, has_own):
+def in_blocks(plan, steps, data, tools, order, first_batch, step, total_loss, lr, momentum, to_velocity):
     """Train batches first_batch .. steps.last_batch - 1 in blocks of samples; return how many were trained.
 
     Their losses are added to the number at `total_loss`; the batch whose loss is not finite is not trained.
     """
-    threads, nothing = steps.threads, as_float(0, p)
+    p, work, thread, threads, meeting = tools.parameters, tools.work, tools.thread, tools.threads, tools.meeting
+    nothing = as_float(0, p)
     total = peek(total_loss, 0)
     for batch in range(first_batch, steps.last_batch):
+        now = step + batch - first_batch
+        if steps.advances:
+            advance(plan, steps, tools, now)
+            lr = peek(tools.factors, RATE)
         start = batch * steps.batch_size
         n = min(steps.batch_size, data.n - start)
         scale = as_float(1, p) / as_float(n, p) if steps.is_mean else as_float(1, p)
-        is_one_block = n <= plan.rows
+        updates_at_once = n <= plan.rows and steps.clip_norm == 0
+        before, is_skipped = total, False
         for block in range(0, n, plan.rows):
             rows = min(plan.rows, n - block)
             first, last = share(rows, thread, threads)
-            bring(plan, data, work, order, start + block, False, rows, thread, threads)
-            forward(plan, p, work, rows, pack, meeting, thread, threads, has_own)
-            measure(plan, work, data.y_kind, first, last)
-            output_delta(plan, work, data.y_kind, scale, first, last)
-            backward(plan, p, work, rows, pack, meeting, thread, threads)
+            y_kind = bring(plan, data, tools, order, start + block, False, rows, steps.smoothing, steps.noise, now,
+                           block)
+            forward(plan, tools, rows, now, block)
+            measure(plan, work, y_kind, first, last)
+            output_delta(plan, work, y_kind, scale, first, last)
+            if data.weights != 0:
+                weigh(plan, data, tools, order, start + block, False, first, last)
+            backward(plan, tools, rows, now, block)
             meet(meeting, threads)
             for r in range(rows):
                 total += np.float64(peek(work, plan.losses_at + r))
             if not np.isfinite(total):
-                if thread == 0:
-                    poke(total_loss, 0, total)
-                return batch - first_batch
-            if is_one_block:
-                accumulate(plan, work, rows, p, START_ZERO, finish, lr, momentum, to_velocity, pack, thread, threads,
-                           has_own)
+                if not steps.skips:
+                    if thread == 0:
+                        poke(total_loss, 0, total)
+                    return batch - first_batch
+                is_skipped = True
+                break
+            if updates_at_once and tools.finish != STORE:
+                accumulate(plan, tools, rows, p, START_ZERO, tools.finish, lr, momentum, to_velocity)
+            elif updates_at_once:
+                accumulate_and_update(plan, steps, tools, rows)
             else:
-                accumulate(plan, work, rows, gradient, START_ZERO if block == 0 else START_C, STORE, nothing, nothing,
-                           0, pack, thread, threads, False)
+                accumulate(plan, tools, rows, tools.gradient, START_ZERO if block == 0 else START_C, STORE, nothing,
+                           nothing, 0)
             meet(meeting, threads)
-        if not is_one_block:
-            first, last = share(n_parameters, thread, threads)
-            g = offset(gradient, first)
-            if finish == SGD:
-                sgd_block(g, lr, offset(p, first), last - first)
-            else:
-                sgd_momentum_block(g, lr, momentum, steps.nesterov, offset(p, first + to_velocity), offset(p, first),
-                                   last - first)
+        if is_skipped:
+            total = before
+            if thread == 0:
+                poke(meeting, SKIPPED, peek(meeting, SKIPPED) + 1)
+            meet(meeting, threads)
+            continue
+        if not updates_at_once:
+            update_all(plan, steps, tools)
+            meet(meeting, threads)
+        if steps.max_norm > 0:
+            limit_norms(plan, steps, tools)
             meet(meeting, threads)
     meet(meeting, threads)                         # nobody shuffles while another still reads the order
     if thread == 0:
@@ -110,7 +140,8 @@ def in_blocks(plan, steps, data, order, first_batch, total_loss, p, n_parameters
 
 
 @kernel
-def train(plan, steps, data, parameters, velocity, gradient, workspace, words, order, losses, sync, thread):
+def train(plan, steps, data, parameters, gradient, workspace, words, order, losses, memory, numbers, rates, sums, sync,
+          thread):
     """Train whole epochs, or some batches of one; one thread's share of it.
 
     Parameters
@@ -119,14 +150,16 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
     steps : Steps
         Batches of one sample, and those of networks that train with samples in lanes, take steps.threads == 1.
     data : Data
-    parameters : float (n_parameters,), updated in place.
-    velocity : float (n_parameters,), updated in place; size 0 without momentum.
-    gradient : float (n_parameters,), scratch where a batch is larger than a block; else size 0.
+    parameters : float (n_parameters,), updated in place, as are the states that lie at distances from them.
+    gradient : float (n_parameters,), scratch, wherever the update does not follow part by part; else size 0.
     workspace : float (plan.size,); x's column of ones is set by the caller.
     words : uint32 (n_epochs, n_samples): random words for shuffling; unused unless steps.shuffles.
     order : int64 (n_samples,), the order of the samples, in and out.
     losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
-    sync : int64 (16,), zeros, shared by the threads.
+    memory : float64 (threads, MEMORY): what the rule carries from step to step, the same for each thread.
+    numbers, rates : float64, settings of the rule and of the learning rate.
+    sums : float64, one for each SUMMED elements of the gradient where its norm is limited.
+    sync : int64 (16,), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
     thread : number of this thread, from 0.
 
     Returns
@@ -135,57 +168,53 @@ def train(plan, steps, data, parameters, velocity, gradient, workspace, words, o
         The steps done; fewer than asked for when the loss of the next one is not finite.
     """
     p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
-    pack = offset(work, plan.pack_at + thread * plan.pack_size)
-    lr, momentum = as_float(steps.lr, p), as_float(steps.momentum, p)
     threads = steps.threads
-    finish, to_velocity = SGD, 0
-    if velocity.size:
-        finish = NESTEROV if steps.nesterov else MOMENTUM
-        to_velocity = distance(p, pointer(velocity, 0))
-    has_own = (threads > 1 and steps.batch_size <= plan.rows
+    is_fused = steps.rule <= RULES_OF_TILES and steps.l1 == 0 and steps.l2 == 0 and steps.clip_value == 0 and (
+        steps.clip_norm == 0)
+    finish = steps.rule + 1 if is_fused else STORE
+    has_own = (threads > 1 and steps.batch_size <= plan.rows and steps.clip_norm == 0 and steps.max_norm == 0
                and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row)
+    tools = Tools(p, work, pointer(gradient, 0), offset(work, plan.factors_at + thread * N_FACTORS),
+                  offset(work, plan.pack_at + thread * plan.pack_size), pointer(memory, thread * memory.shape[1]),
+                  pointer(numbers, 0), pointer(rates, 0), pointer(sums, 0), meeting, thread, threads, has_own, finish,
+                  steps.key)
+    momentum = as_float(numbers[0] if is_fused and steps.rule != 0 else 0.0, p)
+    to_velocity = steps.to_first if is_fused else distance(p, tools.gradient)
+    is_small = (data.weights == 0 and steps.smoothing == 0 and steps.noise == 0 and steps.max_norm == 0
+                and not steps.skips and plan.layers[:, THRESHOLD].max() == 0)
     if has_own:
-        take_own(plan, p, work, to_velocity, thread, threads, False)
+        take_own(plan, steps, tools, False)
+    if not steps.advances:
+        advance(plan, steps, tools, steps.step)
+    lr = peek(tools.factors, RATE)
     done = 0
     epoch = 0
     while epoch < steps.n_epochs:
-        first_batch = steps.first_batch if epoch == 0 else 0
+        first_batch, repeats = steps.first_batch if epoch == 0 else 0, 1
+        now, total = steps.step + done, pointer(losses, epoch)
         if steps.shuffles and first_batch == 0:
             if thread == 0:
                 shuffle_order(words[epoch], order, data.n)
             meet(meeting, threads)
-        if plan.lanes_at >= 0 and steps.batch_size <= lanes(work):
-            repeats = 1
+        if is_small and plan.lanes_at >= 0 and steps.batch_size <= lanes(work):
             if not steps.shuffles and steps.last_batch == 1:
                 repeats = steps.n_epochs - epoch
-            total = pointer(losses, epoch)
             if steps.batch_size <= FEW_LANES:
-                n_done = in_lanes(plan, steps, data, order, first_batch, repeats, total, p, work, narrow(work), finish,
-                                  lr, momentum, to_velocity)
-            else:
-                n_done = in_lanes(plan, steps, data, order, first_batch, repeats, total, p, work, work, finish, lr,
+                n_done = in_lanes(plan, steps, data, tools, narrow(work), order, first_batch, repeats, now, total, lr,
                                   momentum, to_velocity)
-            done += n_done
-            if n_done < repeats * (steps.last_batch - first_batch):
-                return done
-            epoch += repeats
-            continue
-        if steps.batch_size == 1:
-            n_done = online(plan, data, order, first_batch, steps.last_batch, pointer(losses, epoch), p, work, finish,
-                            lr, momentum, to_velocity)
-            done += n_done
-            if n_done < steps.last_batch - first_batch:
-                return done
-            epoch += 1
-            continue
-        n_done = in_blocks(plan, steps, data, order, first_batch, pointer(losses, epoch), p, parameters.size, work,
-                           pointer(gradient, 0), finish, lr, momentum, to_velocity, pack, meeting, thread, has_own)
+            else:
+                n_done = in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, now, total, lr, momentum,
+                                  to_velocity)
+        elif is_small and steps.batch_size == 1:
+            n_done = online(plan, steps, data, tools, order, first_batch, now, total, lr, momentum, to_velocity)
+        else:
+            n_done = in_blocks(plan, steps, data, tools, order, first_batch, now, total, lr, momentum, to_velocity)
         done += n_done
-        if n_done < steps.last_batch - first_batch:
+        if n_done < repeats * (steps.last_batch - first_batch):
             break
-        epoch += 1
+        epoch += repeats
     if has_own:
-        take_own(plan, p, work, to_velocity, thread, threads, True)
+        take_own(plan, steps, tools, True)
     return done
 
 
@@ -207,7 +236,9 @@ def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradi
     threads : int
     """
     p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
-    pack = offset(work, plan.pack_at + thread * plan.pack_size)
+    unused = pointer(losses, 0)
+    tools = Tools(p, work, pointer(gradient, 0), work, offset(work, plan.pack_at + thread * plan.pack_size), unused,
+                  unused, unused, unused, meeting, thread, threads, False, STORE, 0)
     nothing = as_float(0, p)
     last_layer = plan.layers[plan.layers.shape[0] - 1]
     n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW]
@@ -215,27 +246,30 @@ def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradi
     for start in range(0, data.n, plan.rows):
         rows = min(plan.rows, data.n - start)
         first, last = share(rows, thread, threads)
-        bring(plan, data, work, no_order, start, True, rows, thread, threads)
-        forward(plan, p, work, rows, pack, meeting, thread, threads, False)
+        bring(plan, data, tools, no_order, start, True, rows, 0.0, 0.0, 0, 0)
+        forward(plan, tools, rows, 0, 0)
         if wants & WANT_OUTPUT:
             for r in range(first, last):
                 a = offset(work, last_layer[A_AT] + r * last_layer[ROW])
                 elementwise.map_block(elementwise._identity, a, pointer(out, (start + r) * n_out), n_out)
         if wants & WANT_LOSS:
             measure(plan, work, data.y_kind, first, last)
-            for r in range(first, last):
-                losses[start + r] = peek(work, plan.losses_at + r)
         if wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT):
             output_delta(plan, work, data.y_kind, as_float(scale, p), first, last)
-            backward(plan, p, work, rows, pack, meeting, thread, threads)
+            if data.weights != 0:
+                weigh(plan, data, tools, no_order, start, True, first, last)
+            backward(plan, tools, rows, 0, 0)
             if plan.is_mixed:
                 meet(meeting, threads)
             if wants & WANT_INPUT_GRADIENT:
                 layer = plan.layers[0]
                 propagate(plan, offset(work, layer[DELTA_AT] + first * row), row, p, n_in, layer[N_OUT],
-                          0, n_in, pointer(out, (start + first) * n_in), n_in, last - first, pack)
+                          0, n_in, pointer(out, (start + first) * n_in), n_in, last - first, tools.pack)
             meet(meeting, threads)
             if wants & WANT_GRADIENT:
-                accumulate(plan, work, rows, pointer(gradient, 0), START_ZERO if start == 0 else START_C, STORE,
-                           nothing, nothing, 0, pack, thread, threads, False)
+                accumulate(plan, tools, rows, tools.gradient, START_ZERO if start == 0 else START_C, STORE, nothing,
+                           nothing, 0)
+        if wants & WANT_LOSS:
+            for r in range(first, last):
+                losses[start + r] = peek(work, plan.losses_at + r)
         meet(meeting, threads)                     # the next block's rows may be another thread's in this one

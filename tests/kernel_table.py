@@ -124,6 +124,12 @@ def sgd_momentum(nesterov):
     return arguments
 
 
+def named_randomly(names, share):
+    """X, the key and other names of the random numbers, and the share or size of them."""
+    return lambda rng, dtype, n, m: [uniform(rng, -1, 1, dtype, n, m), -n * 10**15, *range(m, m + names), share,
+                                     nan(dtype, n, m)]
+
+
 def shuffle(rng, dtype, n, m):
     return [rng.integers(0, 2**32, n * m, dtype=np.uint32), np.full(n * m, -1)]
 
@@ -159,6 +165,8 @@ TABLE = [
     Row("sgd", sgd, ELEMENTS, written=("parameters",)),
     *[Row("sgd_momentum", sgd_momentum(nesterov), ELEMENTS, written=("velocity", "parameters"),
           form="nesterov" if nesterov else "classical") for nesterov in (False, True)],
+    Row("dropout", named_randomly(2, 0.4), SAMPLES),
+    Row("input_noise", named_randomly(1, 0.7), SAMPLES, terms=lambda n, m: 1000),        # its cosine is a series
     Row("shuffle", shuffle, ELEMENTS, written=("order",)),
 ]
 

@@ -259,21 +259,27 @@ def run_network(i, dtype, memory):
         check("record")
         same(given.dX, exact.record(parameters.astype(float), X, dA=dA.astype(float)).dX, "dX")
 
-        velocity = np.zeros(n_parameters, dtype) if momentum else None
-        options = dict(batch_size=batch_size, first_batch=0, last_batch=-(-n // batch_size),
-                       lr=0.02 / (n if i % 2 else 1), momentum=momentum, nesterov=nesterov, threads=1 + i % 3)
-        wanted = [parameters.astype(float), None if velocity is None else velocity.astype(float), np.arange(n),
-                  np.zeros(2)]
-        steps = exact.train(*wanted[:2], X, Y, words=words, order=wanted[2], losses=wanted[3], **options)
-        given = [memory.put(parameters), None if velocity is None else memory.put(velocity), memory.put(np.arange(n)),
-                 memory.put(np.zeros(2))]
-        assert steps == backend.train(*given[:2], memory.put(X), memory.put(Y), words=memory.put(words), order=given[2],
-                                      losses=given[3], **options)
-        given = [None if a is None else a.copy() for a in given]
+        rule = "nesterov" if nesterov else "momentum" if momentum else "sgd"
+        settings = [{}, {"l2": 0.1, "dropout": (0.3,) * (len(sizes) - 2), "input_noise": 0.1, "clip_value": 0.5},
+                    {"clip_norm": 0.3, "max_norm": 0.5, "rule": "adam", "numbers": (0.9, 0.99, 1e-8)}][i // 3 % 3]
+        update = Update(**{"rule": rule, "numbers": (momentum,), "rates": (0.02 / (n if i % 2 else 1),), **settings})
+        options = dict(batch_size=batch_size, first_batch=0, last_batch=-(-n // batch_size), update=update,
+                       threads=1 + i % 3)
+        weights = np.linspace(0, 2, n) if i % 4 == 0 else None
+        states = [State(N_STATES[update.rule], n_parameters, float_type) for float_type in (np.dtype(float), dtype)]
+        wanted = [parameters.astype(float), np.arange(n), np.zeros(2)]
+        steps = exact.train(wanted[0], states[0], X, Y, words=words, weights=weights, order=wanted[1], losses=wanted[2],
+                            **options)
+        given = [memory.put(parameters), memory.put(np.arange(n)), memory.put(np.zeros(2))]
+        states[1].buffers = [memory.put(buffer) for buffer in states[1].buffers]
+        states[1].memory = memory.put(states[1].memory)
+        assert steps == backend.train(given[0], states[1], memory.put(X), memory.put(Y), words=memory.put(words),
+                                      weights=None if weights is None else memory.put(weights.astype(dtype)),
+                                      order=given[1], losses=given[2], **options)
+        given = [a.copy() for a in (*given, *states[1].buffers)]
         check("train")
-        for one, other, what in zip(given, wanted, ("parameters", "velocity", "order", "losses"), strict=True):
-            if one is not None:
-                same(one, other, what)
+        for one, other in zip(given, (*wanted, *states[0].buffers), strict=True):
+            same(one, other, "trained")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -10,6 +10,8 @@ from itertools import product
 
 import numpy as np
 import pytest
+from fastbp import kernels
+from fastbp.kernels.optimizers import N_STATES
 
 import fastbp
 from fastbp import engine
@@ -17,6 +19,7 @@ from fastbp.activations import ACTIVATIONS
 from fastbp.engine import NumbaBackend
 from fastbp.losses import LOSSES
 from fastbp.reference import NumpyBackend, layer_views
+from fastbp.update import State, Update
 
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
 BATCH_SIZES = (1, 2, 3, 17, 100, 257, 600)
@@ -48,12 +51,15 @@ class Case:
         self.numpy = NumpyBackend(sizes, activations, loss, reduction, np.dtype(float))
 
     def train(self, backend, batch_size, *, epochs=2, momentum=0.0, nesterov=False, shuffles=True, lr=0.01, cuts=(),
-              threads=1, seed=0):
+              threads=1, seed=0, weights=None, **settings):
         """Train from the start; with `cuts` the batches of an epoch are spread over several calls."""
         float_type = backend.dtype.type
         parameters = self.parameters.astype(float_type)
-        velocity = np.zeros_like(parameters) if momentum else None
+        rule = "nesterov" if nesterov else "momentum" if momentum else "sgd"
+        update = Update(**{"rule": rule, "numbers": (momentum,), "rates": (lr,), **settings})
+        state = State(N_STATES[update.rule], parameters.size, backend.dtype)
         words = np.random.default_rng(seed).integers(0, 2**32, (epochs, self.n), dtype=np.uint32) if shuffles else None
+        weights = None if weights is None else weights.astype(float_type)
         order, losses, steps = np.arange(self.n), np.zeros(epochs), 0
         n_batches = -(-self.n // batch_size)
         Y = self.Y if self.Y.ndim == 1 else self.Y.astype(float_type)
@@ -64,12 +70,13 @@ class Case:
             calls = [(slice(0, epochs), 0, n_batches)]
         for which, first, last in calls:
             part = losses[which].copy()
-            steps += backend.train(parameters, velocity, self.X, Y, batch_size=batch_size,
+            steps += backend.train(parameters, state, self.X, Y, weights=weights, batch_size=batch_size,
                                    words=words[which] if shuffles else None, order=order, first_batch=first,
-                                   last_batch=last, lr=lr, momentum=momentum, nesterov=nesterov, losses=part,
-                                   threads=threads)
+                                   last_batch=last, update=update, losses=part, threads=threads)
             losses[which] = part
-        return dict(parameters=parameters, velocity=velocity, order=order, losses=losses, steps=steps)
+        assert state.step == steps
+        return dict(parameters=parameters, velocity=state.buffers if len(state.buffers) else None, order=order,
+                    losses=losses, steps=steps, memory=state.memory, skipped=state.skipped)
 
     def assert_same(self, given, wanted, what):
         if wanted is None:
@@ -110,11 +117,20 @@ class Case:
         given, wanted = (self.train(backend, batch_size, **options) for backend in (self.numba, self.numpy))
         assert given["steps"] == wanted["steps"]
         np.testing.assert_array_equal(given["order"], wanted["order"])
-        for what in ("parameters", "velocity", "losses"):
+        for what in ("parameters", "velocity", "losses", "memory", "skipped"):
             self.assert_same(given[what], wanted[what], what)
         for a, b in zip((self.X, self.Y), before, strict=True):
             np.testing.assert_array_equal(a, b)
         return given
+
+
+@pytest.fixture
+def many_threads(monkeypatch):
+    """Threads even where they do not pay."""
+    monkeypatch.setattr(engine, "MIN_ROWS_PER_THREAD", 1)
+    monkeypatch.setattr(engine, "MIN_WORK_PER_THREAD", 1)
+    monkeypatch.setattr(engine, "LARGE_WORK", 0)
+    monkeypatch.setattr(engine, "_threads", 2)
 
 
 # ------------------------------------------------------------------ all sorts of networks
@@ -196,6 +212,88 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(sizes, batch_size, dt
             case.assert_same(results[0][what], results[1][what], what)
 
 
+# ------------------------------------------------------------------ what training does besides backpropagation
+
+ADAM = {"rule": "adam", "numbers": (0.9, 0.999, 1e-8), "rates": (0.01,)}
+SETTINGS = {
+    "dropout": {"dropout": (0.4, 0.25)},
+    "dropout of one layer, Adam": {"dropout": (0.0, 0.5), **ADAM},
+    "input noise": {"input_noise": 0.3},
+    "label smoothing": {"label_smoothing": 0.2},
+    "penalties": {"l1": 0.01, "l2": 0.1},
+    "penalties, Adam": {"l1": 0.01, "l2": 0.1, **ADAM},
+    "clip value": {"clip_value": 0.002, "l2": 0.1},
+    "clip norm": {"clip_norm": 0.05, "l1": 0.01},
+    "clip both, momentum": {"clip_value": 0.01, "clip_norm": 0.05, "rule": "momentum", "numbers": (0.9,)},
+    "max norm": {"max_norm": 0.7},
+    "max norm, Adam": {"max_norm": 0.7, **ADAM},
+    "schedule": {"schedule": "exponential", "rates": (0.02, 0.9), "rule": "nesterov", "numbers": (0.8,)},
+    "rate scale": {"rate_scale": 0.5, **ADAM},
+    "everything": {"dropout": (0.3, 0.1), "input_noise": 0.1, "label_smoothing": 0.1, "l1": 1e-3, "l2": 1e-2,
+                   "clip_value": 0.1, "clip_norm": 0.5, "max_norm": 2.0, "skips": True, **ADAM},
+}
+
+
+@each_dtype
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_an_update(many_threads, name, dtype):
+    for i, (sizes, batch_size) in enumerate([((2, 3, 2, 1), 4), ((8, 16, 5, 1), 1), ((4, 32, 32, 3), 32),
+                                             ((9, 200, 20, 3), 17), ((20, 17, 140, 5), 300), ((30, 192, 130, 2), 40)]):
+        output, loss = [("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")][sizes[-1] > 1]
+        case = Case(sizes, ("tanh", "sigmoid", output), loss, dtype, n=2 * batch_size + batch_size // 2,
+                    labels=i % 2 == 0 and sizes[-1] > 1)
+        weights = np.random.default_rng(i).random(case.n) if i % 3 == 2 else None
+        engine._threads = 1 + i % 3
+        case.check_training(batch_size, threads=1 + i % 3, weights=weights,
+                            **{"key": 2**63 + 12345 - i * 2**60, **SETTINGS[name]})
+
+
+@each_dtype
+def test_weights_of_samples(many_threads, dtype):
+    """A sample of weight 2 is one that comes twice, one of weight 0 does not count."""
+    case = Case((5, 150, 3), ("tanh", "softmax"), "cross_entropy", dtype, n=24, labels=True)
+    weights = np.arange(24) % 3
+    one = case.train(case.numba, 24, weights=weights, shuffles=False, epochs=3, threads=2)
+    case.check_training(7, weights=weights)
+    repeated = np.repeat(np.arange(24), weights)
+    case.X, case.Y, case.n = case.X[repeated], case.Y[repeated], repeated.size
+    other = case.train(case.numba, repeated.size, shuffles=False, epochs=3, lr=0.01 * repeated.size / 24)
+    case.assert_same(one["parameters"], other["parameters"], "parameters")
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes, batch_size", [((2, 2, 1), 4), ((8, 16, 1), 1), ((5, 150, 3), 6)])
+def test_steps_whose_loss_is_not_finite_are_skipped(many_threads, sizes, batch_size, dtype):
+    for settings in ({}, ADAM):
+        case = Case(sizes, ("relu", "identity"), "squared_error", dtype, n=24)
+        case.Y[7] = np.inf
+        given = case.check_training(batch_size, skips=True, epochs=2, threads=2, **settings)
+        assert given["skipped"] == 2 and np.isfinite(given["parameters"]).all() and np.isfinite(given["losses"]).all()
+
+
+@each_dtype
+def test_dropout_keeps_the_share_and_the_mean(dtype):
+    A = np.ones((400, 300), dtype)
+    out, again, other = (np.full_like(A, np.nan) for _ in range(3))
+    kernels.dropout(A, 7, 3, 1, 0.3, out)
+    kernels.dropout(A, 7, 3, 1, 0.3, again)
+    kernels.dropout(A, 7, 4, 1, 0.3, other)
+    np.testing.assert_array_equal(out, again)
+    assert set(np.unique(out).round(4)) == {0, np.float64(1 / 0.7).round(4).astype(dtype)}
+    assert abs((out == 0).mean() - 0.3) < 0.006 and abs((out == 0).mean(axis=0) - 0.3).max() < 0.12
+    assert abs(np.mean((out == 0) == (other == 0)) - 0.58) < 0.01          # 0.3**2 + 0.7**2: independent
+
+
+def test_input_noise_is_normal():
+    X = np.zeros((500, 200))
+    out = np.full_like(X, np.nan)
+    kernels.input_noise(X, 1, 2, 2.0, out)
+    z = out / 2
+    assert abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01 and abs((z**4).mean() - 3) < 0.1
+    assert abs((np.abs(z) > 2).mean() - 0.0455) < 0.003
+    assert np.abs(np.corrcoef(z[:, :20], rowvar=False) - np.eye(20)).max() < 0.2
+
+
 # ------------------------------------------------------------------ calls, threads, processes
 
 
@@ -211,15 +309,6 @@ def test_batches_spread_over_calls_give_the_same_bits(sizes, batch_size, dtype):
             for what in ("parameters", "velocity", "order", "losses"):
                 assert np.array_equal(parts[what], whole[what]) or parts[what] is whole[what] is None, (what, cuts)
             assert parts["steps"] == whole["steps"]
-
-
-@pytest.fixture
-def many_threads(monkeypatch):
-    """Threads even where they do not pay."""
-    monkeypatch.setattr(engine, "MIN_ROWS_PER_THREAD", 1)
-    monkeypatch.setattr(engine, "MIN_WORK_PER_THREAD", 1)
-    monkeypatch.setattr(engine, "LARGE_WORK", 0)
-    monkeypatch.setattr(engine, "_threads", 2)
 
 
 @each_dtype

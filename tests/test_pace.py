@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fastbp import engine
+from fastbp.update import State, Update
 
 
 @pytest.mark.parametrize("n_epochs, first, last", [(1, 0, 1000), (1, 37, 500), (1, 0, 10), (2, 0, 50), (9, 0, 7),
@@ -80,8 +81,9 @@ def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
         backend = engine.NumbaBackend((20, 150, 4), ("tanh", "sigmoid"), "squared_error", "mean", np.float32)
         parameters, losses, order = start.copy(), np.zeros(n_epochs), np.arange(240)
         n_batches = -(-240 // batch_size)
-        done = backend.train(parameters, None, X, Y, batch_size=batch_size, words=words, order=order, first_batch=0,
-                             last_batch=n_batches, lr=0.1, momentum=0.0, nesterov=False, losses=losses, threads=2)
+        done = backend.train(parameters, State(0, parameters.size, np.float32), X, Y, weights=None,
+                             batch_size=batch_size, words=words, order=order, first_batch=0,
+                             last_batch=n_batches, update=Update(), losses=losses, threads=2)
         assert done == n_epochs * n_batches
         assert bool(backend._paces) == trials
         if trials and n_batches * n_epochs >= 4 * engine.TRIALS:
