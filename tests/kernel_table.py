@@ -153,7 +153,7 @@ def max_norm(rng, dtype, n, m):
 
 
 def learning_rate(kind, *numbers):
-    return lambda rng, dtype, n, m: [kind, np.array(numbers, float), rng.integers(0, 120, n * m), np.full(n * m, np.nan)]
+    return lambda rng, dtype, n, m: [kind, np.array(numbers, float), rng.integers(0, 120, n * m), nan(float, n * m)]
 
 
 def shuffle(rng, dtype, n, m):
