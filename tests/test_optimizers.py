@@ -302,9 +302,9 @@ def test_schedule_is_its_formula(schedule, formula):
     np.testing.assert_allclose([schedule(t) for t in steps], wanted, 1e-13, 1e-16)
 
 
-def test_restarts_double_their_period():
-    schedule = Cosine(0.5, 10, restarts=True, multiplier=2)
-    starts = [0, 10, 30, 70, 150, 10 * (2**40 - 1)]
+def test_restarts_lengthen_their_period():
+    schedule = Cosine(0.5, 10, restarts=True, multiplier=3)
+    starts = [5 * (3**k - 1) for k in (0, 1, 2, 3, 30)]
     for rates in (schedule(starts), rates_of_kernel(schedule, starts)):
         np.testing.assert_array_equal(rates, 0.5)
     assert max(schedule(np.array(starts[1:]) - 1)) < 0.013
