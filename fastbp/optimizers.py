@@ -3,10 +3,52 @@
 from dataclasses import dataclass
 
 from . import checks
+from .schedules import Constant, Schedule
+
+
+def schedule_of(lr):
+    """Return the kind of a learning rate and its settings, as the kernels take them; a number is constant.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+
+    Returns
+    -------
+    kind : str
+    numbers : tuple of float
+    """
+    schedule = lr if isinstance(lr, Schedule) else Constant(lr)
+    return schedule.kind, schedule.numbers
+
+
+def _check_lr(lr):
+    if not isinstance(lr, Schedule):
+        checks.number("lr", lr, above=0)
+
+
+def _check_decay(**rates):
+    for name, value in rates.items():
+        checks.number(name, value, at_least=0, below=1)
+
+
+class Optimizer:
+    """What all optimizers have.
+
+    Attributes
+    ----------
+    lr : float or Schedule
+    rule : str
+        Name of the update rule (`fastbp.kernels.optimizers.RULES`).
+    numbers : tuple of float
+        Its settings, in the order documented there.
+    n_states : int
+        Numbers that it remembers of each parameter.
+    """
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent, optionally with momentum.
 
     ``v = momentum * v + g``, then ``parameters -= lr * v``; with `nesterov`
@@ -15,7 +57,7 @@ class SGD:
 
     Parameters
     ----------
-    lr : float
+    lr : float or Schedule
         Step size, above 0.
     momentum : float
         In [0, 1); 0 is plain gradient descent.
@@ -28,17 +70,316 @@ class SGD:
         Where a setting is out of its range or not a number.
     """
 
-    lr: float
+    lr: float | Schedule
     momentum: float = 0.0
     nesterov: bool = False
 
     def __post_init__(self):
         """Validate."""
-        checks.number("lr", self.lr, above=0)
+        _check_lr(self.lr)
         checks.number("momentum", self.momentum, at_least=0, below=1)
         checks.flag("nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0.0")
 
+    @property
+    def rule(self):
+        """Name of the update rule."""
+        return "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
 
-OPTIMIZERS = (SGD,)
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return (float(self.momentum),) if self.momentum else ()
+
+    @property
+    def n_states(self):
+        """Numbers remembered of each parameter."""
+        return 1 if self.momentum else 0
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """Gradient by the root of the running mean of its square.
+
+    ``s = rho * s + (1 - rho) * g**2``, then ``parameters -= lr * g / (sqrt(s) + eps)``: Tieleman and Hinton,
+    "Neural networks for machine learning", lecture 6.5 (2012), as PyTorch writes it (whose alpha is rho).
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        Step size, above 0.
+    rho : float
+        Decay of the mean, in [0, 1).
+    eps : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    lr: float | Schedule = 0.01
+    rho: float = 0.99
+    eps: float = 1e-8
+    rule = "rmsprop"
+    n_states = 1
+
+    def __post_init__(self):
+        """Validate."""
+        _check_lr(self.lr)
+        _check_decay(rho=self.rho)
+        checks.number("eps", self.eps, above=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return float(self.rho), float(self.eps)
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """Gradient by the root of the sum of all its squares so far.
+
+    ``s += g**2``, then ``parameters -= lr * g / (sqrt(s) + eps)``: Duchi, Hazan and Singer, "Adaptive subgradient
+    methods for online learning and stochastic optimization" (2011), as PyTorch writes it.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        Step size, above 0.
+    eps : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    lr: float | Schedule = 0.01
+    eps: float = 1e-10
+    rule = "adagrad"
+    n_states = 1
+
+    def __post_init__(self):
+        """Validate."""
+        _check_lr(self.lr)
+        checks.number("eps", self.eps, above=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return (float(self.eps),)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Running means of the gradient and its square, both corrected for their start at 0.
+
+    ``m = beta1 * m + (1 - beta1) * g``, ``v = beta2 * v + (1 - beta2) * g**2``, then in step t = 1, 2, ...
+    ``parameters -= lr / (1 - beta1**t) * m / (sqrt(v / (1 - beta2**t)) + eps)``: Kingma and Ba, "Adam: a method for
+    stochastic optimization" (2015), algorithm 1.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        Step size, above 0.
+    beta1, beta2 : float
+        Decay of the means, in [0, 1).
+    eps : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    lr: float | Schedule = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    rule = "adam"
+    n_states = 2
+
+    def __post_init__(self):
+        """Validate."""
+        _check_lr(self.lr)
+        _check_decay(beta1=self.beta1, beta2=self.beta2)
+        checks.number("eps", self.eps, above=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return float(self.beta1), float(self.beta2), float(self.eps)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
+
+    ``parameters *= 1 - lr * weight_decay``, biases too, then as `Adam`: Loshchilov and Hutter, "Decoupled weight
+    decay regularization" (2019), algorithm 2, as PyTorch writes it.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        Step size, above 0.
+    beta1, beta2 : float
+        Decay of the means, in [0, 1).
+    eps : float
+        Above 0.
+    weight_decay : float
+        At least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    weight_decay: float = 0.01
+    rule = "adamw"
+
+    def __post_init__(self):
+        """Validate."""
+        super().__post_init__()
+        checks.number("weight_decay", self.weight_decay, at_least=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return *super().numbers, float(self.weight_decay)
+
+
+@dataclass(frozen=True)
+class Nadam(Adam):
+    """Adam with Nesterov's momentum.
+
+    With m and v of `Adam` and ``mu[t] = beta1 * (1 - 0.96**(t * momentum_decay) / 2)``, in step t = 1, 2, ...
+    ``parameters -= lr * (mu[t+1] * m / (1 - mu[1] ... mu[t+1]) + (1 - mu[t]) * g / (1 - mu[1] ... mu[t]))
+    / (sqrt(v / (1 - beta2**t)) + eps)``: Dozat, "Incorporating Nesterov momentum into Adam" (2016), as PyTorch
+    writes it.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        Step size, above 0.
+    beta1, beta2 : float
+        Decay of the means, in [0, 1).
+    eps : float
+        Above 0.
+    momentum_decay : float
+        How fast the momentum rises to beta1, at least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    lr: float | Schedule = 2e-3
+    momentum_decay: float = 4e-3
+    rule = "nadam"
+
+    def __post_init__(self):
+        """Validate."""
+        super().__post_init__()
+        checks.number("momentum_decay", self.momentum_decay, at_least=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return *super().numbers, 0.96 ** float(self.momentum_decay)
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """Sign of an interpolation between gradient and momentum, with decoupled weight decay.
+
+    ``parameters -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * parameters)``, then
+    ``m = beta2 * m + (1 - beta2) * g``: Chen et al., "Symbolic discovery of optimization algorithms" (2023),
+    algorithm 2.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        Step size, above 0; the paper takes a tenth to a third of Adam's.
+    beta1, beta2 : float
+        In [0, 1).
+    weight_decay : float
+        At least 0; of biases too.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    lr: float | Schedule = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    rule = "lion"
+    n_states = 1
+
+    def __post_init__(self):
+        """Validate."""
+        _check_lr(self.lr)
+        _check_decay(beta1=self.beta1, beta2=self.beta2)
+        checks.number("weight_decay", self.weight_decay, at_least=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return float(self.beta1), float(self.beta2), float(self.weight_decay)
+
+
+@dataclass(frozen=True)
+class Rprop(Optimizer):
+    """Resilient propagation: a step size of each parameter's own, by the signs of its gradient alone.
+
+    The step grows by eta_plus where the gradient keeps its sign and shrinks by eta_minus where it changes; there the
+    parameter rests once: Igel and Hüsken, "Improving the Rprop learning algorithm" (2000), iRprop-, as PyTorch
+    writes it.  Made for full batches.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        First step of each parameter, above 0; of a schedule only the first rate counts.
+    eta_minus, eta_plus : float
+        In (0, 1), and above 1.
+    least, most : float
+        Limits of the steps, 0 < least <= most.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    lr: float | Schedule = 0.01
+    eta_minus: float = 0.5
+    eta_plus: float = 1.2
+    least: float = 1e-6
+    most: float = 50.0
+    rule = "rprop"
+    n_states = 2
+
+    def __post_init__(self):
+        """Validate."""
+        _check_lr(self.lr)
+        checks.number("eta_minus", self.eta_minus, above=0, below=1)
+        checks.number("eta_plus", self.eta_plus, above=1)
+        checks.number("least", self.least, above=0)
+        checks.number("most", self.most, at_least=self.least)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return float(self.eta_minus), float(self.eta_plus), float(self.least), float(self.most)
+
+
+OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop)

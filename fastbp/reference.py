@@ -315,6 +315,165 @@ def input_noise(X, key, step, deviation, out):
     out[...] = X + deviation * (length * cosine)
 
 
+def rmsprop(gradient, lr, rho, eps, square, parameters):
+    """RMSprop (Tieleman and Hinton, 2012), in place."""
+    square[...] = rho * square + (1 - rho) * gradient**2
+    parameters -= lr * gradient / (np.sqrt(square) + eps)
+
+
+def adagrad(gradient, lr, eps, total, parameters):
+    """Adagrad (Duchi, Hazan and Singer, 2011), in place."""
+    total += gradient**2
+    parameters -= lr * gradient / (np.sqrt(total) + eps)
+
+
+def adam(gradient, lr, beta1, beta2, eps, memory, m, v, parameters):
+    """Adam (Kingma and Ba, 2015), in place; memory holds beta1**t and beta2**t, 1 before the first step."""
+    memory[:2] *= beta1, beta2
+    m[...] = beta1 * m + (1 - beta1) * gradient
+    v[...] = beta2 * v + (1 - beta2) * gradient**2
+    power1, power2 = memory[:2].tolist()
+    parameters -= lr / (1 - power1) * m / (np.sqrt(v) / sqrt(1 - power2) + eps)
+
+
+def adamw(gradient, lr, beta1, beta2, eps, weight_decay, memory, m, v, parameters):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), in place."""
+    parameters *= 1 - lr * weight_decay
+    adam(gradient, lr, beta1, beta2, eps, memory, m, v, parameters)
+
+
+def nadam(gradient, lr, beta1, beta2, eps, decay, memory, m, v, parameters):
+    """Adam with Nesterov's momentum (Dozat, 2016), in place; memory: mu[1] ... mu[t], beta2**t, decay**t."""
+    memory[1:3] *= beta2, decay
+    mu, next_mu = (float(beta1 * (1 - 0.5 * power)) for power in (memory[2], memory[2] * decay))
+    memory[0] *= mu
+    product, power2, _ = memory[:3].tolist()
+    m[...] = beta1 * m + (1 - beta1) * gradient
+    v[...] = beta2 * v + (1 - beta2) * gradient**2
+    ahead = next_mu / (1 - product * next_mu) * m + (1 - mu) / (1 - product) * gradient
+    parameters -= lr * ahead / (np.sqrt(v) / sqrt(1 - power2) + eps)
+
+
+def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
+    """Lion (Chen et al., 2023), in place."""
+    parameters *= 1 - lr * weight_decay
+    parameters -= lr * np.sign(beta1 * m + (1 - beta1) * gradient)
+    m[...] = beta2 * m + (1 - beta2) * gradient
+
+
+def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters):
+    """Resilient propagation (iRprop-: Igel and Hüsken, 2000), in place; a step of 0 is none yet: then it is lr."""
+    agreement = np.sign(gradient) * np.sign(last)
+    step[step == 0] = lr
+    step *= np.where(agreement > 0, eta_plus, np.where(agreement < 0, eta_minus, 1))
+    np.clip(step, least, most, out=step)
+    last[...] = np.where(agreement < 0, 0, gradient)
+    parameters -= np.sign(last) * step
+
+
+def rule_step(rule, numbers, lr, memory, gradient, buffers, parameters):
+    """Make one whole update by the rule of this name, in place.
+
+    Parameters
+    ----------
+    rule, numbers : str, sequence of float
+        One of `kernels.optimizers.RULES`, and its settings in the order documented there.
+    lr : float
+    memory : float64 ndarray
+        Running products of the rule, all 1 at the start.
+    gradient, parameters : ndarray (n_parameters,)
+    buffers : ndarray (n_states, n_parameters)
+        All 0 at the start.
+    """
+    if rule in ("momentum", "nesterov"):
+        sgd_momentum(gradient, lr, *numbers, rule == "nesterov", *buffers, parameters)
+    else:
+        memory = [memory] if rule in ("adam", "adamw", "nadam") else []
+        _twin(rule)(gradient, lr, *numbers, *memory, *buffers, parameters)
+
+
+def penalize(parameters, l1, l2, gradient):
+    """Add the gradient of l1 * sum |parameters| + l2 / 2 * sum parameters**2, in place."""
+    gradient += l2 * parameters + l1 * np.sign(parameters)
+
+
+def clip_value(limit, gradient):
+    """Hold every element within [-limit, limit], in place."""
+    np.clip(gradient, -limit, limit, out=gradient)
+
+
+def clip_norm(limit, gradient):
+    """Scale so that the Euclidean norm is at most `limit` (Pascanu, Mikolov and Bengio, 2013), in place."""
+    norm = float(np.linalg.norm(gradient.astype(np.float64)))
+    if norm > limit:
+        gradient *= limit / norm
+
+
+def max_norm(limit, W):
+    """Scale columns so that the norm of none is above `limit` (Srebro and Shraibman, 2005), in place."""
+    norms = np.linalg.norm(W, axis=0)
+    W *= np.where(norms > limit, limit / np.maximum(norms, limit), 1)
+
+
+# ------------------------------------------------------------------ learning rates
+
+
+def _step(rate, gamma, every, *, t):
+    return rate * gamma ** (t // every)
+
+
+def _exponential(rate, gamma, *, t):
+    return rate * gamma**t
+
+
+def _inverse_scaling(rate, power, *, t):
+    return rate / (t + 1) ** power
+
+
+def _cosine(rate, least, warmup, period, multiplier, *, t):
+    since = np.maximum(t - warmup, 0)
+    if multiplier == 0:
+        share = np.minimum(since / period, 1)
+    elif multiplier == 1:
+        share = since % period / period
+    else:  # the k-th period starts after period * (multiplier**k - 1) / (multiplier - 1) steps
+        lengths = period * multiplier ** np.arange(64)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        k = np.searchsorted(starts, since, side="right") - 1
+        share = (since - starts[k]) / lengths[k]
+    falling = least + (rate - least) * (1 + np.cos(np.pi * share)) / 2
+    return np.where(t < warmup, rate * (t + 1) / (warmup + 1), falling)
+
+
+def _one_cycle(first, highest, last, top, steps, *, t):
+    rising = highest + (first - highest) * (1 + np.cos(np.pi * np.minimum(t / top, 1))) / 2
+    share = (np.clip(t, top, steps - 1) - top) / (steps - 1 - top)
+    return np.where(t <= top, rising, last + (highest - last) * (1 + np.cos(np.pi * share)) / 2)
+
+
+def _piecewise(n, *numbers, t):
+    boundaries, rates = np.split(np.array(numbers), [int(n)])
+    return rates[np.searchsorted(boundaries, t, side="right")]
+
+
+# In the order of `kernels.schedules.KINDS`; t is the step, a float64 array.
+RATES = {
+    "constant": lambda rate, *, t: np.full_like(t, rate),
+    "step": _step,
+    "exponential": _exponential,
+    "inverse_scaling": _inverse_scaling,
+    "cosine": _cosine,
+    "one_cycle": _one_cycle,
+    "piecewise": _piecewise,
+}
+
+
+def learning_rate(kind, numbers, steps, out):
+    """Learning rates of some steps; kind is the number, or the name, of a schedule."""
+    rate = RATES[kind] if isinstance(kind, str) else list(RATES.values())[kind]
+    out[...] = rate(*np.asarray(numbers).tolist(), t=np.asarray(steps, np.float64))
+
+
 def shuffle(words, order):
     """Fisher-Yates shuffle of 0 ... n-1 into `order` (int64), from n random 32-bit words (Knuth, TAOCP 3.4.2 P)."""
     order[...] = np.arange(len(order))
@@ -533,19 +692,16 @@ class NumpyBackend:
 
     def step(self, parameters, gradient, update, lr, memory, buffers):
         """One update by the gradient of the data: penalties, clipping, the rule, the limit of the norms."""
-        if update.l1 or update.l2:
-            for W, dW in zip(layer_views(parameters, self.sizes)[0], layer_views(gradient, self.sizes)[0], strict=True):
-                dW += update.l2 * W + update.l1 * np.sign(W)
+        for W, dW in zip(layer_views(parameters, self.sizes)[0], layer_views(gradient, self.sizes)[0], strict=True):
+            penalize(W, update.l1, update.l2, dW)
         if update.clip_value:
-            np.clip(gradient, -update.clip_value, update.clip_value, gradient)
-        norm = np.sqrt(np.sum(np.square(gradient, dtype=np.float64)))
-        if update.clip_norm and norm > update.clip_norm:
-            gradient *= update.clip_norm / norm
+            clip_value(update.clip_value, gradient)
+        if update.clip_norm:
+            clip_norm(update.clip_norm, gradient)
         rule_step(update.rule, update.numbers, lr, memory, gradient, buffers, parameters)
         if update.max_norm:
             for W in layer_views(parameters, self.sizes)[0]:
-                norms = np.sqrt(np.sum(np.square(W, dtype=np.float64), axis=0))
-                W *= np.where(norms > update.max_norm, update.max_norm / np.maximum(norms, 1e-300), 1)
+                max_norm(update.max_norm, W)
 
 
 def _twin(name):

@@ -43,16 +43,32 @@ from .losses import (
     squared_error_derivative,
 )
 from .noise import dropout, input_noise
-from .optimizers import sgd, sgd_momentum
+from .optimizers import (
+    adagrad,
+    adam,
+    adamw,
+    clip_norm,
+    clip_value,
+    lion,
+    max_norm,
+    nadam,
+    penalize,
+    rmsprop,
+    rprop,
+    sgd,
+    sgd_momentum,
+)
+from .schedules import learning_rate
 from .training import shuffle
 
 __all__ = [
-    "absolute_error", "absolute_error_derivative", "affine_forward", "bias_gradient", "binary_cross_entropy",
-    "binary_cross_entropy_derivative", "binary_cross_entropy_logits", "cross_entropy",
-    "cross_entropy_derivative", "cross_entropy_logits", "dropout", "elu", "elu_derivative", "exp", "gelu",
-    "gelu_derivative", "huber", "huber_derivative", "identity", "identity_derivative", "input_noise", "leaky_relu",
-    "leaky_relu_derivative", "log", "propagate_delta", "relu", "relu_derivative", "sgd", "sgd_momentum",
-    "shuffle", "sigmoid", "sigmoid_derivative", "silu", "silu_derivative", "softmax", "softmax_backward",
-    "softplus", "softplus_derivative", "squared_error", "squared_error_derivative", "tanh", "tanh_derivative",
-    "weight_gradient",
+    "absolute_error", "absolute_error_derivative", "adagrad", "adam", "adamw", "affine_forward",
+    "bias_gradient", "binary_cross_entropy", "binary_cross_entropy_derivative", "binary_cross_entropy_logits",
+    "clip_norm", "clip_value", "cross_entropy", "cross_entropy_derivative", "cross_entropy_logits", "dropout",
+    "elu", "elu_derivative", "exp", "gelu", "gelu_derivative", "huber", "huber_derivative", "identity",
+    "identity_derivative", "input_noise", "leaky_relu", "leaky_relu_derivative", "learning_rate", "lion", "log",
+    "max_norm", "nadam", "penalize", "propagate_delta", "relu", "relu_derivative", "rmsprop", "rprop", "sgd",
+    "sgd_momentum", "shuffle", "sigmoid", "sigmoid_derivative", "silu", "silu_derivative", "softmax",
+    "softmax_backward", "softplus", "softplus_derivative", "squared_error", "squared_error_derivative", "tanh",
+    "tanh_derivative", "weight_gradient",
 ]

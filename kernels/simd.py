@@ -247,6 +247,37 @@ def exponent_of(typingctx, v):
 
 
 @intrinsic
+def rsqrt_guess(typingctx, v):
+    """Return 1 / sqrt(v) to 3.5 %, for v normal and positive; a large number for 0 (Lomont 2003)."""
+    def codegen(context, builder, sig, args):
+        vector = sig.return_type
+        ints = ir.VectorType(_INTS[vector.dtype], vector.lanes)
+        magic = {types.float32: 0x5F3759DF, types.float64: 0x5FE6EB50C7B537A9}[vector.dtype]
+        magic, one = (ir.Constant(ints, [c] * vector.lanes) for c in (magic, 1))
+        # the bits of a float are nearly its logarithm: halved and negated, with the bias put right
+        bits = builder.sub(magic, builder.lshr(builder.bitcast(args[0], ints), one))
+        return builder.bitcast(bits, vector.ir)
+    return signature(v, v), codegen
+
+
+@intrinsic
+def squares_of(typingctx, v):
+    """Return the squares of the lanes in float64; for float32 each is added to that of its lane in the other half."""
+    is_single = v.dtype == types.float32
+    wide = Vector(types.float64, v.lanes // 2 if is_single else v.lanes)
+
+    def codegen(context, builder, sig, args):
+        halves = args
+        if is_single:
+            halves = [builder.fpext(half, wide.ir) for half in _halves(builder, args[0])]
+        result = builder.fmul(halves[0], halves[0])
+        for half in halves[1:]:
+            result = _llvm(builder, "fma", wide.ir, half, half, result)
+        return result
+    return signature(wide, v), codegen
+
+
+@intrinsic
 def polynomial(typingctx, x, x_squared, coefficients):
     """coefficients[0] * x**n + ... + coefficients[n] by fused multiply-adds.
 
@@ -343,10 +374,15 @@ def largest_of(typingctx, v):
     return signature(v.dtype, v), codegen
 
 
+def _halves(builder, v):
+    n = v.type.count
+    return [builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, n // 2), list(part)))
+            for part in (range(n // 2), range(n // 2, n))]
+
+
 def _fold(builder, v, how):
-    while (n := v.type.count) > 1:
-        low, high = (builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, n // 2), list(part)))
-                     for part in (range(n // 2), range(n // 2, n)))
+    while v.type.count > 1:
+        low, high = _halves(builder, v)
         v = builder.fadd(low, high) if how == "fadd" else _llvm(builder, how, low.type, low, high)
     return builder.extract_element(v, ir.Constant(i32, 0))
 

@@ -43,7 +43,7 @@ def update(rule, factors, gradient, parameters, first, second, n, l1, l2, limit)
 
 @part
 def penalize(gradient, parameters, n, l1, l2, limit):
-    """The first two steps of `update` alone."""
+    """Make the first two steps of `update` alone."""
     if l1 != 0 or l2 != 0:
         penalize_block(gradient, parameters, l1, l2, n)
     if limit > 0:

@@ -130,6 +130,38 @@ def named_randomly(names, share):
                                      nan(dtype, n, m)]
 
 
+def update(numbers, *, n_states=2, memory=False, has_steps=False):
+    """A rule with these settings: gradient, lr, settings, memory, states >= 0 (but the first of two), parameters."""
+
+    def arguments(rng, dtype, n, m):
+        states = [uniform(rng, -1 if i == 0 and n_states == 2 else 0.01, 1, dtype, n * m) for i in range(n_states)]
+        if has_steps:
+            states[1][:: 3] = 0
+        powers = [np.array([0.8, 0.9, 0.95, 7.0])] if memory else []
+        return [uniform(rng, -1, 1, dtype, n * m), dtype(0.01), *map(dtype, numbers), *powers, *states,
+                uniform(rng, -1, 1, dtype, n * m)]
+
+    return arguments
+
+
+def penalize(rng, dtype, n, m):
+    parameters = uniform(rng, -1, 1, dtype, n * m)
+    parameters[:: 5] = 0
+    return [parameters, dtype(0.3), dtype(0.2), uniform(rng, -1, 1, dtype, n * m)]
+
+
+def limited(limit):
+    return lambda rng, dtype, n, m: [dtype(limit), uniform(rng, -1, 1, dtype, n * m)]
+
+
+def max_norm(rng, dtype, n, m):
+    return [dtype(np.sqrt(n / 3)), uniform(rng, -1, 1, dtype, n, m)]
+
+
+def learning_rate(kind, *numbers):
+    return lambda rng, dtype, n, m: [kind, np.array(numbers, float), rng.integers(0, 120, n * m), nan(float, n * m)]
+
+
 def shuffle(rng, dtype, n, m):
     return [rng.integers(0, 2**32, n * m, dtype=np.uint32), np.full(n * m, -1)]
 
@@ -142,6 +174,21 @@ def sums_depth(rows, columns, depth):
     return depth
 
 
+ADAM = (0.9, 0.99, 1e-3)
+RULES = {  # arguments, and the written ones but the parameters
+    "rmsprop": (update((0.9, 1e-3), n_states=1), "square"),
+    "adagrad": (update((1e-3,), n_states=1), "total"),
+    "adam": (update(ADAM, memory=True), "memory m v"),
+    "adamw": (update((*ADAM, 0.3), memory=True), "memory m v"),
+    "nadam": (update((*ADAM, 0.98), memory=True), "memory m v"),
+    "lion": (update((0.9, 0.8, 0.3), n_states=1), "m"),
+    "rprop": (update((0.5, 1.2, 0.03, 0.9), has_steps=True), "last step"),
+}
+SCHEDULES = [  # settings, by code
+    [(0.3,)], [(0.3, 0.5, 10)], [(0.3, 0.97)], [(0.3, 0.6)],
+    [(0.3, 0.1, 7, 50, 0), (0.3, 0.0, 0, 13, 1), (0.3, 0.1, 7, 10, 3)], [(0.01, 0.3, 0.001, 20.6, 90)],
+    [(0, 0.3), (3, 1, 10, 50, 0.3, 0.2, 0.4, 0.1)],
+]
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "identity")
 LOSSES = {"squared_error": (-2, 2), "absolute_error": (-2, 2), "huber": (-2, 2), "binary_cross_entropy": (0.02, 0.98)}
 TABLE = [
@@ -167,6 +214,15 @@ TABLE = [
           form="nesterov" if nesterov else "classical") for nesterov in (False, True)],
     Row("dropout", named_randomly(2, 0.4), SAMPLES),
     Row("input_noise", named_randomly(1, 0.7), SAMPLES, terms=lambda n, m: 1000),        # its cosine is a series
+    *[Row(name, arguments, ELEMENTS, lambda n, m: 3, written=(*written.split(), "parameters"))
+      for name, (arguments, written) in RULES.items()],
+    Row("penalize", penalize, ELEMENTS, written=("gradient",)),
+    Row("clip_value", limited(0.6), ELEMENTS, written=("gradient",)),
+    *[Row("clip_norm", limited(limit), ELEMENTS, written=("gradient",), form=form)
+      for form, limit in {"clips": 0.1, "leaves": 99}.items()],
+    Row("max_norm", max_norm, SAMPLES, lambda n, m: n, written=("W",)),
+    *[Row("learning_rate", learning_rate(kind, *numbers), ELEMENTS, lambda n, m: 1, form=f"{kind}-{i}")
+      for kind, settings in enumerate(SCHEDULES) for i, numbers in enumerate(settings)],
     Row("shuffle", shuffle, ELEMENTS, written=("order",)),
 ]
 

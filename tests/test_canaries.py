@@ -21,11 +21,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from fastbp.kernels.optimizers import N_STATES
 
 from fastbp import engine, kernels
 from fastbp.activations import ACTIVATIONS
 from fastbp.engine import NumbaBackend
 from fastbp.reference import NumpyBackend
+from fastbp.update import State, Update
 
 table = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("kernel_table.py"))))
 # Twice the tile of 12 rows and 32 columns (AVX-512, float32), and one; few rows have tiles of up to 128 columns.
@@ -262,7 +264,8 @@ def run_network(i, dtype, memory):
         rule = "nesterov" if nesterov else "momentum" if momentum else "sgd"
         settings = [{}, {"l2": 0.1, "dropout": (0.3,) * (len(sizes) - 2), "input_noise": 0.1, "clip_value": 0.5},
                     {"clip_norm": 0.3, "max_norm": 0.5, "rule": "adam", "numbers": (0.9, 0.99, 1e-8)}][i // 3 % 3]
-        update = Update(**{"rule": rule, "numbers": (momentum,), "rates": (0.02 / (n if i % 2 else 1),), **settings})
+        update = Update(**{"rule": rule, "numbers": (momentum,) if momentum else (),
+                           "rates": (0.02 / (n if i % 2 else 1),), **settings})
         options = dict(batch_size=batch_size, first_batch=0, last_batch=-(-n // batch_size), update=update,
                        threads=1 + i % 3)
         weights = np.linspace(0, 2, n) if i % 4 == 0 else None

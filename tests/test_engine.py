@@ -10,11 +10,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from fastbp import kernels
 from fastbp.kernels.optimizers import N_STATES
 
 import fastbp
-from fastbp import engine
+from fastbp import engine, kernels
 from fastbp.activations import ACTIVATIONS
 from fastbp.engine import NumbaBackend
 from fastbp.losses import LOSSES
@@ -56,7 +55,7 @@ class Case:
         float_type = backend.dtype.type
         parameters = self.parameters.astype(float_type)
         rule = "nesterov" if nesterov else "momentum" if momentum else "sgd"
-        update = Update(**{"rule": rule, "numbers": (momentum,), "rates": (lr,), **settings})
+        update = Update(**{"rule": rule, "numbers": (momentum,) if momentum else (), "rates": (lr,), **settings})
         state = State(N_STATES[update.rule], parameters.size, backend.dtype)
         words = np.random.default_rng(seed).integers(0, 2**32, (epochs, self.n), dtype=np.uint32) if shuffles else None
         weights = None if weights is None else weights.astype(float_type)
@@ -414,7 +413,7 @@ FORK = """
 import hashlib, os, signal
 import numpy as np
 import fastbp
-from fastbp import engine
+from fastbp import engine, kernels
 engine.MIN_ROWS_PER_THREAD, engine.MIN_WORK_PER_THREAD, engine.LARGE_WORK = 1, 1, 0
 X = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
 Y = np.arange(200) % 4

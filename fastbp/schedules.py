@@ -1,0 +1,298 @@
+"""Learning-rate schedules: the step size as a function of the number of updates made before.
+
+Every optimizer takes one as its `lr`: ``fastbp.Adam(lr=fastbp.schedules.Cosine(1e-3, period=5000, warmup=200))``.
+A schedule can be called: ``schedule(step)`` is the rate of one step, or of an array of steps.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import checks, reference
+
+
+class Schedule:
+    """What all schedules have.
+
+    Attributes
+    ----------
+    kind : str
+        Name of the function (`fastbp.kernels.schedules.KINDS`).
+    numbers : tuple of float
+        Its settings, in the order documented there.
+    """
+
+    kind: str
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        raise NotImplementedError
+
+    def __call__(self, step):
+        """Return the learning rate of a step, counted from 0; or an array of rates for an array of steps.
+
+        Parameters
+        ----------
+        step : int or array_like of int
+
+        Returns
+        -------
+        float or float64 ndarray
+
+        Raises
+        ------
+        ValueError, TypeError
+            Where a step is negative or not an integer.
+        """
+        steps = np.asarray(step)
+        if steps.dtype.kind not in "iu":
+            raise TypeError(f"step must be an integer or an array of integers, got {step!r}")
+        if steps.size and steps.min() < 0:
+            raise ValueError(f"step must be at least 0, got {steps.min()}")
+        rates = np.empty(steps.shape)
+        reference.learning_rate(self.kind, self.numbers, steps, rates)
+        return rates if rates.ndim else float(rates)
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate always.
+
+    Parameters
+    ----------
+    lr : float
+        Above 0.
+    """
+
+    lr: float
+    kind = "constant"
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("lr", self.lr, above=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return (float(self.lr),)
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """lr * gamma**(step // every): falls by the factor gamma after every so many steps.
+
+    Parameters
+    ----------
+    lr : float
+        First rate, above 0.
+    every : int
+        Steps between two changes.
+    gamma : float
+        Above 0.
+    """
+
+    lr: float
+    every: int
+    gamma: float = 0.1
+    kind = "step"
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("lr", self.lr, above=0)
+        checks.integer("every", self.every)
+        checks.number("gamma", self.gamma, above=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return float(self.lr), float(self.gamma), float(self.every)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """lr * gamma**step.
+
+    Parameters
+    ----------
+    lr : float
+        First rate, above 0.
+    gamma : float
+        Above 0.
+    """
+
+    lr: float
+    gamma: float
+    kind = "exponential"
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("lr", self.lr, above=0)
+        checks.number("gamma", self.gamma, above=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return float(self.lr), float(self.gamma)
+
+
+@dataclass(frozen=True)
+class InverseScaling(Schedule):
+    """lr / (step + 1)**power, scikit-learn's "invscaling".
+
+    Parameters
+    ----------
+    lr : float
+        First rate, above 0.
+    power : float
+        At least 0.
+    """
+
+    lr: float
+    power: float = 0.5
+    kind = "inverse_scaling"
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("lr", self.lr, above=0)
+        checks.number("power", self.power, at_least=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return float(self.lr), float(self.power)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from `lr` down to `least`, after a linear warm-up; with warm restarts if wanted.
+
+    The rate is lr * (step + 1) / (warmup + 1) in the warm-up.  Then, with t steps since, it is
+    least + (lr - least) * (1 + cos(pi * t / period)) / 2 up to t = period (Loshchilov and Hutter, "SGDR: Stochastic
+    gradient descent with warm restarts", 2017, equation 5).  There it stays at `least`, or starts again with a
+    period `multiplier` times as long.
+
+    Parameters
+    ----------
+    lr : float
+        Highest rate, above 0.
+    period : int
+        Steps from `lr` to `least`.
+    least : float
+        Lowest rate, from 0 to `lr`.
+    warmup : int
+        Steps of the warm-up.
+    restarts : bool
+    multiplier : int
+        Each period by the one before; needs `restarts` if it is not 1.
+    """
+
+    lr: float
+    period: int
+    least: float = 0.0
+    warmup: int = 0
+    restarts: bool = False
+    multiplier: int = 1
+    kind = "cosine"
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("lr", self.lr, above=0)
+        checks.integer("period", self.period)
+        checks.number("least", self.least, at_least=0)
+        if self.least > self.lr:
+            raise ValueError(f"least must be at most lr={self.lr}, got {self.least}")
+        checks.integer("warmup", self.warmup, at_least=0)
+        checks.flag("restarts", self.restarts)
+        checks.integer("multiplier", self.multiplier)
+        if self.multiplier != 1 and not self.restarts:
+            raise ValueError(f"multiplier={self.multiplier} needs restarts=True")
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        multiplier = self.multiplier if self.restarts else 0
+        return float(self.lr), float(self.least), float(self.warmup), float(self.period), float(multiplier)
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """One cycle: up to `lr` and far down again, both along half a cosine.
+
+    Smith, "A disciplined approach to neural network hyper-parameters" (2018), in the two phases of PyTorch's
+    OneCycleLR: from lr / div_factor up to `lr`, which is reached at step rise * steps - 1, then down to
+    lr / div_factor / final_div_factor at step `steps` - 1, where it stays.
+
+    Parameters
+    ----------
+    lr : float
+        Highest rate, above 0.
+    steps : int
+        Steps of the cycle.
+    rise : float
+        Share of the steps on the way up, in (0, 1); rise * steps must be above 1.
+    div_factor, final_div_factor : float
+        Above 0.
+    """
+
+    lr: float
+    steps: int
+    rise: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    kind = "one_cycle"
+
+    def __post_init__(self):
+        """Validate."""
+        checks.number("lr", self.lr, above=0)
+        checks.integer("steps", self.steps)
+        checks.number("rise", self.rise, above=0, below=1)
+        if self.rise * self.steps <= 1:
+            raise ValueError(f"rise * steps must be above 1, got {self.rise} * {self.steps}")
+        checks.number("div_factor", self.div_factor, above=0)
+        checks.number("final_div_factor", self.final_div_factor, above=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        first = self.lr / self.div_factor
+        last, top = first / self.final_div_factor, self.rise * self.steps - 1
+        return float(first), float(self.lr), float(last), float(top), float(self.steps)
+
+
+@dataclass(frozen=True)
+class Piecewise(Schedule):
+    """rates[i] from step boundaries[i - 1] on, up to the step before boundaries[i].
+
+    Parameters
+    ----------
+    boundaries : sequence of int
+        Steps at which the rate changes, increasing, the first at least 1.
+    rates : sequence of float
+        One more than boundaries, each above 0.
+    """
+
+    boundaries: tuple
+    rates: tuple
+    kind = "piecewise"
+
+    def __post_init__(self):
+        """Validate."""
+        for name in ("boundaries", "rates"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple | np.ndarray):
+                raise TypeError(f"{name} must be a sequence of numbers, got {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        before = 0
+        for i, boundary in enumerate(self.boundaries):
+            before = checks.integer(f"boundaries[{i}]", boundary, at_least=before + 1)
+        if len(self.rates) != len(self.boundaries) + 1:
+            raise ValueError(f"rates must be {len(self.boundaries) + 1} numbers, one more than boundaries, "
+                             f"got {len(self.rates)}")
+        for i, rate in enumerate(self.rates):
+            checks.number(f"rates[{i}]", rate, above=0)
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return (float(len(self.boundaries)), *map(float, self.boundaries), *map(float, self.rates))
