@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from . import checks
+from .fullbatch import LBFGS, LevenbergMarquardt
 
 
 @dataclass(frozen=True)
@@ -41,4 +42,4 @@ class SGD:
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0.0")
 
 
-OPTIMIZERS = (SGD,)
+OPTIMIZERS = (SGD, LBFGS, LevenbergMarquardt)

@@ -28,6 +28,7 @@ from .elementwise import (
     tanh,
     tanh_derivative,
 )
+from .jacobian import layer_jacobian
 from .losses import (
     absolute_error,
     absolute_error_derivative,
@@ -49,8 +50,8 @@ __all__ = [
     "absolute_error", "absolute_error_derivative", "affine_forward", "bias_gradient", "binary_cross_entropy",
     "binary_cross_entropy_derivative", "binary_cross_entropy_logits", "cross_entropy",
     "cross_entropy_derivative", "cross_entropy_logits", "elu", "elu_derivative", "exp", "gelu",
-    "gelu_derivative", "huber", "huber_derivative", "identity", "identity_derivative", "leaky_relu",
-    "leaky_relu_derivative", "log", "propagate_delta", "relu", "relu_derivative", "sgd", "sgd_momentum",
+    "gelu_derivative", "huber", "huber_derivative", "identity", "identity_derivative", "layer_jacobian",
+    "leaky_relu", "leaky_relu_derivative", "log", "propagate_delta", "relu", "relu_derivative", "sgd", "sgd_momentum",
     "shuffle", "sigmoid", "sigmoid_derivative", "silu", "silu_derivative", "softmax", "softmax_backward",
     "softplus", "softplus_derivative", "squared_error", "squared_error_derivative", "tanh", "tanh_derivative",
     "weight_gradient",
