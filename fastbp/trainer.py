@@ -133,7 +133,7 @@ class Trainer:
     optimizer : SGD, LBFGS or LevenbergMarquardt
     batch_size : int or None
         Samples of one update: 1 is online, k is mini-batch; None, or no fewer than there are samples, is full
-        batch.  The last, shorter batch of an epoch is trained too.
+        batch.  The last, shorter batch of an epoch is trained too.  LBFGS and LevenbergMarquardt take all samples.
     shuffle : bool
         Draw a new order of the samples for each epoch.  In full batch the order has no meaning and none is drawn.
     seed : None, int, SeedSequence or Generator
