@@ -127,7 +127,7 @@ class LevenbergMarquardt:
     backpropagation, both sides divided by the number of samples where the reduction is the mean.  A step that lowers
     the loss is taken and the damping divided by `factor`; otherwise the damping is multiplied by it and the step
     computed anew (Marquardt 1963; Hagan and Menhaj, "Training feedforward networks with the Marquardt algorithm",
-    1994, equations 9 to 14).  A loss recorded is that after the iteration.
+    1994).  A loss recorded is that after the iteration.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class LevenbergMarquardt:
                     damping = self.damping * memory[0]
                     np.fill_diagonal(H, diagonal + damping)
                     step = _solution(H, -gradient)
-                    if is_first and -0.5 * (gradient @ step) <= eps * total:
+                    if is_first and 0 <= -0.5 * (gradient @ step) <= eps * total:
                         return "converged"
                     lower = objective.value(accepted + step)
                     if lower < total:
