@@ -148,7 +148,8 @@ class LevenbergMarquardt:
     Notes
     -----
     J is summed up over blocks of samples, so the memory is that of two or three float64 matrices of n_parameters
-    squared; networks of more than `MOST_PARAMETERS` are refused.
+    squared; networks of more than `MOST_PARAMETERS` are refused.  J^T J and its solution are NumPy's, whose last bits
+    may depend on the processor and the threads of its BLAS.
     """
 
     damping: float = 1e-3
