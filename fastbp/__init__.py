@@ -14,6 +14,7 @@ if not (_Path(__file__).parent / "kernels").is_dir():
 
 from . import schedules  # noqa: E402
 from .files import load  # noqa: E402
+from .fullbatch import LBFGS, LevenbergMarquardt  # noqa: E402
 from .network import Gradients, Network  # noqa: E402
 from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, Nadam, RMSprop, Rprop  # noqa: E402
 from .trainer import History, Trainer  # noqa: E402
@@ -21,8 +22,8 @@ from .trainer import History, Trainer  # noqa: E402
 _LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine"}
 _SUBMODULES = ("datasets", "kernels")
 
-__all__ = ["Adagrad", "Adam", "AdamW", "Gradients", "History", "Lion", "Nadam", "Network", "RMSprop", "Rprop", "SGD",
-           "Trainer", "datasets", "get_num_threads", "load", "schedules", "set_num_threads"]
+__all__ = ["Adagrad", "Adam", "AdamW", "Gradients", "History", "LBFGS", "LevenbergMarquardt", "Lion", "Nadam", "Network",
+           "RMSprop", "Rprop", "SGD", "Trainer", "datasets", "get_num_threads", "load", "schedules", "set_num_threads"]
 
 
 def __getattr__(name):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from . import checks
+from .fullbatch import LBFGS, LevenbergMarquardt
 from .schedules import Constant, Schedule
 
 
@@ -382,4 +383,4 @@ class Rprop(Optimizer):
         return float(self.eta_minus), float(self.eta_plus), float(self.least), float(self.most)
 
 
-OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop)
+OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop, LBFGS, LevenbergMarquardt)

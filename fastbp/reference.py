@@ -177,6 +177,13 @@ def bias_gradient(delta, out):
     out[...] = delta.sum(axis=0)
 
 
+def layer_jacobian(A_prev, delta, first, out):
+    """Write each sample's own dW and db, as one row, into the columns of `out` from `first` on."""
+    n_samples, n_weights = len(delta), A_prev.shape[1] * delta.shape[1]
+    out[:, first : first + n_weights] = (A_prev[:, :, None] * delta[:, None, :]).reshape(n_samples, n_weights)
+    out[:, first + n_weights : first + n_weights + delta.shape[1]] = delta
+
+
 # ------------------------------------------------------------------ losses: of each sample, and dE/dA
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from . import checks
 from .network import Network, aligned_zeros
 from .optimizers import OPTIMIZERS
+from .update import MEMORY
 
 CHUNK_SECONDS = 0.05  # one native call: Ctrl-C waits until it returns
 MAX_GROWTH = 10  # of the chunk from one call to the next, while its speed is being learnt
@@ -42,6 +43,8 @@ class History:
         Whether Ctrl-C ended it; the epoch it fell into is not recorded.
     nonfinite : bool
         Whether a loss that was not finite ended it.
+    stopped : str or None
+        Of a method of the full batch that ended early: "converged", or "stalled" where no step lowers the loss.
     """
 
     first_epoch: int = 1
@@ -49,6 +52,7 @@ class History:
     metrics: dict = field(default_factory=dict)
     interrupted: bool = False
     nonfinite: bool = False
+    stopped: str | None = None
     _loss: list = field(default_factory=list)
     _seconds: list = field(default_factory=list)
     _calls: list = field(default_factory=list)  # (losses, seconds) of calls not yet in the two lists above
@@ -126,10 +130,10 @@ class Trainer:
     ----------
     net : Network
         Changed in place.
-    optimizer : SGD
+    optimizer : SGD, LBFGS or LevenbergMarquardt
     batch_size : int or None
         Samples of one update: 1 is online, k is mini-batch; None, or no fewer than there are samples, is full
-        batch.  The last, shorter batch of an epoch is trained too.
+        batch.  The last, shorter batch of an epoch is trained too.  LBFGS and LevenbergMarquardt take all samples.
     shuffle : bool
         Draw a new order of the samples for each epoch.  In full batch the order has no meaning and none is drawn.
     seed : None, int, SeedSequence or Generator
@@ -161,7 +165,8 @@ class Trainer:
         self.threads = None if threads is None else checks.integer("threads", threads)
         self.rng = checks.generator("seed", seed)
         self.epochs = 0
-        self.velocity = aligned_zeros(net.parameters.size, net.dtype) if optimizer.momentum else None
+        self.velocity = aligned_zeros(net.parameters.size, net.dtype) if getattr(optimizer, "momentum", 0) else None
+        self.memory = np.ones(MEMORY)  # of a method of the full batch
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
 
     def fit(self, X, Y, epochs=1, validation_data=None, metrics=(), progress=None):
@@ -208,6 +213,9 @@ class Trainer:
         run = _Run(self, X, Y, epochs)
         try:
             with bar as show:
+                if hasattr(self.optimizer, "minimise"):
+                    self._minimise(X, Y, epochs, history, sets, metrics, show)
+                    return history
                 while len(history) < epochs and not history.nonfinite:
                     n_done = len(history)
                     run.advance(history, one_epoch=every_epoch)
@@ -241,6 +249,8 @@ class Trainer:
         float
             The loss before the update.  Where it is not finite there is a RuntimeWarning and no update.
         """
+        if hasattr(self.optimizer, "minimise"):
+            raise TypeError(f"{type(self.optimizer).__name__} makes no single steps: use fit")
         X, Y = self._data(X, Y)
         losses = np.zeros(1)
         if not self._train(X, Y, len(X), np.arange(len(X)), None, 0, 1, losses):
@@ -264,6 +274,23 @@ class Trainer:
         return self.net._backend.train(
             self.net.parameters, state, X, Y, weights=None, batch_size=batch_size, words=words, order=order,
             first_batch=first_batch, last_batch=last_batch, update=update, losses=losses, threads=self.threads or 0)
+
+    def _minimise(self, X, Y, epochs, history, sets, metrics, show):
+        """Train by a method of the full batch, whose iterations are the epochs."""
+        start = time.perf_counter()
+
+        def after(loss):
+            nonlocal start
+            history._add(np.array([loss]), time.perf_counter() - start)
+            self._evaluate(history, sets, metrics)
+            show(history)
+            start = time.perf_counter()
+
+        history.stopped = self.optimizer.minimise(self.net, X, Y, epochs, after, memory=self.memory)
+        if history.stopped == "nonfinite":
+            history.nonfinite = True
+            warnings.warn("the loss is not finite at the parameters that training starts from: nothing was changed",
+                          RuntimeWarning, stacklevel=3)
 
     def _evaluate(self, history, sets, metrics):
         """Losses and metrics of the epoch just done."""

@@ -28,6 +28,7 @@ from .elementwise import (
     tanh,
     tanh_derivative,
 )
+from .jacobian import layer_jacobian
 from .losses import (
     absolute_error,
     absolute_error_derivative,
@@ -66,9 +67,9 @@ __all__ = [
     "bias_gradient", "binary_cross_entropy", "binary_cross_entropy_derivative", "binary_cross_entropy_logits",
     "clip_norm", "clip_value", "cross_entropy", "cross_entropy_derivative", "cross_entropy_logits", "dropout",
     "elu", "elu_derivative", "exp", "gelu", "gelu_derivative", "huber", "huber_derivative", "identity",
-    "identity_derivative", "input_noise", "leaky_relu", "leaky_relu_derivative", "learning_rate", "lion", "log",
-    "max_norm", "nadam", "penalize", "propagate_delta", "relu", "relu_derivative", "rmsprop", "rprop", "sgd",
-    "sgd_momentum", "shuffle", "sigmoid", "sigmoid_derivative", "silu", "silu_derivative", "softmax",
-    "softmax_backward", "softplus", "softplus_derivative", "squared_error", "squared_error_derivative", "tanh",
-    "tanh_derivative", "weight_gradient",
+    "identity_derivative", "input_noise", "layer_jacobian", "leaky_relu", "leaky_relu_derivative",
+    "learning_rate", "lion", "log", "max_norm", "nadam", "penalize", "propagate_delta", "relu",
+    "relu_derivative", "rmsprop", "rprop", "sgd", "sgd_momentum", "shuffle", "sigmoid", "sigmoid_derivative",
+    "silu", "silu_derivative", "softmax", "softmax_backward", "softplus", "softplus_derivative",
+    "squared_error", "squared_error_derivative", "tanh", "tanh_derivative", "weight_gradient",
 ]

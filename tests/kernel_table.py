@@ -112,6 +112,11 @@ def bias_gradient(rng, dtype, rows, columns):
     return [uniform(rng, -1, 1, dtype, rows, columns), nan(dtype, columns)]
 
 
+def layer_jacobian(rng, dtype, rows, columns, depth):
+    A_prev, delta = uniform(rng, -1, 1, dtype, rows, depth), uniform(rng, -1, 1, dtype, rows, columns)
+    return [A_prev, delta, 3, nan(dtype, rows, (depth + 1) * columns + 5)]
+
+
 def sgd(rng, dtype, n, m):
     return [uniform(rng, -1, 1, dtype, n * m), dtype(0.3), uniform(rng, -1, 1, dtype, n * m)]
 
@@ -209,6 +214,7 @@ TABLE = [
     Row("propagate_delta", propagate_delta, TILES, sums_depth),
     Row("weight_gradient", weight_gradient, TILES, sums_depth),
     Row("bias_gradient", bias_gradient, SAMPLES, lambda n, m: n),
+    Row("layer_jacobian", layer_jacobian, TILES[::3]),
     Row("sgd", sgd, ELEMENTS, written=("parameters",)),
     *[Row("sgd_momentum", sgd_momentum(nesterov), ELEMENTS, written=("velocity", "parameters"),
           form="nesterov" if nesterov else "classical") for nesterov in (False, True)],
