@@ -16,11 +16,11 @@ from .network import Gradients, Network  # noqa: E402
 from .optimizers import SGD  # noqa: E402
 from .trainer import History, Trainer  # noqa: E402
 
-_LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine"}
+_LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine", "stream": ".streams"}
 _SUBMODULES = ("datasets", "kernels")
 
 __all__ = ["Gradients", "History", "Network", "SGD", "Trainer", "datasets", "get_num_threads", "load",
-           "set_num_threads"]
+           "set_num_threads", "stream"]
 
 
 def __getattr__(name):
