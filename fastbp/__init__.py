@@ -1,7 +1,8 @@
 """Feed-forward neural networks trained by backpropagation on the CPU.
 
-Everything a user needs is here: `Network` (the function), `Trainer` (its training), `SGD` (the update rule)
-and `load`.  Importing this package costs little: Numba is imported with the first network that uses it.
+Everything a user needs is here: `Network` (the function), `Trainer` (its training), `SGD` (the update rule),
+`stream` (data larger than memory) and `load`.  Importing this package costs little: Numba is imported with the first
+network that uses it.
 """
 
 from importlib import import_module as _import_module
