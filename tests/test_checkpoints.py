@@ -158,17 +158,22 @@ from fastbp.checkpoints import latest, read, rotate, write
 
 folder, pattern, random = sys.argv[1], sys.argv[1] + "/run-{epoch}.ckpt", random.Random(0)
 array, epoch, last = np.zeros(1 << 16), 0, 0
-write(pattern.format(epoch=0), {"a": array}, {"epochs": 0})
-write(folder + "/last.ckpt", {"a": array}, {"epochs": 0})
+
+def save(epoch):
+    array[:] = epoch
+    write(pattern.format(epoch=epoch), {"a": array}, {"epochs": epoch})
+    write(folder + "/last.ckpt", {"a": array}, {"epochs": epoch})
+    rotate(pattern, 2)
+
+start = time.perf_counter()
+save(0)
+seconds = time.perf_counter() - start
 for kill in range(40):
     writer = os.fork()
     while not writer:
         epoch += 1
-        array[:] = epoch
-        write(pattern.format(epoch=epoch), {"a": array}, {"epochs": epoch})
-        write(folder + "/last.ckpt", {"a": array}, {"epochs": epoch})
-        rotate(pattern, 2)
-    time.sleep(random.uniform(0.0, 0.02))
+        save(epoch)
+    time.sleep(random.uniform(0, 4 * seconds))
     os.kill(writer, signal.SIGKILL)
     assert os.waitpid(writer, 0)[1] == signal.SIGKILL  # it did not end by itself
     arrays, info = read(latest(pattern))
@@ -177,7 +182,10 @@ for kill in range(40):
     arrays, info = read(folder + "/last.ckpt")
     last = info["epochs"]
     assert before <= last <= epoch and (arrays["a"] == last).all()
-    assert len(os.listdir(folder)) < 12  # unfinished ones do not pile up
+for end in (1, 2, 3):
+    save(epoch + end)
+names = sorted(os.listdir(folder))
+assert names == sorted(["last.ckpt", f"run-{epoch + 2}.ckpt", f"run-{epoch + 3}.ckpt"]), names
 print(epoch)
 """
 
