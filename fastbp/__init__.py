@@ -1,8 +1,8 @@
 """Feed-forward neural networks trained by backpropagation on the CPU.
 
-Everything a user needs is here: `Network` (the function), `Trainer` (its training), `SGD`, `Adam` and the
-other update rules, `schedules` (learning rates) and `load`.  Importing this package costs little: Numba is imported
-with the first network that uses it.
+Everything a user needs is here: `Network` (the function), `Trainer` (its training), `SGD`, `Adam` and the other
+update rules, `schedules` (learning rates), `callbacks`, `metrics`, `stream` (data larger than memory) and `load`.
+Importing this package costs little: Numba is imported with the first network that uses it.
 """
 
 from importlib import import_module as _import_module
@@ -19,11 +19,12 @@ from .network import Gradients, Network  # noqa: E402
 from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, Nadam, RMSprop, Rprop  # noqa: E402
 from .trainer import History, Trainer  # noqa: E402
 
-_LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine"}
+_LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine", "stream": ".streams"}
 _SUBMODULES = ("datasets", "kernels")
 
 __all__ = ["Adagrad", "Adam", "AdamW", "Gradients", "History", "LBFGS", "LevenbergMarquardt", "Lion", "Nadam", "Network",
-           "RMSprop", "Rprop", "SGD", "Trainer", "datasets", "get_num_threads", "load", "schedules", "set_num_threads"]
+           "RMSprop", "Rprop", "SGD", "Trainer", "datasets", "get_num_threads", "load", "schedules", "set_num_threads",
+           "stream"]
 
 
 def __getattr__(name):

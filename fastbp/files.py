@@ -126,12 +126,12 @@ def _safetensors():
     return safetensors.numpy
 
 
-def _write_at_once(path, data):
+def _write_at_once(path, *pieces):
     """Write beside `path`, then rename: whatever happens, `path` is the old file or the new one."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(beside, "xb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

@@ -6,8 +6,10 @@ import gzip
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -86,7 +88,7 @@ def read_idx(images: str | Path, labels: str | Path | None = None) -> Dataset:
     X = read_idx_array(images)
     _check_samples(X, images)
     X = X.reshape(len(X), -1)
-    labels = labels or _labels_beside(Path(images))
+    labels = labels or labels_beside(Path(images))
     if labels is None:
         return Dataset(X, pixels=True)
     y = read_idx_array(labels)
@@ -103,20 +105,94 @@ def read_idx_array(path: str | Path) -> np.ndarray:
     """
     try:
         with opened(path) as stream:
+            dtype, shape = idx_header(stream, path)
             data = stream.read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged gzip data ({error})") from None
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in IDX_DTYPES:
-        raise ValueError(f"{path} is not an IDX file: it starts with {data[:4].hex(' ') or 'nothing'}")
-    dtype, n_axes = np.dtype(IDX_DTYPES[data[2]]), data[3]
-    start = 4 + 4 * n_axes
-    if len(data) < start:
+    _check_length(path, dtype, shape, len(data))
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def idx_header(stream: IO[bytes], path: str | Path) -> tuple[np.dtype, tuple[int, ...]]:
+    """Read the header of an IDX file: dtype (big-endian) and shape of the elements that follow."""
+    head = stream.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_DTYPES:
+        raise ValueError(f"{path} is not an IDX file: it starts with {head.hex(' ') or 'nothing'}")
+    lengths = stream.read(4 * head[3])
+    if len(lengths) < 4 * head[3]:
         raise ValueError(f"{path}: the IDX header is cut short")
-    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", n_axes, offset=4))
-    expected = start + dtype.itemsize * math.prod(shape)
-    if len(data) != expected:
-        raise ValueError(f"{path}: shape {shape} takes {expected} bytes, but the file has {len(data)}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    return np.dtype(IDX_DTYPES[head[2]]), tuple(np.frombuffer(lengths, ">u4").tolist())
+
+
+def map_idx(path: str | Path) -> np.memmap | IdxPieces:
+    """Map an IDX file into memory, axes after the second flattened; a gzipped one can only be read piece by piece."""
+    stream = opened(path)
+    with stream:
+        if isinstance(stream, gzip.GzipFile):
+            return IdxPieces(path)
+        dtype, shape = idx_header(stream, path)
+        start = stream.tell()
+    _check_length(path, dtype, shape, Path(path).stat().st_size - start)
+    _check_not_empty(path, shape)
+    return np.memmap(path, dtype, "r", start, _flat(shape))
+
+
+class IdxPieces:
+    """A gzipped IDX file, read piece by piece from the start.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n_samples,) or (n_samples, n_in): axes after the second are flattened.
+    dtype : dtype
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        with self._opened() as stream:
+            self.dtype, self._shape = idx_header(stream, path)
+        _check_not_empty(path, self._shape)
+        self.shape = _flat(self._shape)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.shape[0]
+
+    def pieces(self, n_rows: int) -> Iterator[np.ndarray]:
+        """Yield `n_rows` samples at a time, in native byte order."""
+        size = self.dtype.itemsize * math.prod(self.shape[1:])
+        with self._opened() as stream:
+            idx_header(stream, self.path)
+            for start in range(0, len(self), n_rows):
+                n = min(n_rows, len(self) - start)
+                data = stream.read(n * size)
+                if len(data) < n * size:
+                    _check_length(self.path, self.dtype, self._shape, start * size + len(data))
+                yield np.frombuffer(data, self.dtype).reshape(n, *self.shape[1:]).astype(self.dtype.newbyteorder("="))
+            _check_length(self.path, self.dtype, self._shape, len(self) * size + len(stream.read(1)))
+
+    @contextmanager
+    def _opened(self):
+        try:
+            with opened(self.path) as stream:
+                yield stream
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{self.path}: damaged gzip data ({error})") from None
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if len(shape) < 3 else (shape[0], math.prod(shape[1:]))
+
+
+def _check_length(path: str | Path, dtype: np.dtype, shape: tuple[int, ...], length: int) -> None:
+    expected, header = dtype.itemsize * math.prod(shape), 4 + 4 * len(shape)
+    if length != expected:
+        raise ValueError(f"{path}: shape {shape} takes {header + expected} bytes, but the file has {header + length}")
+
+
+def _check_not_empty(path: str | Path, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) == 0 or not shape:
+        raise ValueError(f"{path}: expected samples, found shape {shape}")
 
 
 def _samples_and_targets(arrays: Mapping[str, np.ndarray], found: list[str], path: str | Path):
@@ -148,7 +224,8 @@ def _one_column(y: np.ndarray, task: str) -> np.ndarray:
     return y.argmax(axis=1) if one_hot and task != "numbers" else y
 
 
-def _labels_beside(images: Path) -> Path | None:
+def labels_beside(images: Path) -> Path | None:
+    """Find the file of the labels beside that of the images."""
     name = images.name.replace("images", "labels").replace("idx3", "idx1")
     stem = name.removesuffix(".gz")
     beside = [images.with_name(n) for n in (name, stem, stem + ".gz") if n != images.name]

@@ -73,20 +73,31 @@ def encoded_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tu
     if y.dtype.kind not in "biufUST":
         raise ValueError(f"{where}: expected numbers or text as targets, found {y.dtype}")
     is_text = y.dtype.kind in "UST"
-    if task == "numbers" and is_text:
-        raise ValueError(f"{where}: numbers were asked for, but there is text, such as {str(y.ravel()[0])!r}")
-    if task == "numbers" or (y.ndim > 1 and task == "auto"):
+    if (task == "numbers" and not is_text) or (y.ndim > 1 and task == "auto"):
         return y.astype(np.float64), None
     if y.ndim > 1:
         raise ValueError(f"{where}: classes take one column of targets, found {y.shape[1]}")
     values, indices = np.unique(y, return_inverse=True)
-    few = len(values) <= min(MAX_INTEGER_CLASSES, len(y) / 2)
-    if task == "auto" and not is_text and not (few and _all_integers(values)):
+    if not are_classes(values, len(y), task, where):
         return y.astype(np.float64), None
-    if is_text and len(values) > max(MAX_INTEGER_CLASSES, len(y) / 2):
-        raise ValueError(f"{where}: {len(values)} different texts in {len(y)} rows are no classes; "
+    return indices.astype(np.int64), class_names(values)
+
+
+def are_classes(values: np.ndarray, n: int, task: str, where: str) -> bool:
+    """Say whether n targets with these distinct values are classes; the rule is that of `encoded_target`."""
+    is_text = values.dtype.kind in "UST"
+    if task == "numbers" and is_text:
+        raise ValueError(f"{where}: numbers were asked for, but there is text, such as {str(values[0])!r}")
+    if is_text and len(values) > max(MAX_INTEGER_CLASSES, n / 2):
+        raise ValueError(f"{where}: {len(values)} different texts in {n} rows are no classes; "
                          "choose another target column")
-    return indices.astype(np.int64), tuple(_class_name(v) for v in values)
+    few = len(values) <= min(MAX_INTEGER_CLASSES, n / 2)
+    return is_text or task == "classes" or (task == "auto" and few and _all_integers(values))
+
+
+def class_names(values: np.ndarray) -> tuple[str, ...]:
+    """Return the names of classes with these values."""
+    return tuple(_class_name(value) for value in values)
 
 
 def check_task(task: str) -> None:

@@ -14,10 +14,21 @@ from statistics import median_low
 
 import numpy as np
 
-from .dataset import Column, Dataset, check_task, encoded_target, opened, some
+from .dataset import (
+    MAX_INTEGER_CLASSES,
+    Column,
+    Dataset,
+    are_classes,
+    check_task,
+    class_names,
+    encoded_target,
+    opened,
+    some,
+)
 
 DELIMITERS = "\t;|,"  # the comma last: it may also be a decimal comma
 MISSING = {"", "?", "na", "n/a", "nan", "null"}
+PIECE_CELLS = 1 << 17  # of a file read piece by piece: 1 MB of numbers, some 10 MB of text
 MAX_CATEGORIES = 32  # a text column with more distinct values than this is a name or a comment, not a feature
 
 
@@ -77,6 +88,94 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
         return Dataset(X, None, None, columns)
     y, classes = encoded_target(table.values(j), task, f"{path}, target column {table.names[j]!r}")
     return Dataset(X, y, classes, columns, table.names[j])
+
+
+class CsvPieces:
+    """A CSV file read piece by piece: the samples and targets of `read_csv`, in bounded memory.
+
+    The whole file is looked through once, for its categories and classes and for whatever is wrong in it.
+
+    Parameters
+    ----------
+    path, target, task, header
+        As in `read_csv`, but a target there must be.
+
+    Attributes
+    ----------
+    classes, columns, target
+        As in `Dataset`.
+    n_samples : int
+    """
+
+    def __init__(self, path: str | Path, target: str | int = -1, *, task: str = "auto", header: bool | None = None):
+        check_task(task)
+        self.path, self._head = path, _headed(path, header)
+        self._j = self._head.table([], ()).index(target)
+        self._places = [k for k in range(len(self._head.names)) if k != self._j]
+        if not self._places:
+            raise ValueError(f"{path}: one column only; a target and at least one feature are needed")
+        self.target = self._head.names[self._j]
+        try:
+            self._read = self._number_tables
+            self._look_through(task)
+        except (ValueError, EOFError, OSError, zlib.error):  # not all numbers; or whatever is wrong comes up again
+            self._read = self._text_tables
+            self._look_through(task)
+
+    def pieces(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Yield numbers of the first and last line, X float64 (n, n_in) and y (n,), some thousand cells at a time."""
+        for table in self._read():
+            y = table.values(self._j)
+            if self.classes is not None:
+                y = np.searchsorted(self._values, y).astype(np.int64)
+            yield table.lines[0], table.lines[-1], table.features(self._places, self.columns), y
+
+    def _look_through(self, task: str) -> None:
+        n = 0
+        categories: list[set[str] | None] = [None] * len(self._head.names)
+        targets: set = set()
+        for table in self._read():
+            for k in self._places:
+                known = categories[k]
+                found = table.column(k).categories
+                if n and (known is None) != (found is None):
+                    what = "text for a number" if known is None else "number for a text"
+                    table._reject(what, k, [0], table.values(k))
+                if found is not None:
+                    categories[k] = known = (known or set()) | set(found)
+                    if len(known) > MAX_CATEGORIES:
+                        raise ValueError(f"{self.path}, column {self._head.names[k]!r}: more than {MAX_CATEGORIES} "
+                                         f"different texts, up to line {table.lines[-1]}, are too many")
+            y = table.values(self._j)
+            if targets and (y.dtype.kind == "U") != isinstance(next(iter(targets)), str):
+                table._reject("numbers and text mixed", self._j, [0], y)
+            n += len(y)
+            if y.dtype.kind == "U" or task == "classes" or len(targets) <= MAX_INTEGER_CLASSES:
+                targets.update(np.unique(y).tolist())
+                if y.dtype.kind == "U" and task != "numbers":
+                    are_classes(np.array(list(targets)), n, task, f"{self.path}, target column {self.target!r}")
+        self.n_samples = n
+        self.columns = tuple(Column(self._head.names[k], None if (texts := categories[k]) is None else
+                                    tuple(sorted(texts))) for k in self._places)
+        self._values = np.array(sorted(targets))
+        classes = are_classes(self._values, n, task, f"{self.path}, target column {self.target!r}")
+        self.classes = class_names(self._values) if classes else None
+
+    def _number_tables(self) -> Iterator[_Table]:
+        head = self._head
+        with io.TextIOWrapper(opened(self.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+            lines = ((i, text) for i, text in enumerate(stream, 1) if i > head.skip and not text.isspace())
+            while piece := list(islice(lines, self._n_rows)):
+                yield head.table(_numeric(head, [text for _, text in piece]), [i for i, _ in piece])
+
+    def _text_tables(self) -> Iterator[_Table]:
+        rows = self._head.rows()
+        while piece := list(islice(rows, self._n_rows)):
+            yield self._head.text_table(piece)
+
+    @property
+    def _n_rows(self) -> int:
+        return max(1, PIECE_CELLS // len(self._head.names))
 
 
 @dataclass(frozen=True)
@@ -181,6 +280,46 @@ def _target_if_there(table: _Table, target: str | int | None, task: str, feature
 
 
 def _read_table(path: str | Path, header: bool | None) -> _Table:
+    head = _headed(path, header)
+    cells = _all_numbers(head)
+    if cells is not None:
+        return head.table(cells, range(head.skip + 1, head.skip + 1 + len(cells)))
+    return head.text_table(list(head.rows()))
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What the first lines of a file tell of it."""
+
+    path: str | Path
+    delimiter: str
+    has_header: bool
+    names: list[str]
+    first_line: int
+
+    @property
+    def skip(self) -> int:
+        """Number of lines before the first that may be a sample."""
+        return self.first_line if self.has_header else 0
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield line number and cells of every sample."""
+        return islice(_rows(self.path, self.delimiter), int(self.has_header), None)
+
+    def table(self, cells: np.ndarray | list[list[str]], lines: Sequence[int]) -> _Table:
+        """Return these samples as a table."""
+        return _Table(self.path, self.delimiter, self.has_header, self.names, cells, lines)
+
+    def text_table(self, rows: Sequence[tuple[int, list[str]]]) -> _Table:
+        """Return rows of text as a table; ValueError unless they are as wide as the first line."""
+        for line, row in rows:
+            if len(row) != len(self.names):
+                raise ValueError(f"{self.path}, line {line}: {len(row)} fields; "
+                                 f"line {self.first_line} has {len(self.names)}")
+        return self.table([row for _, row in rows], [line for line, _ in rows])
+
+
+def _headed(path: str | Path, header: bool | None) -> _Head:
     delimiter, head = _sniffed(path)
     first_line, first = head[0]
     if header is None:
@@ -191,15 +330,7 @@ def _read_table(path: str | Path, header: bool | None) -> _Table:
         raise ValueError(f"{path}, line {first_line}: column name {twice[0]!r} occurs more than once")
     if len(head) == int(header):
         raise ValueError(f"{path}: a header, but no rows")
-    skip = first_line if header else 0
-    cells = _all_numbers(path, delimiter, skip, len(first))
-    if cells is not None:
-        return _Table(path, delimiter, header, names, cells, range(skip + 1, skip + 1 + len(cells)))
-    rows = list(islice(_rows(path, delimiter), int(header), None))
-    for line, row in rows:
-        if len(row) != len(first):
-            raise ValueError(f"{path}, line {line}: {len(row)} fields; line {first_line} has {len(first)}")
-    return _Table(path, delimiter, header, names, [row for _, row in rows], [line for line, _ in rows])
+    return _Head(path, delimiter, header, names, first_line)
 
 
 def _rows(path: str | Path, delimiter: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
@@ -247,15 +378,21 @@ def _looks_like_header(head: list[list[str]], delimiter: str) -> bool:
                                                  for text, column in zip(first, below, strict=False))
 
 
-def _all_numbers(path: str | Path, delimiter: str, skip: int, width: int) -> np.ndarray | None:
+def _all_numbers(head: _Head) -> np.ndarray | None:
     """Read a table of finite numbers by NumPy, which is much faster; None if it is none."""
     try:
-        with io.TextIOWrapper(opened(path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
-            cells = np.loadtxt(stream, delimiter=delimiter, skiprows=skip, ndmin=2, comments=None,
-                               quotechar='"')
+        with io.TextIOWrapper(opened(head.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+            return _numeric(head, stream, skiprows=head.skip)
     except (ValueError, EOFError, OSError, zlib.error):
         return None
-    return cells if cells.size and cells.shape[1] == width and np.isfinite(cells).all() else None
+
+
+def _numeric(head: _Head, lines, **options) -> np.ndarray:
+    """Return lines of finite numbers as an array; ValueError if they are none."""
+    cells = np.loadtxt(lines, delimiter=head.delimiter, ndmin=2, comments=None, quotechar='"', **options)
+    if not cells.size or cells.shape[1] != len(head.names) or not np.isfinite(cells).all():
+        raise ValueError(f"{head.path} is not a table of finite numbers")
+    return cells
 
 
 def _number(text: str, delimiter: str) -> float | None:

@@ -1,0 +1,327 @@
+"""Checkpoint files: all that is needed to go on exactly where training was, whole or not at all.
+
+The format, without pickle: the line `MAGIC`; the lengths of the whole file and of the header, two little-endian
+unsigned 64-bit numbers; the header, JSON with `info` and each array's dtype and shape; the arrays one after the other,
+C order, little-endian; the SHA-256 of everything before it.
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from . import checks
+from .files import _write_at_once
+
+MAGIC = b"fastbp checkpoint\n"
+VERSION = 1
+_LENGTHS = struct.Struct("<QQQ")  # version, bytes of the file, bytes of the header
+_SUM_BYTES = hashlib.sha256().digest_size
+_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_FIELD = re.compile(r"\{\w*(?::(\d*d?))?\}")  # of a path: {epoch} or {epoch:04d}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file is damaged, cut short, or no such file."""
+
+
+# ------------------------------------------------------------------ one file
+
+
+def write(path, arrays, info):
+    """Write a checkpoint at once or not at all: beside `path`, forced to disk, then renamed.
+
+    What writers of this path that were killed left beside it is deleted, once it is older than the file at `path`.
+
+    Parameters
+    ----------
+    path : str or Path
+    arrays : dict of str to array_like
+        Of numbers or fixed-length text, of any shape.
+    info : dict
+        What JSON can hold; tuples come back as lists.
+
+    Raises
+    ------
+    TypeError
+        For an array of objects, or `info` that JSON cannot hold; nothing is written then.
+    OSError
+        Where the file cannot be written; what was at `path` is still there.
+    """
+    path = Path(os.path.realpath(path))
+    arrays = {name: _plain(name, array) for name, array in arrays.items()}
+    header = {"info": info, "arrays": {name: [array.dtype.str, array.shape] for name, array in arrays.items()}}
+    try:
+        head = json.dumps(header).encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"info must be what JSON can hold: {error}") from None
+    length = len(MAGIC) + _LENGTHS.size + len(head) + sum(array.nbytes for array in arrays.values()) + _SUM_BYTES
+    pieces = [MAGIC, _LENGTHS.pack(VERSION, length, len(head)), head, *map(_bytes, arrays.values())]
+    checksum = hashlib.sha256()
+    for piece in pieces:
+        checksum.update(piece)
+    _clear_unfinished(path.parent, re.escape(path.name), _time(path))
+    _write_at_once(path, *pieces, checksum.digest())
+    _sync_folder(path.parent)
+
+
+def read(path):
+    """Read a checkpoint.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+    info : dict
+
+    Raises
+    ------
+    CheckpointError
+        Where the file is damaged, cut short or no checkpoint.  The message names the newest sound checkpoint before
+        it in the same folder, if there is one.
+    OSError
+        Where it cannot be read; FileNotFoundError where there is none.
+    """
+    try:
+        return _decoded(Path(path).read_bytes())
+    except CheckpointError as error:
+        older = next(filter(_is_sound, _before(Path(path))), None)
+        advice = "" if older is None else f"; the one before it, {os.fspath(older)!r}, is sound"
+        raise CheckpointError(f"checkpoint {os.fspath(path)!r} {error}{advice}") from None
+
+
+def _decoded(data):
+    if not data.startswith(MAGIC):
+        raise CheckpointError("is empty" if not data else "is damaged, or not a file that fastbp wrote")
+    start = len(MAGIC) + _LENGTHS.size
+    if len(data) < start + _SUM_BYTES:
+        raise CheckpointError(f"is cut short: {len(data)} bytes")
+    version, length, head = _LENGTHS.unpack_from(data, len(MAGIC))
+    if len(data) != length:
+        word = "cut short" if len(data) < length else "damaged"
+        raise CheckpointError(f"is {word}: {len(data)} bytes where there should be {length}")
+    content = memoryview(data)[:-_SUM_BYTES]
+    if hashlib.sha256(content).digest() != data[-_SUM_BYTES:]:
+        raise CheckpointError("is damaged: the checksum does not match")
+    if version != VERSION:
+        raise CheckpointError(f"has format version {version}; this version of fastbp reads {VERSION}")
+    header = json.loads(data[start : start + head])
+    arrays, at = {}, start + head
+    for name, (dtype, shape) in header["arrays"].items():
+        array = np.ndarray(shape, dtype, content, at)
+        arrays[name] = array.astype(array.dtype.newbyteorder("="))  # a copy: aligned, and one can write into it
+        at += array.nbytes
+    return arrays, header["info"]
+
+
+def _plain(name, array):
+    """Return an array as the file holds it: C order, little-endian."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "biufcSU":
+        raise TypeError(f"array {name!r} must hold numbers or fixed-length text, got dtype {array.dtype}")
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+
+
+def _bytes(array):
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _sync_folder(folder):
+    """Force the renaming itself to disk, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear_unfinished(folder, name, older_than):
+    """Delete what killed writers of files whose names match `name` left; a writer still at work has a newer one."""
+    unfinished = re.compile(rf"\.{name}\.[0-9a-f]{{8}}\.tmp")
+    for path in folder.iterdir():
+        if unfinished.fullmatch(path.name) and _time(path) < older_than:
+            path.unlink(missing_ok=True)
+
+
+def _is_checkpoint(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def _is_sound(path):
+    try:
+        _decoded(path.read_bytes())
+    except (OSError, CheckpointError):
+        return False
+    return True
+
+
+# ------------------------------------------------------------------ a folder of files
+
+
+def numbered(pattern, number):
+    """Return the path of the checkpoint of this number.
+
+    Parameters
+    ----------
+    pattern : str or Path
+        The file name may hold one field, such as "run-{epoch}.ckpt" or "run-{epoch:04d}.ckpt"; without one the number
+        is put before the suffix, "run.ckpt" -> "run-12.ckpt".
+    number : int
+        Such as that of the epoch or the step.
+    """
+    folder, before, spec, after = _split(pattern)
+    return folder / f"{before}{number:{spec}}{after}"
+
+
+def latest(place):
+    """Return the path of the newest checkpoint, or None where there is none.
+
+    Parameters
+    ----------
+    place : str or Path
+        A pattern as in `numbered`: the file of the highest number.  Or a folder: the file written last; among files
+        whose names differ in the last number alone, it is the number that counts.
+    """
+    if not os.path.isdir(place):
+        return (_members(place) or [None])[-1]
+    files = [path for path in Path(place).iterdir() if path.is_file() and _is_checkpoint(path)]
+    heads = {_pattern_of(path): path for path in sorted(files, key=_last_number)}
+    return max(heads.values(), key=_time, default=None)
+
+
+def rotate(pattern, keep):
+    """Keep the checkpoints of the highest `keep` numbers and delete the others of this pattern.
+
+    What writers that were killed left beside them is deleted too, once it is older than all that is kept.
+
+    Parameters
+    ----------
+    pattern : str or Path
+        As in `numbered`.
+    keep : int
+
+    Returns
+    -------
+    list of Path
+        What is kept, the newest last.
+    """
+    keep = checks.integer("keep", keep)
+    members = _members(pattern)
+    kept = members[-keep:]
+    for path in members[:-keep]:
+        path.unlink(missing_ok=True)
+    if kept:
+        folder, before, _, after = _split(pattern)
+        _clear_unfinished(folder, f"{re.escape(before)}[0-9]+{re.escape(after)}", min(map(_time, kept)))
+    return kept
+
+
+def _split(pattern):
+    """Return folder, name before the number, its format and name after it."""
+    path = Path(pattern)
+    fields = list(_FIELD.finditer(path.name))
+    if not fields and not re.search("[{}]", os.fspath(path)):
+        return path.parent, path.stem + "-", "", path.suffix
+    if len(fields) != 1 or re.search("[{}]", os.fspath(path.parent) + _FIELD.sub("", path.name)):
+        raise ValueError(f"pattern {os.fspath(pattern)!r} must have one field, in the file name, "
+                         "such as 'run-{epoch}.ckpt'")
+    (field,) = fields
+    return path.parent, path.name[: field.start()], field[1] or "", path.name[field.end() :]
+
+
+def _members(pattern):
+    """Return the checkpoints of a pattern, the highest number last."""
+    folder, before, _, after = _split(pattern)
+    name = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}")
+    found = [(int(match[1]), path) for path in (folder.iterdir() if folder.is_dir() else ())
+             if (match := name.fullmatch(path.name)) and _is_checkpoint(path)]
+    return [path for _, path in sorted(found)]
+
+
+def _before(path):
+    """Yield the checkpoints that may stand in for `path`, the newest first.
+
+    Of files whose names differ in the last number alone those of lower numbers; then all others of the same suffix.
+    """
+    files = [other for other in path.parent.iterdir() if other.name != path.name and other.suffix == path.suffix]
+    family = [other for other in files if _pattern_of(other) == _pattern_of(path)]
+    yield from sorted((other for other in family if _last_number(other) < _last_number(path)),
+                      key=_last_number, reverse=True)
+    yield from sorted((other for other in files if other not in family), key=_time, reverse=True)
+
+
+def _pattern_of(path):
+    """Return the name with its last number left out."""
+    return re.sub(r"[0-9]+(?=[^0-9]*$)", "{}", path.name)
+
+
+def _last_number(path):
+    return int((re.findall("[0-9]+", path.name) or ["-1"])[-1])
+
+
+def _time(path):
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # deleted meanwhile
+        return -1
+
+
+# ------------------------------------------------------------------ random generators
+
+
+def generator_state(rng):
+    """Return all that a random generator holds, as JSON can keep it.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Of one of NumPy's own bit generators: PCG64, PCG64DXSM, MT19937, Philox, SFC64.
+    """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator, got {rng!r}")
+    state = rng.bit_generator.state
+    if state["bit_generator"] not in _GENERATORS:
+        raise TypeError(f"rng must use one of NumPy's bit generators ({', '.join(_GENERATORS)}), got {rng!r}")
+    source = rng.bit_generator.seed_seq
+    kept = None
+    if isinstance(source, np.random.SeedSequence):  # what `rng.spawn` draws on
+        kept = {"entropy": source.entropy, "spawn_key": source.spawn_key, "pool_size": source.pool_size,
+                "n_children_spawned": source.n_children_spawned}
+    return _as_json({"state": state, "seed_sequence": kept})
+
+
+def restore_generator(state):
+    """Return a generator that goes on exactly where the one of `generator_state` was."""
+    state = _from_json(state)
+    name, kept = state["state"]["bit_generator"], state["seed_sequence"]
+    checks.name("bit generator", name, _GENERATORS)
+    bit_generator = getattr(np.random, name)(0 if kept is None else np.random.SeedSequence(**kept))
+    bit_generator.state = state["state"]
+    return np.random.Generator(bit_generator)
+
+
+def _as_json(value):
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"dtype": value.dtype.name, "values": value.tolist()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _from_json(value):
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"dtype", "values"}:
+        return np.array(value["values"], value["dtype"])
+    return {key: _from_json(item) for key, item in value.items()}

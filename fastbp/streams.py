@@ -1,0 +1,334 @@
+"""Samples that do not fit into memory: sources read piece by piece into a few buffers that are used again and again."""
+
+import mmap
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, cycle
+from pathlib import Path
+
+import numpy as np
+
+from . import checks
+
+BUFFER_BYTES = 32 << 20  # of samples, targets and their order in one buffer
+BLOCK_BYTES = 1 << 20  # read at one place: long enough for a disk, and some thirty places mix in one buffer
+_END = object()
+
+
+class StreamError(RuntimeError):
+    """The user's own source of chunks failed; its error is the cause of this one."""
+
+
+def stream(X, Y=None, *, target=-1, task="auto", header=None, buffer_rows=None):
+    """Return a stream of samples and targets, to be trained on in bounded memory.
+
+    Parameters
+    ----------
+    X : array, path, iterable or function
+        - An array (n_samples, n_in), such as a mapped one (``np.load("X.npy", mmap_mode="r")``), or anything with a
+          shape whose rows are read by ``X[start:stop]``.
+        - The path of a ``.npy`` file, which is mapped, or of an IDX file (the format of MNIST), which is mapped or, if
+          gzipped, read from the start in each epoch.
+        - The path of a CSV file, gzipped or not, read as `fastbp.datasets.read_csv` does.  The file is looked through
+          once, for classes, categories and whatever is wrong in it, then read from the start in each epoch.
+        - A function without arguments that returns an iterable of chunks (X, Y) of any lengths, such as
+          a generator function; or such an iterable.  A generator can be iterated once and gives one epoch.
+    Y : array or path, optional
+        Targets of an X that is an array or the path of one: class labels (n_samples,) or (n_samples, n_out).  For an
+        IDX file of images the default is the file of the labels beside it.
+    target, task, header
+        Of a CSV file, as in `fastbp.datasets.read_csv`.
+    buffer_rows : int, optional
+        Rows of a buffer, rounded down to whole batches, at least one.  By default a buffer takes about 32 MB.  With
+        shuffling, the buffer is what the order of the samples is drawn in.
+
+    Returns
+    -------
+    Stream
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a file or an argument is none of these, or X and Y do not fit together.
+    """
+    if buffer_rows is not None:
+        buffer_rows = checks.integer("buffer_rows", buffer_rows)
+    if isinstance(X, str | os.PathLike) and _kind(X) == "csv":
+        if Y is not None:
+            raise ValueError(f"{X} is read as a CSV file, which holds its targets: name their column by `target`, "
+                             "and leave out Y")
+        return Stream(_Csv(X, target, task, header), buffer_rows)
+    if Y is None and isinstance(X, str | os.PathLike):
+        from .datasets.arrays import labels_beside
+
+        Y = labels_beside(Path(X))
+    if Y is None and (isinstance(X, str | os.PathLike) or hasattr(X, "shape")):
+        raise TypeError("Y is missing: the targets of X, an array or the path of a .npy or IDX file")
+    if Y is None:
+        return Stream(_Chunks(X), buffer_rows)
+    return Stream(_Arrays(_array("X", X), _array("Y", Y)), buffer_rows)
+
+
+class Stream:
+    """Samples and targets in bounded memory; made by `fastbp.stream`.
+
+    Attributes
+    ----------
+    n_samples : int or None
+        None where the source does not tell.
+    n_epochs : int or None
+        How many times the source can be gone through: 1, or None for any number.
+    classes, columns
+        Of a CSV file, as in `fastbp.datasets.Dataset`; otherwise None.
+    buffer_rows : int or None
+        As given.
+    """
+
+    def __init__(self, source, buffer_rows=None):
+        self._source, self.buffer_rows = source, buffer_rows
+        self.n_samples = source.n_samples
+        self.classes, self.columns = getattr(source, "classes", None), getattr(source, "columns", None)
+
+    @property
+    def n_epochs(self):
+        """How many times the source can be gone through from now on, None for any number."""
+        return self._source.n_epochs
+
+    def check_epochs(self, epochs):
+        """Raise ValueError unless the source can be gone through `epochs` times."""
+        if self.n_epochs is not None and epochs > self.n_epochs:
+            state = "is used up" if self.n_epochs == 0 else f"gives one epoch, not {epochs}"
+            raise ValueError(f"a stream of an iterator {state}: pass a function that returns a new one, such as "
+                             "fastbp.stream(chunks) for a generator function chunks")
+
+    def buffers(self, net, rng, shuffle, batch_size):
+        """Go through the source once, and yield buffers of samples and targets.
+
+        While one buffer is in use, a thread reads the next one.  Rows are shuffled within a buffer; an array is read in
+        blocks of about 1 MB, and their order is shuffled too, so that a buffer mixes blocks of all places.
+
+        Parameters
+        ----------
+        net : Network
+            Samples and targets are checked as `Trainer.fit` checks them, each chunk when it is read.
+        rng : numpy.random.Generator
+            Its state decides the order.  With `shuffle` 128 bits are drawn from it at the start, whatever the source;
+            without, none.
+        shuffle : bool
+        batch_size : int
+            Every buffer but the last is a multiple of it.
+
+        Yields
+        ------
+        X : ndarray (n, n_in)
+            C-contiguous; uint8 where the first chunk is, otherwise of the dtype of the network.
+        Y : ndarray (n, n_out) of the dtype of the network, or class labels, int64 (n,)
+            Both are written over when the next buffer is asked for.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Where a chunk does not fit; the message names it, by its number, its rows or its lines.
+        StreamError
+            From the error of the user's own source of chunks.
+        """
+        self.check_epochs(1)
+        order = np.random.Generator(np.random.PCG64(rng.integers(0, 2**32, 4, np.uint32))) if shuffle else None
+        closed = threading.Event()
+        buffers = self._filled(net, order, batch_size, closed)
+        with ThreadPoolExecutor(1, "fastbp-stream") as thread:
+            try:
+                ahead = thread.submit(next, buffers, _END)
+                while (buffer := ahead.result()) is not _END:
+                    ahead = thread.submit(next, buffers, _END)
+                    yield buffer
+            finally:
+                closed.set()
+
+    def _filled(self, net, order, batch_size, closed):
+        """Yield buffers by turns: one is in use while the next one is filled."""
+        filled = rows = 0
+        for label, X, Y in self._source.blocks(order):
+            if closed.is_set():
+                return
+            X = checks.samples(X, net.sizes[0], net.dtype, f"{label}: X")
+            Y = checks.targets(Y, len(X), net.sizes[-1], net.loss_name, net.dtype, False, f"{label}: Y")
+            if not rows:
+                dtype = X.dtype if X.dtype == np.uint8 else net.dtype
+                row_bytes = dtype.itemsize * X.shape[1] + Y[:1].nbytes + 8
+                rows = max(1, (self.buffer_rows or BUFFER_BYTES // row_bytes) // batch_size) * batch_size
+                pairs = [(np.empty((rows, X.shape[1]), dtype), np.empty((rows, *Y.shape[1:]), Y.dtype))
+                         for _ in range(2 if order is None else 3)]
+                turns = cycle(pairs[-2:])
+                gathered = next(turns) if order is None else pairs[0]
+            if not np.can_cast(X.dtype, dtype, "same_kind") or Y.ndim != gathered[1].ndim:
+                raise ValueError(f"{label}: X is {X.dtype} and Y {Y.ndim}-D, but the chunks before it have "
+                                 f"{dtype} and {gathered[1].ndim}-D")
+            start = 0
+            while start < len(X):
+                if filled == rows:
+                    yield _shuffled(gathered, filled, order, turns)
+                    gathered, filled = next(turns) if order is None else gathered, 0
+                n = min(len(X) - start, rows - filled)
+                for buffer, array in zip(gathered, (X, Y), strict=True):
+                    buffer[filled : filled + n] = array[start : start + n]
+                start, filled = start + n, filled + n
+        if not filled:
+            raise ValueError("the stream gave no samples")
+        yield _shuffled(gathered, filled, order, turns)
+
+    def __repr__(self):
+        """Return the source and what is known of its length."""
+        n = "an unknown number of" if self.n_samples is None else self.n_samples
+        return f"Stream({n} samples from {self._source})"
+
+
+def _shuffled(gathered, n, order, turns):
+    """Return the first n rows in a new order, in the next of the buffers; without `order` as they are."""
+    if order is None:
+        return tuple(array[:n] for array in gathered)
+    rows = order.permutation(n)
+    # mode="clip": with "raise" NumPy gathers in a buffer of its own before it writes to `out`.
+    return tuple(np.take(array, rows, 0, out[:n], "clip") for array, out in zip(gathered, next(turns), strict=True))
+
+
+# ------------------------------------------------------------------ sources: blocks(order) yields (label, X, Y)
+
+
+class _Arrays:
+    """A pair of arrays, mapped or not, or of gzipped IDX files."""
+
+    n_epochs = None
+
+    def __init__(self, X, Y):
+        if not X.shape or not Y.shape or X.shape[0] != Y.shape[0]:
+            raise ValueError(f"X and Y must have as many rows each, got shapes {tuple(X.shape)} and {tuple(Y.shape)}")
+        self.X, self.Y, self.n_samples = X, Y, X.shape[0]
+
+    def blocks(self, order):
+        n_rows = max(1, BLOCK_BYTES // max(1, _row_bytes(self.X), _row_bytes(self.Y)))
+        starts = np.arange(0, self.n_samples, n_rows)
+        if any(hasattr(array, "pieces") for array in (self.X, self.Y)):  # can only be read from the start
+            order = None
+        if order is not None:
+            order.shuffle(starts)
+        pairs = zip(_pieces(self.X, starts, n_rows), _pieces(self.Y, starts, n_rows), strict=True)
+        for start, (X, Y) in zip(starts.tolist(), pairs, strict=True):
+            yield f"rows {start} to {start + len(X) - 1}", X, Y
+
+    def __repr__(self):
+        return f"arrays {tuple(self.X.shape)} and {tuple(self.Y.shape)}"
+
+
+def _row_bytes(array):
+    return np.dtype(array.dtype).itemsize * int(np.prod(array.shape[1:]))
+
+
+def _pieces(array, starts, n_rows):
+    if hasattr(array, "pieces"):
+        yield from array.pieces(n_rows)
+        return
+    for start in starts.tolist():
+        piece = array[start : start + n_rows]
+        yield piece
+        _let_go(piece)
+
+
+def _let_go(piece):
+    """Take the pages of a mapped file out of the resident memory; the system keeps or drops its own copy of them."""
+    mapped = getattr(piece, "_mmap", None)  # of np.memmap and its views
+    if mapped is None or piece.mode == "c" or not piece.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
+        return  # what was written into a map of mode "c" is nowhere but in these pages
+    start = piece.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    first = start // mmap.PAGESIZE * mmap.PAGESIZE
+    mapped.madvise(mmap.MADV_DONTNEED, first, start + piece.nbytes - first)
+
+
+class _Csv:
+    """A CSV file."""
+
+    n_epochs = None
+
+    def __init__(self, path, target, task, header):
+        from .datasets.tables import CsvPieces
+
+        self._csv = CsvPieces(path, target, task=task, header=header)
+        self.n_samples, self.classes, self.columns = self._csv.n_samples, self._csv.classes, self._csv.columns
+
+    def blocks(self, order):
+        for first, last, X, y in self._csv.pieces():
+            yield f"{self._csv.path}, lines {first} to {last}", X, y
+
+    def __repr__(self):
+        return f"{os.fspath(self._csv.path)!r}"
+
+
+class _Chunks:
+    """Chunks (X, Y) of the user's own."""
+
+    n_samples = None
+
+    def __init__(self, chunks):
+        self._is_function = callable(chunks) and not hasattr(type(chunks), "__iter__")
+        if not self._is_function and (isinstance(chunks, dict) or not hasattr(chunks, "__iter__")):
+            raise TypeError("X must be an array, a path, an iterable of chunks (X, Y) or a function that returns one, "
+                            f"got {type(chunks).__name__}")
+        self._chunks = chunks
+        self.n_epochs = 1 if hasattr(chunks, "__next__") else None
+
+    def blocks(self, order):
+        if self.n_epochs is not None:
+            self.n_epochs = 0
+        for number in count(1):
+            try:
+                if number == 1:
+                    chunks = iter(self._chunks() if self._is_function else self._chunks)
+                chunk = next(chunks)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise StreamError(f"chunk {number} of the stream failed: {type(error).__name__}: {error}") from error
+            if not isinstance(chunk, list | tuple) or len(chunk) != 2:
+                raise TypeError(f"chunk {number} must be a pair (X, Y), got {type(chunk).__name__}"
+                                + (f" of {len(chunk)}" if isinstance(chunk, list | tuple) else ""))
+            if np.shape(chunk[0])[:1] != (0,):
+                yield f"chunk {number}", *chunk
+
+    def __repr__(self):
+        return f"{self._chunks!r}"
+
+
+# ------------------------------------------------------------------ files
+
+
+def _kind(path):
+    """Return "npy", "idx" or "csv", by what the file starts with."""
+    from .datasets.arrays import IDX_DTYPES
+    from .datasets.dataset import opened
+
+    with opened(path) as file:
+        head = file.read(4)
+    if head[:2] == b"PK":
+        raise ValueError(f"{path} is a zip file, such as .npz, which cannot be mapped: read it by "
+                         "fastbp.datasets.read_npz, or save X and Y as .npy files")
+    if head[:4] == b"\x93NUM":
+        return "npy"
+    return "idx" if head[:2] == b"\0\0" and head[2:3] and head[2] in IDX_DTYPES else "csv"
+
+
+def _array(argument, value):
+    """Return an array or a path as something with a shape, whose rows are read piece by piece."""
+    if not isinstance(value, str | os.PathLike):
+        return value if hasattr(value, "shape") else np.asarray(value)
+    kind = _kind(value)
+    if kind == "npy":
+        try:
+            return np.load(value, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{argument}: {value} cannot be mapped: {error}") from None
+    if kind == "csv":
+        raise ValueError(f"{argument}: {value} is neither a .npy nor an IDX file")
+    from .datasets.arrays import map_idx
+
+    return map_idx(value)
