@@ -11,6 +11,7 @@ if not (_Path(__file__).parent / "kernels").is_dir():
     # A checkout, not an installed wheel: kernels/ stands beside fastbp/.  So `import fastbp` works in its folder too.
     __path__.append(str(_Path(__file__).parent.parent))
 
+from . import callbacks, metrics  # noqa: E402
 from .files import load  # noqa: E402
 from .network import Gradients, Network  # noqa: E402
 from .optimizers import SGD  # noqa: E402
@@ -19,8 +20,8 @@ from .trainer import History, Trainer  # noqa: E402
 _LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine"}
 _SUBMODULES = ("datasets", "kernels")
 
-__all__ = ["Gradients", "History", "Network", "SGD", "Trainer", "datasets", "get_num_threads", "load",
-           "set_num_threads"]
+__all__ = ["Gradients", "History", "Network", "SGD", "Trainer", "callbacks", "datasets", "get_num_threads", "load",
+           "metrics", "set_num_threads"]
 
 
 def __getattr__(name):

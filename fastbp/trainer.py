@@ -9,9 +9,11 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from . import checks
-from .network import Network, aligned_zeros
-from .optimizers import OPTIMIZERS
+from . import checks, optimizers, reference
+from .callbacks import Callbacks
+from .metrics import Measures, kernels_of, named
+from .network import Network
+from .update import State, Update
 
 CHUNK_SECONDS = 0.05  # one native call: Ctrl-C waits until it returns
 MAX_GROWTH = 10  # of the chunk from one call to the next, while its speed is being learnt
@@ -19,6 +21,8 @@ SNAPSHOT_SHARE = 50  # copying the parameters takes at most 1/50 of the time
 LEAST_SNAPSHOT_SECONDS = 0.005  # between two snapshots of however few parameters
 COPY_BYTES_PER_SECOND = 2e9  # of that estimate; low on purpose
 PREDICTED_NUMBERS = 1 << 26  # multiply-adds of one call that predicts for a metric
+DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
+EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
 SILENT_SECONDS = 2.0  # a progress bar of its own accord appears only on longer work
 
 
@@ -36,19 +40,29 @@ class History:
         Loss on the validation data after each epoch; empty without such data.
     metrics : dict of list of float
         After each epoch: by name on the training data, and by "validation_" + name.
+    recorded : dict of list of float
+        All of these by name: "loss", "validation_loss" if there are such data, and the metrics.
     seconds : list of float
         Time of each epoch.
+    stopped : str or None
+        Why it ended before its time: "tol", the class of the callback that ended it, "interrupted", "non-finite".
     interrupted : bool
         Whether Ctrl-C ended it; the epoch it fell into is not recorded.
     nonfinite : bool
         Whether a loss that was not finite ended it.
+    skipped : int
+        Steps left out by ``on_nonfinite="skip"``.  The loss of an epoch is that of its other batches, not a number if
+        there are none.
     """
 
     first_epoch: int = 1
     validation_loss: list = field(default_factory=list)
     metrics: dict = field(default_factory=dict)
+    stopped: str | None = None
     interrupted: bool = False
     nonfinite: bool = False
+    skipped: int = 0
+    _has_validation: bool = False
     _loss: list = field(default_factory=list)
     _seconds: list = field(default_factory=list)
     _calls: list = field(default_factory=list)  # (losses, seconds) of calls not yet in the two lists above
@@ -65,6 +79,12 @@ class History:
         """Time of each epoch."""
         self._write_up()
         return self._seconds
+
+    @property
+    def recorded(self):
+        """Losses and metrics by name."""
+        validation = {"validation_loss": self.validation_loss} if self._has_validation else {}
+        return {"loss": self.loss, **validation, **self.metrics}
 
     @property
     def epochs(self):
@@ -95,28 +115,11 @@ class History:
         """Return the first and last value of everything recorded."""
         if not len(self):
             return "History(no epochs)"
-        named = {"loss": self.loss, "validation_loss": self.validation_loss, **self.metrics}
-        course = ", ".join(f"{name} {values[0]:.4g} -> {values[-1]:.4g}" for name, values in named.items() if values)
+        series = self.recorded.items()
+        course = ", ".join(f"{name} {values[0]:.4g} -> {values[-1]:.4g}" for name, values in series if values)
         last = self.first_epoch + len(self) - 1
-        return f"History(epochs {self.first_epoch} to {last}: {course}; {sum(self.seconds):.3g} s)"
-
-
-def accuracy(A, Y):
-    """Share of the samples whose class is right.
-
-    The class is the largest output; with one output it is whether the output is above 1/2.
-
-    Parameters
-    ----------
-    A : ndarray (n_samples, n_out)
-    Y : ndarray (n_samples, n_out), or class labels (n_samples,)
-    """
-    if A.shape[1] == 1 and Y.ndim == 2:
-        return float(np.mean((A > 0.5) == (Y > 0.5)))
-    return float(np.mean(A.argmax(axis=1) == (Y if Y.ndim == 1 else Y.argmax(axis=1))))
-
-
-METRICS = {"accuracy": accuracy}
+        end = f"; stopped: {self.stopped}" if self.stopped else ""
+        return f"History(epochs {self.first_epoch} to {last}: {course}; {sum(self.seconds):.3g} s{end})"
 
 
 class Trainer:
@@ -136,13 +139,39 @@ class Trainer:
         Source of the orders; a seed gives the same orders on both backends.
     threads : int or None
         Threads of the kernels; None leaves it to them.  The result is the same bits for every number.
+    l1, l2 : float
+        Penalties l1 * sum |W| + l2 / 2 * sum W**2 (biases have none), of which only the gradients are added, once for
+        each update; the loss is without them.
+    dropout : float or sequence of float
+        Share of the outputs of a layer that is dropped at random in training, in [0, 1); one number for every layer
+        but the last, or one for each of these.  The others are divided by 1 - dropout (inverted dropout).
+    clip_norm, clip_value : float or None
+        Largest Euclidean norm of the whole gradient, largest absolute value of each of its elements; values first.
+    max_norm : float or None
+        Largest Euclidean norm of the weights into each neuron; larger ones are scaled down after the update.
+    label_smoothing : float
+        Share of the targets that is spread evenly over the classes, in [0, 1); for losses of classes.
+    input_noise : float
+        Standard deviation of the normal noise added to the inputs in training.
+    on_nonfinite : "stop", "raise" or "skip"
+        What to do where the loss is not finite.  "stop" warns and ends the training; "raise" raises a
+        FloatingPointError; both leave the network with its last finite parameters.  "skip" goes on without that
+        update, as long as the parameters are finite.
 
     Attributes
     ----------
     epochs : int
         Epochs done by all calls so far.
+    state : fastbp.update.State
+        What the update rule remembers, and the number of steps.
     velocity : ndarray (n_parameters,) or None
-        Running sum of the gradients; None without momentum.
+        First buffer of the state, such as the running sum of the gradients; None where the rule has none.
+    lr : float
+        Step size of the next update.
+    lr_scale : float
+        Factor of the learning rate, or of the rates of its schedule; may be set.
+    stop_training : bool
+        Callbacks may set it to end the training.
 
     Notes
     -----
@@ -150,21 +179,54 @@ class Trainer:
     among calls of `fit`.
     """
 
-    def __init__(self, net, optimizer, batch_size=32, shuffle=True, seed=None, threads=None):
+    def __init__(self, net, optimizer, batch_size=32, shuffle=True, seed=None, threads=None, l1=0.0, l2=0.0,
+                 dropout=0.0, clip_norm=None, clip_value=None, max_norm=None, label_smoothing=0.0, input_noise=0.0,
+                 on_nonfinite="stop"):
         if not isinstance(net, Network):
             raise TypeError(f"net must be a fastbp.Network, got {net!r}")
-        if not isinstance(optimizer, OPTIMIZERS):
+        if not isinstance(optimizer, optimizers.OPTIMIZERS):
             raise TypeError(f"optimizer must be one such as fastbp.SGD(lr=0.1), got {optimizer!r}")
         self.net, self.optimizer = net, optimizer
         self.batch_size = None if batch_size is None else checks.integer("batch_size", batch_size)
         self.shuffle = checks.flag("shuffle", shuffle)
         self.threads = None if threads is None else checks.integer("threads", threads)
+        self.l1, self.l2 = checks.number("l1", l1, at_least=0), checks.number("l2", l2, at_least=0)
+        self.dropout = checks.dropout(dropout, len(net.shapes))
+        self.clip_norm = checks.limit("clip_norm", clip_norm)
+        self.clip_value = checks.limit("clip_value", clip_value)
+        self.max_norm = checks.limit("max_norm", max_norm)
+        self.label_smoothing = checks.label_smoothing(label_smoothing, net.loss_name)
+        self.input_noise = checks.number("input_noise", input_noise, at_least=0)
+        self.on_nonfinite = checks.name("on_nonfinite", on_nonfinite, ("stop", "raise", "skip"))
         self.rng = checks.generator("seed", seed)
+        # A stream of its own, so that dropout and noise change nothing in the orders.
+        draws = self.dropout or self.input_noise
+        self.key = int(self.rng.spawn(1)[0].integers(2**64, dtype=np.uint64)) if draws else 0
         self.epochs = 0
-        self.velocity = aligned_zeros(net.parameters.size, net.dtype) if optimizer.momentum else None
+        self.state = State(_rule(optimizer)[2], net.parameters.size, net.dtype)
+        self.lr_scale = 1.0
+        self.stop_training = False
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
 
-    def fit(self, X, Y, epochs=1, validation_data=None, metrics=(), progress=None):
+    @property
+    def velocity(self):
+        """First buffer of the update rule, or None."""
+        return self.state.buffers[0] if len(self.state.buffers) else None
+
+    @property
+    def lr(self):
+        """Step size of the next update."""
+        kind, rates = self._update()[2:4]
+        if kind == "constant":
+            return rates[0]
+        from .kernels.schedules import KINDS
+
+        out = np.empty(1)
+        reference.learning_rate(KINDS[kind], np.array(rates), np.array([self.state.step]), out)
+        return float(out[0])
+
+    def fit(self, X, Y, epochs=1, validation_data=None, sample_weight=None, class_weight=None, metrics=(),
+            callbacks=(), tol=None, progress=None):
         """Train for some epochs, going on from where training is.
 
         Parameters
@@ -174,8 +236,19 @@ class Trainer:
         Y : array_like (n_samples, n_out); with cross_entropy also class labels (n_samples,)
         epochs : int
         validation_data : (Xv, Yv), optional
+        sample_weight : array_like (n_samples,), optional
+            Factors, at least 0, of the losses of the samples; a mean is still divided by the number of samples.
+        class_weight : dict of class -> float, or "balanced", optional
+            Factors of the losses by class, for labels, one-hot rows, or one output of 0 and 1; classes left out have
+            1.  "balanced" is n_samples / (n_classes * n_samples of the class), over the classes that occur.
         metrics : sequence of str or function
-            Names of `METRICS`, or functions ``(A, Y) -> float`` of the output activations and the targets.
+            Names of `fastbp.metrics.METRICS`, any top_k, or functions ``(A, Y) -> float`` of the output activations and
+            the targets.  Metrics and validation loss are without weights.
+        callbacks : sequence of objects
+            See `fastbp.callbacks.Callback`.
+        tol : float, optional
+            Stop when the loss of more than 10 epochs in a row is not below the least one before by more than this,
+            as in scikit-learn.
         progress : bool or None
             Whether to show a progress bar (rich).  None: in a terminal, if rich is there and it takes long.
 
@@ -193,34 +266,63 @@ class Trainer:
         ------
         ValueError, TypeError
             Where an argument does not fit; nothing is changed then.
+        FloatingPointError
+            With ``on_nonfinite="raise"``, instead of the warning.
         """
+        net = self.net
         X, Y = self._data(X, Y)
         epochs = checks.integer("epochs", epochs)
+        weights = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype)
+        tol = None if tol is None else checks.number("tol", tol, at_least=0)
         sets = [("", X, Y)]
         if validation_data is not None:
             if not isinstance(validation_data, list | tuple) or len(validation_data) != 2:
                 raise TypeError(f"validation_data must be a pair (X, Y), got {type(validation_data).__name__}")
             sets.append(("validation_", *self._data(*validation_data, "validation_data: X", "validation_data: Y")))
-        metrics = _metrics(metrics)
+        metrics = named(metrics)
+        measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net)) if metrics else None
+        callbacks = Callbacks(callbacks)
         bar = _progress_bar(progress, epochs)
-        history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics})
-        every_epoch = bool(metrics) or len(sets) > 1
-        run = _Run(self, X, Y, epochs)
+        history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
+                          _has_validation=len(sets) > 1)
+        one_batch = callbacks.has("on_batch_end")
+        watched = bool(metrics) or len(sets) > 1 or tol is not None or callbacks.has("on_epoch_begin", "on_epoch_end")
+        run = _Run(self, X, Y, weights, epochs)
+        plateau = _Plateau(tol)
+        self.stop_training = False
         try:
+            callbacks.call("on_train_begin", self, history)
             with bar as show:
-                while len(history) < epochs and not history.nonfinite:
+                while len(history) < epochs and not (self.stop_training or history.nonfinite):
+                    if run.done % run.n_batches == 0:
+                        callbacks.call("on_epoch_begin", self, history)
+                        if self.stop_training:
+                            break
                     n_done = len(history)
-                    run.advance(history, one_epoch=every_epoch)
-                    if every_epoch and len(history) > n_done:
-                        self._evaluate(history, sets, metrics)
+                    run.advance(history, watched or self.on_nonfinite == "skip", one_batch)
+                    if history.nonfinite:
+                        break
+                    self.epochs += len(history) - n_done
+                    if one_batch:
+                        callbacks.call("on_batch_end", self, history, self.state.step, run.batch_loss)
+                    if watched and len(history) > n_done:
+                        if run.not_finite():
+                            break
+                        self._evaluate(history, sets, measures)
+                        callbacks.call("on_epoch_end", self, history)
+                        if tol is not None and plateau.is_reached(history.loss[-1]):
+                            self.stop_training, history.stopped = True, history.stopped or "tol"
                     show(history)
-                self._stop_if_nonfinite(run, history)
+                self._end_if_nonfinite(run, history)
+            if self.stop_training and history.stopped is None:
+                history.stopped = "stop_training"
         except KeyboardInterrupt:
-            history.interrupted = True
+            history.interrupted, history.stopped = True, "interrupted"
             message = f"training was interrupted after {len(history)} of {epochs} epochs; the network is usable"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         finally:
-            self.epochs += len(history)
+            self.epochs = history.first_epoch - 1 + len(history)
+            callbacks.call("on_train_end", self, history)
         return history
 
     def partial_fit(self, X, Y):
@@ -239,12 +341,17 @@ class Trainer:
         Returns
         -------
         float
-            The loss before the update.  Where it is not finite there is a RuntimeWarning and no update.
+            The loss before the update.  Where it is not finite there is no update, and a RuntimeWarning, or, with
+            ``on_nonfinite="raise"``, a FloatingPointError.
         """
         X, Y = self._data(X, Y)
         losses = np.zeros(1)
-        if not self._train(X, Y, len(X), np.arange(len(X)), None, 0, 1, losses):
-            warnings.warn(f"the loss of this step is {losses[0]}: no update was made", RuntimeWarning, stacklevel=2)
+        if not self._train(X, Y, None, len(X), np.arange(len(X)), None, 0, 1, losses):
+            message = f"the loss of this step is not finite, first in {self._origin(X, Y)}: no update was made"
+            if self.on_nonfinite == "raise":
+                raise FloatingPointError(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            return float(losses[0]) if not np.isfinite(losses[0]) else float("nan")
         return float(losses[0] / (len(X) if self.net.reduction == "mean" else 1))
 
     def _data(self, X, Y, *names):
@@ -252,15 +359,24 @@ class Trainer:
         X = checks.samples(X, net.sizes[0], net.dtype, *names[:1])
         return X, checks.targets(Y, len(X), net.sizes[-1], net.loss_name, net.dtype, False, *names[1:])
 
-    def _train(self, X, Y, batch_size, order, words, first_batch, last_batch, losses):
-        """Train batches in one native call; see `NumpyBackend.train`."""
-        optimizer = self.optimizer
-        return self.net._backend.train(
-            self.net.parameters, self.velocity, X, Y, batch_size=batch_size, words=words, order=order,
-            first_batch=first_batch, last_batch=last_batch, lr=float(optimizer.lr), momentum=float(optimizer.momentum),
-            nesterov=optimizer.nesterov, losses=losses, threads=self.threads or 0)
+    def _update(self):
+        """Put together what the backend is told of every step."""
+        rule, numbers, _ = _rule(self.optimizer)
+        schedule, rates = _schedule(self.optimizer.lr, self.lr_scale)
+        return Update(rule, numbers, schedule, rates, self.l1, self.l2, self.clip_value, self.clip_norm, self.max_norm,
+                      self.dropout, self.label_smoothing, self.input_noise, self.key, self.on_nonfinite == "skip")
 
-    def _evaluate(self, history, sets, metrics):
+    def _train(self, X, Y, weights, batch_size, order, words, first_batch, last_batch, losses):
+        """Train batches in one native call; see `NumpyBackend.train`."""
+        update = self._update()
+        done = self.net._backend.train(
+            self.net.parameters, self.velocity, X, Y, batch_size=batch_size, words=words, order=order,
+            first_batch=first_batch, last_batch=last_batch, lr=update.rates[0], momentum=sum(update.numbers),
+            nesterov=update.rule == "nesterov", losses=losses, threads=self.threads or 0)
+        self.state.step += done
+        return done
+
+    def _evaluate(self, history, sets, measures):
         """Losses and metrics of the epoch just done."""
         net = self.net
         for prefix, X, Y in sets:
@@ -269,23 +385,72 @@ class Trainer:
             if prefix:
                 losses = [net._backend.losses(net.parameters, X[piece], Y[piece]) for piece in pieces]
                 history.validation_loss.append(net._reduced(np.concatenate(losses)))
-            if metrics:
-                A = np.concatenate([net._backend.predict(net.parameters, X[piece]) for piece in pieces])
-            for name, metric in metrics.items():
-                history.metrics[prefix + name].append(float(metric(A, Y)))
+            if measures:
+                outputs = ((net._backend.predict(net.parameters, X[piece]), Y[piece]) for piece in pieces)
+                for name, value in measures.of(outputs, Y).items():
+                    history.metrics[prefix + name].append(value)
 
-    def _stop_if_nonfinite(self, run, history):
+    def _end_if_nonfinite(self, run, history):
         if not (history.nonfinite or run.not_finite()):
             return
-        history.nonfinite = True
+        history.nonfinite, history.stopped = True, "non-finite"
         steps = run.back_to_finite()
         history._keep(steps // run.n_batches)
         epoch, batch = divmod(steps, run.n_batches)
-        warnings.warn(
-            f"the loss became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1} of "
-            f"{run.n_batches}): training stopped, and the network keeps the last finite parameters; a smaller lr "
-            "may help",
-            RuntimeWarning, stacklevel=3)
+        rows = run.rows_of_next()
+        origin = self._origin(run.X[rows], run.Y[rows])
+        message = (f"training became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1} of "
+                   f"{run.n_batches}), step {self.state.step + 1}, first in {origin}: it ends, and the network keeps "
+                   "the last finite parameters; a smaller lr may help")
+        if self.on_nonfinite == "raise":
+            raise FloatingPointError(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+    def _origin(self, X, Y):
+        """Name where the first number that is not finite arises when these samples pass through the network."""
+        net = self.net
+        places = []
+        rows = max(1, DIAGNOSED_NUMBERS // sum(net.sizes))
+        with np.errstate(all="ignore"):
+            for piece in (slice(start, start + rows) for start in range(0, len(X), rows)):
+                record = net._backend.record(net.parameters, X[piece])
+                arrays = [array for pair in zip(record.Z, record.A[1:], strict=True) for array in pair]
+                places += [i for i, array in enumerate(arrays) if not checks.is_finite(array)][:1]
+            if places:
+                return f"{'ZA'[min(places) % 2]} of layer {min(places) // 2 + 1}"
+            losses = net._backend.losses(net.parameters, X, Y)
+        return "the update" if np.isfinite(losses).all() else "the loss, of finite outputs"
+
+
+def _rule(optimizer):
+    """Name of the update rule, its settings, and how many buffers it has."""
+    if hasattr(optimizer, "rule"):
+        return optimizer.rule, optimizer.numbers, optimizer.n_states
+    if optimizer.momentum == 0:
+        return "sgd", (), 0
+    return "nesterov" if optimizer.nesterov else "momentum", (float(optimizer.momentum),), 1
+
+
+def _schedule(lr, scale):
+    """Kind of the learning-rate schedule and its settings, the rates among them multiplied by `scale`."""
+    of = getattr(optimizers, "schedule_of", None)
+    kind, numbers = of(lr) if of else ("constant", (float(lr),))
+    n_rates = {"cosine": 2, "one_cycle": 3}.get(kind, 1)
+    first, last = (1 + int(numbers[0]), len(numbers)) if kind == "piecewise" else (0, n_rates)
+    return kind, tuple(number * scale if first <= i < last else number for i, number in enumerate(numbers))
+
+
+class _Plateau:
+    """Whether the loss does not fall any more, as scikit-learn's MLPs tell it."""
+
+    def __init__(self, tol):
+        self.tol, self.best, self.count = tol, np.inf, 0
+
+    def is_reached(self, loss):
+        """Take the loss of an epoch."""
+        self.count = self.count + 1 if loss > self.best - self.tol else 0
+        self.best = min(self.best, loss)
+        return self.count > EPOCHS_WITHOUT_FALL
 
 
 class _Run:
@@ -296,8 +461,8 @@ class _Run:
     finite numbers can be led back to its last finite step, wherever the borders of the calls fell.
     """
 
-    def __init__(self, trainer, X, Y, epochs):
-        self.trainer, self.X, self.Y = trainer, X, Y
+    def __init__(self, trainer, X, Y, weights, epochs):
+        self.trainer, self.X, self.Y, self.weights = trainer, X, Y, weights
         n_samples = len(X)
         self.batch_size = min(trainer.batch_size or n_samples, n_samples)
         self.n_batches = -(-n_samples // self.batch_size)
@@ -306,14 +471,18 @@ class _Run:
         self.done = 0
         self.order = np.arange(n_samples)
         self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
-        self._kept = [self.order, trainer.net.parameters, *([] if trainer.velocity is None else [trainer.velocity])]
+        self.batch_loss = 0.0  # of the last step, where a call makes one
+        self.skipped = 0  # steps of the epoch under way
+        self._first_step = trainer.state.step
+        self._floats = [trainer.net.parameters, *trainer.state.buffers]
+        self._kept = [self.order, trainer.state.memory, *self._floats]
         self._copies = [array.copy() for array in self._kept]
         bytes_kept = sum(array.nbytes for array in self._kept)
         self._snapshot_seconds = max(LEAST_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
         self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
 
-    def advance(self, history, one_epoch):
-        """Train for about CHUNK_SECONDS, at most to the end of the epoch if `one_epoch`."""
+    def advance(self, history, one_epoch, one_batch=False):
+        """Train for about CHUNK_SECONDS, at most to the end of the epoch if `one_epoch`, or a single batch."""
         trainer, start = self.trainer, time.perf_counter()
         if start - self._snapshot_time > self._snapshot_seconds:
             self._snapshot(history)
@@ -324,6 +493,8 @@ class _Run:
         if one_epoch or first_batch or n_epochs < 1:
             n_epochs = 1
         steps = min(trainer._chunk, self.n_batches - first_batch) if n_epochs == 1 else n_epochs * self.n_batches
+        if one_batch:
+            n_epochs = steps = 1
         words = None
         if self.shuffle and first_batch == 0:
             words = trainer.rng.integers(0, 2**32, (n_epochs, len(self.X)), dtype=np.uint32)
@@ -331,34 +502,54 @@ class _Run:
         losses[0] = self.epoch_loss
         self._calls.append((self.done, self.done + steps, words))
         done = self._train(self.done, self.done + steps, words, losses)
+        share = len(self.X) if trainer.net.reduction == "mean" else 1
+        if one_batch:
+            rows = min(self.batch_size, len(self.X) - first_batch * self.batch_size)
+            self.batch_loss = float(losses[0] - self.epoch_loss) / min(rows, share) if done else float("nan")
+        if trainer.on_nonfinite == "skip":  # all were tried
+            self.skipped += steps - done
+            history.skipped += steps - done
+            done = steps
         self.done += done
         history.nonfinite = done < steps
         seconds = time.perf_counter() - start
         trainer._chunk = max(1, min(int(steps * CHUNK_SECONDS / seconds), max(trainer._chunk, MAX_GROWTH * steps)))
         n_whole = self.done // self.n_batches - epoch
         if n_whole:
-            share = len(self.X) if trainer.net.reduction == "mean" else 1
+            if self.skipped:  # then it is one epoch
+                made, self.skipped = self.n_batches - self.skipped, 0
+                losses *= (self.n_batches / made if share > 1 else 1.0) if made else np.nan
             history._add(losses[:n_whole] / share, self.epoch_seconds + seconds)
             self.epoch_loss = self.epoch_seconds = 0.0
         else:
             self.epoch_loss, self.epoch_seconds = losses[0], self.epoch_seconds + seconds
 
     def not_finite(self):
-        """Whether a parameter (or its velocity) is not finite."""
-        return not all(map(checks.is_finite, self._kept[1:]))
+        """Whether a parameter, or what the update rule remembers of it, is not finite."""
+        return not all(map(checks.is_finite, self._floats))
 
     def back_to_finite(self):
         """Lead the parameters back to the last step after which they were finite; return how many steps that is."""
-        if not self.not_finite():
-            return self.done
-        finite, nonfinite = self._snapshot_step, self.done
-        while nonfinite - finite > 1:
-            middle = (finite + nonfinite) // 2
-            self._again(middle)
-            finite, nonfinite = (finite, middle) if self.not_finite() else (middle, nonfinite)
-        self._again(finite)
-        self.done = finite
-        return finite
+        if self.not_finite():
+            finite, nonfinite = self._snapshot_step, self.done
+            while nonfinite - finite > 1:
+                middle = (finite + nonfinite) // 2
+                self._again(middle)
+                finite, nonfinite = (finite, middle) if self.not_finite() else (middle, nonfinite)
+            self._again(finite)
+            self.done = finite
+        self.trainer.state.step = self._first_step + self.done
+        return self.done
+
+    def rows_of_next(self):
+        """Return the samples of the next batch, which a call has tried already."""
+        order = self.order
+        for first, last, words in self._calls:
+            if words is not None and first <= self.done < last and self.done % self.n_batches == 0:
+                order = np.empty_like(order)
+                reference.shuffle(words[(self.done - first) // self.n_batches], order)
+        start = self.done % self.n_batches * self.batch_size
+        return order[start : start + self.batch_size]
 
     def _snapshot(self, history):
         if self.not_finite():
@@ -372,7 +563,10 @@ class _Run:
         """Do the steps from the snapshot up to `step` again."""
         for copy, array in zip(self._copies, self._kept, strict=True):
             array[...] = copy
+        self.trainer.state.step = self._first_step + self._snapshot_step
         for first, last, words in self._calls:
+            if first >= step:
+                break
             last = min(last, step)
             whole = first + (last - first) // self.n_batches * self.n_batches if first % self.n_batches == 0 else first
             if whole > first:
@@ -387,20 +581,8 @@ class _Run:
         last_batch = (last - 1) % self.n_batches + 1
         losses = np.zeros(n_epochs) if losses is None else losses
         words = None if words is None else words[:n_epochs]
-        return self.trainer._train(self.X, self.Y, self.batch_size, self.order, words, first_batch, last_batch, losses)
-
-
-def _metrics(metrics):
-    """Return the functions by name."""
-    if isinstance(metrics, str) or callable(metrics):
-        metrics = (metrics,)
-    if not isinstance(metrics, list | tuple):
-        raise TypeError(f"metrics must be a sequence of names or functions (A, Y) -> float, got {metrics!r}")
-    named = [(getattr(metric, "__name__", repr(metric)), metric) if callable(metric) else
-             (checks.name("metrics", metric, METRICS), METRICS[metric]) for metric in metrics]
-    if len(dict(named)) < len(named):
-        raise ValueError(f"metrics must have different names, got {[name for name, _ in named]}")
-    return dict(named)
+        return self.trainer._train(self.X, self.Y, self.weights, self.batch_size, self.order, words, first_batch,
+                                   last_batch, losses)
 
 
 # ------------------------------------------------------------------ the progress bar

@@ -42,6 +42,7 @@ from .losses import (
     squared_error,
     squared_error_derivative,
 )
+from .metrics import class_counts, error_sums, label_counts, top_counts
 from .optimizers import sgd, sgd_momentum
 from .training import shuffle
 
@@ -54,4 +55,5 @@ __all__ = [
     "shuffle", "sigmoid", "sigmoid_derivative", "silu", "silu_derivative", "softmax", "softmax_backward",
     "softplus", "softplus_derivative", "squared_error", "squared_error_derivative", "tanh", "tanh_derivative",
     "weight_gradient",
+    "class_counts", "error_sums", "label_counts", "top_counts",
 ]
