@@ -56,6 +56,7 @@ def test_the_order_of_the_calls(backend, data):
 
         def on_train_end(self, trainer, history):
             calls.append(("end", len(history), trainer.epochs))
+            return True  # which means nothing any more
 
         def on_epoch_begin(self, trainer, history):
             calls.append(("epoch", len(history), trainer.epochs))

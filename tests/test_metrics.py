@@ -136,6 +136,9 @@ def test_multi_label_targets_and_several_numbers_are_just_rows(backend):
     assert history.metrics["accuracy"][1] == ((A > 0.5) == (Y > 0.5)).all(axis=1).mean()
     assert history.metrics["validation_accuracy"][1] == ((A[:3] > 0.5) == np.eye(3)).all(axis=1).mean()
     assert history.metrics["f1"][1] == pytest.approx(metrics.f1(A, Y))
+    history, A = trained(backend, (3, 6, 3), "sigmoid", "binary_cross_entropy", np.eye(3), names,
+                         np.eye(3)[:2] + [0, 0, 1])
+    assert history.metrics["accuracy"][1] == ((A > 0.5) == np.eye(3)).all(axis=1).mean()
     Y = rng.normal(size=(40, 3))
     history, A = trained(backend, (3, 6, 3), "identity", "squared_error", Y, ["mae", "rmse", "r2",
                                                                              "explained_variance"])

@@ -297,6 +297,35 @@ def test_the_failing_batch_is_found_again(backend, seed, monkeypatch):
 
 
 @pytest.mark.parametrize("chunk_seconds", [0.0, 10.0])
+@pytest.mark.parametrize("first", ["loss", "parameters"])
+def test_the_whole_state_goes_back(backend, first, chunk_seconds, monkeypatch):
+    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
+    if first == "loss":
+        net = fastbp.Network([3, 4, 2], ["tanh", "identity"], seed=0, backend=backend)
+        trainer, (X, Y) = fastbp.Trainer(net, fastbp.SGD(1.0, 0.5), batch_size=2, seed=0), data(7)
+    else:
+        net = fastbp.Network([3, 2], "leaky_relu", "absolute_error", init="zeros", backend=backend)
+        trainer = fastbp.Trainer(net, fastbp.SGD(3e38, 0.5), batch_size=2, seed=0)
+        X, Y = data(7)[0] / 99, [[-1e38] * 2] * 7
+    train = trainer._train
+
+    def counted(*arguments):
+        first_batch, step = arguments[6], trainer.state.step
+        assert step % 4 == first_batch
+        done = train(*arguments)
+        trainer.state.memory[0] *= 0.5**done
+        trainer.state.step = step + done + (not np.isfinite(arguments[-1]).all())  # a step that failed was tried, too
+        return done
+
+    monkeypatch.setattr(trainer, "_train", counted)
+    with pytest.warns(RuntimeWarning, match="non-finite") as caught:
+        history = trainer.fit(X, Y, epochs=100)
+    batch = int(str(caught[0].message).split("(batch ")[1][0])
+    assert trainer.state.step == 4 * len(history) + batch - 1 > 10
+    assert trainer.state.memory.tolist() == [0.5**trainer.state.step] + [1.0] * 7
+
+
+@pytest.mark.parametrize("chunk_seconds", [0.0, 10.0])
 def test_steps_that_are_skipped(backend, chunk_seconds, monkeypatch):
     monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
     X, Y = data(6)
