@@ -216,13 +216,11 @@ class Trainer:
     @property
     def lr(self):
         """Step size of the next update."""
-        kind, rates = self._update()[2:4]
+        kind, rates = _schedule(self.optimizer.lr, self.lr_scale)
         if kind == "constant":
             return rates[0]
-        from .kernels.schedules import KINDS
-
         out = np.empty(1)
-        reference.learning_rate(KINDS[kind], np.array(rates), np.array([self.state.step]), out)
+        reference.learning_rate(kind, rates, np.array([self.state.step]), out)
         return float(out[0])
 
     def fit(self, X, Y, epochs=1, validation_data=None, sample_weight=None, class_weight=None, metrics=(),
