@@ -35,8 +35,7 @@ class Kind(NamedTuple):
 
 def kind_of(n_out: int, targets: list[np.ndarray]) -> Kind:
     """Tell from all the targets of a training how they name classes."""
-    has_labels = targets[0].ndim == 1
-    if has_labels:
+    if any(Y.ndim == 1 for Y in targets):
         return Kind(n_out, True, None)
     threshold = 0.0 if _hold_only(targets, -1, 1) and any((Y < 0).any() for Y in targets) else 0.5
     is_multi_label = (threshold == 0.0 or _hold_only(targets, 0, 1)) and any(

@@ -125,6 +125,8 @@ def test_metrics_of_classes_in_training(backend, monkeypatch):
         assert {key: history.metrics[prefix + key][1] for key in keys} == pytest.approx(expected)
     rows, _ = trained(backend, (3, 5, 4), "softmax", "cross_entropy", np.eye(4)[labels], names, np.eye(4)[labels[:20]])
     assert rows.metrics == history.metrics
+    mixed, _ = trained(backend, (3, 5, 4), "softmax", "cross_entropy", np.eye(4)[labels], names, labels[:20])
+    assert mixed.metrics == history.metrics
 
 
 def test_multi_label_targets_and_several_numbers_are_just_rows(backend):
