@@ -12,7 +12,7 @@ if not (_Path(__file__).parent / "kernels").is_dir():
     # A checkout, not an installed wheel: kernels/ stands beside fastbp/.  So `import fastbp` works in its folder too.
     __path__.append(str(_Path(__file__).parent.parent))
 
-from . import schedules  # noqa: E402
+from . import callbacks, metrics, schedules  # noqa: E402
 from .files import load  # noqa: E402
 from .fullbatch import LBFGS, LevenbergMarquardt  # noqa: E402
 from .network import Gradients, Network  # noqa: E402
@@ -22,9 +22,9 @@ from .trainer import History, Trainer  # noqa: E402
 _LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine", "stream": ".streams"}
 _SUBMODULES = ("datasets", "kernels")
 
-__all__ = ["Adagrad", "Adam", "AdamW", "Gradients", "History", "LBFGS", "LevenbergMarquardt", "Lion", "Nadam", "Network",
-           "RMSprop", "Rprop", "SGD", "Trainer", "datasets", "get_num_threads", "load", "schedules", "set_num_threads",
-           "stream"]
+__all__ = ["Adagrad", "Adam", "AdamW", "Gradients", "History", "LBFGS", "LevenbergMarquardt", "Lion", "Nadam",
+           "Network", "RMSprop", "Rprop", "SGD", "Trainer", "callbacks", "datasets", "get_num_threads", "load",
+           "metrics", "schedules", "set_num_threads", "stream"]
 
 
 def __getattr__(name):

@@ -63,6 +63,34 @@ def generator(argument, seed):
         raise type(error)(f"{argument} must be {expected}, got {seed!r}") from None
 
 
+def limit(argument, value):
+    """Check an upper limit, a number above 0; None is no limit, which is 0."""
+    return 0.0 if value is None else number(argument, value, above=0)
+
+
+def dropout(value, n_layers):
+    """Check the shares of dropped outputs: one number, or one for each layer but the last; () where all are 0."""
+    if isinstance(value, list | tuple):
+        if len(value) != n_layers - 1:
+            raise ValueError(f"dropout must be one number or {n_layers - 1} (one per layer but the last), "
+                             f"got {value!r}")
+        shares = tuple(number(f"dropout[{l}]", share, at_least=0, below=1) for l, share in enumerate(value))
+    else:
+        shares = (number("dropout", value, at_least=0, below=1),) * (n_layers - 1)
+        if value and not shares:
+            raise ValueError(f"dropout is {value}, but the network has one layer, and of the last none is dropped")
+    return shares if any(shares) else ()
+
+
+def label_smoothing(value, loss):
+    """Check the share of the targets that is spread over the classes."""
+    value = number("label_smoothing", value, at_least=0, below=1)
+    if value and not (LOSSES[loss].takes_labels or loss == "binary_cross_entropy"):
+        known = ", ".join(key for key, row in LOSSES.items() if row.takes_labels or key == "binary_cross_entropy")
+        raise ValueError(f"label_smoothing needs a loss of classes ({known}), but the network has {loss!r}")
+    return value
+
+
 def sizes(value):
     """Check the layer sizes: two or more positive integers."""
     if isinstance(value, str) or not hasattr(value, "__len__") or len(value) < 2:
@@ -203,6 +231,62 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
     return Y
 
 
+def weights(sample_weight, class_weight, Y, n_out, dtype):
+    """Weight of each sample, (n_samples,) in `dtype`: that of the sample times that of its class; None without."""
+    if sample_weight is None and class_weight is None:
+        return None
+    result = np.ones(len(Y))
+    if sample_weight is not None:
+        given = _numbers("sample_weight", sample_weight)
+        if given.shape != (len(Y),):
+            raise ValueError(f"sample_weight has shape {given.shape}, expected ({len(Y)},): one for each sample")
+        result *= _as_floats("sample_weight", given, dtype)
+        if result.min() < 0:
+            row = int(result.argmin())
+            raise ValueError(f"sample_weight[{row}] is {result[row]:g}: weights must be at least 0")
+    if class_weight is not None:
+        result *= _class_weights(class_weight, Y, n_out)
+    return _as_floats("sample_weight times class_weight", result, dtype)
+
+
+def _class_weights(value, Y, n_out):
+    """Weight of each sample by its class."""
+    if not isinstance(value, dict) and not (isinstance(value, str) and value == "balanced"):
+        raise TypeError(f"class_weight must be 'balanced' or a dict {{class: weight}}, got {value!r}")
+    low, high = (-1 if n_out == 1 and (Y < 0).any() else 0), 1
+    if Y.ndim == 1:
+        labels, known = Y, range(n_out)
+    elif ((Y == low) | (Y == high)).all() and (n_out == 1 or (Y.sum(axis=1) == 1).all()):
+        labels, known = (Y[:, 0].astype(int), (low, high)) if n_out == 1 else (Y.argmax(axis=1), range(n_out))
+    else:
+        raise ValueError("class_weight needs samples of one class each: labels, one-hot rows, or one output of 0 and 1")
+    if isinstance(value, str):  # King and Zeng (2001), as in scikit-learn
+        _, where, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return len(labels) / (len(counts) * counts[where])
+    result = np.ones(len(labels))
+    for key, weight in value.items():
+        if isinstance(key, bool) or key not in known:
+            raise ValueError(f"class_weight names the class {key!r}, but the classes are "
+                             + ", ".join(map(str, known[:3])) + (f" ... {known[-1]}" if len(known) > 3 else ""))
+        result[labels == key] = number(f"class_weight[{key}]", weight, at_least=0)
+    return result
+
+
+def outputs(A, Y):
+    """Check outputs and targets by themselves, without a network: A (n_samples, n_out), Y the same or labels."""
+    A, Y = _numbers("A", A), _numbers("Y", Y)
+    A = A[:, None] if A.ndim == 1 else A
+    if A.ndim != 2 or A.size == 0:
+        raise ValueError(f"A must be (n_samples, n_out) with at least one sample, got shape {A.shape}")
+    if Y.ndim not in (1, 2) or len(Y) != len(A) or (Y.ndim == 2 and Y.shape != A.shape):
+        raise ValueError(f"Y has shape {Y.shape}, expected {A.shape}, or ({len(A)},) for labels")
+    dtype = A.dtype if A.dtype.kind == "f" and A.dtype.itemsize in (4, 8) else np.dtype(np.float64)
+    A = np.ascontiguousarray(A, dtype)
+    if Y.ndim == 1 and A.shape[1] > 1:
+        return A, _labels("Y", Y, A.shape[1])
+    return A, np.ascontiguousarray(Y.reshape(A.shape), dtype)
+
+
 def output_gradient(dA, n_samples, n_out, dtype, single):
     """Check an output gradient of the caller's own: (n_samples, n_out)."""
     dA = _numbers("dA", dA)
@@ -252,7 +336,8 @@ def is_finite(array):
     flat = array.ravel()
     if flat.size <= _FEW:
         return all(map(math.isfinite, flat.tolist()))
-    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+    with np.errstate(all="ignore"):
+        return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
 def _finite(argument, array, dtype, original=None):

@@ -1,18 +1,23 @@
 """Training: what happens to a network over epochs, and the record of it."""
 
+import json
+import os
 import sys
 import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import numpy as np
 
-from . import checks
-from .network import Network, aligned_zeros
-from .optimizers import OPTIMIZERS
-from .update import MEMORY
+from . import checkpoints, checks, optimizers, reference
+from .callbacks import Callbacks
+from .metrics import Measures, kernels_of, named
+from .network import Network
+from .streams import Stream
+from .update import State, Update
 
 CHUNK_SECONDS = 0.05  # one native call: Ctrl-C waits until it returns
 MAX_GROWTH = 10  # of the chunk from one call to the next, while its speed is being learnt
@@ -20,6 +25,8 @@ SNAPSHOT_SHARE = 50  # copying the parameters takes at most 1/50 of the time
 LEAST_SNAPSHOT_SECONDS = 0.005  # between two snapshots of however few parameters
 COPY_BYTES_PER_SECOND = 2e9  # of that estimate; low on purpose
 PREDICTED_NUMBERS = 1 << 26  # multiply-adds of one call that predicts for a metric
+DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
+EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
 SILENT_SECONDS = 2.0  # a progress bar of its own accord appears only on longer work
 
 
@@ -37,22 +44,29 @@ class History:
         Loss on the validation data after each epoch; empty without such data.
     metrics : dict of list of float
         After each epoch: by name on the training data, and by "validation_" + name.
+    recorded : dict of list of float
+        All of these by name: "loss", "validation_loss" if there are such data, and the metrics.
     seconds : list of float
         Time of each epoch.
+    stopped : str or None
+        Why it ended before its time: "tol", the class of the callback that ended it, "interrupted", "non-finite".
     interrupted : bool
         Whether Ctrl-C ended it; the epoch it fell into is not recorded.
     nonfinite : bool
         Whether a loss that was not finite ended it.
-    stopped : str or None
-        Of a method of the full batch that ended early: "converged", or "stalled" where no step lowers the loss.
+    skipped : int
+        Steps left out by ``on_nonfinite="skip"``.  The loss of an epoch is that of its other batches, not a number if
+        there are none.
     """
 
     first_epoch: int = 1
     validation_loss: list = field(default_factory=list)
     metrics: dict = field(default_factory=dict)
+    stopped: str | None = None
     interrupted: bool = False
     nonfinite: bool = False
-    stopped: str | None = None
+    skipped: int = 0
+    _has_validation: bool = False
     _loss: list = field(default_factory=list)
     _seconds: list = field(default_factory=list)
     _calls: list = field(default_factory=list)  # (losses, seconds) of calls not yet in the two lists above
@@ -69,6 +83,12 @@ class History:
         """Time of each epoch."""
         self._write_up()
         return self._seconds
+
+    @property
+    def recorded(self):
+        """Losses and metrics by name."""
+        validation = {"validation_loss": self.validation_loss} if self._has_validation else {}
+        return {"loss": self.loss, **validation, **self.metrics}
 
     @property
     def epochs(self):
@@ -99,28 +119,11 @@ class History:
         """Return the first and last value of everything recorded."""
         if not len(self):
             return "History(no epochs)"
-        named = {"loss": self.loss, "validation_loss": self.validation_loss, **self.metrics}
-        course = ", ".join(f"{name} {values[0]:.4g} -> {values[-1]:.4g}" for name, values in named.items() if values)
+        series = self.recorded.items()
+        course = ", ".join(f"{name} {values[0]:.4g} -> {values[-1]:.4g}" for name, values in series if values)
         last = self.first_epoch + len(self) - 1
-        return f"History(epochs {self.first_epoch} to {last}: {course}; {sum(self.seconds):.3g} s)"
-
-
-def accuracy(A, Y):
-    """Share of the samples whose class is right.
-
-    The class is the largest output; with one output it is whether the output is above 1/2.
-
-    Parameters
-    ----------
-    A : ndarray (n_samples, n_out)
-    Y : ndarray (n_samples, n_out), or class labels (n_samples,)
-    """
-    if A.shape[1] == 1 and Y.ndim == 2:
-        return float(np.mean((A > 0.5) == (Y > 0.5)))
-    return float(np.mean(A.argmax(axis=1) == (Y if Y.ndim == 1 else Y.argmax(axis=1))))
-
-
-METRICS = {"accuracy": accuracy}
+        end = f"; stopped: {self.stopped}" if self.stopped else ""
+        return f"History(epochs {self.first_epoch} to {last}: {course}; {sum(self.seconds):.3g} s{end})"
 
 
 class Trainer:
@@ -130,23 +133,49 @@ class Trainer:
     ----------
     net : Network
         Changed in place.
-    optimizer : SGD, LBFGS or LevenbergMarquardt
+    optimizer : SGD
     batch_size : int or None
         Samples of one update: 1 is online, k is mini-batch; None, or no fewer than there are samples, is full
-        batch.  The last, shorter batch of an epoch is trained too.  LBFGS and LevenbergMarquardt take all samples.
+        batch.  The last, shorter batch of an epoch is trained too.
     shuffle : bool
         Draw a new order of the samples for each epoch.  In full batch the order has no meaning and none is drawn.
     seed : None, int, SeedSequence or Generator
         Source of the orders; a seed gives the same orders on both backends.
     threads : int or None
         Threads of the kernels; None leaves it to them.  The result is the same bits for every number.
+    l1, l2 : float
+        Penalties l1 * sum |W| + l2 / 2 * sum W**2 (biases have none), of which only the gradients are added, once for
+        each update; the loss is without them.
+    dropout : float or sequence of float
+        Share of the outputs of a layer that is dropped at random in training, in [0, 1); one number for every layer
+        but the last, or one for each of these.  The others are divided by 1 - dropout (inverted dropout).
+    clip_norm, clip_value : float or None
+        Largest Euclidean norm of the whole gradient, largest absolute value of each of its elements; values first.
+    max_norm : float or None
+        Largest Euclidean norm of the weights into each neuron; larger ones are scaled down after the update.
+    label_smoothing : float
+        Share of the targets that is spread evenly over the classes, in [0, 1); for losses of classes.
+    input_noise : float
+        Standard deviation of the normal noise added to the inputs in training.
+    on_nonfinite : "stop", "raise" or "skip"
+        What to do where the loss is not finite.  "stop" warns and ends the training; "raise" raises a
+        FloatingPointError; both leave the network with its last finite parameters.  "skip" goes on without that
+        update, as long as the parameters are finite.
 
     Attributes
     ----------
     epochs : int
         Epochs done by all calls so far.
+    state : fastbp.update.State
+        What the update rule remembers, and the number of steps.
     velocity : ndarray (n_parameters,) or None
-        Running sum of the gradients; None without momentum.
+        First buffer of the state, such as the running sum of the gradients; None where the rule has none.
+    lr : float
+        Step size of the next update.
+    lr_scale : float
+        Factor of the learning rate, or of the rates of its schedule; may be set.
+    stop_training : bool
+        Callbacks may set it to end the training.
 
     Notes
     -----
@@ -154,22 +183,51 @@ class Trainer:
     among calls of `fit`.
     """
 
-    def __init__(self, net, optimizer, batch_size=32, shuffle=True, seed=None, threads=None):
+    def __init__(self, net, optimizer, batch_size=32, shuffle=True, seed=None, threads=None, l1=0.0, l2=0.0,
+                 dropout=0.0, clip_norm=None, clip_value=None, max_norm=None, label_smoothing=0.0, input_noise=0.0,
+                 on_nonfinite="stop"):
         if not isinstance(net, Network):
             raise TypeError(f"net must be a fastbp.Network, got {net!r}")
-        if not isinstance(optimizer, OPTIMIZERS):
+        if not isinstance(optimizer, optimizers.OPTIMIZERS):
             raise TypeError(f"optimizer must be one such as fastbp.SGD(lr=0.1), got {optimizer!r}")
         self.net, self.optimizer = net, optimizer
         self.batch_size = None if batch_size is None else checks.integer("batch_size", batch_size)
         self.shuffle = checks.flag("shuffle", shuffle)
         self.threads = None if threads is None else checks.integer("threads", threads)
+        self.l1, self.l2 = checks.number("l1", l1, at_least=0), checks.number("l2", l2, at_least=0)
+        self.dropout = checks.dropout(dropout, len(net.shapes))
+        self.clip_norm = checks.limit("clip_norm", clip_norm)
+        self.clip_value = checks.limit("clip_value", clip_value)
+        self.max_norm = checks.limit("max_norm", max_norm)
+        self.label_smoothing = checks.label_smoothing(label_smoothing, net.loss_name)
+        self.input_noise = checks.number("input_noise", input_noise, at_least=0)
+        self.on_nonfinite = checks.name("on_nonfinite", on_nonfinite, ("stop", "raise", "skip"))
         self.rng = checks.generator("seed", seed)
+        # A stream of its own, so that dropout and noise change nothing in the orders.
+        draws = self.dropout or self.input_noise
+        self.key = int(self.rng.spawn(1)[0].integers(2**64, dtype=np.uint64)) if draws else 0
         self.epochs = 0
-        self.velocity = aligned_zeros(net.parameters.size, net.dtype) if getattr(optimizer, "momentum", 0) else None
-        self.memory = np.ones(MEMORY)  # of a method of the full batch
+        self.state = State(optimizer.n_states, net.parameters.size, net.dtype)
+        self.lr_scale = 1.0
+        self.stop_training = False
+        self._last_update = None
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
 
-    def fit(self, X, Y, epochs=1, validation_data=None, metrics=(), progress=None):
+    @property
+    def velocity(self):
+        """First buffer of the update rule, or None."""
+        return self.state.buffers[0] if len(self.state.buffers) else None
+
+    @property
+    def lr(self):
+        """Step size of the next update."""
+        kind, rates = optimizers.schedule_of(self.optimizer.lr)
+        out = np.empty(1)
+        reference.learning_rate(kind, rates, np.array([self.state.step]), out)
+        return float(out[0]) * self.lr_scale
+
+    def fit(self, X, Y=None, epochs=1, validation_data=None, sample_weight=None, class_weight=None, metrics=(),
+            callbacks=(), tol=None, progress=None):
         """Train for some epochs, going on from where training is.
 
         Parameters
@@ -179,8 +237,19 @@ class Trainer:
         Y : array_like (n_samples, n_out); with cross_entropy also class labels (n_samples,)
         epochs : int
         validation_data : (Xv, Yv), optional
+        sample_weight : array_like (n_samples,), optional
+            Factors, at least 0, of the losses of the samples; a mean is still divided by the number of samples.
+        class_weight : dict of class -> float, or "balanced", optional
+            Factors of the losses by class, for labels, one-hot rows, or one output of 0 and 1; classes left out have
+            1.  "balanced" is n_samples / (n_classes * n_samples of the class), over the classes that occur.
         metrics : sequence of str or function
-            Names of `METRICS`, or functions ``(A, Y) -> float`` of the output activations and the targets.
+            Names of `fastbp.metrics.METRICS`, any top_k, or functions ``(A, Y) -> float`` of the output activations and
+            the targets.  Metrics and validation loss are without weights.
+        callbacks : sequence of objects
+            See `fastbp.callbacks.Callback`.
+        tol : float, optional
+            Stop when the loss of more than 10 epochs in a row is not below the least one before by more than this,
+            as in scikit-learn.
         progress : bool or None
             Whether to show a progress bar (rich).  None: in a terminal, if rich is there and it takes long.
 
@@ -198,40 +267,81 @@ class Trainer:
         ------
         ValueError, TypeError
             Where an argument does not fit; nothing is changed then.
+        FloatingPointError
+            With ``on_nonfinite="raise"``, instead of the warning.
         """
-        X, Y = self._data(X, Y)
+        net = self.net
         epochs = checks.integer("epochs", epochs)
-        sets = [("", X, Y)]
+        if isinstance(X, Stream):
+            self._check_stream(X, Y, epochs, sample_weight, class_weight, metrics, validation_data)
+            run, sets = _StreamRun(self, X, class_weight), []
+        else:
+            X, Y = self._data(X, Y)
+            weights = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype)
+            run, sets = _Run(self, X, Y, weights, epochs), [("", X, Y)]
+        tol = None if tol is None else checks.number("tol", tol, at_least=0)
         if validation_data is not None:
             if not isinstance(validation_data, list | tuple) or len(validation_data) != 2:
                 raise TypeError(f"validation_data must be a pair (X, Y), got {type(validation_data).__name__}")
             sets.append(("validation_", *self._data(*validation_data, "validation_data: X", "validation_data: Y")))
-        metrics = _metrics(metrics)
+        metrics = named(metrics)
+        measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net)) if metrics else None
+        callbacks = Callbacks(callbacks)
         bar = _progress_bar(progress, epochs)
-        history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics})
-        every_epoch = bool(metrics) or len(sets) > 1
-        run = _Run(self, X, Y, epochs)
+        history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
+                          _has_validation=validation_data is not None)
+        one_batch = callbacks.has("on_batch_end")
+        watched = (bool(metrics) or validation_data is not None or tol is not None
+                   or callbacks.has("on_epoch_begin", "on_epoch_end"))
+        plateau = _Plateau(tol)
+        self.stop_training = False
+
+        def evaluate():
+            self._evaluate(history, sets, measures)
+            callbacks.call("on_epoch_end", self, history)
+            if tol is not None and plateau.is_reached(history.loss[-1]):
+                self.stop_training, history.stopped = True, history.stopped or "tol"
+            show(history)
+
         try:
+            callbacks.call("on_train_begin", self, history)
             with bar as show:
-                if hasattr(self.optimizer, "minimise"):
-                    self._minimise(X, Y, epochs, history, sets, metrics, show)
-                    return history
-                while len(history) < epochs and not history.nonfinite:
+                is_full_batch = hasattr(self.optimizer, "minimise")
+                if is_full_batch:
+                    self._minimise(X, Y, weights, epochs, history, callbacks, evaluate)
+                while not is_full_batch and len(history) < epochs and not (self.stop_training or history.nonfinite):
+                    if run.is_between_epochs():
+                        callbacks.call("on_epoch_begin", self, history)
+                        if self.stop_training:
+                            break
                     n_done = len(history)
-                    run.advance(history, one_epoch=every_epoch)
-                    if every_epoch and len(history) > n_done:
-                        self._evaluate(history, sets, metrics)
-                    show(history)
-                self._stop_if_nonfinite(run, history)
+                    run.advance(history, watched or self.on_nonfinite == "skip", one_batch)
+                    if history.nonfinite:
+                        break
+                    self.epochs += len(history) - n_done
+                    if one_batch:
+                        callbacks.call("on_batch_end", self, history, self.state.step, run.batch_loss)
+                    if watched and len(history) > n_done:
+                        if run.not_finite():
+                            break
+                        evaluate()
+                    else:
+                        show(history)
+                if not is_full_batch:
+                    self._end_if_nonfinite(run, history)
+            if self.stop_training and history.stopped is None:
+                history.stopped = "stop_training"
         except KeyboardInterrupt:
-            history.interrupted = True
+            history.interrupted, history.stopped = True, "interrupted"
             message = f"training was interrupted after {len(history)} of {epochs} epochs; the network is usable"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         finally:
-            self.epochs += len(history)
+            self.epochs = history.first_epoch - 1 + len(history)
+            run.close()
+            callbacks.call("on_train_end", self, history)
         return history
 
-    def partial_fit(self, X, Y):
+    def partial_fit(self, X, Y=None):
         """Train one pass over these rows, going on from where training is.
 
         Returns
@@ -247,52 +357,121 @@ class Trainer:
         Returns
         -------
         float
-            The loss before the update.  Where it is not finite there is a RuntimeWarning and no update.
+            The loss before the update.  Where it is not finite there is no update, and a RuntimeWarning, or, with
+            ``on_nonfinite="raise"``, a FloatingPointError.
         """
         if hasattr(self.optimizer, "minimise"):
             raise TypeError(f"{type(self.optimizer).__name__} makes no single steps: use fit")
         X, Y = self._data(X, Y)
         losses = np.zeros(1)
-        if not self._train(X, Y, len(X), np.arange(len(X)), None, 0, 1, losses):
-            warnings.warn(f"the loss of this step is {losses[0]}: no update was made", RuntimeWarning, stacklevel=2)
+        if not self._train(X, Y, None, len(X), np.arange(len(X)), None, 0, 1, losses):
+            message = f"the loss of this step is not finite, first in {self._origin(X, Y)}: no update was made"
+            if self.on_nonfinite == "raise":
+                raise FloatingPointError(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            return float(losses[0]) if not np.isfinite(losses[0]) else float("nan")
         return float(losses[0] / (len(X) if self.net.reduction == "mean" else 1))
+
+    def save_checkpoint(self, path):
+        """Write all that is needed to go on exactly here; see `fastbp.checkpoints`."""
+        arrays = {"parameters": self.net.parameters, "buffers": self.state.buffers, "memory": self.state.memory}
+        info = {**self._config(), "step": self.state.step, "epochs": self.epochs, "key": self.key,
+                "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng),
+                "versions": {"fastbp": version("fastbp"), "numpy": np.__version__}}
+        checkpoints.write(path, arrays, info)
+
+    def load_checkpoint(self, path):
+        """Go on where `save_checkpoint` was called; raise ValueError before anything changes if it does not fit."""
+        arrays, info = checkpoints.read(path)
+        for key, here in self._config().items():
+            if info.get(key) != here:
+                raise ValueError(f"checkpoint {os.fspath(path)!r} is of another training: {key} {info.get(key)}, here "
+                                 f"{here}")
+        state, rng = self.state, checkpoints.restore_generator(info["rng"])
+        for name, array in (("parameters", self.net.parameters), ("buffers", state.buffers), ("memory", state.memory)):
+            array[...] = arrays[name]
+        self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
+        state.step = info["step"]
+
+    def _config(self):
+        """Return what two trainers must have in common for one to go on where the other was."""
+        net = self.net
+        config = {
+            "network": {"sizes": net.sizes, "activations": net.activations, "loss": net.loss_name,
+                        "reduction": net.reduction, "dtype": net.dtype.name},
+            "optimizer": repr(self.optimizer), "batch_size": self.batch_size, "shuffle": self.shuffle, "l1": self.l1,
+            "l2": self.l2, "dropout": self.dropout, "clip_norm": self.clip_norm, "clip_value": self.clip_value,
+            "max_norm": self.max_norm, "label_smoothing": self.label_smoothing, "input_noise": self.input_noise,
+            "on_nonfinite": self.on_nonfinite,
+        }
+        return json.loads(json.dumps(config))  # tuples become lists, as in the file
+
+    def _check_stream(self, stream, Y, epochs, sample_weight, class_weight, metrics, validation_data):
+        if Y is not None:
+            raise TypeError("Y must be left out with a stream, which gives samples and targets")
+        if self.batch_size is None:
+            raise ValueError("batch_size=None is full batch, which takes all samples at once: a stream needs a number")
+        if sample_weight is not None or class_weight == "balanced":
+            raise ValueError("sample_weight and class_weight='balanced' need all samples at once; with a stream, give "
+                             "class_weight as a dict")
+        if metrics and validation_data is None:
+            raise ValueError("with a stream, metrics are taken on the validation data: give validation_data")
+        if hasattr(self.optimizer, "minimise"):
+            raise ValueError(f"{type(self.optimizer).__name__} takes all samples at once: give arrays, not a stream")
+        stream.check_epochs(epochs)
 
     def _data(self, X, Y, *names):
         net = self.net
         X = checks.samples(X, net.sizes[0], net.dtype, *names[:1])
         return X, checks.targets(Y, len(X), net.sizes[-1], net.loss_name, net.dtype, False, *names[1:])
 
-    def _train(self, X, Y, batch_size, order, words, first_batch, last_batch, losses):
-        """Train batches in one native call; see `NumpyBackend.train`."""
-        from .update import State, Update
-        optimizer = self.optimizer
-        state = State(0, self.net.parameters.size, self.net.dtype)
-        rule = "sgd"
-        if self.velocity is not None:
-            state.buffers, rule = self.velocity[None], "nesterov" if optimizer.nesterov else "momentum"
-        update = Update(rule, (float(optimizer.momentum),), "constant", (float(optimizer.lr),))
-        return self.net._backend.train(
-            self.net.parameters, state, X, Y, weights=None, batch_size=batch_size, words=words, order=order,
-            first_batch=first_batch, last_batch=last_batch, update=update, losses=losses, threads=self.threads or 0)
+    def _update(self):
+        """Put together what the backend is told of every step; the same object while nothing changes."""
+        rule, numbers, schedule = "sgd", (), ("constant", (0.0,))
+        if not hasattr(self.optimizer, "minimise"):
+            rule, numbers = self.optimizer.rule, self.optimizer.numbers
+            schedule = optimizers.schedule_of(self.optimizer.lr)
+        update = Update(rule, numbers, *schedule, self.l1, self.l2, self.clip_value, self.clip_norm, self.max_norm,
+                        self.dropout, self.label_smoothing, self.input_noise, self.key, self.on_nonfinite == "skip",
+                        self.lr_scale)
+        if update != self._last_update:
+            self._last_update = update
+        return self._last_update
 
-    def _minimise(self, X, Y, epochs, history, sets, metrics, show):
+    def _train(self, X, Y, weights, batch_size, order, words, first_batch, last_batch, losses):
+        """Train batches in one native call; see `NumpyBackend.train`.  Return the steps made, without skipped ones."""
+        skipped = self.state.skipped
+        tried = self.net._backend.train(
+            self.net.parameters, self.state, X, Y, weights=weights, batch_size=batch_size, words=words, order=order,
+            first_batch=first_batch, last_batch=last_batch, update=self._update(), losses=losses,
+            threads=self.threads or 0)
+        return tried - (self.state.skipped - skipped)
+
+    def _minimise(self, X, Y, weights, epochs, history, callbacks, evaluate):
         """Train by a method of the full batch, whose iterations are the epochs."""
         start = time.perf_counter()
 
         def after(loss):
             nonlocal start
             history._add(np.array([loss]), time.perf_counter() - start)
-            self._evaluate(history, sets, metrics)
-            show(history)
+            self.epochs += 1
+            evaluate()
+            if not self.stop_training and len(history) < epochs:
+                callbacks.call("on_epoch_begin", self, history)
             start = time.perf_counter()
+            return self.stop_training
 
-        history.stopped = self.optimizer.minimise(self.net, X, Y, epochs, after, memory=self.memory)
+        callbacks.call("on_epoch_begin", self, history)
+        if not self.stop_training:
+            stopped = self.optimizer.minimise(self.net, X, Y, epochs, after, update=self._update(), weights=weights,
+                                              memory=self.state.memory)
+            history.stopped = history.stopped or stopped
         if history.stopped == "nonfinite":
-            history.nonfinite = True
+            history.nonfinite, history.stopped = True, "non-finite"
             warnings.warn("the loss is not finite at the parameters that training starts from: nothing was changed",
                           RuntimeWarning, stacklevel=3)
 
-    def _evaluate(self, history, sets, metrics):
+    def _evaluate(self, history, sets, measures):
         """Losses and metrics of the epoch just done."""
         net = self.net
         for prefix, X, Y in sets:
@@ -301,23 +480,52 @@ class Trainer:
             if prefix:
                 losses = [net._backend.losses(net.parameters, X[piece], Y[piece]) for piece in pieces]
                 history.validation_loss.append(net._reduced(np.concatenate(losses)))
-            if metrics:
-                A = np.concatenate([net._backend.predict(net.parameters, X[piece]) for piece in pieces])
-            for name, metric in metrics.items():
-                history.metrics[prefix + name].append(float(metric(A, Y)))
+            if measures:
+                outputs = ((net._backend.predict(net.parameters, X[piece]), Y[piece]) for piece in pieces)
+                for name, value in measures.of(outputs, Y).items():
+                    history.metrics[prefix + name].append(value)
 
-    def _stop_if_nonfinite(self, run, history):
+    def _end_if_nonfinite(self, run, history):
         if not (history.nonfinite or run.not_finite()):
             return
-        history.nonfinite = True
-        steps = run.back_to_finite()
-        history._keep(steps // run.n_batches)
-        epoch, batch = divmod(steps, run.n_batches)
-        warnings.warn(
-            f"the loss became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1} of "
-            f"{run.n_batches}): training stopped, and the network keeps the last finite parameters; a smaller lr "
-            "may help",
-            RuntimeWarning, stacklevel=3)
+        history.nonfinite, history.stopped = True, "non-finite"
+        epoch, batch = run.back_to_finite()
+        history._keep(epoch)
+        origin = self._origin(*run.data_of_next())
+        message = (f"training became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1}"
+                   f"{run.of_batches}), step {self.state.step + 1}, first in {origin}: it ends, and the network keeps "
+                   "the last finite parameters; a smaller lr may help")
+        if self.on_nonfinite == "raise":
+            raise FloatingPointError(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+    def _origin(self, X, Y):
+        """Name where the first number that is not finite arises when these samples pass through the network."""
+        net = self.net
+        places = []
+        rows = max(1, DIAGNOSED_NUMBERS // sum(net.sizes))
+        with np.errstate(all="ignore"):
+            for piece in (slice(start, start + rows) for start in range(0, len(X), rows)):
+                record = net._backend.record(net.parameters, X[piece])
+                arrays = [array for pair in zip(record.Z, record.A[1:], strict=True) for array in pair]
+                places += [i for i, array in enumerate(arrays) if not checks.is_finite(array)][:1]
+            if places:
+                return f"{'ZA'[min(places) % 2]} of layer {min(places) // 2 + 1}"
+            losses = net._backend.losses(net.parameters, X, Y)
+        return "the update" if np.isfinite(losses).all() else "the loss, of finite outputs"
+
+
+class _Plateau:
+    """Whether the loss does not fall any more, as scikit-learn's MLPs tell it."""
+
+    def __init__(self, tol):
+        self.tol, self.best, self.count = tol, np.inf, 0
+
+    def is_reached(self, loss):
+        """Take the loss of an epoch."""
+        self.count = self.count + 1 if loss > self.best - self.tol else 0
+        self.best = min(self.best, loss)
+        return self.count > EPOCHS_WITHOUT_FALL
 
 
 class _Run:
@@ -328,8 +536,8 @@ class _Run:
     finite numbers can be led back to its last finite step, wherever the borders of the calls fell.
     """
 
-    def __init__(self, trainer, X, Y, epochs):
-        self.trainer, self.X, self.Y = trainer, X, Y
+    def __init__(self, trainer, X, Y, weights, epochs):
+        self.trainer, self.X, self.Y, self.weights = trainer, X, Y, weights
         n_samples = len(X)
         self.batch_size = min(trainer.batch_size or n_samples, n_samples)
         self.n_batches = -(-n_samples // self.batch_size)
@@ -338,14 +546,18 @@ class _Run:
         self.done = 0
         self.order = np.arange(n_samples)
         self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
-        self._kept = [self.order, trainer.net.parameters, *([] if trainer.velocity is None else [trainer.velocity])]
+        self.batch_loss = 0.0  # of the last step, where a call makes one
+        self.skipped = 0  # steps of the epoch under way
+        self._first_step = trainer.state.step
+        self._floats = [trainer.net.parameters, *trainer.state.buffers]
+        self._kept = [self.order, trainer.state.memory, *self._floats]
         self._copies = [array.copy() for array in self._kept]
         bytes_kept = sum(array.nbytes for array in self._kept)
         self._snapshot_seconds = max(LEAST_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
         self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
 
-    def advance(self, history, one_epoch):
-        """Train for about CHUNK_SECONDS, at most to the end of the epoch if `one_epoch`."""
+    def advance(self, history, one_epoch, one_batch=False):
+        """Train for about CHUNK_SECONDS, at most to the end of the epoch if `one_epoch`, or a single batch."""
         trainer, start = self.trainer, time.perf_counter()
         if start - self._snapshot_time > self._snapshot_seconds:
             self._snapshot(history)
@@ -356,6 +568,8 @@ class _Run:
         if one_epoch or first_batch or n_epochs < 1:
             n_epochs = 1
         steps = min(trainer._chunk, self.n_batches - first_batch) if n_epochs == 1 else n_epochs * self.n_batches
+        if one_batch:
+            n_epochs = steps = 1
         words = None
         if self.shuffle and first_batch == 0:
             words = trainer.rng.integers(0, 2**32, (n_epochs, len(self.X)), dtype=np.uint32)
@@ -363,34 +577,71 @@ class _Run:
         losses[0] = self.epoch_loss
         self._calls.append((self.done, self.done + steps, words))
         done = self._train(self.done, self.done + steps, words, losses)
+        share = len(self.X) if trainer.net.reduction == "mean" else 1
+        if one_batch:
+            rows = min(self.batch_size, len(self.X) - first_batch * self.batch_size)
+            self.batch_loss = float(losses[0] - self.epoch_loss) / min(rows, share) if done else float("nan")
+        if trainer.on_nonfinite == "skip":  # all were tried
+            self.skipped += steps - done
+            history.skipped += steps - done
+            done = steps
         self.done += done
         history.nonfinite = done < steps
         seconds = time.perf_counter() - start
         trainer._chunk = max(1, min(int(steps * CHUNK_SECONDS / seconds), max(trainer._chunk, MAX_GROWTH * steps)))
         n_whole = self.done // self.n_batches - epoch
         if n_whole:
-            share = len(self.X) if trainer.net.reduction == "mean" else 1
+            if self.skipped:  # then it is one epoch
+                made, self.skipped = self.n_batches - self.skipped, 0
+                losses *= (self.n_batches / made if share > 1 else 1.0) if made else np.nan
             history._add(losses[:n_whole] / share, self.epoch_seconds + seconds)
             self.epoch_loss = self.epoch_seconds = 0.0
         else:
             self.epoch_loss, self.epoch_seconds = losses[0], self.epoch_seconds + seconds
 
     def not_finite(self):
-        """Whether a parameter (or its velocity) is not finite."""
-        return not all(map(checks.is_finite, self._kept[1:]))
+        """Whether a parameter, or what the update rule remembers of it, is not finite."""
+        return not all(map(checks.is_finite, self._floats))
 
     def back_to_finite(self):
         """Lead the parameters back to the last step after which they were finite; return how many steps that is."""
-        if not self.not_finite():
-            return self.done
-        finite, nonfinite = self._snapshot_step, self.done
-        while nonfinite - finite > 1:
-            middle = (finite + nonfinite) // 2
-            self._again(middle)
-            finite, nonfinite = (finite, middle) if self.not_finite() else (middle, nonfinite)
-        self._again(finite)
-        self.done = finite
-        return finite
+        if self.not_finite():
+            finite, nonfinite = self._snapshot_step, self.done
+            while nonfinite - finite > 1:
+                middle = (finite + nonfinite) // 2
+                self._again(middle)
+                finite, nonfinite = (finite, middle) if self.not_finite() else (middle, nonfinite)
+            self._again(finite)
+            self.done = finite
+        self.trainer.state.step = self._first_step + self.done
+        return divmod(self.done, self.n_batches)
+
+    @property
+    def of_batches(self):
+        """How a message says how many batches an epoch has."""
+        return f" of {self.n_batches}"
+
+    def is_between_epochs(self):
+        """Whether the next step is the first of an epoch."""
+        return self.done % self.n_batches == 0
+
+    def data_of_next(self):
+        """Return samples and targets of the next batch, which a call has tried already."""
+        rows = self.rows_of_next()
+        return self.X[rows], self.Y[rows]
+
+    def close(self):
+        """Nothing is held that must be given back."""
+
+    def rows_of_next(self):
+        """Return the samples of the next batch, which a call has tried already."""
+        order = self.order
+        for first, last, words in self._calls:
+            if words is not None and first <= self.done < last and self.done % self.n_batches == 0:
+                order = np.empty_like(order)
+                reference.shuffle(words[(self.done - first) // self.n_batches], order)
+        start = self.done % self.n_batches * self.batch_size
+        return order[start : start + self.batch_size]
 
     def _snapshot(self, history):
         if self.not_finite():
@@ -404,7 +655,10 @@ class _Run:
         """Do the steps from the snapshot up to `step` again."""
         for copy, array in zip(self._copies, self._kept, strict=True):
             array[...] = copy
+        self.trainer.state.step = self._first_step + self._snapshot_step
         for first, last, words in self._calls:
+            if first >= step:
+                break
             last = min(last, step)
             whole = first + (last - first) // self.n_batches * self.n_batches if first % self.n_batches == 0 else first
             if whole > first:
@@ -419,20 +673,71 @@ class _Run:
         last_batch = (last - 1) % self.n_batches + 1
         losses = np.zeros(n_epochs) if losses is None else losses
         words = None if words is None else words[:n_epochs]
-        return self.trainer._train(self.X, self.Y, self.batch_size, self.order, words, first_batch, last_batch, losses)
+        return self.trainer._train(self.X, self.Y, self.weights, self.batch_size, self.order, words, first_batch,
+                                   last_batch, losses)
 
 
-def _metrics(metrics):
-    """Return the functions by name."""
-    if isinstance(metrics, str) or callable(metrics):
-        metrics = (metrics,)
-    if not isinstance(metrics, list | tuple):
-        raise TypeError(f"metrics must be a sequence of names or functions (A, Y) -> float, got {metrics!r}")
-    named = [(getattr(metric, "__name__", repr(metric)), metric) if callable(metric) else
-             (checks.name("metrics", metric, METRICS), METRICS[metric]) for metric in metrics]
-    if len(dict(named)) < len(named):
-        raise ValueError(f"metrics must have different names, got {[name for name, _ in named]}")
-    return dict(named)
+class _StreamRun:
+    """The steps of one call of `fit` over a stream: for each buffer the one epoch of a `_Run`."""
+
+    of_batches = ""
+
+    def __init__(self, trainer, stream, class_weight):
+        self.trainer, self.stream, self.class_weight = trainer, stream, class_weight
+        self.buffers = None  # of the epoch under way
+        self.batch_loss = 0.0
+
+    def advance(self, history, one_epoch, one_batch=False):
+        """Train for about CHUNK_SECONDS, at most to the end of a buffer, or a single batch."""
+        trainer = self.trainer
+        if self.buffers is None:
+            self.start, self.loss, self.n_samples, self.steps = time.perf_counter(), 0.0, 0, 0
+            self.buffers = self.stream.buffers(trainer.net, trainer.rng, trainer.shuffle, trainer.batch_size)
+            self._take_buffer()
+        self.epoch, skipped = len(history), self.part.skipped
+        self.run.advance(self.part, True, one_batch)
+        self.batch_loss, history.skipped = self.run.batch_loss, history.skipped + self.part.skipped - skipped
+        history.nonfinite = self.part.nonfinite or (len(self.part) > 0 and self.run.not_finite())
+        if history.nonfinite or not len(self.part):
+            return
+        if np.isfinite(self.part.loss[0]):  # not every batch of it was skipped
+            share = len(self.run.X) if trainer.net.reduction == "mean" else 1
+            self.loss, self.n_samples = self.loss + self.part.loss[0] * share, self.n_samples + share
+        self.steps += self.run.n_batches
+        if not self._take_buffer():
+            self.buffers = None
+            mean = self.loss / self.n_samples if trainer.net.reduction == "mean" else self.loss
+            history._add(np.array([mean]), time.perf_counter() - self.start)
+
+    def _take_buffer(self):
+        buffer = next(self.buffers, None)
+        if buffer is not None:
+            trainer, (X, Y) = self.trainer, buffer
+            weights = checks.weights(None, self.class_weight, Y, trainer.net.sizes[-1], trainer.net.dtype)
+            self.run, self.part = _Run(trainer, X, Y, weights, 1), History()
+            self.run.shuffle = False  # the stream has
+        return buffer is not None
+
+    def is_between_epochs(self):
+        """Whether the next step is the first of an epoch."""
+        return self.buffers is None
+
+    def not_finite(self):
+        """Whether a parameter, or what the update rule remembers of it, is not finite."""
+        return self.run.not_finite()
+
+    def back_to_finite(self):
+        """Lead the parameters back to the last step after which they were finite; return its epoch and batch."""
+        return self.epoch, self.steps + self.run.back_to_finite()[1]
+
+    def data_of_next(self):
+        """Return samples and targets of the next batch, which a call has tried already."""
+        return self.run.data_of_next()
+
+    def close(self):
+        """End the thread that reads ahead."""
+        if self.buffers is not None:
+            self.buffers.close()
 
 
 # ------------------------------------------------------------------ the progress bar

@@ -43,6 +43,7 @@ from .losses import (
     squared_error,
     squared_error_derivative,
 )
+from .metrics import class_counts, error_sums, label_counts, top_counts
 from .noise import dropout, input_noise
 from .optimizers import (
     adagrad,
@@ -65,11 +66,12 @@ from .training import shuffle
 __all__ = [
     "absolute_error", "absolute_error_derivative", "adagrad", "adam", "adamw", "affine_forward",
     "bias_gradient", "binary_cross_entropy", "binary_cross_entropy_derivative", "binary_cross_entropy_logits",
-    "clip_norm", "clip_value", "cross_entropy", "cross_entropy_derivative", "cross_entropy_logits", "dropout",
-    "elu", "elu_derivative", "exp", "gelu", "gelu_derivative", "huber", "huber_derivative", "identity",
-    "identity_derivative", "input_noise", "layer_jacobian", "leaky_relu", "leaky_relu_derivative",
-    "learning_rate", "lion", "log", "max_norm", "nadam", "penalize", "propagate_delta", "relu",
-    "relu_derivative", "rmsprop", "rprop", "sgd", "sgd_momentum", "shuffle", "sigmoid", "sigmoid_derivative",
-    "silu", "silu_derivative", "softmax", "softmax_backward", "softplus", "softplus_derivative",
-    "squared_error", "squared_error_derivative", "tanh", "tanh_derivative", "weight_gradient",
+    "class_counts", "clip_norm", "clip_value", "cross_entropy", "cross_entropy_derivative",
+    "cross_entropy_logits", "dropout", "elu", "elu_derivative", "error_sums", "exp", "gelu", "gelu_derivative",
+    "huber", "huber_derivative", "identity", "identity_derivative", "input_noise", "label_counts",
+    "layer_jacobian", "leaky_relu", "leaky_relu_derivative", "learning_rate", "lion", "log", "max_norm",
+    "nadam", "penalize", "propagate_delta", "relu", "relu_derivative", "rmsprop", "rprop", "sgd",
+    "sgd_momentum", "shuffle", "sigmoid", "sigmoid_derivative", "silu", "silu_derivative", "softmax",
+    "softmax_backward", "softplus", "softplus_derivative", "squared_error", "squared_error_derivative", "tanh",
+    "tanh_derivative", "top_counts", "weight_gradient",
 ]

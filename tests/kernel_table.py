@@ -171,6 +171,26 @@ def shuffle(rng, dtype, n, m):
     return [rng.integers(0, 2**32, n * m, dtype=np.uint32), np.full(n * m, -1)]
 
 
+def counted(name, *, labels=False):
+    """Outputs and targets to be counted, on top of what was counted before; few values, so that many are equal."""
+
+    def arguments(rng, dtype, n, m):
+        A = rng.integers(0, 4, (n, m)).astype(dtype) / 3
+        Y = rng.integers(0, m, n) if labels else rng.integers(0, 3, (n, m)).astype(dtype) / 2
+        counts, right = rng.integers(0, 99, (3, m)), rng.integers(0, 99, 1)
+        return {"class_counts": [A, Y, counts], "label_counts": [A, Y, 0.5, counts, right],
+                "top_counts": [A, Y, int(rng.integers(1, m + 1)), right]}[name]
+
+    return arguments
+
+
+def error_sums(rng, dtype, n, m):
+    totals = rng.uniform(0, 1, (7, m))
+    totals[0] = rng.integers(0, 9)
+    totals[:, :] *= totals[0] > 0
+    return [uniform(rng, -2, 2, dtype, n, m), uniform(rng, -2, 2, dtype, n, m), totals]
+
+
 def sums_columns(n, m):
     return m
 
@@ -230,6 +250,10 @@ TABLE = [
     *[Row("learning_rate", learning_rate(kind, *numbers), ELEMENTS, lambda n, m: 1, form=f"{kind}-{i}")
       for kind, settings in enumerate(SCHEDULES) for i, numbers in enumerate(settings)],
     Row("shuffle", shuffle, ELEMENTS, written=("order",)),
+    *[Row(name, counted(name, labels=form == "labels"), SAMPLES, written=("counts", "right"), form=form)
+      for name in ("class_counts", "top_counts") for form in ("labels", "rows")],
+    Row("label_counts", counted("label_counts"), SAMPLES, written=("counts", "right")),
+    Row("error_sums", error_sums, SAMPLES, lambda n, m: n, written=("totals",)),
 ]
 
 

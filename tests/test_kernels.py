@@ -47,7 +47,8 @@ def test_every_public_kernel_has_a_row_and_a_twin():
 
 
 def test_every_kernel_of_one_operation_is_public():
-    for module in (kernels.elementwise, kernels.dense, kernels.losses, kernels.optimizers, kernels.schedules):
+    for module in (kernels.elementwise, kernels.dense, kernels.losses, kernels.metrics, kernels.optimizers,
+                   kernels.schedules):
         for name, value in vars(module).items():
             if isinstance(getattr(value, "_cache", None), KernelCache):
                 assert name in kernels.__all__ and getattr(kernels, name) is value

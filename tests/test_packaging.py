@@ -17,7 +17,7 @@ import fastbp
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = ["rich", "typer", "sklearn", "scipy", "torch", "jax", "matplotlib", "safetensors", "pandas", "onnx",
-            "mpi4py"]
+            "mpi4py", "tensorboardX"]
 
 
 @pytest.fixture(scope="module")

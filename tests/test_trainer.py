@@ -15,7 +15,7 @@ from fastbp import reference
 
 def make(backend, seed=0, dtype="float64", sizes=(3, 4, 2), **options):
     """Build a small network."""
-    return fastbp.Network(sizes, "tanh", seed=seed, dtype=dtype, backend=backend, **options)
+    return fastbp.Network(sizes, options.pop("activations", "tanh"), seed=seed, dtype=dtype, backend=backend, **options)
 
 
 def data(n=11, sizes=(3, 4, 2), seed=1):
@@ -183,14 +183,6 @@ def test_validation_and_metrics(backend, monkeypatch):
     assert "epochs 2 to 4" in repr(history2) and "accuracy" in repr(history2)
 
 
-def test_accuracy():
-    accuracy = fastbp.trainer.accuracy
-    A = np.array([[0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
-    assert accuracy(A, np.array([1, 0, 0])) == pytest.approx(2 / 3)
-    assert accuracy(A, np.array([[0.0, 1], [0, 1], [0, 1]])) == pytest.approx(2 / 3)
-    assert accuracy(A[:, :1], np.array([[0.0], [1], [1]])) == pytest.approx(2 / 3)
-
-
 def test_step_and_partial_fit(backend):
     X, Y = data()
     net, twin = make(backend), make("numpy")
@@ -198,6 +190,9 @@ def test_step_and_partial_fit(backend):
     before = net.loss(X, Y)
     assert trainer.step(X, Y) == pytest.approx(before, rel=1e-12)
     trainer.step(X[:5], Y[:5])
+    assert trainer.state.step == 2
+    with pytest.raises(AttributeError):
+        trainer.velocity = None
     velocity = np.zeros_like(twin.parameters)
     for rows in (slice(None), slice(5)):
         _, weights, biases = twin.gradients(X[rows], Y[rows])
@@ -244,7 +239,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_finite_parameters(
         history = trainer.fit(X, Y, epochs=1000)
     epoch = int(str(caught[0].message).split("epoch ")[1].split()[0])
     assert caught[0].filename == __file__
-    assert history.nonfinite and not history.interrupted and len(history) == epoch - 1 == trainer.epochs > 5
+    assert history.nonfinite and not history.interrupted and history.stopped == "non-finite"
+    assert trainer.state.step == 4 * len(history) + int(str(caught[0].message).split("(batch ")[1][0]) - 1
+    assert len(history) == epoch - 1 == trainer.epochs > 5
     for numbers in (net.parameters, trainer.velocity, history.loss):
         assert np.isfinite(numbers).all()
     end = net.parameters.tobytes(), trainer.velocity.tobytes(), history.loss
@@ -264,9 +261,126 @@ def test_infinite_parameters_under_finite_losses_are_found(backend, epochs):
 
 def test_a_step_with_a_loss_that_is_not_finite_changes_nothing(backend):
     net = fastbp.Network([1, 1], "identity", init=[([[3e38]], [0.0])], backend=backend)
-    with pytest.warns(RuntimeWarning, match="no update"):
+    with pytest.warns(RuntimeWarning, match="the loss, of finite outputs: no update"):
         loss = fastbp.Trainer(net, fastbp.SGD(0.1)).step([[1.0]], [[0.0]])
     assert not np.isfinite(loss) and net.weights[0] == np.float32(3e38)
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.1), on_nonfinite="raise")
+    with pytest.raises(FloatingPointError, match="Z of layer 1: no update"):
+        trainer.step([[9.0]], [[0.0]])
+    assert net.weights[0] == np.float32(3e38) and trainer.state.step == 0
+
+
+@pytest.mark.parametrize("weights, origin", [((1e20, 1e30), "Z of layer 2"), ((1e39 / 9, 1), "Z of layer 1"),
+                                             ((1e20, 1), "the loss, of finite outputs")])
+def test_the_message_says_where_it_began(backend, weights, origin):
+    net = fastbp.Network([1, 1, 1], "identity", init=[([[w]], [0.0]) for w in weights], backend=backend)
+    before = net.parameters.copy()
+    X = np.array([[0.0]] * 4 + [[9.0]])
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.1), 2, shuffle=False, on_nonfinite="raise")
+    with pytest.raises(FloatingPointError, match=rf"in epoch 1 \(batch 3 of 3\), step 3, first in {origin}: "):
+        trainer.fit(X, 0 * X, epochs=2)
+    np.testing.assert_array_equal(net.parameters, before)
+    assert trainer.epochs == 0 and trainer.state.step == 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_failing_batch_is_found_again(backend, seed, monkeypatch):
+    net = fastbp.Network([1, 1], "sigmoid", init=[([[0.0]], [0.0])], backend=backend)
+    trainer, seen = fastbp.Trainer(net, fastbp.SGD(1e37, 0.5), batch_size=1, seed=seed), []
+    monkeypatch.setattr(trainer, "_origin", lambda X, Y: seen.append((X.tolist(), Y.tolist())) or "here")
+    order = np.empty(3, int)
+    reference.shuffle(np.random.default_rng(seed).integers(0, 2**32, 3, dtype=np.uint32), order)
+    place = int(np.flatnonzero(order == 1)[0])
+    with pytest.warns(RuntimeWarning, match=rf"epoch 1 \(batch {place + 1} of 3\), step {place + 1}, first in here"):
+        history = trainer.fit([[0.0], [1e5], [0.0]], [[0.5], [0.0], [0.5]], epochs=2)
+    assert seen == [([[1e5]], [[0.0]])] and trainer.state.step == place and history.stopped == "non-finite"
+
+
+@pytest.mark.parametrize("chunk_seconds", [0.0, 10.0])
+@pytest.mark.parametrize("first", ["loss", "parameters"])
+def test_the_whole_state_goes_back(backend, first, chunk_seconds, monkeypatch):
+    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
+    if first == "loss":
+        net = fastbp.Network([3, 4, 2], ["tanh", "identity"], seed=0, backend=backend)
+        trainer, (X, Y) = fastbp.Trainer(net, fastbp.SGD(1.0, 0.5), batch_size=2, seed=0), data(7)
+    else:
+        net = fastbp.Network([3, 2], "leaky_relu", "absolute_error", init="zeros", backend=backend)
+        trainer = fastbp.Trainer(net, fastbp.SGD(3e38, 0.5), batch_size=2, seed=0)
+        X, Y = data(7)[0] / 99, [[-1e38] * 2] * 7
+    train = trainer._train
+
+    def counted(*arguments):
+        first_batch, step = arguments[6], trainer.state.step
+        assert step % 4 == first_batch
+        done = train(*arguments)
+        trainer.state.memory[0] *= 0.5**done
+        trainer.state.step = step + done + (not np.isfinite(arguments[-1]).all())  # a step that failed was tried, too
+        return done
+
+    monkeypatch.setattr(trainer, "_train", counted)
+    with pytest.warns(RuntimeWarning, match="non-finite") as caught:
+        history = trainer.fit(X, Y, epochs=100)
+    batch = int(str(caught[0].message).split("(batch ")[1][0])
+    assert trainer.state.step == 4 * len(history) + batch - 1 > 10
+    assert trainer.state.memory.tolist() == [0.5**trainer.state.step] + [1.0] * 7
+
+
+@pytest.mark.parametrize("chunk_seconds", [0.0, 10.0])
+def test_steps_that_are_skipped(backend, chunk_seconds, monkeypatch):
+    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
+    X, Y = data(6)
+    X[4] = 1e300  # the loss of this sample is infinite
+    net, twin = (make(backend, activations=["identity", "identity"]) for _ in "ab")
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.01, 0.5), 1, shuffle=False, on_nonfinite="skip")
+    train = trainer._train
+
+    def one_by_one(X, Y, weights, batch_size, order, words, first, last, losses):
+        done = 0
+        for epoch in range(len(losses)):
+            for batch in range(first if epoch == 0 else 0, last):
+                total = losses[epoch : epoch + 1].copy()
+                made = train(X, Y, weights, batch_size, order, words, batch, batch + 1, total)
+                losses[epoch], done = total[0] if made else losses[epoch], done + made
+        return done
+
+    monkeypatch.setattr(trainer, "_train", one_by_one)
+    history = trainer.fit(X, Y, epochs=3)
+    good = [0, 1, 2, 3, 5]
+    same = fastbp.Trainer(twin, fastbp.SGD(0.01, 0.5), 1, shuffle=False)
+    expected = same.fit(X[good], Y[good], epochs=3)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+    assert history.skipped == 3 and history.stopped is None and not history.nonfinite and expected.skipped == 0
+    np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-12)
+    X[:] = 1e300
+    assert np.isnan(trainer.fit(X, Y, epochs=2).loss).all()
+
+
+def test_infinite_parameters_cannot_be_skipped(backend):
+    net = fastbp.Network([1, 1], "sigmoid", init=[([[0.0]], [0.0])], backend=backend)
+    trainer = fastbp.Trainer(net, fastbp.SGD(1e37), batch_size=1, shuffle=False, on_nonfinite="skip")
+    with pytest.warns(RuntimeWarning, match=r"epoch 1 \(batch 2 of 3\), step 2, first in the update"):
+        history = trainer.fit([[0.0], [1e5], [1.0]], [[0.5], [0.0], [0.0]], epochs=5)
+    assert history.nonfinite and len(history) == 0 == trainer.epochs and not net.parameters.any()
+
+
+@pytest.mark.parametrize("tol, lr", [(0.0, 0.3), (1e-4, 0.05), (1e-2, 0.05), (1e-3, 0.0001)])
+def test_tol_stops_as_scikit_learn_does(backend, tol, lr):
+    X, Y = data(40)
+    long, stopped = make(backend), make(backend)
+    losses = fastbp.Trainer(long, fastbp.SGD(lr), 5, seed=0).fit(X, Y, epochs=300).loss
+    best, count, epochs = np.inf, 0, 300
+    for epoch, loss in enumerate(losses, 1):  # BaseMultilayerPerceptron._update_no_improvement_count
+        count = count + 1 if loss > best - tol else 0
+        best = min(best, loss)
+        if count > 10:
+            epochs = epoch
+            break
+    trainer = fastbp.Trainer(stopped, fastbp.SGD(lr), 5, seed=0)
+    history = trainer.fit(X, Y, epochs=300, tol=tol)
+    assert history.loss == losses[:epochs] and trainer.epochs == epochs < 300
+    assert history.stopped == "tol" and repr(history).endswith("stopped: tol)")
+
+
 
 
 def test_bad_arguments_change_nothing(backend):
@@ -281,7 +395,13 @@ def test_bad_arguments_change_nothing(backend):
         (dict(X=X, Y=Y, validation_data=(X, Y[:2])), "validation_data: Y has 2 rows"),
         (dict(X=X, Y=Y, validation_data=X), "pair"), (dict(X=X, Y=Y, metrics=3), "metrics"),
         (dict(X=X, Y=Y, metrics=["accuracy", "accuracy"]), "different names"), (dict(X=X, Y=Y, progress=2), "progress"),
-        (dict(X=X[0], Y=Y[0]), r"X\[None, :\]"),
+        (dict(X=X[0], Y=Y[0]), r"X\[None, :\]"), (dict(X=X, Y=Y, tol=-1), "tol"), (dict(X=X, Y=Y, tol="1"), "tol"),
+        (dict(X=X, Y=Y, sample_weight=np.ones(3)), r"shape \(3,\), expected \(11,\)"),
+        (dict(X=X, Y=Y, sample_weight=np.r_[np.ones(10), -1]), r"sample_weight\[10\] is -1"),
+        (dict(X=X, Y=Y, sample_weight=np.full(11, np.inf)), r"sample_weight\[0\] is inf"),
+        (dict(X=X, Y=Y, class_weight="balanced"), "one class each"), (dict(X=X, Y=Y, class_weight=3), "class_weight"),
+        (dict(X=X, Y=Y, callbacks=3), "callbacks"), (dict(X=X, Y=Y, callbacks=[3]), r"callbacks\[0\]"),
+        (dict(X=X, Y=Y, callbacks=[fastbp.callbacks.TimeLimit]), r"write TimeLimit\(\.\.\.\)"),
     ]
     for arguments, words in bad:
         with pytest.raises((ValueError, TypeError), match=words):
@@ -293,11 +413,70 @@ def test_bad_arguments_change_nothing(backend):
 @pytest.mark.parametrize("arguments, words", [
     (dict(net=3), "net must be"), (dict(optimizer="sgd"), "SGD"), (dict(batch_size=0), "batch_size"),
     (dict(batch_size=2.5), "batch_size"), (dict(shuffle="yes"), "shuffle"), (dict(seed="x"), "seed"),
-    (dict(threads=0), "threads"), (dict(seed=-1), "seed"),
+    (dict(threads=0), "threads"), (dict(seed=-1), "seed"), (dict(l1=-1), "l1"), (dict(l2="x"), "l2"),
+    (dict(dropout=1.0), "dropout"), (dict(dropout=[0.1, 0.2]), "or 1 "), (dict(dropout=[1]), r"dropout\[0\]"),
+    (dict(net=fastbp.Network([3, 2]), dropout=0.5), "one layer"), (dict(clip_norm=0), "clip_norm"),
+    (dict(clip_value=-1), "clip_value"), (dict(max_norm=np.inf), "max_norm"), (dict(input_noise=-0.1), "input_noise"),
+    (dict(label_smoothing=0.1), "squared_error"), (dict(label_smoothing=1.0), "below 1"),
+    (dict(on_nonfinite="ignore"), "on_nonfinite"),
 ])
 def test_bad_settings(arguments, words):
     with pytest.raises((ValueError, TypeError), match=words):
         fastbp.Trainer(**{"net": make("numpy"), "optimizer": fastbp.SGD(0.1), **arguments})
+
+
+def test_the_settings_of_every_update():
+    net = fastbp.Network([3, 4, 5, 2], ["tanh", "tanh", "softmax"], "cross_entropy", seed=0)
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.5, 0.9, True), seed=1, l1=0.1, l2=0.2, dropout=0.3, clip_norm=4,
+                             clip_value=5, max_norm=6, label_smoothing=0.7, input_noise=0.8, on_nonfinite="skip")
+    trainer.lr_scale = 0.5
+    update = trainer._update()
+    assert update._replace(key=0) == fastbp.update.Update(
+        "nesterov", (0.9,), "constant", (0.5,), l1=0.1, l2=0.2, clip_value=5.0, clip_norm=4.0, max_norm=6.0,
+        dropout=(0.3, 0.3), label_smoothing=0.7, input_noise=0.8, skips=True, rate_scale=0.5)
+    assert trainer.lr == 0.25 and 0 < update.key < 2**64
+    plain = fastbp.Trainer(net, fastbp.SGD(0.5), seed=1)
+    assert plain._update() == fastbp.update.Update("sgd", (), "constant", (0.5,)) and plain.velocity is None
+    assert trainer.rng.bit_generator.state == plain.rng.bit_generator.state  # dropout changes nothing in the orders
+    assert fastbp.Trainer(net, fastbp.SGD(0.5), seed=1, dropout=[0.0, 0.5])._update().dropout == (0.0, 0.5)
+    keys = {fastbp.Trainer(net, fastbp.SGD(0.5), seed=seed, dropout=0.5).key for seed in (1, 1, 2)}
+    assert len(keys) == 2 and update.key in keys
+
+
+def weights_of(Y, sizes=(2, 3), loss="cross_entropy", dtype="float32", **options):
+    """Weights that the backend is told for such targets."""
+    net = fastbp.Network(sizes, "softmax" if loss == "cross_entropy" else "sigmoid", loss, dtype=dtype, seed=0)
+    trainer, seen = fastbp.Trainer(net, fastbp.SGD(0.1)), []
+    train = trainer._train
+
+    def spy(X, Y, weights, *rest):
+        seen.append(weights)
+        return train(X, Y, weights, *rest)
+
+    trainer._train = spy
+    trainer.fit(np.ones((len(Y), sizes[0])), Y, **options)
+    return seen[0]
+
+
+def test_weights_of_samples_and_classes():
+    labels = np.array([0, 0, 0, 2, 2, 0])
+    assert weights_of(labels) is None
+    sample = np.arange(6)
+    weights = weights_of(labels, sample_weight=sample, class_weight={2: 3, 1: 9})
+    assert weights.dtype == np.float32 and weights.tolist() == [0, 1, 2, 9, 12, 5]
+    for Y in (labels, np.eye(3)[labels]):
+        assert weights_of(Y, dtype="float64", class_weight="balanced").tolist() == [0.75, 0.75, 0.75, 1.5, 1.5, 0.75]
+    yes = np.array([0, 1, 1, 1.0])
+    for Y in (yes, yes[:, None]):
+        one = dict(sizes=(2, 1), loss="binary_cross_entropy")
+        assert weights_of(Y, **one, class_weight={0: 5}).tolist() == [5, 1, 1, 1]
+        np.testing.assert_allclose(weights_of(Y, **one, class_weight="balanced"), [2, 2 / 3, 2 / 3, 2 / 3], 1e-6)
+        assert weights_of(2 * Y - 1, (2, 1), "squared_error", class_weight={-1: 5}).tolist() == [5, 1, 1, 1]
+    for Y, value, words in [(labels, {3: 1}, "class 3"), (labels, {True: 1}, "class True"),
+                            (labels, {0: -1}, "least 0"), (labels, "equal", "balanced"),
+                            (np.full((4, 3), 1 / 3), "balanced", "one class each")]:
+        with pytest.raises((ValueError, TypeError), match=words):
+            weights_of(Y, class_weight=value)
 
 
 def test_progress_is_silent_in_a_pipe_and_can_be_forced(backend, capsys):
@@ -343,7 +522,7 @@ def test_ctrl_c_between_calls_keeps_what_is_done(backend, monkeypatch):
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1), 11, seed=0)
     with pytest.warns(RuntimeWarning, match="interrupted after 3 of 9 epochs"):
         history = trainer.fit(*data(), epochs=9)
-    assert history.interrupted and len(history) == 3 and trainer.epochs == 3
+    assert history.interrupted and history.stopped == "interrupted" and len(history) == 3 and trainer.epochs == 3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert trainer.fit(*data(), epochs=2).epochs == [4, 5]

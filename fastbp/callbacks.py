@@ -1,0 +1,335 @@
+"""Callbacks: what else happens during ``Trainer.fit(..., callbacks=[EarlyStopping(), CSVLogger("run.csv")])``.
+
+A callback is an object with any of the methods of `Callback`; it need not inherit from it.
+"""
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from .metrics import falls
+
+__all__ = ["CSVLogger", "Callback", "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "TensorBoard",
+           "TimeLimit"]
+EVENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_batch_end")
+
+
+class Callback:
+    """The methods that a callback may have; those that are not overridden are never called.
+
+    A method that returns True, or sets ``trainer.stop_training = True``, ends the training.  `trainer` and its
+    ``trainer.net`` are live; ``history.recorded`` has what was recorded so far, by name.
+    """
+
+    def on_train_begin(self, trainer: Any, history: Any) -> bool | None:
+        """Before the first epoch of a call of `fit`."""
+
+    def on_train_end(self, trainer: Any, history: Any) -> None:
+        """After the last epoch, however it ended, by Ctrl-C and exceptions too."""
+
+    def on_epoch_begin(self, trainer: Any, history: Any) -> bool | None:
+        """Before each epoch."""
+
+    def on_epoch_end(self, trainer: Any, history: Any) -> bool | None:
+        """After each epoch, when its losses and metrics are recorded."""
+
+    def on_batch_end(self, trainer: Any, history: Any, step: int, loss: float) -> bool | None:
+        """After each update: the number of the step, and the loss of its batch before it.
+
+        It has the network trained by one native call for every batch, which is slow for small ones.
+        """
+
+
+class Callbacks:
+    """The callbacks of one training: who is to be called when."""
+
+    def __init__(self, callbacks: Any) -> None:
+        if not isinstance(callbacks, list | tuple):
+            raise TypeError(f"callbacks must be a sequence of callbacks, got {callbacks!r}")
+        self._methods: dict[str, list] = {event: [] for event in EVENTS}
+        for i, callback in enumerate(callbacks):
+            if isinstance(callback, type):
+                raise TypeError(f"callbacks[{i}] is the class {callback.__name__}: write {callback.__name__}(...)")
+            if not any(hasattr(callback, event) for event in EVENTS):
+                raise TypeError(f"callbacks[{i}] must have a method such as on_epoch_end, got {callback!r}")
+            for event, methods in self._methods.items():
+                method = getattr(callback, event, None)
+                if method is not None and getattr(method, "__func__", None) is not getattr(Callback, event):
+                    methods.append((type(callback).__name__, method))
+
+    def has(self, *events: str) -> bool:
+        """Whether any callback has any of these methods."""
+        return any(self._methods[event] for event in events)
+
+    def call(self, event: str, trainer: Any, history: Any, *arguments: Any) -> None:
+        """Call all that have this method; note who first wanted to end the training."""
+        for name, method in self._methods[event]:
+            wants_end = method(trainer, history, *arguments)
+            if event == "on_train_end":
+                continue
+            trainer.stop_training = trainer.stop_training or bool(wants_end)
+            if trainer.stop_training and history.stopped is None:
+                history.stopped = name
+
+
+class _Monitor(Callback):
+    """Watches one of the recorded series and knows its best value.
+
+    Parameters
+    ----------
+    monitor : str
+        "loss", "validation_loss", or a metric such as "validation_accuracy".
+    min_delta : float
+        A value is better only if it is so by more than this.
+    mode : "min", "max" or None
+        Whether smaller or larger is better; None tells it from the name.
+    """
+
+    def __init__(self, monitor: str, min_delta: float, mode: str | None) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be a name such as 'validation_loss', got {monitor!r}")
+        self.monitor = monitor
+        self.min_delta = checks.number("min_delta", min_delta, at_least=0)
+        is_min = falls(monitor) if mode is None else checks.name("mode", mode, ("min", "max")) == "min"
+        self.sign = 1 if is_min else -1
+
+    def on_train_begin(self, trainer: Any, history: Any) -> None:
+        """Check the name."""
+        if self.monitor not in history.recorded:
+            hint = "; pass validation_data to fit" if self.monitor.startswith("validation_") else ""
+            raise ValueError(f"monitor {self.monitor!r} of {type(self).__name__} is not recorded{hint} (available: "
+                             f"{', '.join(history.recorded)})")
+        self.best: float = self.sign * math.inf
+
+    def is_better(self, history: Any) -> bool:
+        """Take the last value; whether it is the best so far by more than min_delta."""
+        value = history.recorded[self.monitor][-1]
+        better = self.sign * value < self.sign * self.best - self.min_delta
+        if better:
+            self.best = value
+        return better
+
+
+class EarlyStopping(_Monitor):
+    """Stops when what is monitored was no better for some epochs.
+
+    Parameters
+    ----------
+    monitor : str
+        "loss", "validation_loss", or a metric such as "validation_accuracy".
+    patience : int
+        Epochs in a row without a better value.
+    min_delta : float
+        A value is better only if it is so by more than this.
+    restore_best : bool
+        Put back the parameters of the best epoch at the end, however the training ended.  What the optimizer
+        remembers stays that of the last epoch.
+    mode : "min", "max" or None
+        Whether smaller or larger is better; None tells it from the name.
+
+    Attributes
+    ----------
+    best : float
+        Best value of the last call of `fit`.
+    best_epoch : int
+        Its epoch.
+    """
+
+    def __init__(self, monitor: str = "validation_loss", patience: int = 10, min_delta: float = 0.0,
+                 restore_best: bool = True, mode: str | None = None) -> None:
+        super().__init__(monitor, min_delta, mode)
+        self.patience = checks.integer("patience", patience)
+        self.restore_best = checks.flag("restore_best", restore_best)
+        self._parameters: np.ndarray | None = None
+
+    def on_train_begin(self, trainer: Any, history: Any) -> None:
+        """Start anew."""
+        super().on_train_begin(trainer, history)
+        self.best_epoch = history.first_epoch - 1
+
+    def on_epoch_end(self, trainer: Any, history: Any) -> bool:
+        """Keep the parameters if they are the best; else see whether that lasted too long."""
+        if self.is_better(history):
+            self.best_epoch = trainer.epochs
+            if self.restore_best:
+                self._parameters = trainer.net.parameters.copy()
+        return trainer.epochs - self.best_epoch >= self.patience
+
+    def on_train_end(self, trainer: Any, history: Any) -> None:
+        """Put back the best parameters."""
+        if self._parameters is not None:
+            trainer.net.parameters[:] = self._parameters
+            self._parameters = None
+
+
+class ModelCheckpoint(_Monitor):
+    """Saves the network after each epoch, or after those that are the best so far.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where `Network.save` puts it; may name what was recorded, as in ``"{epoch:03d}_{validation_loss:.3f}.npz"``.
+    monitor, mode : as for `EarlyStopping`
+    save_best_only : bool
+        Otherwise the monitor is not looked at.
+    """
+
+    def __init__(self, path: str | Path, monitor: str = "validation_loss", save_best_only: bool = True,
+                 mode: str | None = None) -> None:
+        self.save_best_only = checks.flag("save_best_only", save_best_only)
+        self.path = Path(path)
+        super().__init__(monitor, 0.0, mode if save_best_only else "min")
+
+    def on_train_begin(self, trainer: Any, history: Any) -> None:
+        """Check the name and the folder."""
+        if self.save_best_only:
+            super().on_train_begin(trainer, history)
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"the folder of ModelCheckpoint({str(self.path)!r}) does not exist")
+        values = dict.fromkeys(history.recorded, 0.0)
+        try:
+            self.path.name.format(epoch=0, **values)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"path {self.path.name!r} of ModelCheckpoint cannot be filled in: {error!r} (available: "
+                             f"epoch, {', '.join(values)})") from None
+
+    def on_epoch_end(self, trainer: Any, history: Any) -> None:
+        """Save, if it is time."""
+        if not self.save_best_only or self.is_better(history):
+            values = {name: series[-1] for name, series in history.recorded.items()}
+            trainer.net.save(self.path.with_name(self.path.name.format(epoch=trainer.epochs, **values)))
+
+
+class ReduceLROnPlateau(_Monitor):
+    """Makes the steps smaller when what is monitored was no better for some epochs.
+
+    It lowers ``trainer.lr_scale``, the factor of the optimizer's learning rate or schedule, and leaves it there for
+    later calls of `fit`.
+
+    Parameters
+    ----------
+    monitor, min_delta, mode : as for `EarlyStopping`
+    factor : float
+        In (0, 1); the rate is multiplied by it.
+    patience : int
+        Epochs in a row without a better value.
+    min_lr : float
+        The rate is not made smaller than this.
+    """
+
+    def __init__(self, monitor: str = "validation_loss", factor: float = 0.5, patience: int = 5, min_lr: float = 0.0,
+                 min_delta: float = 0.0, mode: str | None = None) -> None:
+        super().__init__(monitor, min_delta, mode)
+        self.factor = checks.number("factor", factor, above=0, below=1)
+        self.patience = checks.integer("patience", patience)
+        self.min_lr = checks.number("min_lr", min_lr, at_least=0)
+
+    def on_train_begin(self, trainer: Any, history: Any) -> None:
+        """Start anew."""
+        super().on_train_begin(trainer, history)
+        self._since = history.first_epoch - 1
+
+    def on_epoch_end(self, trainer: Any, history: Any) -> None:
+        """Lower the rate, if it is time."""
+        if self.is_better(history):
+            self._since = trainer.epochs
+        elif trainer.epochs - self._since >= self.patience:
+            self._since = trainer.epochs
+            lr = trainer.lr
+            if lr > self.min_lr:
+                trainer.lr_scale *= max(self.factor, self.min_lr / lr)
+
+
+class CSVLogger(Callback):
+    """Writes a line for each epoch to a CSV file: its number, all that was recorded, and its seconds.
+
+    The first call of `fit` begins the file; later ones with the same object add to it.
+
+    Parameters
+    ----------
+    path : str or Path
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._columns: list[str] | None = None
+
+    def on_train_begin(self, trainer: Any, history: Any) -> None:
+        """Begin the file, or see that the lines to come fit it."""
+        columns = ["epoch", *history.recorded, "seconds"]
+        if self._columns is None:
+            with self.path.open("w", newline="") as file:
+                csv.writer(file).writerow(columns)
+            self._columns = columns
+        elif columns != self._columns:
+            raise ValueError(f"CSVLogger({str(self.path)!r}) has the columns {', '.join(self._columns)}, but now there "
+                             f"are {', '.join(columns)}: use another one")
+
+    def on_epoch_end(self, trainer: Any, history: Any) -> None:
+        """Write a line."""
+        values = [series[-1] for series in history.recorded.values()]
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow([trainer.epochs, *values, history.seconds[-1]])
+
+
+class TensorBoard(Callback):
+    """Writes all that is recorded for TensorBoard (package tensorboardX), one scalar by name and epoch.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Raises
+    ------
+    ImportError
+        Without tensorboardX: ``pip install 'fastbp[tensorboard]'``.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError("TensorBoard needs the package tensorboardX: pip install 'fastbp[tensorboard]'") from None
+        self.folder, self._writer_of = Path(folder), SummaryWriter
+        self._writer: Any = None
+
+    def on_train_begin(self, trainer: Any, history: Any) -> None:
+        """Open the file."""
+        self._writer = self._writer_of(str(self.folder))
+
+    def on_epoch_end(self, trainer: Any, history: Any) -> None:
+        """Write what was recorded."""
+        for name, series in history.recorded.items():
+            self._writer.add_scalar(name, series[-1], trainer.epochs)
+
+    def on_train_end(self, trainer: Any, history: Any) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class TimeLimit(Callback):
+    """Stops after the first epoch that ends later than this.
+
+    Parameters
+    ----------
+    seconds : float
+        From the begin of the call of `fit`.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = checks.number("seconds", seconds, above=0)
+
+    def on_train_begin(self, trainer: Any, history: Any) -> None:
+        """Look at the clock."""
+        self._end = time.monotonic() + self.seconds
+
+    def on_epoch_end(self, trainer: Any, history: Any) -> bool:
+        """Look at the clock."""
+        return time.monotonic() >= self._end

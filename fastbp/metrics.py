@@ -1,0 +1,299 @@
+"""Metrics: how good predictions are, by name in ``Trainer.fit(metrics=["accuracy", "f1"])`` or called, ``f1(A, Y)``.
+
+The numbers are scikit-learn's, where a division by zero gives 0.  Which classes there are is read from the targets:
+
+- labels (n_samples,), or rows: each sample is of one class, that of the label or of the largest target; the
+  prediction is the largest output;
+- one output, or rows of zeros and ones of which some do not hold exactly one 1 (multi-label): every output by itself
+  says yes above 1/2, or above 0 where the targets are -1 and 1.
+
+Precision, recall and f1 of one output are those of its yes; of several they are means over the outputs, or over the
+classes that occur in targets or predictions.  Errors of several outputs are averaged.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import checks
+
+__all__ = ["METRICS", "TopK", "accuracy", "explained_variance", "f1", "mae", "precision", "r2", "recall", "rmse"]
+
+
+class Kind(NamedTuple):
+    """What is known of the targets before the first sample is counted."""
+
+    n_out: int
+    has_labels: bool
+    threshold: float | None  # None: one class for each sample
+
+
+def kind_of(n_out: int, targets: list[np.ndarray]) -> Kind:
+    """Tell from all the targets of a training how they name classes."""
+    if any(Y.ndim == 1 for Y in targets):
+        return Kind(n_out, True, None)
+    threshold = 0.0 if _hold_only(targets, -1, 1) and any((Y < 0).any() for Y in targets) else 0.5
+    is_multi_label = (threshold == 0.0 or _hold_only(targets, 0, 1)) and any(
+        ((Y > threshold).sum(axis=1) != 1).any() for Y in targets)
+    return Kind(n_out, False, threshold if n_out == 1 or is_multi_label else None)
+
+
+def _hold_only(targets: list[np.ndarray], low: int, high: int) -> bool:
+    return all(((Y == low) | (Y == high)).all() for Y in targets)
+
+
+# ------------------------------------------------------------------ what is counted over the pieces of a set
+
+
+class _Counts:
+    """Of each class the samples that are right, predicted and true."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind, self.n_samples = kind, 0
+        self.counts, self.right = np.zeros((3, kind.n_out), np.int64), np.zeros(1, np.int64)
+
+    def add(self, kernels: ModuleType, A: np.ndarray, Y: np.ndarray) -> None:
+        self.n_samples += len(A)
+        if self.kind.threshold is None:
+            kernels.class_counts(A, Y, self.counts)
+            self.right[0] = self.counts[0].sum()
+        else:
+            kernels.label_counts(A, Y, self.kind.threshold, self.counts, self.right)
+
+    def mean(self, values: np.ndarray) -> float:
+        """Average over outputs, or over the classes that occur."""
+        occurs = self.counts[1] + self.counts[2] > 0
+        return float(values[occurs].mean() if self.kind.threshold is None else values.mean())
+
+
+class _Top:
+    """The samples whose class has one of the k largest outputs."""
+
+    def __init__(self, k: int, kind: Kind) -> None:
+        if kind.threshold is not None:
+            raise ValueError(f"metric top_{k} needs one class for each sample: labels or one-hot rows of targets")
+        if kind.n_out <= k:
+            raise ValueError(f"metric top_{k} is 1 for any network with up to {k} outputs, and this has {kind.n_out}")
+        self.k, self.n_samples, self.right = k, 0, np.zeros(1, np.int64)
+
+    def add(self, kernels: ModuleType, A: np.ndarray, Y: np.ndarray) -> None:
+        self.n_samples += len(A)
+        kernels.top_counts(A, Y, self.k, self.right)
+
+
+class _Errors:
+    """Sums over the errors of each output."""
+
+    def __init__(self, kind: Kind) -> None:
+        if kind.has_labels:
+            raise ValueError("metrics of errors (mae, rmse, r2, explained_variance) need rows of targets, got labels")
+        self.totals = np.zeros((7, kind.n_out))  # see kernels.error_sums
+
+    def add(self, kernels: ModuleType, A: np.ndarray, Y: np.ndarray) -> None:
+        kernels.error_sums(A, Y, self.totals)
+
+    def explained(self, rest: np.ndarray) -> float:
+        """1 - rest / sum of (Y - mean)^2; for a constant target 1 if nothing rests, else 0."""
+        spread = self.totals[6]
+        constant = np.where(rest > 0, 0.0, 1.0)
+        return float(np.where(spread > 0, 1 - rest / np.where(spread > 0, spread, 1), constant).mean())
+
+
+# ------------------------------------------------------------------ metrics
+
+
+class Metric:
+    """One number that says how good predictions are.
+
+    Parameters
+    ----------
+    name : str
+    totals : callable, Kind -> what is added up over the samples; metrics with the same one share it.
+    value : callable, what was added up -> float
+    falls : bool
+        Whether smaller is better.
+    """
+
+    def __init__(self, name: str, totals: Callable[[Kind], Any], value: Callable[[Any], float],
+                 falls: bool = False) -> None:
+        self.name, self.totals, self.value, self.falls = name, totals, value, falls
+
+    def __call__(self, A: Any, Y: Any) -> float:
+        """Compute it.
+
+        Parameters
+        ----------
+        A : array_like (n_samples, n_out)
+            Output activations; (n_samples,) is one output.
+        Y : array_like (n_samples, n_out), or class labels (n_samples,)
+
+        Raises
+        ------
+        ValueError, TypeError
+            Where these do not fit each other, or the metric is not defined for them.
+        """
+        from . import kernels
+
+        A, Y = checks.outputs(A, Y)
+        return Measures({self.name: self}, A.shape[1], [Y], kernels).of([(A, Y)], Y)[self.name]
+
+    def __repr__(self) -> str:
+        """Return how to get it."""
+        return f"fastbp.metrics.{self.name}"
+
+
+class TopK(Metric):
+    """Share of the samples whose class has one of the k largest outputs; by name "top_3", "top_5" and so on.
+
+    Of equal outputs the later class counts as the larger, as in scikit-learn's top_k_accuracy_score.
+
+    Parameters
+    ----------
+    k : int
+        Smaller than the number of outputs.
+    """
+
+    def __init__(self, k: int) -> None:
+        k = checks.integer("k", k)
+        super().__init__(f"top_{k}", partial(_Top, k), _share)
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        return f"fastbp.metrics.TopK({self.name[4:]})"
+
+
+def _share(totals: _Counts | _Top) -> float:
+    return float(totals.right[0] / totals.n_samples)
+
+
+def _precision(totals: _Counts) -> float:
+    right, predicted, _ = totals.counts
+    return totals.mean(right / np.maximum(predicted, 1))
+
+
+def _recall(totals: _Counts) -> float:
+    right, _, true = totals.counts
+    return totals.mean(right / np.maximum(true, 1))
+
+
+def _f1(totals: _Counts) -> float:
+    right, predicted, true = totals.counts
+    return totals.mean(2 * right / np.maximum(predicted + true, 1))
+
+
+def _mae(errors: _Errors) -> float:
+    return float((errors.totals[1] / errors.totals[0]).mean())
+
+
+def _rmse(errors: _Errors) -> float:
+    return float(np.sqrt(errors.totals[2] / errors.totals[0]).mean())
+
+
+def _r2(errors: _Errors) -> float:
+    return errors.explained(errors.totals[2]) if errors.totals[0, 0] > 1 else float("nan")
+
+
+def _explained_variance(errors: _Errors) -> float:
+    return errors.explained(errors.totals[4])
+
+
+accuracy = Metric("accuracy", _Counts, _share)  # of multi-label targets: samples of which every output is right
+precision = Metric("precision", _Counts, _precision)
+recall = Metric("recall", _Counts, _recall)
+f1 = Metric("f1", _Counts, _f1)
+mae = Metric("mae", _Errors, _mae, falls=True)
+rmse = Metric("rmse", _Errors, _rmse, falls=True)
+r2 = Metric("r2", _Errors, _r2)  # not a number for a single sample
+explained_variance = Metric("explained_variance", _Errors, _explained_variance)
+METRICS = {metric.name: metric for metric in (accuracy, TopK(3), TopK(5), precision, recall, f1, mae, rmse, r2,
+                                              explained_variance)}
+
+
+def by_name(name: Any) -> Metric:
+    """Return the metric of this name."""
+    top = re.fullmatch(r"top_([1-9]\d*)", name) if isinstance(name, str) else None
+    return TopK(int(top[1])) if top else METRICS[checks.name("metrics", name, METRICS)]
+
+
+def named(metrics: Any) -> dict[str, Callable]:
+    """Return the metrics of ``fit(metrics=...)``, names or functions, by name."""
+    if isinstance(metrics, str) or callable(metrics):
+        metrics = (metrics,)
+    if not isinstance(metrics, list | tuple):
+        raise TypeError(f"metrics must be a sequence of names or functions (A, Y) -> float, got {metrics!r}")
+    functions = [metric if callable(metric) else by_name(metric) for metric in metrics]
+    names = [metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", repr(metric))
+             for metric in functions]
+    if len(set(names)) < len(names):
+        raise ValueError(f"metrics must have different names, got {names}")
+    return dict(zip(names, functions, strict=True))
+
+
+class Measures:
+    """The metrics of one training, over samples that come in pieces.
+
+    Parameters
+    ----------
+    metrics : dict, name -> Metric or function (A, Y) -> float
+    n_out : int
+    targets : list of ndarray
+        Of every set that will be measured.
+    kernels : module
+        `fastbp.kernels`, or `fastbp.reference`.
+
+    Raises
+    ------
+    ValueError
+        Where a metric is not defined for these targets.
+    """
+
+    def __init__(self, metrics: dict[str, Callable], n_out: int, targets: list[np.ndarray],
+                 kernels: ModuleType) -> None:
+        self._metrics, self._kernels = metrics, kernels
+        self._built_in = [metric for metric in metrics.values() if isinstance(metric, Metric)]
+        self._kind = kind_of(n_out, targets) if self._built_in else Kind(n_out, False, None)
+        self._totals()
+
+    def _totals(self) -> dict:
+        return {start: start(self._kind) for start in {metric.totals: None for metric in self._built_in}}
+
+    def of(self, pieces: Iterable[tuple[np.ndarray, np.ndarray]], Y: np.ndarray) -> dict[str, float]:
+        """Measure a set that comes in pieces (A, Y); its outputs are kept only where a function needs them all."""
+        totals, outputs = self._totals(), []
+        for A, y in pieces:
+            for each in totals.values():
+                each.add(self._kernels, A, y)
+            if len(self._built_in) < len(self._metrics):
+                outputs.append(A)
+        everything = np.concatenate(outputs) if outputs else None
+        return {name: float(metric.value(totals[metric.totals]) if isinstance(metric, Metric) else
+                            metric(everything, Y))
+                for name, metric in self._metrics.items()}
+
+
+def kernels_of(net: Any) -> ModuleType:
+    """Return the kernels of a network's backend, compiled or in NumPy."""
+    return import_module(".kernels" if net.backend == "numba" else ".reference", __package__)
+
+
+def falls(name: str) -> bool:
+    """Tell from its name whether smaller values of something recorded are better.
+
+    Raises
+    ------
+    ValueError
+        Where the name does not tell.
+    """
+    plain = name.removeprefix("validation_")
+    if plain in METRICS or plain.startswith("top_"):
+        return plain in METRICS and METRICS[plain].falls
+    if "loss" in plain or "error" in plain:
+        return True
+    if "accuracy" in plain or "score" in plain:
+        return False
+    raise ValueError(f"whether a better {name!r} is smaller or larger is not known: pass mode='min' or mode='max'")

@@ -1,0 +1,122 @@
+"""Metrics: counts of classes and sums of errors over rows.  Twins: `fastbp.reference`.
+
+Each kernel adds to the numbers it is given, row after row, counts in int64 and sums in float64.  So the samples may
+come in pieces, and the result depends neither on the pieces nor on the width of a vector.
+
+A is (n_samples, n_out), Y the same, or, where it says so, int64 class labels (n_samples,); all are C-contiguous.
+"""
+import numpy as np
+
+from .jit import kernel, part
+
+SUMS = 7               # rows of the totals of `error_sums`
+
+
+@part
+def class_of(A, r):
+    """Return the first of the largest numbers of a row."""
+    best = 0
+    for j in range(1, A.shape[1]):
+        if A[r, j] > A[r, best]:
+            best = j
+    return best
+
+
+@part
+def true_class(Y, r):
+    """Return the class that labels or rows of targets name."""
+    if Y.ndim == 1:
+        return Y[r]
+    return class_of(Y, r)
+
+
+@kernel
+def class_counts(A, Y, counts):
+    """Count samples of one class each; that class is the first largest number of a row.
+
+    Parameters
+    ----------
+    A : outputs.
+    Y : targets or labels.
+    counts : int64 (3, n_out), added to: of each class the samples that are right, are predicted to be it, and are it.
+    """
+    for r in range(A.shape[0]):
+        predicted, true = class_of(A, r), true_class(Y, r)
+        counts[1, predicted] += 1
+        counts[2, true] += 1
+        if predicted == true:
+            counts[0, true] += 1
+
+
+@kernel
+def label_counts(A, Y, threshold, counts, right):
+    """Count outputs that say yes or no, each by itself: yes is above `threshold`.
+
+    Parameters
+    ----------
+    A, Y : outputs and targets.
+    threshold : float
+    counts : int64 (3, n_out), added to: of each output the samples where yes is right, is predicted, and is true.
+    right : int64 (1,), added to: samples of which every output is right.
+    """
+    for r in range(A.shape[0]):
+        wrong = 0
+        for j in range(A.shape[1]):
+            predicted, true = A[r, j] > threshold, Y[r, j] > threshold
+            counts[0, j] += predicted and true
+            counts[1, j] += predicted
+            counts[2, j] += true
+            wrong += predicted != true
+        right[0] += wrong == 0
+
+
+@kernel
+def top_counts(A, Y, k, right):
+    """Count the samples whose class has one of the k largest outputs.
+
+    Of equal outputs the later class counts as the larger, as in scikit-learn's top_k_accuracy_score.
+
+    Parameters
+    ----------
+    A : outputs.
+    Y : targets or labels.
+    k : int
+    right : int64 (1,), added to.
+    """
+    for r in range(A.shape[0]):
+        true = true_class(Y, r)
+        larger = 0
+        for j in range(A.shape[1]):              # so written that a NaN is no smaller than anything
+            if j < true:
+                larger += not A[r, j] <= A[r, true]
+            elif j > true:
+                larger += not A[r, j] < A[r, true]
+        right[0] += larger < k
+
+
+@kernel
+def error_sums(A, Y, totals):
+    """Sum up the errors D = Y - A of each output; means and squares about them by Welford's update (1962).
+
+    Parameters
+    ----------
+    A, Y : outputs and targets.
+    totals : float64 (7, n_out), added to; zeros at the start.
+        Number of samples, sum of |D|, sum of D**2, mean of D, sum of (D - mean)**2, mean of Y, sum of (Y - mean)**2.
+    """
+    n_out = A.shape[1]
+    for r in range(A.shape[0]):
+        count = totals[0, 0] + 1.0
+        share = 1.0 / count
+        for j in range(n_out):
+            y = np.float64(Y[r, j])
+            d = y - np.float64(A[r, j])
+            totals[0, j] = count
+            totals[1, j] += abs(d)
+            totals[2, j] += d * d
+            step = d - totals[3, j]
+            totals[3, j] += step * share
+            totals[4, j] += step * (d - totals[3, j])
+            step = y - totals[5, j]
+            totals[5, j] += step * share
+            totals[6, j] += step * (y - totals[5, j])

@@ -1,0 +1,172 @@
+"""Metrics: against numbers recorded from scikit-learn (tests/data/make_metrics.py), in pieces, and in training."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import kernels, metrics, reference
+from fastbp.metrics import METRICS, Measures, TopK, by_name
+
+CASES = json.loads(Path(__file__).parent.joinpath("data", "metrics.json").read_text())["cases"]
+VALUES = [(case, name) for case, row in CASES.items() for name in row["expected"]]
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def arrays(case, dtype="float64"):
+    """Outputs and targets of a recorded case."""
+    A, Y = np.array(CASES[case]["A"], dtype), np.array(CASES[case]["Y"])
+    return A, Y if Y.ndim == 1 else Y.astype(dtype)
+
+
+def test_every_metric_is_recorded():
+    assert {name for _, name in VALUES} >= set(METRICS)
+
+
+@each_dtype
+@pytest.mark.parametrize("case, name", VALUES)
+def test_the_value_is_that_of_scikit_learn(case, name, dtype):
+    A, Y = arrays(case, dtype)
+    if Y.ndim == 1 and len(set(Y)) == A.shape[1]:
+        Y = Y.astype(np.uint8)
+    before = A.copy(), Y.copy()
+    assert by_name(name)(A, Y) == pytest.approx(CASES[case]["expected"][name], rel=1e-12, nan_ok=True)
+    np.testing.assert_array_equal(A, before[0])
+    np.testing.assert_array_equal(Y, before[1])
+
+
+@each_dtype
+@pytest.mark.parametrize("twin", [kernels, reference], ids=["kernels", "reference"])
+@pytest.mark.parametrize("case", CASES)
+def test_pieces_change_nothing(case, twin, dtype):
+    A, Y = arrays(case, dtype)
+    expected = CASES[case]["expected"]
+    measures = Measures({name: by_name(name) for name in expected}, A.shape[1], [Y], twin)
+    whole = measures.of([(A, Y)], Y)
+    assert whole == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    for rows in (1, 4, 1000):
+        pieces = [(A[start : start + rows], Y[start : start + rows]) for start in range(0, len(A), rows)]
+        result = measures.of(iter(pieces), Y)
+        if twin is kernels:
+            np.testing.assert_array_equal(list(result.values()), list(whole.values()))
+        else:
+            assert result == pytest.approx(whole, rel=1e-12, nan_ok=True)
+
+
+def test_errors_far_from_zero_keep_their_digits():
+    rng = np.random.default_rng(0)
+    Y = 1e8 + rng.normal(size=(1000, 1))
+    A = Y + 1e6 + rng.normal(size=Y.shape)
+    D = (Y - A).ravel()
+    assert metrics.explained_variance(A, Y) == pytest.approx(1 - D.var() / Y.var(), rel=1e-6)
+    assert metrics.r2(A, Y) == pytest.approx(1 - (D**2).mean() / Y.var(), rel=1e-6)
+
+
+def test_outputs_that_are_not_numbers_are_no_hit():
+    A = np.full((3, 4), np.nan)
+    for label in range(4):
+        assert metrics.TopK(1)(A, np.full(3, label)) == 0
+    assert np.isnan(metrics.mae(A, np.zeros((3, 4))))
+
+
+@pytest.mark.parametrize("metric, A, Y, words", [
+    ("top_3", np.ones((2, 3)), [0, 1], "3 outputs"), ("top_2", np.ones((2, 3)), [[1, 1, 0], [0, 0, 0]], "one class"),
+    ("top_1", np.ones(2), [0, 1], "one class"), ("mae", np.ones((2, 3)), [0, 1], "labels"),
+    ("accuracy", np.ones((2, 3)), [0, 3], "label 3"), ("accuracy", np.ones((2, 3)), [0.0, 1.0], "integers"),
+    ("f1", np.ones((2, 3)), np.ones((2, 2)), r"shape \(2, 2\)"), ("f1", np.ones((2, 3)), [0], r"shape \(1,\)"),
+    ("f1", np.ones((0, 3)), np.ones((0, 3)), "at least one"), ("f1", np.ones((1, 2, 3)), np.ones((1, 2, 3)), "A must"),
+    ("f1", [["a"]], [[1]], "real numbers"),
+])
+def test_what_does_not_fit_is_said(metric, A, Y, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        by_name(metric)(A, Y)
+
+
+def test_names():
+    assert by_name("top_7").name == "top_7" == TopK(7).name and repr(TopK(7)) == "fastbp.metrics.TopK(7)"
+    assert eval(repr(metrics.f1)) is metrics.f1
+    for bad in ("top_0", "top_", "f2", 3):
+        with pytest.raises((ValueError, TypeError), match="metrics"):
+            by_name(bad)
+    with pytest.raises((ValueError, TypeError), match="k must"):
+        TopK(0)
+    falling = [name for name in METRICS if metrics.falls(name)]
+    assert falling == ["mae", "rmse"] and metrics.falls("validation_loss") and not metrics.falls("validation_top_9")
+    assert metrics.falls("my_error") and not metrics.falls("F_score")
+    with pytest.raises(ValueError, match="mode="):
+        metrics.falls("validation_profit")
+    assert pickle.loads(pickle.dumps(TopK(4))).name == "top_4"
+
+
+# ------------------------------------------------------------------ in training
+
+
+def trained(backend, sizes, output, loss, Y, names, Yv=None):
+    """History of two epochs, and what the metrics are of the network they end with."""
+    X = np.random.default_rng(3).normal(size=(len(Y), sizes[0]))
+    net = fastbp.Network(sizes, ["tanh", output], loss, seed=0, dtype="float64", backend=backend)
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.3), 8, seed=0)
+    history = trainer.fit(X, Y, epochs=2, metrics=names, validation_data=None if Yv is None else (X[: len(Yv)], Yv))
+    return history, net.predict(X)
+
+
+def test_metrics_of_classes_in_training(backend, monkeypatch):
+    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 200)  # a few rows at a time
+    labels = np.random.default_rng(0).integers(0, 4, 50)
+    names = ["accuracy", TopK(2), "top_3", "precision", "recall", metrics.f1]
+    keys = ["accuracy", "top_2", "top_3", "precision", "recall", "f1"]
+    history, A = trained(backend, (3, 5, 4), "softmax", "cross_entropy", labels, names, labels[:20])
+    assert list(history.metrics) == keys + ["validation_" + key for key in keys]
+    for prefix, rows in (("", slice(None)), ("validation_", slice(20))):
+        expected = {key: by_name(key)(A[rows], labels[rows]) for key in keys}
+        assert {key: history.metrics[prefix + key][1] for key in keys} == pytest.approx(expected)
+    rows, _ = trained(backend, (3, 5, 4), "softmax", "cross_entropy", np.eye(4)[labels], names, np.eye(4)[labels[:20]])
+    assert rows.metrics == history.metrics
+    mixed, _ = trained(backend, (3, 5, 4), "softmax", "cross_entropy", np.eye(4)[labels], names, labels[:20])
+    assert mixed.metrics == history.metrics
+
+
+def test_multi_label_targets_and_several_numbers_are_just_rows(backend):
+    rng = np.random.default_rng(0)
+    Y = (rng.random((40, 3)) < 0.4).astype(float)
+    # the validation rows alone look like one class each; the training rows say that they are not
+    names = ["accuracy", "precision", "recall", "f1"]
+    history, A = trained(backend, (3, 6, 3), "sigmoid", "binary_cross_entropy", Y, names, np.eye(3))
+    assert history.metrics["accuracy"][1] == ((A > 0.5) == (Y > 0.5)).all(axis=1).mean()
+    assert history.metrics["validation_accuracy"][1] == ((A[:3] > 0.5) == np.eye(3)).all(axis=1).mean()
+    assert history.metrics["f1"][1] == pytest.approx(metrics.f1(A, Y))
+    history, A = trained(backend, (3, 6, 3), "sigmoid", "binary_cross_entropy", np.eye(3), names,
+                         np.eye(3)[:2] + [0, 0, 1])
+    assert history.metrics["accuracy"][1] == ((A > 0.5) == np.eye(3)).all(axis=1).mean()
+    Y = rng.normal(size=(40, 3))
+    history, A = trained(backend, (3, 6, 3), "identity", "squared_error", Y, ["mae", "rmse", "r2",
+                                                                             "explained_variance"])
+    assert history.metrics["rmse"][1] == pytest.approx(np.sqrt(((A - Y) ** 2).mean(axis=0)).mean())
+    assert history.metrics["r2"][1] == pytest.approx((1 - ((A - Y) ** 2).sum(axis=0) / (40 * Y.var(axis=0))).mean())
+
+
+def test_functions_see_all_outputs_at_once(backend, monkeypatch):
+    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 200)
+    Y = np.random.default_rng(0).normal(size=(50, 2))
+    seen = []
+
+    def worst(A, Y):
+        seen.append(A.shape)
+        return np.abs(A - Y).max()
+
+    history, A = trained(backend, (3, 5, 2), "identity", "squared_error", Y, [worst, "mae"])
+    assert seen == [(50, 2)] * 2 and history.metrics["worst"][1] == pytest.approx(np.abs(A - Y).max())
+    assert list(history.metrics) == ["worst", "mae"]
+
+
+@pytest.mark.parametrize("names, words", [(["top_4"], "up to 4 outputs, and this has 4"), (["mae"], "labels"),
+                                          (["top_2", TopK(2)], "different names"), (["top_x"], "unknown")])
+def test_a_metric_that_does_not_fit_changes_nothing(backend, names, words):
+    net = fastbp.Network([2, 4], "softmax", "cross_entropy", seed=0, backend=backend)
+    before = net.parameters.copy()
+    with pytest.raises(ValueError, match=words):
+        fastbp.Trainer(net, fastbp.SGD(0.1)).fit(np.ones((4, 2)), np.arange(4), metrics=names)
+    np.testing.assert_array_equal(net.parameters, before)
