@@ -1,7 +1,8 @@
 """Feed-forward neural networks trained by backpropagation on the CPU.
 
-Everything a user needs is here: `Network` (the function), `Trainer` (its training), `SGD` (the update rule)
-and `load`.  Importing this package costs little: Numba is imported with the first network that uses it.
+Everything a user needs is here: `Network` (the function), `Activation` and `Loss` (parts of it of one's own), `Trainer`
+(its training), `SGD` (the update rule) and `load`.  Importing this package costs little: Numba is imported with the
+first network that uses it.
 """
 
 from importlib import import_module as _import_module
@@ -11,7 +12,10 @@ if not (_Path(__file__).parent / "kernels").is_dir():
     # A checkout, not an installed wheel: kernels/ stands beside fastbp/.  So `import fastbp` works in its folder too.
     __path__.append(str(_Path(__file__).parent.parent))
 
+from . import losses  # noqa: E402
+from .activations import Activation  # noqa: E402
 from .files import load  # noqa: E402
+from .losses import Loss  # noqa: E402
 from .network import Gradients, Network  # noqa: E402
 from .optimizers import SGD  # noqa: E402
 from .trainer import History, Trainer  # noqa: E402
@@ -19,8 +23,8 @@ from .trainer import History, Trainer  # noqa: E402
 _LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine"}
 _SUBMODULES = ("datasets", "kernels")
 
-__all__ = ["Gradients", "History", "Network", "SGD", "Trainer", "datasets", "get_num_threads", "load",
-           "set_num_threads"]
+__all__ = ["Activation", "Gradients", "History", "Loss", "Network", "SGD", "Trainer", "datasets", "get_num_threads",
+           "load", "losses", "set_num_threads"]
 
 
 def __getattr__(name):

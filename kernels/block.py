@@ -11,12 +11,18 @@ from .jit import Leaf, inner, part
 from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE
 from .plan import (
     A_AT,
+    ACTIVATE_AT,
     ACTIVATION,
     BY_COLUMNS,
     COLUMN_BLOCK,
     DELTA_AT,
+    DERIVE_AT,
+    GATHER,
+    MEASURE,
+    MULTIPLY,
     N_IN,
     N_OUT,
+    OUTPUT_GRADIENT,
     ROW,
     W_AT,
     X_FLOAT32,
@@ -133,13 +139,13 @@ FLAT_ROW = 65            # rows up to this length go through elementwise functio
 
 # ------------------------------------------------------------------------------------- leaves and their callers
 
+# in the order of `plan.MULTIPLY` ... `plan.GATHER`
 LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(elementwise.activate, "ippiipi"),
           Leaf(elementwise.derive, "ipppiii"),
-          Leaf(losses.measure, "iiipppppiii"),
-          Leaf(losses.output_gradient, "iiippfpiii"),
+          Leaf(losses.measure, "ifiipppppiii"),
+          Leaf(losses.output_gradient, "ifiippfpiii"),
           Leaf(gather, "iiipiiiipioiiiiii"))
-MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER = range(len(LEAVES))
 
 
 def leaf_addresses(dtype):
@@ -235,9 +241,9 @@ def forward(plan, parameters, work, rows, pack, sync, thread, threads, has_own):
                bottom - top, pack)
         if code != IDENTITY or layer[Z_AT] != layer[A_AT]:
             columns = right - left
-            if row <= FLAT_ROW and code != SOFTMAX:
+            if row <= FLAT_ROW and code < SOFTMAX:
                 columns = row                      # short rows in one go, the column of ones with them
-            call(plan.leaves[ACTIVATE], code, offset(z, left), offset(next_a, left), row, columns,
+            call(layer[ACTIVATE_AT], code, offset(z, left), offset(next_a, left), row, columns,
                  offset(work, plan.lse_at + top), bottom - top)
         if row > n_out and right == n_out:
             for r in range(bottom - top):
@@ -252,8 +258,9 @@ def measure(plan, work, y_kind, first, last):
     """Write the loss of each sample, rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
     row = layer[ROW]
-    call(plan.leaves[MEASURE], plan.loss, plan.fused, y_kind, offset(work, layer[Z_AT] + first * row),
-         offset(work, layer[A_AT] + first * row), offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
+    call(plan.leaves[MEASURE], plan.loss, as_float(plan.number, work), plan.fused, y_kind,
+         offset(work, layer[Z_AT] + first * row), offset(work, layer[A_AT] + first * row),
+         offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
          offset(work, plan.lse_at + first), offset(work, plan.losses_at + first), last - first, layer[N_OUT], row)
 
 
@@ -263,7 +270,7 @@ def output_delta(plan, work, y_kind, scale, first, last):
     layer = plan.layers[plan.layers.shape[0] - 1]
     row = layer[ROW]
     a, delta = offset(work, layer[A_AT] + first * row), offset(work, layer[DELTA_AT] + first * row)
-    call(plan.leaves[OUTPUT_GRADIENT], plan.loss, plan.fused, y_kind, a,
+    call(plan.leaves[OUTPUT_GRADIENT], plan.loss, as_float(plan.number, work), plan.fused, y_kind, a,
          offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)), scale, delta, last - first, layer[N_OUT],
          row)
     if plan.fused == NOT_FUSED or y_kind == Y_GRADIENT:
@@ -274,9 +281,9 @@ def output_delta(plan, work, y_kind, scale, first, last):
 def derive(plan, layer, z, a, delta, columns, rows):
     """Delta *= f'(z), from d loss / d a to d loss / d z."""
     if layer[ACTIVATION] != IDENTITY:
-        if layer[ROW] <= FLAT_ROW and layer[ACTIVATION] != SOFTMAX:
+        if layer[ROW] <= FLAT_ROW and layer[ACTIVATION] < SOFTMAX:
             columns = layer[ROW]
-        call(plan.leaves[DERIVE], layer[ACTIVATION], z, a, delta, layer[ROW], columns, rows)
+        call(layer[DERIVE_AT], layer[ACTIVATION], z, a, delta, layer[ROW], columns, rows)
 
 
 @part

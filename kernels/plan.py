@@ -8,7 +8,9 @@ from .dense import pack_size
 from .jit import inner
 from .losses import FUSED_SIGMOID, FUSED_SOFTMAX, NOT_FUSED
 
-N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS = range(9)          # columns of Plan.layers
+(N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS,
+ ACTIVATE_AT, DERIVE_AT) = range(11)                                        # columns of Plan.layers
+MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER = range(6)     # places in Plan.leaves
 QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
 MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
 MOST_OWN_COLUMNS = 256       # up to so many a thread keeps its columns of the first W to itself (`block.take_own`)
@@ -21,8 +23,9 @@ X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
 class Plan(NamedTuple):
     """One network as the kernels see it.
 
-    layers : int64 (n_layers, 9): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
-        of Z, A and delta in the workspace, the distance between their rows, and whether threads split its columns.
+    layers : int64 (n_layers, 11): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
+        of Z, A and delta in the workspace, the distance between their rows, whether threads split its columns, and
+        the addresses of the leaves for its activation and its derivative.
     loss, fused : codes of the loss, and of its fusion with the output activation.
     rows : most samples in one block.
     x_at, x_row, x_size : where the block of gathered samples starts in the workspace, how far its rows are apart, and
@@ -38,6 +41,7 @@ class Plan(NamedTuple):
     is_mixed : whether threads split the columns of any layer.
     size : elements in the workspace.
     leaves : int64, the addresses of the functions in LEAVES.
+    number : what the loss takes besides outputs and targets, if anything, such as Huber's threshold.
     """
 
     layers: np.ndarray
@@ -60,6 +64,7 @@ class Plan(NamedTuple):
     is_mixed: bool
     size: int
     leaves: np.ndarray
+    number: float
 
 
 @inner
@@ -80,20 +85,24 @@ def row_distance(n):
     return padded + 16 if padded % 128 == 0 else padded
 
 
-def make_plan(sizes, activations, loss, leaves, rows, threads=1):
+def make_plan(sizes, activations, loss, leaves, rows, threads=1, number=0.0):
     """Make the plan of a network.
 
     Parameters
     ----------
     sizes : sequence of int
-    activations : sequence of str
-    loss : str
+    activations : sequence of str or (int, int)
+        Names, or the addresses of the leaves of a user's own activation and its derivative.
+    loss : str or (int, int)
+        A name, or the addresses of the leaves of a user's own loss and its derivative.
     leaves : int64 array
         `block.leaf_addresses` of the dtype.
     rows : int
         Most samples in one block.
     threads : int
         Threads that will work in the workspace.
+    number : float
+        The loss's number.
     """
     used = 0
 
@@ -103,16 +112,23 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
         return start
 
     x_row = row_distance(sizes[0])
-    layers = np.empty((len(activations), 9), np.int64)
+    layers = np.empty((len(activations), 11), np.int64)
     w_at = 0
+    if not isinstance(loss, str):
+        leaves = leaves.copy()
+        leaves[[MEASURE, OUTPUT_GRADIENT]] = loss
+        loss = "own"
     for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
+        addresses = leaves[[ACTIVATE, DERIVE]]
+        if not isinstance(activation, str):
+            activation, addresses = "own", activation
         is_output = l == len(activations) - 1
         row = n_out if is_output and n_out < 64 else row_distance(n_out)     # outputs need no column of ones
         a_at = take(rows * row)
         keeps_z = is_output or activation in elementwise.DERIVED_FROM_Z
         z_at = take(rows * row) if keeps_z else a_at
         layers[l] = n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row, (
-            threads > 1 and n_out >= MIN_COLUMNS * threads and activation != "softmax")
+            threads > 1 and n_out >= MIN_COLUMNS * threads and activation != "softmax"), *addresses
         w_at += (n_in + 1) * n_out
     fused = {("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
              ("softmax", "cross_entropy"): FUSED_SOFTMAX}.get((activations[-1], loss), NOT_FUSED)
@@ -128,7 +144,7 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1):
     size = -(-pack_size.py_func(max(sizes[1:])) // 16) * 16
     return Plan(layers, losses.CODES[loss], fused, rows, x_at, x_row, x_size, take(rows * row), take(rows), take(rows),
                 take(threads * size), size, take(2 * threads * own_size), own_row, own_size, lanes_at, n_neurons,
-                bool(layers[:, BY_COLUMNS].any()), used, leaves)
+                bool(layers[:, BY_COLUMNS].any()), used, leaves, float(number))
 
 
 class Data(NamedTuple):

@@ -37,6 +37,8 @@ class Case:
         elif LOSSES[loss].within_01:
             self.Y = rng.dirichlet(np.ones(sizes[-1]), n) if sizes[-1] > 1 else rng.random((n, 1))
             self.Y = self.Y.astype(dtype)
+        elif LOSSES[loss].takes_signs or LOSSES[loss].is_positive:
+            self.Y = rng.choice([-1, 1] if LOSSES[loss].takes_signs else [0, 1, 5], (n, sizes[-1])).astype(dtype)
         else:
             self.Y = rng.normal(size=(n, sizes[-1])).astype(dtype)
         self.dA = rng.normal(size=(n, sizes[-1])).astype(dtype)
@@ -142,9 +144,9 @@ def test_shapes(sizes, dtype):
 @each_dtype
 @pytest.mark.parametrize("output", ACTIVATIONS)
 def test_every_activation_with_every_loss(output, dtype):
-    within_01 = ACTIVATIONS[output].within_01
     for i, (hidden, loss) in enumerate(product(HIDDEN, LOSSES)):
-        if LOSSES[loss].within_01 and not within_01:
+        if any(getattr(LOSSES[loss], what) and not getattr(ACTIVATIONS[output], what)
+               for what in ("within_01", "is_positive")):
             continue
         for labels in (False, True)[: 1 + LOSSES[loss].takes_labels]:
             case = Case((5, 9, 4), (hidden, output), loss, dtype, n=21, labels=labels, seed=i)
