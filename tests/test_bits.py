@@ -40,7 +40,8 @@ NETWORKS = {
     "wide": ([30, 200, 193, 150], ["relu", "tanh", "sigmoid"], "binary_cross_entropy", 40, 90, NESTEROV, {}),
     "wide and narrow": ([9, 256, 20, 131, 3], ["gelu"] * 3 + ["softmax"], "cross_entropy", 33, 80, PLAIN, {}),
     "packed": ([50, 300, 270], ["leaky_relu", "identity"], "absolute_error", 64, 128, PLAIN, {"reduction": "sum"}),
-    **{name: ([11, 19, 13, 6], [name, name, "softmax"], "cross_entropy", 17, 50, PLAIN, {}) for name in HIDDEN},
+    **{name: ([11, 19, 13, 6], [name, "tanh" if name == "exponential" else name, "softmax"], "cross_entropy", 17, 50,
+              PLAIN, {}) for name in HIDDEN},
     **{f"{name} and {loss}": ([5, 9, 18], ["tanh", name], loss, 12, 40, PLAIN, {}) for loss, name in zip(
         LOSSES, ("softmax", "gelu", "sigmoid", "tanh", "mish", "selu", "softplus", "softmax", "sigmoid", "sigmoid"),
         strict=True)},

@@ -176,6 +176,13 @@ def test_no_false_alarm_where_every_sample_lies_on_a_kink(loss, xor):
     assert report.ok and report.moved and "moved" in str(report)
 
 
+@pytest.mark.parametrize("activation, kink", [("relu", 0), ("hard_tanh", -1), ("hard_tanh", 1), ("hard_sigmoid", 3)])
+def test_no_false_alarm_where_every_z_lies_on_a_kink(activation, kink, xor):
+    init = [(np.zeros((2, 3)), np.full(3, float(kink))), (np.ones((3, 1)), [0.1])]
+    report = fastbp.Network([2, 3, 1], [activation, "identity"], init=init, dtype="float64").verify(*xor)
+    assert report.ok and report.moved, str(report)
+
+
 def test_no_false_alarm_where_some_or_all_steps_cross_a_kink():
     # Z of a relu is 1e-3, and a step of 6e-6 in the layer before moves it by 6e-3
     steep = np.array([[1000.0, 0.0], [0.0, 1.0]]), np.array([1e-3 - 1000, 0.0])
