@@ -1,5 +1,6 @@
 """Activations and losses of one's own: what they share."""
 
+import dis
 from typing import ClassVar
 
 import numpy as np
@@ -25,6 +26,9 @@ class Own:
                 raise TypeError(f"{argument} must be given, {expected}: none is guessed")
             if not is_jitted(value):
                 raise TypeError(f"{argument} must be {expected}, got {value!r}")
+            if any(step.opname == "RAISE_VARARGS" for step in dis.get_instructions(value.py_func)):
+                raise ValueError(f"{argument} {value.__name__!r} raises an exception, which cannot leave the compiled "
+                                 "loop: let it return math.nan, and training stops")
         self.name = function.__name__ if name is None else name
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, got {name!r}")

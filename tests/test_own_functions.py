@@ -288,6 +288,16 @@ def test_names_that_are_taken():
         fastbp.Loss(quartic, quartic_slope, name="huber")
 
 
+def test_exceptions_cannot_leave_the_loop():
+    @njit
+    def careful(z):
+        assert z < 9
+        return z
+
+    with pytest.raises(ValueError, match="function 'careful' raises an exception.*math.nan"):
+        fastbp.Activation(careful, bent_slope)
+
+
 @njit
 def text(z):
     return "a"
