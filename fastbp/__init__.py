@@ -1,8 +1,9 @@
 """Feed-forward neural networks trained by backpropagation on the CPU.
 
-Everything a user needs is here: `Network` (the function), `Trainer` (its training), `SGD`, `Adam` and the other
-update rules, `schedules` (learning rates), `callbacks`, `metrics`, `stream` (data larger than memory) and `load`.
-Importing this package costs little: Numba is imported with the first network that uses it.
+Everything a user needs is here: `Network` (the function), `Activation` and `Loss` (parts of it of one's own),
+`Trainer` (its training), `SGD`, `Adam` and the other update rules, `schedules` (learning rates), `callbacks`,
+`metrics`, `losses`, `stream` (data larger than memory) and `load`.  Importing this package costs little: Numba is
+imported with the first network that uses it.
 """
 
 from importlib import import_module as _import_module
@@ -12,9 +13,11 @@ if not (_Path(__file__).parent / "kernels").is_dir():
     # A checkout, not an installed wheel: kernels/ stands beside fastbp/.  So `import fastbp` works in its folder too.
     __path__.append(str(_Path(__file__).parent.parent))
 
-from . import callbacks, metrics, schedules  # noqa: E402
+from . import callbacks, losses, metrics, schedules  # noqa: E402
+from .activations import Activation  # noqa: E402
 from .files import load  # noqa: E402
 from .fullbatch import LBFGS, LevenbergMarquardt  # noqa: E402
+from .losses import Loss  # noqa: E402
 from .network import Gradients, Network  # noqa: E402
 from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, Nadam, RMSprop, Rprop  # noqa: E402
 from .trainer import History, Trainer  # noqa: E402
@@ -22,9 +25,9 @@ from .trainer import History, Trainer  # noqa: E402
 _LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine", "stream": ".streams"}
 _SUBMODULES = ("datasets", "kernels")
 
-__all__ = ["Adagrad", "Adam", "AdamW", "Gradients", "History", "LBFGS", "LevenbergMarquardt", "Lion", "Nadam",
-           "Network", "RMSprop", "Rprop", "SGD", "Trainer", "callbacks", "datasets", "get_num_threads", "load",
-           "metrics", "schedules", "set_num_threads", "stream"]
+__all__ = ["Activation", "Adagrad", "Adam", "AdamW", "Gradients", "History", "LBFGS", "LevenbergMarquardt", "Lion",
+           "Loss", "Nadam", "Network", "RMSprop", "Rprop", "SGD", "Trainer", "callbacks", "datasets", "get_num_threads",
+           "load", "losses", "metrics", "schedules", "set_num_threads", "stream"]
 
 
 def __getattr__(name):

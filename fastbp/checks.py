@@ -10,8 +10,9 @@ import numbers
 
 import numpy as np
 
-from .activations import ACTIVATIONS
-from .losses import LOSSES
+from . import losses
+from .activations import ACTIVATIONS, Activation, row_of
+from .losses import LOSSES, Loss, Parameterised
 
 # ------------------------------------------------------------------ settings
 
@@ -104,17 +105,31 @@ def activations(value, n_layers):
         if len(value) != n_layers:
             raise ValueError(f"activations must be one name or {n_layers} (one per layer after the input), "
                              f"got {value!r}")
-        return tuple(name(f"activations[{i}]", item, ACTIVATIONS) for i, item in enumerate(value))
-    return (name("activations", value, ACTIVATIONS),) * n_layers
+        return tuple(_activation(f"activations[{i}]", item) for i, item in enumerate(value))
+    return (_activation("activations", value),) * n_layers
+
+
+def _activation(argument, value):
+    if isinstance(value, Activation):
+        return value
+    if callable(value):
+        raise TypeError(f"{argument} must be a name or a fastbp.Activation(function, derivative), got {value!r}")
+    return name(argument, value, ACTIVATIONS)
 
 
 def loss(value, output_activation):
     """Check the loss, and that it is defined for what the last layer gives."""
-    name("loss", value, LOSSES)
-    if LOSSES[value].within_01 and not ACTIVATIONS[output_activation].within_01:
-        suitable = ", ".join(key for key, row in ACTIVATIONS.items() if row.within_01)
-        raise ValueError(f"loss {value!r} takes probabilities: the last activation must be one of {suitable}, "
-                         f"got {output_activation!r}")
+    if callable(value):
+        raise TypeError("loss must be a name, one such as fastbp.losses.Huber(threshold=2.0), or a "
+                        f"fastbp.Loss(function, derivative), got {value!r}")
+    if not isinstance(value, Loss | Parameterised):
+        name("loss", value, LOSSES)
+    row = losses.row_of(value)
+    for field, takes in (("within_01", "probabilities"), ("is_positive", "outputs above 0")):
+        if getattr(row, field) and not getattr(row_of(output_activation), field):
+            suitable = ", ".join(key for key, other in ACTIVATIONS.items() if getattr(other, field))
+            raise ValueError(f"loss {losses.name_of(value)!r} takes {takes}: the last activation must be one of "
+                             f"{suitable}, got {output_activation!r}")
     return value
 
 
@@ -201,6 +216,7 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
 
     `single`: X was one sample, so Y may lack its first axis.
     """
+    row = losses.row_of(loss)
     Y = _numbers(argument, Y)
     if single and Y.ndim < 2 and not (Y.ndim == 1 and len(Y) == n_out == 1):
         Y = Y[None]
@@ -208,25 +224,30 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
         raise ValueError(f"{argument} must be 1-D or 2-D, got {Y.ndim}-D with shape {Y.shape}")
     if len(Y) != n_samples:
         raise ValueError(f"{argument} has {len(Y)} rows (shape {Y.shape}), but X has {n_samples}")
-    if Y.ndim == 1 and LOSSES[loss].takes_labels:
+    if Y.ndim == 1 and row.takes_labels:
         return _labels(argument, Y, n_out)
     if Y.ndim == 1 and n_out > 1:
         raise ValueError(f"{argument} is 1-D, but the network has {n_out} outputs: expected shape "
                          f"({n_samples}, {n_out}); for class labels use loss='cross_entropy' or one-hot rows")
     Y = Y.reshape(n_samples, -1)
     if Y.shape[1] != n_out:
-        labels = Y.shape[1] == 1 and LOSSES[loss].takes_labels
+        labels = Y.shape[1] == 1 and row.takes_labels
         raise ValueError(f"{argument} has {Y.shape[1]} columns (shape {Y.shape}), but the network has {n_out} outputs"
                          + (f" (class labels are 1-D: {argument}.ravel())" if labels else ""))
     Y = _as_floats(argument, Y, dtype)
-    if LOSSES[loss].within_01 and (Y.min() < 0 or Y.max() > 1):
+    if row.within_01 and (Y.min() < 0 or Y.max() > 1):
         worst = Y.min() if Y.min() < 0 else Y.max()
         raise ValueError(f"{argument} holds {worst:g}, but loss {loss!r} expects targets within [0, 1]")
-    if LOSSES[loss].takes_labels:
+    if row.is_positive and Y.min() < 0:
+        raise ValueError(f"{argument} holds {Y.min():g}, but loss {loss!r} expects targets not below 0")
+    if row.takes_signs and (np.abs(Y) != 1).any():
+        worst = Y[np.abs(Y) != 1][0]
+        raise ValueError(f"{argument} holds {worst:g}, but loss {loss!r} expects targets of -1 or 1")
+    if row.takes_labels:
         row_sums = Y.sum(axis=1)
-        row = int(np.abs(row_sums - 1).argmax())
-        if abs(row_sums[row] - 1) > 1e-3:
-            raise ValueError(f"{argument}[{row}] sums to {row_sums[row]:g}, but the probabilities of a row "
+        worst = int(np.abs(row_sums - 1).argmax())
+        if abs(row_sums[worst] - 1) > 1e-3:
+            raise ValueError(f"{argument}[{worst}] sums to {row_sums[worst]:g}, but the probabilities of a row "
                              "must sum to 1")
     return Y
 

@@ -28,12 +28,13 @@ from .kernels.plan import (
     X_UINT8,
     Z_AT,
     Data,
-    Plan,
     Steps,
     make_plan,
 )
 from .kernels.schedules import KINDS
+from .losses import name_of, settings_of
 from .network import aligned_zeros
+from .own import Own
 from .reference import Pass
 from .update import Update
 
@@ -149,8 +150,10 @@ class _Desk:
     """A plan with its workspace: what one call at a time can work with."""
 
     def __init__(self, backend, rows, threads, n_states=None, dropout=()):
-        self.plan = make_plan(backend.sizes, backend.activations, backend.loss, leaf_addresses(backend.dtype), rows,
-                              threads, n_states, dropout)
+        *activations, loss = [item.addresses(backend.dtype) if isinstance(item, Own) else name_of(item)
+                              for item in (*backend.activations, backend.loss)]
+        self.plan = make_plan(backend.sizes, activations, loss, leaf_addresses(backend.dtype), rows, threads, n_states,
+                              dropout, *settings_of(backend.loss).values())
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
         self.sync = aligned_zeros(16, np.int64)
         for copy in range(threads if self.plan.x_size else 1):
@@ -242,9 +245,10 @@ class NumbaBackend:
     Parameters
     ----------
     sizes : tuple of int
-    activations : tuple of str
+    activations : tuple of str or Activation
         One for each layer after the input.
-    loss, reduction : str
+    loss : str, or an object of `fastbp.losses`
+    reduction : str
     dtype : numpy.dtype
         float32 or float64.
     """
@@ -442,7 +446,7 @@ def is_compiled(dtype):
     """Whether the training kernels for float32 or float64 are compiled already, in memory or on disk."""
     dtype = np.dtype(dtype)
     integers, floats = np.empty(0, np.int64), np.empty(0, dtype)
-    plan = Plan(np.empty((0, 11), np.int64), *[0] * (len(Plan._fields) - 4), False, 0, integers)
+    plan = make_plan((1, 1), ["identity"], "squared_error", np.zeros(len(LEAVES), np.int64), 1)
     steps = Steps(1, 0, 1, 1, 0, False, True, 1, 0, 0, 0, 0, 0, 1.0, False, *[0.0] * 7, 0, False)
     example = (plan, steps, Data(0, 0, 1.0, 0, 0, 0, 0), floats, floats, floats, np.empty((0, 0), np.uint32), integers,
                np.empty(0), np.empty((0, 0)), np.empty(0), np.empty(0), np.empty(0), integers, 0)

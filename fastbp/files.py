@@ -14,17 +14,25 @@ from pathlib import Path
 import numpy as np
 
 from . import checks
+from .losses import LOSSES
+from .own import Own
 
 FORMAT, VERSION = "fastbp network", 1
 
 
 def save(net, path, metadata):
     """Write a network to `path`; see `Network.save`."""
+    for item in net._config[1] + net._config[2:3]:
+        if isinstance(item, Own):
+            raise ValueError(f"{item!r} is one of your own, and a file does not hold its code: save net.parameters by "
+                             "yourself, or pickle the network")
     path = Path(os.path.realpath(path))
     header = {
         "format": FORMAT, "version": VERSION, "sizes": net.sizes, "activations": net.activations,
         "loss": net.loss_name, "reduction": net.reduction, "dtype": net.dtype.name, "metadata": metadata,
     }
+    if net.loss_settings:
+        header["loss_settings"] = net.loss_settings
     header["sha256"] = _checksum(header, net.parameters)
     arrays = {}
     for layer, (W, b) in enumerate(zip(net.weights, net.biases, strict=True), start=1):
@@ -76,6 +84,8 @@ def _checked(header, arrays):
     sizes, dtype = checks.sizes(header["sizes"]), checks.dtype(header["dtype"])
     activations = checks.activations(header["activations"], len(sizes) - 1)
     loss = checks.loss(header["loss"], activations[-1])
+    if header.get("loss_settings"):
+        loss = LOSSES[loss].settings(**header["loss_settings"])
     reduction = checks.name("reduction", header["reduction"], ("mean", "sum"))
     flat = []
     for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):

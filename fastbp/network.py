@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checks, files
+from . import checks, files, losses
 from .initializers import draw
+from .own import Own
 from .reference import layer_views
 
 #            name      module and class that run a network,  module of the kernels of one layer
@@ -70,7 +71,7 @@ class Layer:
     W : ndarray (n_in, n_out)
     b : ndarray (n_out,)
         Used as they are, not copied: the layers of a network share its parameters.
-    activation : str
+    activation : str or fastbp.Activation
     backend : "numba" or "numpy"
 
     Attributes
@@ -92,7 +93,8 @@ class Layer:
         A_prev, single = checks.inputs(A_prev, len(self.W), self.W.dtype, "A_prev")
         self.A_prev = A_prev.astype(self.W.dtype, copy=False)
         self.Z = self._run("affine_forward", self.A_prev, self.W, self.b, shape=(len(A_prev), len(self.b)))
-        self.A = self._run(self.activation, self.Z, shape=self.Z.shape)
+        function = self.activation.twin() if isinstance(self.activation, Own) else self.activation
+        self.A = self._run(function, self.Z, shape=self.Z.shape)
         return self.A[0] if single else self.A
 
     def backward(self, dA):
@@ -107,7 +109,9 @@ class Layer:
         if self.activation == "softmax":
             delta = self._run("softmax_backward", self.A, dA, shape=dA.shape)
         else:
-            delta = dA * self._run(f"{self.activation}_derivative", self.Z, self.A, shape=dA.shape)
+            is_own = isinstance(self.activation, Own)
+            derivative = self.activation.twin(is_derivative=True) if is_own else f"{self.activation}_derivative"
+            delta = dA * self._run(derivative, self.Z, self.A, shape=dA.shape)
         self.dW = self._run("weight_gradient", self.A_prev, delta, shape=self.W.shape)
         self.db = self._run("bias_gradient", delta, shape=self.b.shape)
         ones = np.ones_like(self.A_prev)
@@ -116,7 +120,9 @@ class Layer:
 
     def _run(self, kernel, *arguments, shape):
         out = np.empty(shape, self.W.dtype)
-        getattr(import_module(BACKENDS[self.backend][2], __package__), kernel)(*arguments, out)
+        if isinstance(kernel, str):
+            kernel = getattr(import_module(BACKENDS[self.backend][2], __package__), kernel)
+        kernel(*arguments, out)
         return out
 
     def __repr__(self):
@@ -132,10 +138,11 @@ class Network:
     ----------
     sizes : sequence of int
         Numbers of inputs, of neurons of each hidden layer, and of outputs.
-    activations : str or sequence of str
-        One name for all layers, or one per layer after the input: see `fastbp.activations.ACTIVATIONS`.
-    loss : str
-        See `fastbp.losses.LOSSES`.  The loss of a sample is summed over the outputs.
+    activations : str or fastbp.Activation, or a sequence of them
+        One for all layers, or one per layer after the input: a name of `fastbp.activations.ACTIVATIONS`, or one's own.
+    loss : str, Huber, Quantile, Focal (of `fastbp.losses`) or fastbp.Loss
+        A name of `fastbp.losses.LOSSES`, such a loss with a number other than its default, or one's own.  The loss of a
+        sample is summed over the outputs.
     init : str, initialiser, or sequence of (W, b)
         How the parameters start: a name of `fastbp.initializers.INITIALIZERS`, an initialiser such as
         ``fastbp.initializers.Uniform(eps=0.5)``, or arrays of one's own, one pair (W, b) per layer.
@@ -177,6 +184,9 @@ class Network:
             self.weights[layer], self.biases[layer] = W, b
 
     def _build(self, sizes, activations, loss, reduction, dtype, backend):
+        for item in (*activations, loss):
+            if isinstance(item, Own):
+                item.compile(dtype)
         self._config = sizes, activations, loss, reduction, dtype
         self._backend_name = backend
         self._backend = make_backend(backend, *self._config)
@@ -193,13 +203,18 @@ class Network:
 
     @property
     def activations(self):
-        """Activation of each layer, a tuple of names."""
+        """Activation of each layer, a tuple of names (and of `fastbp.Activation` for those of one's own)."""
         return self._config[1]
 
     @property
     def loss_name(self):
         """Name of the loss (`loss` is the method that computes it)."""
-        return self._config[2]
+        return losses.name_of(self._config[2])
+
+    @property
+    def loss_settings(self):
+        """Numbers of the loss by name, such as {"threshold": 1.0}; most have none."""
+        return losses.settings_of(self._config[2])
 
     @property
     def reduction(self):
@@ -280,8 +295,8 @@ class Network:
     def gradients(self, X, Y):
         """Loss and its gradients with respect to the weights and biases, as `Gradients`."""
         X, Y, _ = self._data(X, Y)
-        losses, gradient = self._backend.gradient(self._parameters, X, Y)
-        return Gradients(self._reduced(losses), *layer_views(gradient, self.sizes))
+        values, gradient = self._backend.gradient(self._parameters, X, Y)
+        return Gradients(self._reduced(values), *layer_views(gradient, self.sizes))
 
     def input_gradient(self, X, Y):
         """Gradient of the loss with respect to X, of the shape of X."""
@@ -385,7 +400,7 @@ class Network:
 
     def __repr__(self):
         """Return the call that makes such a network."""
-        return (f"Network({list(self.sizes)}, activations={list(self.activations)}, loss={self.loss_name!r}, "
+        return (f"Network({list(self.sizes)}, activations={list(self.activations)}, loss={self._config[2]!r}, "
                 f"reduction={self.reduction!r}, dtype={self.dtype.name!r}, backend={self.backend!r})")
 
     def summary(self):
@@ -393,11 +408,11 @@ class Network:
         rows = [("layer", "shape of W", "activation", "parameters", "memory")]
         for layer, (W, b, activation) in enumerate(zip(self.weights, self.biases, self.activations, strict=True), 1):
             shape, count = f"{W.shape[0]} x {W.shape[1]}", W.size + b.size
-            rows.append((str(layer), shape, activation, f"{count:,}", _bytes(W.nbytes + b.nbytes)))
+            rows.append((str(layer), shape, str(activation), f"{count:,}", _bytes(W.nbytes + b.nbytes)))
         rows.append(("total", "", "", f"{self.parameters.size:,}", _bytes(self.parameters.nbytes)))
         lines = [f"{a:<6} {b:>14}  {c:<12} {d:>12} {e:>10}" for a, b, c, d, e in rows]
         lines.insert(1, "-" * len(lines[0]))
-        lines.append(f"loss {self.loss_name} ({self.reduction}), {self.dtype.name}, {self.backend} backend")
+        lines.append(f"loss {self._config[2]} ({self.reduction}), {self.dtype.name}, {self.backend} backend")
         return "\n".join(lines)
 
 

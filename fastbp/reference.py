@@ -5,11 +5,15 @@ kernel in `fastbp.kernels`, writes its result into `out` (its last argument) and
 same array as any other argument of its shape.  float32 stays float32, float64 stays float64.
 """
 
+import math
 from itertools import pairwise
 from math import erfc, sqrt
 from typing import NamedTuple
 
 import numpy as np
+
+from .losses import name_of, settings_of
+from .own import Own
 
 # ------------------------------------------------------------------ exp and log
 
@@ -115,6 +119,77 @@ def gelu_derivative(Z, A, out):
     out[...] = _normal_cdf(Z) + bounded * np.exp(-0.5 * bounded * bounded) / sqrt(2 * np.pi)
 
 
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+def selu(Z, out):
+    """Z where positive, else 1.6733 (exp(Z) - 1); times 1.0507 (Klambauer et al., 2017)."""
+    out[...] = SELU_SCALE * np.where(Z > 0, Z, SELU_ALPHA * np.expm1(np.minimum(Z, 0)))
+
+
+def selu_derivative(Z, A, out):
+    """1 where Z > 0, else 1.6733 exp(Z); times 1.0507."""
+    out[...] = SELU_SCALE * np.where(Z > 0, 1, SELU_ALPHA * np.exp(np.minimum(Z, 0)))
+
+
+def mish(Z, out):
+    """Z tanh(softplus(Z)) (Misra, 2019)."""
+    S = np.empty_like(Z)
+    softplus(Z, S)
+    out[...] = _away_from_minus_inf(Z) * np.tanh(S)
+
+
+def mish_derivative(Z, A, out):
+    """T + Z S (1 - T^2), T = tanh(softplus(Z)), S the logistic function of Z."""
+    S, T = np.empty_like(Z), np.empty_like(Z)
+    sigmoid(Z, S)
+    softplus(Z, T)
+    T = np.tanh(T)
+    out[...] = T + _away_from_inf(Z) * S * (1 - T * T)
+
+
+def softsign(Z, out):
+    """Z / (1 + abs(Z))."""
+    Z = _finite(Z)
+    out[...] = Z / (1 + np.abs(Z))
+
+
+def softsign_derivative(Z, A, out):
+    """1 / (1 + abs(Z))^2."""
+    root = 1 / (1 + np.abs(Z))
+    out[...] = root * root
+
+
+def hard_sigmoid(Z, out):
+    """Z + 3, held within [0, 6], over 6: the logistic function in three straight lines."""
+    out[...] = np.clip(Z + 3, 0, 6) / 6
+
+
+def hard_sigmoid_derivative(Z, A, out):
+    """1/6 where -3 < Z < 3, else 0."""
+    out[...] = np.where(np.abs(Z) < 3, 1 / 6, 0)
+
+
+def hard_tanh(Z, out):
+    """Z, held within [-1, 1]."""
+    out[...] = np.clip(Z, -1, 1)
+
+
+def hard_tanh_derivative(Z, A, out):
+    """1 where -1 < Z < 1, else 0."""
+    out[...] = np.where(np.abs(Z) < 1, 1, 0)
+
+
+def exponential(Z, out):
+    """exp(Z)."""
+    exp(Z, out)
+
+
+def exponential_derivative(Z, A, out):
+    """Return A."""
+    out[...] = A
+
+
 def identity(Z, out):
     """Z itself."""
     out[...] = Z
@@ -207,16 +282,61 @@ def absolute_error_derivative(A, Y, out):
     out[...] = np.sign(A - Y)
 
 
-def huber(A, Y, out):
-    """Squared error where abs(A - Y) <= 1, a straight line beyond (Huber, 1964); summed over the outputs."""
+def huber(A, Y, threshold, out):
+    """Half the squared error up to abs(A - Y) = threshold, a straight line beyond (Huber, 1964)."""
     d = np.abs(A - Y)
-    inner = np.minimum(d, 1)
-    out[...] = (0.5 * inner * inner + (d - inner)).sum(axis=1)
+    inner = np.minimum(d, threshold)
+    out[...] = (0.5 * inner * inner + threshold * (d - inner)).sum(axis=1)
 
 
-def huber_derivative(A, Y, out):
-    """Return A - Y, held within [-1, 1]."""
-    out[...] = np.clip(A - Y, -1, 1)
+def huber_derivative(A, Y, threshold, out):
+    """Return A - Y, held within [-threshold, threshold]."""
+    out[...] = np.clip(A - Y, -threshold, threshold)
+
+
+def log_cosh(A, Y, out):
+    """log(cosh(A - Y)), that is log(exp(D) + exp(-D)) - log(2), summed over the outputs."""
+    out[...] = (np.logaddexp(A - Y, Y - A) - math.log(2)).sum(axis=1)
+
+
+def log_cosh_derivative(A, Y, out):
+    """Return tanh(A - Y)."""
+    out[...] = np.tanh(A - Y)
+
+
+def quantile(A, Y, q, out):
+    """Return q (Y - A) where A is too small, (1 - q) (A - Y) where too large (Koenker and Bassett, 1978)."""
+    out[...] = np.where(A < Y, q * (Y - A), (1 - q) * (A - Y)).sum(axis=1)
+
+
+def quantile_derivative(A, Y, q, out):
+    """-q where A < Y, 1 - q where A > Y (0 where they are equal)."""
+    out[...] = np.where(A < Y, -q, np.where(A > Y, 1 - q, 0))
+
+
+def hinge(A, Y, out):
+    """max(0, 1 - Y A), summed over the outputs; Y is -1 or 1."""
+    out[...] = np.maximum(1 - Y * A, 0).sum(axis=1)
+
+
+def hinge_derivative(A, Y, out):
+    """-Y where Y A < 1, else 0."""
+    out[...] = np.where(Y * A < 1, -Y, 0)
+
+
+def poisson(A, Y, out):
+    """Return A - Y log A, summed over the outputs; A is held above 0."""
+    out[...] = (A - Y * np.log(_positive(A))).sum(axis=1)
+
+
+def poisson_derivative(A, Y, out):
+    """1 - Y / A."""
+    out[...] = 1 - Y / _positive(A)
+
+
+def _positive(A):
+    """Hold A above 0, so that Y / A is finite for Y up to a million."""
+    return np.maximum(A, 1e-32 if A.dtype == np.float32 else 1e-302)
 
 
 def binary_cross_entropy(A, Y, out):
@@ -230,6 +350,23 @@ def binary_cross_entropy_derivative(A, Y, out):
     eps = np.finfo(A.dtype).eps
     A = np.clip(A, eps, 1 - eps)
     out[...] = (A - Y) / (A * (1 - A))
+
+
+def focal(A, Y, gamma, out):
+    """-Y (1 - A)^gamma log A - (1 - Y) A^gamma log(1 - A) (Lin et al., 2017); both logarithms are kept finite."""
+    tiny = np.finfo(A.dtype).tiny
+    A, B = np.maximum(A, tiny), np.maximum(1 - A, tiny)
+    out[...] = -(Y * B**gamma * np.log(A) + (1 - Y) * A**gamma * np.log(B)).sum(axis=1)
+
+
+def focal_derivative(A, Y, gamma, out):
+    """Its derivative; A is held within [eps, 1 - eps]."""
+    eps = np.finfo(A.dtype).eps
+    A = np.clip(A, eps, 1 - eps)
+    B = 1 - A
+    of_ones = gamma * B ** (gamma - 1) * np.log(A) - B**gamma / A
+    of_zeros = A**gamma / B - gamma * A ** (gamma - 1) * np.log(B)
+    out[...] = Y * of_ones + (1 - Y) * of_zeros
 
 
 def binary_cross_entropy_logits(Z, Y, out):
@@ -570,8 +707,8 @@ class NumpyBackend:
     Parameters
     ----------
     sizes : tuple of int
-    activations : tuple of str
-    loss : str
+    activations : tuple of str or Activation
+    loss : str, or an object of `fastbp.losses`
     reduction : "mean" or "sum"
     dtype : numpy.dtype
     """
@@ -583,6 +720,7 @@ class NumpyBackend:
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
         self.dtype = np.dtype(dtype)
         self.fused = (activations[-1], loss) in self.FUSED
+        self.numbers = settings_of(loss).values()  # what the loss takes besides A and Y
 
     def predict(self, parameters, X):
         """Output activations (n_samples, n_out)."""
@@ -621,15 +759,18 @@ class NumpyBackend:
 
     def sample_losses(self, Z, A, Y):
         """Loss of every sample from the outputs; from Z where the output activation allows it."""
-        name, outputs = (f"{self.loss}_logits", Z[-1]) if self.fused else (self.loss, A[-1])
-        return _result(_twin(name), outputs, Y, shape=len(Y)).astype(np.float64)
+        if self.fused:
+            losses = _result(_twin(f"{self.loss}_logits"), Z[-1], Y, shape=len(Y))
+        else:
+            losses = _result(_twin(self.loss), A[-1], Y, *self.numbers, shape=len(Y))
+        return losses.astype(np.float64)
 
     def output_delta(self, Z, A, Y):
         """Delta of the last layer: dE/dA * f'(Z), and the 1/n of the mean."""
         if self.fused:
             delta = A - _rows(Y, A)
         else:
-            dA = _result(_twin(f"{self.loss}_derivative"), A, Y, shape=A.shape)
+            dA = _result(_twin(self.loss, "_derivative"), A, Y, *self.numbers, shape=A.shape)
             delta = self.through_activation(-1, Z, A, dA)
         return delta / len(A) if self.reduction == "mean" else delta
 
@@ -638,7 +779,7 @@ class NumpyBackend:
         activation = self.activations[layer]
         if activation == "softmax":
             return _result(softmax_backward, A, dA, shape=A.shape)
-        return dA * _result(_twin(f"{activation}_derivative"), Z, A, shape=A.shape)
+        return dA * _result(_twin(activation, "_derivative"), Z, A, shape=A.shape)
 
     def backward(self, parameters, Z, A, delta):
         """From the output delta back to the input: every delta, the flat gradient, and dX."""
@@ -761,9 +902,9 @@ class NumpyBackend:
                 max_norm(update.max_norm, W)
 
 
-def _twin(name):
-    """Return the twin of this name."""
-    return globals()[name]
+def _twin(function, suffix=""):
+    """Return the twin of an activation or loss, or with the suffix "_derivative" that of its derivative."""
+    return function.twin(bool(suffix)) if isinstance(function, Own) else globals()[name_of(function) + suffix]
 
 
 def _result(kernel, *arguments, shape):

@@ -89,10 +89,10 @@ def trace(net, X, Y):
     """Record one backpropagation of `net`; X and Y are validated. See `Network.trace`."""
     record = net._backend.record(net.parameters, X, Y)
     weights, biases = layer_views(np.array(net.parameters), net.sizes)
-    columns = zip(net.activations, weights, biases, record.Z, record.A[1:], record.delta,
+    columns = zip(map(str, net.activations), weights, biases, record.Z, record.A[1:], record.delta,
                   *layer_views(record.gradient, net.sizes), strict=True)
-    return Trace(net.sizes, net.loss_name, net.reduction, record.A[0], Y, net._reduced(record.losses), record.losses,
-                 [TracedLayer(*row) for row in columns], record.dX)
+    return Trace(net.sizes, str(net._config[2]), net.reduction, record.A[0], Y, net._reduced(record.losses),
+                 record.losses, [TracedLayer(*row) for row in columns], record.dX)
 
 
 def _table(columns, index="sample"):

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .activations import ACTIVATIONS
-from .losses import LOSSES
+from . import activations, losses
 from .network import make_backend
 from .reference import layer_views
 
 MAX_SAMPLES = 128  # evenly spaced among those given
 MAX_DIFFERENCES = 24  # elements of each W and b compared with central differences
 STEP = 6e-6  # of a central difference: the cube root of float64's eps balances rounding and truncation
-KINK = 3e-5  # of the largest Z: nearer to 0 than this, rounding may take a relu to its other side
+KINK = 3e-5  # of the largest Z: nearer to a kink than this, rounding may take a Z to its other side
 
 # Bounds on a difference: a share of the largest element of the quantity, where a fault is of order 1, and a
 # multiple of its rounding error, measured as NumPy in float32 less NumPy in float64 (eps64 / eps32 is 2e-9).
@@ -101,7 +100,7 @@ def verify(net, X, Y):
     parameters = _cast(net.parameters, np.float64)
 
     def backend(name, dtype=np.float64):
-        return make_backend(name, net.sizes, net.activations, net.loss_name, net.reduction, np.dtype(dtype))
+        return make_backend(name, *net._config[:4], np.dtype(dtype))
 
     smooth = _off_kinks(net, backend("numpy").record(parameters, X), Y)
     moved = not smooth.any()
@@ -164,9 +163,9 @@ def _off_kinks(net, record, Y):
     """Mark samples of which no Z lies near the kink of its activation, and no output near the kink of the loss."""
     near = np.zeros(len(Y), bool)
     for activation, Z in zip(net.activations, record.Z, strict=True):
-        if ACTIVATIONS[activation].has_kink:
-            near |= (np.abs(Z) <= KINK * np.abs(Z).max()).any(axis=1)
-    if LOSSES[net.loss_name].has_kink:
+        for kink in activations.row_of(activation).kinks:
+            near |= (np.abs(Z - kink) <= KINK * np.abs(Z).max()).any(axis=1)
+    if losses.row_of(net.loss_name).has_kink:
         A = record.A[-1]
         near |= (np.abs(A - Y) <= KINK * max(np.abs(A).max(), np.abs(Y).max())).any(axis=1)
     return ~near

@@ -12,16 +12,30 @@ from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .optimizers import SQUARES_CHUNK
 from .plan import (
     A_AT,
+    ACTIVATE_AT,
     ACTIVATION,
+    ADVANCE,
     BY_COLUMNS,
     COLUMN_BLOCK,
     DELTA_AT,
+    DERIVE_AT,
+    DROP,
     DROP_AT,
+    GATHER,
+    LIMIT_COLUMNS,
+    MEASURE,
     MOST_SCRATCH,
+    MULTIPLY,
     N_IN,
     N_OUT,
+    NOISE,
+    OUTPUT_GRADIENT,
+    PENALIZE,
     ROW,
+    SCALE,
+    SQUARES,
     THRESHOLD,
+    UPDATE,
     W_AT,
     X_FLOAT32,
     X_FLOAT64,
@@ -160,11 +174,12 @@ FLAT_ROW = 65            # rows up to this length go through elementwise functio
 
 # ------------------------------------------------------------------------------------- leaves and their callers
 
+# in the order of `plan.MULTIPLY` ... `plan.GATHER`
 LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(elementwise.activate, "ippiipi"),
           Leaf(elementwise.derive, "ipppiii"),
-          Leaf(losses.measure, "iiipppppiii"),
-          Leaf(losses.output_gradient, "iiippfpiii"),
+          Leaf(losses.measure, "ifiipppppiii"),
+          Leaf(losses.output_gradient, "ifiippfpiii"),
           Leaf(gather, "iiifpiiiifpioiiiiii"),
           Leaf(noise.drop_rows, "iiiipipiiiii"),
           Leaf(noise.noise_rows, "iifpiiiii"),
@@ -174,8 +189,6 @@ LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(update.squares, "pid"),
           Leaf(update.scale, "pfi"),
           Leaf(update.limit_columns, "piiiif"))
-(MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER, DROP, NOISE, ADVANCE, UPDATE, PENALIZE, SQUARES, SCALE,
- LIMIT_COLUMNS) = range(len(LEAVES))
 
 
 def leaf_addresses(dtype):
@@ -305,9 +318,9 @@ def forward(plan, tools, rows, step, place):
                bottom - top, tools.pack)
         if code != IDENTITY or layer[Z_AT] != layer[A_AT]:
             columns = right - left
-            if row <= FLAT_ROW and code != SOFTMAX:
+            if row <= FLAT_ROW and code < SOFTMAX:
                 columns = row                      # short rows in one go, the column of ones with them
-            call(plan.leaves[ACTIVATE], code, offset(z, left), offset(next_a, left), row, columns,
+            call(layer[ACTIVATE_AT], code, offset(z, left), offset(next_a, left), row, columns,
                  offset(work, plan.lse_at + top), bottom - top)
         kept = next_a
         if layer[THRESHOLD] > 0:
@@ -326,8 +339,9 @@ def measure(plan, work, y_kind, first, last):
     """Write the loss of each sample, rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
     row = layer[ROW]
-    call(plan.leaves[MEASURE], plan.loss, plan.fused, y_kind, offset(work, layer[Z_AT] + first * row),
-         offset(work, layer[A_AT] + first * row), offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
+    call(plan.leaves[MEASURE], plan.loss, as_float(plan.number, work), plan.fused, y_kind,
+         offset(work, layer[Z_AT] + first * row), offset(work, layer[A_AT] + first * row),
+         offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
          offset(work, plan.lse_at + first), offset(work, plan.losses_at + first), last - first, layer[N_OUT], row)
 
 
@@ -337,7 +351,7 @@ def output_delta(plan, work, y_kind, scale, first, last):
     layer = plan.layers[plan.layers.shape[0] - 1]
     row = layer[ROW]
     a, delta = offset(work, layer[A_AT] + first * row), offset(work, layer[DELTA_AT] + first * row)
-    call(plan.leaves[OUTPUT_GRADIENT], plan.loss, plan.fused, y_kind, a,
+    call(plan.leaves[OUTPUT_GRADIENT], plan.loss, as_float(plan.number, work), plan.fused, y_kind, a,
          offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)), scale, delta, last - first, layer[N_OUT],
          row)
     if plan.fused == NOT_FUSED or y_kind == Y_GRADIENT:
@@ -348,9 +362,9 @@ def output_delta(plan, work, y_kind, scale, first, last):
 def derive(plan, layer, z, a, delta, columns, rows):
     """Delta *= f'(z), from d loss / d a to d loss / d z."""
     if layer[ACTIVATION] != IDENTITY:
-        if layer[ROW] <= FLAT_ROW and layer[ACTIVATION] != SOFTMAX:
+        if layer[ROW] <= FLAT_ROW and layer[ACTIVATION] < SOFTMAX:
             columns = layer[ROW]
-        call(plan.leaves[DERIVE], layer[ACTIVATION], z, a, delta, layer[ROW], columns, rows)
+        call(layer[DERIVE_AT], layer[ACTIVATION], z, a, delta, layer[ROW], columns, rows)
 
 
 @part

@@ -36,6 +36,7 @@ from .simd import (
 
 LEAKY_SLOPE = 0.01
 ELU_ALPHA = 1.0
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772      # Klambauer et al. 2017, eq. 14
 
 # q(r) = (e**r - 1 - r) / r**2 on |r| <= ln(2)/2: largest relative error of e**r 3e-9 and 3e-18
 EXP32 = (0.0013950648970092525, 0.0083689539659530456, 0.041666203181657233, 0.16666518301812148, 0.50000000961766912)
@@ -228,6 +229,74 @@ def _gelu_derivative(z, a):
 
 
 @inner
+def _selu(z):
+    return where(z < 0.0, _expm1(z) * (SELU_SCALE * SELU_ALPHA), z * SELU_SCALE)
+
+
+@inner
+def _selu_derivative(z, a):
+    return where(a > 0.0, SELU_SCALE, a + SELU_SCALE * SELU_ALPHA)
+
+
+@inner
+def _mish_parts(z):
+    """(n, n + 2) with tanh(log(1 + e**z)) = n / (n + 2), that is n = e**z (e**z + 2)."""
+    e = _exp(where(z > by_dtype(z, 20.0, 40.0), by_dtype(z, 20.0, 40.0), z))
+    n = e * (e + 2.0)
+    return n, n + 2.0
+
+
+@inner
+def _mish(z):
+    n, m = _mish_parts(z)
+    return where(z == -float("inf"), 0.0, z * (n / m))
+
+
+@inner
+def _mish_derivative(z, a):
+    n, m = _mish_parts(z)
+    one_less = (n + 1.0) * 4.0 / (m * m)           # 1 - (n / m)**2, without cancellation
+    return fma(_clamp(z, -1e4, 1e4) * _sigmoid(z), one_less, n / m)
+
+
+@inner
+def _softsign(z):
+    z = _finite(z)
+    return z / (fabs(z) + 1.0)
+
+
+@inner
+def _softsign_derivative(z, a):
+    root = 1.0 - fabs(a)
+    return root * root
+
+
+@inner
+def _hard_sigmoid(z):
+    return _clamp(z + 3.0, 0.0, 6.0) / 6.0
+
+
+@inner
+def _hard_sigmoid_derivative(z, a):
+    return where(fabs(a - 0.5) < 0.5, 1.0 / 6.0, 0.0)
+
+
+@inner
+def _hard_tanh(z):
+    return _clamp(z, -1.0, 1.0)
+
+
+@inner
+def _hard_tanh_derivative(z, a):
+    return where(fabs(a) < 1.0, 1.0, 0.0)
+
+
+@inner
+def _exponential_derivative(z, a):
+    return a
+
+
+@inner
 def _identity(z):
     return z
 
@@ -241,10 +310,12 @@ def _identity_derivative(z, a):
 # An activation is a line in each of these, two functions of one vector above, and a twin in fastbp/reference.py.
 
 CODES = {name: code for code, name in enumerate(
-    ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "softmax"])}
-DERIVED_FROM_Z = {"silu", "gelu"}       # the derivatives of all others are had from A alone; Z need not be kept
+    ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "selu", "mish", "softsign",
+     "hard_sigmoid", "hard_tanh", "exponential", "softmax", "own"])}
+DERIVED_FROM_Z = {"silu", "gelu", "mish", "own"}    # those of all others are had from A alone; Z need not be kept
 
-(IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SOFTPLUS, SILU, GELU, SOFTMAX) = CODES.values()
+(IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SOFTPLUS, SILU, GELU, SELU, MISH, SOFTSIGN, HARD_SIGMOID, HARD_TANH,
+ EXPONENTIAL, SOFTMAX, OWN) = CODES.values()        # those below SOFTMAX are elementwise; OWN is a user's (`own`)
 
 
 @inner
@@ -266,6 +337,18 @@ def activation(code, z):
         return _silu(z)
     if code == GELU:
         return _gelu(z)
+    if code == SELU:
+        return _selu(z)
+    if code == MISH:
+        return _mish(z)
+    if code == SOFTSIGN:
+        return _softsign(z)
+    if code == HARD_SIGMOID:
+        return _hard_sigmoid(z)
+    if code == HARD_TANH:
+        return _hard_tanh(z)
+    if code == EXPONENTIAL:
+        return _exp(z)
     return z
 
 
@@ -288,6 +371,18 @@ def activation_derivative(code, z, a):
         return _silu_derivative(z, a)
     if code == GELU:
         return _gelu_derivative(z, a)
+    if code == SELU:
+        return _selu_derivative(z, a)
+    if code == MISH:
+        return _mish_derivative(z, a)
+    if code == SOFTSIGN:
+        return _softsign_derivative(z, a)
+    if code == HARD_SIGMOID:
+        return _hard_sigmoid_derivative(z, a)
+    if code == HARD_TANH:
+        return _hard_tanh_derivative(z, a)
+    if code == EXPONENTIAL:
+        return _exponential_derivative(z, a)
     return _identity_derivative(z, a)
 
 
@@ -471,6 +566,42 @@ def gelu(Z, out):
 
 
 @kernel
+def selu(Z, out):
+    """Z where positive, else 1.6733 (exp(Z) - 1); times 1.0507 (Klambauer et al. 2017)."""
+    map_block(_selu, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def mish(Z, out):
+    """Z tanh(log(1 + exp(Z))) (Misra 2019)."""
+    map_block(_mish, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def softsign(Z, out):
+    """Z / (1 + |Z|)."""
+    map_block(_softsign, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def hard_sigmoid(Z, out):
+    """Z / 6 + 1/2, held within [0, 1]."""
+    map_block(_hard_sigmoid, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def hard_tanh(Z, out):
+    """Z, held within [-1, 1]."""
+    map_block(_hard_tanh, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def exponential(Z, out):
+    """exp(Z)."""
+    map_block(_exp, pointer(Z, 0), pointer(out, 0), out.size)
+
+
+@kernel
 def identity(Z, out):
     """Z itself."""
     map_block(_identity, pointer(Z, 0), pointer(out, 0), out.size)
@@ -522,6 +653,42 @@ def silu_derivative(Z, A, out):
 def gelu_derivative(Z, A, out):
     """Write f'(Z) = Phi(Z) + Z phi(Z), phi the density of the normal law."""
     map_pair_block(_gelu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def selu_derivative(Z, A, out):
+    """Write f'(Z) = 1.0507 where A > 0, else A + 1.7581."""
+    map_pair_block(_selu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def mish_derivative(Z, A, out):
+    """Write f'(Z) = T + Z S (1 - T**2), T = tanh(log(1 + exp(Z))), S the logistic function of Z."""
+    map_pair_block(_mish_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def softsign_derivative(Z, A, out):
+    """Write f'(Z) = (1 - |A|)**2."""
+    map_pair_block(_softsign_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def hard_sigmoid_derivative(Z, A, out):
+    """Write f'(Z) = 1/6 where 0 < A < 1, else 0."""
+    map_pair_block(_hard_sigmoid_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def hard_tanh_derivative(Z, A, out):
+    """Write f'(Z) = 1 where |A| < 1, else 0."""
+    map_pair_block(_hard_tanh_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+
+
+@kernel
+def exponential_derivative(Z, A, out):
+    """Write f'(Z) = A."""
+    map_pair_block(_exponential_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel

@@ -194,10 +194,17 @@ class Leaf:
     arguments : str
         A letter for each argument: i integer, f number of the dtype, p pointer to the dtype, o pointer to int64, w
         float64, d pointer to float64.
+    on_disk : bool
+        Whether the machine code is kept on disk.
     """
 
-    def __init__(self, function, arguments):
+    def __init__(self, function, arguments, on_disk=True):
         self._function, self._arguments, self._compiled = function.py_func, arguments, {}
+        self._on_disk = on_disk
+
+    def like(self, function):
+        """Return a leaf with the same arguments around a user's function, of which the disk cache knows nothing."""
+        return Leaf(function, self._arguments, on_disk=False)
 
     def _cfunc(self, dtype):
         if dtype not in self._compiled:
@@ -206,8 +213,9 @@ class Leaf:
                      "w": types.float64, "d": types.CPointer(types.float64)}
             sig = types.void(*[kinds[letter] for letter in self._arguments])
             cfunc = CFunc(self._function, (sig.args, sig.return_type), {}, FLAGS)
-            cfunc._cache = cache = KernelCache(self._function)
-            cfunc.compile = cache.serialised(cfunc.compile)
+            if self._on_disk:
+                cfunc._cache = cache = KernelCache(self._function)
+                cfunc.compile = cache.serialised(cfunc.compile)
             self._compiled[dtype] = cfunc
         return self._compiled[dtype]
 

@@ -9,8 +9,10 @@ from .jit import inner
 from .losses import FUSED_SIGMOID, FUSED_SOFTMAX, NOT_FUSED
 from .update import N_FACTORS
 
-# columns of Plan.layers
-N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS, DROP_AT, THRESHOLD = range(11)
+(N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS, DROP_AT, THRESHOLD,
+ ACTIVATE_AT, DERIVE_AT) = range(13)                                        # columns of Plan.layers
+(MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER, DROP, NOISE, ADVANCE, UPDATE, PENALIZE, SQUARES, SCALE,
+ LIMIT_COLUMNS) = range(14)                                                 # places in Plan.leaves
 QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
 MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
 MOST_OWN_COLUMNS = 256       # up to so many a thread keeps its columns of the first W to itself (`block.take_own`)
@@ -24,9 +26,10 @@ X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
 class Plan(NamedTuple):
     """One network as the kernels see it.
 
-    layers : int64 (n_layers, 11): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
-        of Z, A and delta in the workspace, the distance between their rows, whether threads split its columns, and,
-        for dropout, the offset of what is left of A and the 32-bit number below which an element is dropped.
+    layers : int64 (n_layers, 13): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
+        of Z, A and delta in the workspace, the distance between their rows, whether threads split its columns; for
+        dropout, the offset of what is left of A and the 32-bit number below which an element is dropped; and the
+        addresses of the leaves for its activation and its derivative.
     n_parameters : how many there are.
     loss, fused : codes of the loss, and of its fusion with the output activation.
     rows : most samples in one block.
@@ -45,6 +48,7 @@ class Plan(NamedTuple):
     is_mixed : whether threads split the columns of any layer.
     size : elements in the workspace.
     leaves : int64, the addresses of the functions in LEAVES.
+    number : what the loss takes besides outputs and targets, if anything, such as Huber's threshold.
     """
 
     layers: np.ndarray
@@ -72,6 +76,7 @@ class Plan(NamedTuple):
     is_mixed: bool
     size: int
     leaves: np.ndarray
+    number: float
 
 
 @inner
@@ -92,14 +97,16 @@ def row_distance(n):
     return padded + 16 if padded % 128 == 0 else padded
 
 
-def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, dropout=()):
+def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, dropout=(), number=0.0):
     """Make the plan of a network.
 
     Parameters
     ----------
     sizes : sequence of int
-    activations : sequence of str
-    loss : str
+    activations : sequence of str or (int, int)
+        Names, or the addresses of the leaves of a user's own activation and its derivative.
+    loss : str or (int, int)
+        A name, or the addresses of the leaves of a user's own loss and its derivative.
     leaves : int64 array
         `block.leaf_addresses` of the dtype.
     rows : int
@@ -110,6 +117,8 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
         Numbers that the optimizer keeps for each parameter; None for workspaces that are not trained in.
     dropout : sequence of float
         Share dropped of the outputs of each layer but the last; empty for none.
+    number : float
+        The loss's number.
     """
     used = 0
 
@@ -119,9 +128,16 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
         return start
 
     x_row = row_distance(sizes[0])
-    layers = np.empty((len(activations), 11), np.int64)
+    layers = np.empty((len(activations), DERIVE_AT + 1), np.int64)
     w_at = 0
+    if not isinstance(loss, str):
+        leaves = leaves.copy()
+        leaves[[MEASURE, OUTPUT_GRADIENT]] = loss
+        loss = "own"
     for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
+        addresses = leaves[[ACTIVATE, DERIVE]]
+        if not isinstance(activation, str):
+            activation, addresses = "own", activation
         is_output = l == len(activations) - 1
         row = n_out if is_output and n_out < 64 else row_distance(n_out)     # outputs need no column of ones
         a_at = take(rows * row)
@@ -130,7 +146,7 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
         threshold = 0 if is_output or not dropout else int(dropout[l] * 2 ** 32)
         layers[l] = (n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row,
                      threads > 1 and n_out >= MIN_COLUMNS * threads and activation != "softmax",
-                     take(rows * row) if threshold else a_at, threshold)
+                     take(rows * row) if threshold else a_at, threshold, *addresses)
         w_at += (n_in + 1) * n_out
     fused = {("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
              ("softmax", "cross_entropy"): FUSED_SOFTMAX}.get((activations[-1], loss), NOT_FUSED)
@@ -149,7 +165,7 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
     return Plan(layers, w_at, losses.CODES[loss], fused, rows, x_at, x_row, x_size, take(rows * row), take(rows),
                 take(rows), take(threads * size), size, take(threads * own_stride), own_row, own_size, own_stride,
                 take(threads * N_FACTORS), take(threads * scratch_size), scratch_size, lanes_at, n_neurons,
-                bool(layers[:, BY_COLUMNS].any()), used, leaves)
+                bool(layers[:, BY_COLUMNS].any()), used, leaves, float(number))
 
 
 class Data(NamedTuple):

@@ -10,7 +10,7 @@ Both compute the activations below QUICK in line.  `online` takes every other ac
 
 import numpy as np
 
-from .block import ACTIVATE, advance, bring, derive, measure, output_delta, update_all
+from .block import advance, bring, derive, measure, output_delta, update_all
 from .elementwise import (
     IDENTITY,
     RELU,
@@ -31,7 +31,7 @@ from .losses import (
     _binary_cross_entropy_logits,
     _squared_error,
 )
-from .plan import A_AT, ACTIVATION, DELTA_AT, N_IN, N_OUT, QUICK, ROW, W_AT, X_FLOAT32, X_FLOAT64, Z_AT
+from .plan import A_AT, ACTIVATE_AT, ACTIVATION, DELTA_AT, N_IN, N_OUT, QUICK, ROW, W_AT, X_FLOAT32, X_FLOAT64, Z_AT
 from .simd import (
     NESTEROV,
     SGD,
@@ -284,7 +284,7 @@ def online(plan, steps, data, tools, order, start, step, total_loss, lr, momentu
                 for j in range(0, n, lanes(z)):
                     store(a, j, quick_activation(code, load(z, j)))
             else:
-                call(plan.leaves[ACTIVATE], code, z, a, n, n, offset(work, plan.lse_at), 1)
+                call(layer[ACTIVATE_AT], code, z, a, n, n, offset(work, plan.lse_at), 1)
         if is_squared:
             y = pointer_like(data.y_address + order[s] * n_out * by_dtype(work, 4, 8), work)
             loss = load_part(work, 0, 0)

@@ -72,13 +72,13 @@ def derivative_of(activation):
     return arguments
 
 
-def of_samples(low, high, *, low_y=None, is_derivative=False):
-    """A (or Z) between low and high, Y between low_y and high."""
+def of_samples(low, high, *numbers, low_y=None, is_derivative=False):
+    """A (or Z) between low and high, Y between low_y and high, and the numbers that a loss takes."""
 
     def arguments(rng, dtype, n, m):
         A = uniform(rng, low, high, dtype, n, m)
         Y = uniform(rng, low if low_y is None else low_y, high, dtype, n, m)
-        return [A, Y, nan(dtype, n, m) if is_derivative else nan(dtype, n)]
+        return [A, Y, *map(dtype, numbers), nan(dtype, n, m) if is_derivative else nan(dtype, n)]
 
     return arguments
 
@@ -214,8 +214,11 @@ SCHEDULES = [  # settings, by code
     [(0.3, 0.1, 7, 50, 0), (0.3, 0.0, 0, 13, 1), (0.3, 0.1, 7, 10, 3)], [(0.01, 0.3, 0.001, 20.6, 90)],
     [(0, 0.3), (3, 1, 10, 50, 0.3, 0.2, 0.4, 0.1)],
 ]
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "identity")
-LOSSES = {"squared_error": (-2, 2), "absolute_error": (-2, 2), "huber": (-2, 2), "binary_cross_entropy": (0.02, 0.98)}
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "identity", "selu", "mish",
+               "softsign", "hard_sigmoid", "hard_tanh", "exponential")
+LOSSES = {"squared_error": (-2, 2), "absolute_error": (-2, 2), "huber": (-2, 2, 0.75), "log_cosh": (-2, 2),
+          "quantile": (-2, 2, 0.875), "hinge": (-2, 2), "poisson": (0.02, 3), "binary_cross_entropy": (0.02, 0.98),
+          "focal": (0.02, 0.98, 1.75)}
 TABLE = [
     Row("exp", elementwise(-80, 80), ELEMENTS),
     Row("log", elementwise(1e-30, 9), ELEMENTS),

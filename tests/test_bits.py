@@ -40,9 +40,11 @@ NETWORKS = {
     "wide": ([30, 200, 193, 150], ["relu", "tanh", "sigmoid"], "binary_cross_entropy", 40, 90, NESTEROV, {}),
     "wide and narrow": ([9, 256, 20, 131, 3], ["gelu"] * 3 + ["softmax"], "cross_entropy", 33, 80, PLAIN, {}),
     "packed": ([50, 300, 270], ["leaky_relu", "identity"], "absolute_error", 64, 128, PLAIN, {"reduction": "sum"}),
-    **{name: ([11, 19, 13, 6], [name, name, "softmax"], "cross_entropy", 17, 50, PLAIN, {}) for name in HIDDEN},
+    **{name: ([11, 19, 13, 6], [name, "tanh" if name == "exponential" else name, "softmax"], "cross_entropy", 17, 50,
+              PLAIN, {}) for name in HIDDEN},
     **{f"{name} and {loss}": ([5, 9, 18], ["tanh", name], loss, 12, 40, PLAIN, {}) for loss, name in zip(
-        LOSSES, ("softmax", "gelu", "sigmoid", "softmax", "sigmoid"), strict=True)},
+        LOSSES, ("softmax", "gelu", "sigmoid", "tanh", "mish", "selu", "softplus", "softmax", "sigmoid", "sigmoid"),
+        strict=True)},
 }
 
 
@@ -51,6 +53,8 @@ def trained(name, dtype, threads):
     sizes, activations, loss, batch_size, n, options, more = NETWORKS[name]
     rng = np.random.default_rng(1)
     X, Y = rng.random((n, sizes[0])), rng.random((n, sizes[-1]))
+    if loss == "hinge":
+        Y = np.where(Y < 0.5, -1.0, 1.0)
     if loss == "cross_entropy":
         Y = Y.argmax(axis=1) if name != "blocks" else Y / Y.sum(axis=1, keepdims=True)
     net = fastbp.Network(sizes, activations, loss=loss, dtype=dtype, seed=0, **more)

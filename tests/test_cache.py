@@ -82,7 +82,7 @@ def test_an_edit_of_any_kernel_file_is_noticed(tmp_path):
     package, cache = copy_of_package(tmp_path / "package"), tmp_path / "cache"
     code = """
 out = np.empty((1, 2))
-kernels.huber_derivative(np.array([[9.0, -9.0]]), np.zeros((1, 2)), out)
+kernels.huber_derivative(np.array([[9.0, -9.0]]), np.zeros((1, 2)), 1.0, out)
 answer(out=out.tolist(), updated=updated())
 """
     wanted = {"out": [[1.0, -1.0]], "updated": UPDATED, "warnings": []}

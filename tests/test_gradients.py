@@ -14,7 +14,16 @@ def make_targets(rng, loss, n_samples, n_out):
     """Draw targets that the loss takes."""
     if loss == "cross_entropy":
         return rng.dirichlet(np.ones(n_out), n_samples)
-    return rng.uniform(size=(n_samples, n_out)) if LOSSES[loss].within_01 else rng.normal(size=(n_samples, n_out))
+    row, size = LOSSES[loss], (n_samples, n_out)
+    if row.takes_signs:
+        return rng.choice([-1.0, 1.0], size)
+    return rng.uniform(size=size) if row.within_01 or row.is_positive else rng.normal(size=size)
+
+
+def suits(activation, loss):
+    """Whether the loss takes what the activation gives."""
+    needs, gives = LOSSES[loss], ACTIVATIONS[activation]
+    return needs.within_01 <= gives.within_01 and needs.is_positive <= gives.is_positive
 
 
 def assert_gradients(net, X, Y, central_differences):
@@ -37,8 +46,7 @@ def assert_gradients(net, X, Y, central_differences):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_and_loss(backend, activation, loss, reduction, central_differences):
     rng = np.random.default_rng(5)
-    suits = ACTIVATIONS[activation].within_01 or not LOSSES[loss].within_01
-    net = fastbp.Network([3, 4, 3], [activation, activation if suits else "sigmoid"], loss, seed=1,
+    net = fastbp.Network([3, 4, 3], [activation, activation if suits(activation, loss) else "sigmoid"], loss, seed=1,
                          dtype="float64", reduction=reduction, backend=backend)
     net.biases[0] = rng.normal(size=4)
     X, Y = rng.normal(size=(5, 3)), make_targets(rng, loss, 5, 3)
@@ -68,7 +76,7 @@ def test_class_labels(backend, output, central_differences):
 def test_any_shape_and_values(backend, sizes, n_samples, scale, loss, seed, data, central_differences):
     smooth = [name for name, row in ACTIVATIONS.items() if not row.has_kink]
     hidden = data.draw(st.lists(st.sampled_from(smooth), min_size=len(sizes) - 2, max_size=len(sizes) - 2))
-    last = st.sampled_from([name for name in smooth if ACTIVATIONS[name].within_01 or not LOSSES[loss].within_01])
+    last = st.sampled_from([name for name in smooth if suits(name, loss)])
     net = fastbp.Network(sizes, [*hidden, data.draw(last)], loss, seed=seed, dtype="float64", backend=backend)
     rng = np.random.default_rng(seed)
     net.parameters[:] += 0.1 * rng.normal(size=net.parameters.size)

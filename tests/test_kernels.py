@@ -14,7 +14,7 @@ from mpmath import mp
 
 from fastbp import kernels, reference
 from fastbp.activations import ACTIVATIONS
-from fastbp.losses import LOSSES
+from fastbp.losses import LOSSES, settings_of
 
 table = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("kernel_table.py"))))
 ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
@@ -199,6 +199,13 @@ def normal_cdf(z):
     return mp.erfc(-z / mp.sqrt(2)) / 2
 
 
+SELU = 1.0507009873554805, 1.6732632423543772
+
+
+def mish_slope(z, softplus):
+    return mp.tanh(softplus) + z * sigmoid(z) * mp.sech(softplus) ** 2
+
+
 # function, its derivative, units in the last place; gelu's grow as exp(-z**2 / 2) magnifies the rounding of z
 ACCURACY = {
     "sigmoid": (sigmoid, lambda z: sigmoid(z) * (1 - sigmoid(z)), 3),
@@ -210,6 +217,14 @@ ACCURACY = {
     "silu": (lambda z: z * sigmoid(z), lambda z: sigmoid(z) * (1 + z * (1 - sigmoid(z))), 4),
     "gelu": (lambda z: z * normal_cdf(z), lambda z: normal_cdf(z) + z * mp.npdf(z), None),
     "identity": (lambda z: z, lambda z: mp.one, 0),
+    "selu": (lambda z: SELU[0] * (z if z > 0 else SELU[1] * mp.expm1(z)),
+             lambda z: SELU[0] * (mp.one if z > 0 else SELU[1] * mp.exp(z)), 3),
+    "mish": (lambda z: z * mp.tanh(mp.log1p(mp.exp(z))), lambda z: mish_slope(z, mp.log1p(mp.exp(z))), 6),
+    "softsign": (lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2, 1.5),
+    "hard_sigmoid": (lambda z: min(max(z + 3, mp.zero), mp.mpf(6)) / 6,
+                     lambda z: mp.mpf(1) / 6 if abs(z) < 3 else mp.zero, 1.5),
+    "hard_tanh": (lambda z: min(max(z, -mp.one), mp.one), lambda z: mp.mpf(abs(z) < 1), 0),
+    "exponential": (mp.exp, mp.exp, 2),
 }
 
 
@@ -232,11 +247,12 @@ def test_activation_accuracy(name, dtype):
     assert error.max() <= most, f"{name}({z[error.argmax()]!r}) is wrong by {error.max()} units"
     slopes = np.array([float(derivative(mp.mpf(v))) for v in z.tolist()])
     tolerance = (4 + np.abs(z).max() / 2) * float(info.eps)
-    np.testing.assert_allclose(call(f"{name}_derivative", Z, A)[0], slopes, 0, tolerance)
+    share = tolerance if name == "exponential" else 0
+    np.testing.assert_allclose(call(f"{name}_derivative", Z, A)[0], slopes, share, tolerance)
 
 
 @each_dtype
-@pytest.mark.parametrize("name", ["sigmoid", "silu", "gelu", "softplus", "elu", "tanh"])
+@pytest.mark.parametrize("name", ["sigmoid", "silu", "gelu", "softplus", "elu", "tanh", "selu", "mish", "softsign"])
 def test_activation_in_the_far_tails(name, dtype):
     info = np.finfo(dtype)
     z = np.linspace(-2.0, 2.0, 501) * -np.log(float(info.smallest_subnormal))
@@ -253,6 +269,8 @@ LIMITS = {  # at minus and plus infinity: A, f'(Z)
     "sigmoid": ((0, 0), (1, 0)), "tanh": ((-1, 0), (1, 0)), "relu": ((0, 0), (INF, 1)),
     "leaky_relu": ((-INF, 0.01), (INF, 1)), "elu": ((-1, 0), (INF, 1)), "softplus": ((0, 0), (INF, 1)),
     "silu": ((0, 0), (INF, 1)), "gelu": ((0, 0), (INF, 1)), "identity": ((-INF, 1), (INF, 1)),
+    "selu": ((-SELU[0] * SELU[1], 0), (INF, SELU[0])), "mish": ((0, 0), (INF, 1)), "softsign": ((-1, 0), (1, 0)),
+    "hard_sigmoid": ((0, 0), (1, 0)), "hard_tanh": ((-1, 0), (1, 0)), "exponential": ((0, 0), (INF, INF)),
 }
 
 
@@ -266,13 +284,15 @@ def test_saturation(name, dtype):
             for sign, (limit, slope) in ((-1, low), (1, high)):
                 Z = np.full((1, n), sign * big, dtype)
                 A = call(name, Z)
-                if np.isfinite(limit) or np.isinf(big):
-                    np.testing.assert_array_equal(A, dtype(limit))
+                if np.isfinite(limit) or np.isinf(big) or np.isinf(slope):
+                    np.testing.assert_allclose(A, dtype(limit), info.eps if name == "selu" else 0)
                 else:
-                    np.testing.assert_allclose(A, Z if name != "leaky_relu" or sign > 0 else Z * dtype(0.01), 1e-6)
+                    factor = {"leaky_relu": 0.01 if sign < 0 else 1, "selu": SELU[0]}.get(name, 1)
+                    with np.errstate(over="ignore"):
+                        np.testing.assert_allclose(A, Z * dtype(factor), 1e-6)
                 derivative = call(f"{name}_derivative", Z, A)
-                assert np.isfinite(derivative).all(), f"{name}_derivative({sign * big}) = {derivative[0, 0]}"
-                np.testing.assert_allclose(derivative, slope, 1e-6)
+                assert np.isfinite(derivative).all() == np.isfinite(slope), f"{name}_derivative({sign * big})"
+                np.testing.assert_allclose(derivative, slope, 1e-6, 4 * info.eps)
 
 
 @each_dtype
@@ -328,11 +348,12 @@ def test_logits_losses_are_finite(dtype, big):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_are_finite_at_certain_outputs(loss, dtype):
     A, Y = np.array([[0, 1, 0], [1, 0, 1]], dtype), np.array([[1, 0, 0], [0, 0, 1]], dtype)
-    assert np.isfinite(call(loss, A, Y, shape=2)).all()
-    assert np.isfinite(call(f"{loss}_derivative", A, Y)).all()
+    numbers = settings_of(loss).values()
+    assert np.isfinite(call(loss, A, Y, *numbers, shape=2)).all()
+    assert np.isfinite(call(f"{loss}_derivative", A, Y, *numbers)).all()
     if LOSSES[loss].takes_labels:
         labels = np.array([0, 1])
         assert np.isfinite(call(loss, A, labels, shape=2)).all()
         assert np.isfinite(call(f"{loss}_derivative", A, labels)).all()
     A[0, 0] = NAN
-    assert np.isnan(call(loss, A, Y, shape=2)).tolist() == [True, False]
+    assert np.isnan(call(loss, A, Y, *numbers, shape=2)).tolist() == [True, False]

@@ -131,16 +131,18 @@ def test_a_wrong_derivative_of_each_activation_is_found(activation, data, monkey
 def test_a_wrong_derivative_of_each_loss_is_found(loss, data, monkeypatch):
     right = getattr(reference, f"{loss}_derivative")
 
-    def wrong_derivative(A, Y, out):
-        right(A, Y, out)
-        out *= 1.01
+    def wrong_derivative(*arguments):
+        right(*arguments)
+        arguments[-1][...] *= 1.01
 
     monkeypatch.setattr(reference, f"{loss}_derivative", wrong_derivative)
     monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
     monkeypatch.setattr(RIGHT, "FUSED", set())
-    output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}.get(loss, "identity")
+    output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "focal": "sigmoid",
+              "poisson": "softplus"}.get(loss, "identity")
     net = fastbp.Network([4, 4, 4], ["tanh", output], loss, seed=0, backend="numpy")
-    Y = np.full((9, 4), 0.25) if LOSSES[loss].within_01 else data[1]
+    Y = np.full((9, 4), 0.25) if LOSSES[loss].within_01 or LOSSES[loss].is_positive else data[1]
+    Y = np.sign(Y) if LOSSES[loss].takes_signs else Y
     assert not net.verify(data[0], Y).ok
     monkeypatch.undo()
     assert net.verify(data[0], Y).ok
@@ -172,6 +174,13 @@ def test_no_false_alarm_where_every_sample_lies_on_a_kink(loss, xor):
         np.testing.assert_array_equal(net.parameters, before)
     report = net.verify(np.zeros((1, 2)), [[0.0]])
     assert report.ok and report.moved and "moved" in str(report)
+
+
+@pytest.mark.parametrize("activation, kink", [("relu", 0), ("hard_tanh", -1), ("hard_tanh", 1), ("hard_sigmoid", 3)])
+def test_no_false_alarm_where_every_z_lies_on_a_kink(activation, kink, xor):
+    init = [(np.zeros((2, 3)), np.full(3, float(kink))), (np.ones((3, 1)), [0.1])]
+    report = fastbp.Network([2, 3, 1], [activation, "identity"], init=init, dtype="float64").verify(*xor)
+    assert report.ok and report.moved, str(report)
 
 
 def test_no_false_alarm_where_some_or_all_steps_cross_a_kink():

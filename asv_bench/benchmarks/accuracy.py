@@ -47,9 +47,11 @@ class Gradients:
 
     def track_largest_difference(self, names, dtype):
         activation, loss = names.split(", ")
-        output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}.get(loss, "identity")
+        output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "focal": "sigmoid",
+                  "poisson": "softplus"}.get(loss, "identity")
         rng = np.random.default_rng(0)
         X, Y = rng.standard_normal((50, 20)).astype("f4"), rng.dirichlet(np.ones(5), 50).astype("f4")
+        Y = np.where(Y < 0.2, -1.0, 1.0) if loss == "hinge" else Y
         sizes, activations = [20, 30, 15, 5], [activation, activation, output]
         tested = fastbp.Network(sizes, activations, loss=loss, dtype=dtype, seed=0)
         exact = fastbp.Network(sizes, activations, loss=loss, dtype="float64", backend="numpy")

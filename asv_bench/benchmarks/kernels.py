@@ -6,7 +6,8 @@ import numpy as np
 
 BACKENDS = ["fastbp.kernels", "fastbp.reference"]
 DTYPES = ["float32", "float64"]
-ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "identity"]
+ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "selu", "mish", "softsign",
+               "hard_sigmoid", "hard_tanh", "exponential", "identity"]
 
 ONE_ARGUMENT = ["exp", "log", *ACTIVATIONS]
 TWO_ARGUMENTS = [f"{name}_derivative" for name in ACTIVATIONS]

@@ -1,0 +1,94 @@
+"""Activations and losses of one's own: what they share."""
+
+import dis
+from typing import ClassVar
+
+import numpy as np
+
+
+class Own:
+    """A function of one element and its derivative, both compiled with ``@numba.njit``; see the subclasses."""
+
+    kind: ClassVar[str]  # what messages call it
+    arguments: ClassVar[tuple]  # of the function, and of the derivative
+    known: ClassVar[dict]  # names that are taken
+
+    def __init__(self, function, derivative=None, name=None):
+        from numba import njit
+        from numba.extending import is_jitted
+
+        from .kernels.jit import FLAGS
+
+        for argument, value, letters in zip(("function", "derivative"), (function, derivative), self.arguments,
+                                            strict=True):
+            expected = f"a function of {' and '.join(letters)} compiled with @numba.njit"
+            if value is None:
+                raise TypeError(f"{argument} must be given, {expected}: none is guessed")
+            if not is_jitted(value):
+                raise TypeError(f"{argument} must be {expected}, got {value!r}")
+            if any(step.opname == "RAISE_VARARGS" for step in dis.get_instructions(value.py_func)):
+                raise ValueError(f"{argument} {value.__name__!r} raises an exception, which cannot leave the compiled "
+                                 "loop: let it return math.nan, and training stops")
+        self.name = function.__name__ if name is None else name
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a str, got {name!r}")
+        if self.name in self.known:
+            raise ValueError(f"name {self.name!r} is that of the library's own {self.kind}: give another")
+        self.function, self.derivative = function, derivative
+        # compiled anew with the flags of all kernels: division by 0 is inf or NaN, and no fastmath
+        self._functions = [njit(**FLAGS)(value.py_func) for value in (function, derivative)]
+        self._leaves = None
+
+    def compile(self, dtype):
+        """Compile both functions for numbers of a dtype.
+
+        Raises
+        ------
+        TypeError
+            Where one does not compile, or does not return a real number.
+        """
+        from numba import from_dtype, types
+        from numba.core.errors import NumbaError
+
+        for function, letters in zip(self._functions, self.arguments, strict=True):
+            call = f"{function.__name__}({', '.join(letters)}) of {self.kind} {self.name!r}"
+            kinds = (from_dtype(np.dtype(dtype)),) * len(letters)
+            try:
+                function.compile(kinds)
+            except (NumbaError, TypeError) as error:  # a TypeError: for another number of arguments
+                raise TypeError(f"{call} does not compile for {np.dtype(dtype)} numbers: {error}") from error
+            given = function.overloads[kinds].signature.return_type
+            if not isinstance(given, types.Float | types.Integer | types.Boolean):
+                raise TypeError(f"{call} must return one real number, got {given}")
+
+    def addresses(self, dtype):
+        """Return the addresses of its two leaves; see `kernels.own`."""
+        from .kernels import own
+
+        self.compile(dtype)
+        if self._leaves is None:
+            self._leaves = getattr(own, f"{self.kind}_leaves")(*self._functions)
+        return tuple(leaf.address(dtype) for leaf in self._leaves)
+
+    def twin(self, is_derivative=False):
+        """Return the function, or its derivative, as a twin: called with arrays, the last of them `out`."""
+        elementwise = np.vectorize(self._functions[is_derivative], otypes=[float])
+
+        def run(*arguments):
+            *given, out = arguments
+            values = elementwise(*given)
+            out[...] = values if out.ndim == values.ndim else values.sum(axis=1)
+
+        return run
+
+    def __reduce__(self):
+        """Pickle as the two functions, if these can be pickled."""
+        return type(self), (self.function, self.derivative, self.name)
+
+    def __str__(self):
+        """Return the name."""
+        return self.name
+
+    def __repr__(self):
+        """Return the name, and what it is."""
+        return f"{type(self).__name__}({self.name!r})"
