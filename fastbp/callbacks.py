@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from . import checks
+from . import checkpoints, checks
 from .metrics import falls
 
-__all__ = ["CSVLogger", "Callback", "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "TensorBoard",
-           "TimeLimit"]
+__all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau",
+           "TensorBoard", "TimeLimit"]
 EVENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_batch_end")
 
 
@@ -203,6 +203,30 @@ class ModelCheckpoint(_Monitor):
         if not self.save_best_only or self.is_better(history):
             values = {name: series[-1] for name, series in history.recorded.items()}
             trainer.net.save(self.path.with_name(self.path.name.format(epoch=trainer.epochs, **values)))
+
+
+class Checkpoint(Callback):
+    """Saves all of a training after some epochs, to go on exactly there: see `Trainer.load_checkpoint`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Such as "run-{epoch}.ckpt"; without a field the number of the epoch is put before the suffix.
+    every : int
+        Epochs from one checkpoint to the next, counted from the first of the trainer.
+    keep : int
+        How many are kept, the last ones.
+    """
+
+    def __init__(self, path: str | Path, every: int = 1, keep: int = 3) -> None:
+        self.path = path
+        self.every, self.keep = checks.integer("every", every), checks.integer("keep", keep)
+
+    def on_epoch_end(self, trainer, history):
+        """Write one, and delete the oldest of too many."""
+        if trainer.epochs % self.every == 0:
+            trainer.save_checkpoint(checkpoints.numbered(self.path, trainer.epochs))
+            checkpoints.rotate(self.path, self.keep)
 
 
 class ReduceLROnPlateau(_Monitor):

@@ -251,13 +251,15 @@ class NumbaBackend:
     reduction : str
     dtype : numpy.dtype
         float32 or float64.
+    scale : float
+        Factor of the inputs.
     """
 
     name = "numba"
 
-    def __init__(self, sizes, activations, loss, reduction, dtype):
+    def __init__(self, sizes, activations, loss, reduction, dtype, scale=1.0):
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.scale = np.dtype(dtype), float(scale)
         self.n_parameters = sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
         self._free = {}                                  # arguments of _Desk -> desks nobody works at
         self._paces = {}                                 # (rows, threads) -> _Pace of training
@@ -316,7 +318,7 @@ class NumbaBackend:
         losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
         gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & t.WANT_GRADIENT else self._nothing
         scale = 1.0 / n if self.reduction == "mean" else 1.0
-        data = Data(_address(X), X_KINDS[X.dtype], 1.0, 0 if Y is None else _address(Y), y_kind, 0, n)
+        data = Data(_address(X), X_KINDS[X.dtype], self.scale, 0 if Y is None else _address(Y), y_kind, 0, n)
         flat = self._nothing if out is None else out.reshape(-1)
         products = 3 if wants & t.WANT_GRADIENT else 1
 
@@ -357,7 +359,9 @@ class NumbaBackend:
 
         losses, gradient, seen = self._evaluate(wants, parameters, X, y, kind, out=dX, rows=n,
                                                 look=lambda desk: list(blocks(desk)))
-        Z, A, delta = [], [X.astype(self.dtype)], []
+        if dX is not None:
+            dX *= self.dtype.type(self.scale)
+        Z, A, delta = [], [X.astype(self.dtype) * self.dtype.type(self.scale)], []
         for l, ((z, a, d), is_overwritten) in enumerate(seen):
             if is_overwritten:                            # Z, by A: computed once more
                 W, b = self._weights(parameters, l)
@@ -388,7 +392,7 @@ class NumbaBackend:
             batch_size == 1 or self.n_parameters <= MOST_LANE_PARAMETERS)
         gradient = aligned_zeros(self.n_parameters, self.dtype) if needs_gradient else self._nothing
         sums = np.empty(-(-self.n_parameters // SUMMED)) if update.clip_norm else self._no_losses
-        data = Data(_address(X), X_KINDS[X.dtype], 1.0, _address(Y), _kind_of(Y),
+        data = Data(_address(X), X_KINDS[X.dtype], self.scale, _address(Y), _kind_of(Y),
                     0 if weights is None else _address(weights), n)
         most = self._threads_for(rows, 3, threads)
 

@@ -31,6 +31,8 @@ def save(net, path, metadata):
         "format": FORMAT, "version": VERSION, "sizes": net.sizes, "activations": net.activations,
         "loss": net.loss_name, "reduction": net.reduction, "dtype": net.dtype.name, "metadata": metadata,
     }
+    if net.scale != 1:
+        header["scale"] = net.scale
     if net.loss_settings:
         header["loss_settings"] = net.loss_settings
     header["sha256"] = _checksum(header, net.parameters)
@@ -87,6 +89,7 @@ def _checked(header, arrays):
     if header.get("loss_settings"):
         loss = LOSSES[loss].settings(**header["loss_settings"])
     reduction = checks.name("reduction", header["reduction"], ("mean", "sum"))
+    scale = checks.number("scale", header.get("scale", 1.0), above=0)
     flat = []
     for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
         for key, shape in ((f"W{layer}", (n_in, n_out)), (f"b{layer}", (n_out,))):
@@ -97,7 +100,7 @@ def _checked(header, arrays):
     parameters = np.concatenate(flat)
     if header.pop("sha256") != _checksum(header, parameters):
         raise ValueError("the checksum does not match")
-    return (sizes, activations, loss, reduction, dtype), parameters
+    return (sizes, activations, loss, reduction, dtype, scale), parameters
 
 
 def _checksum(header, parameters):

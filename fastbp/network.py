@@ -153,6 +153,8 @@ class Network:
         Source of the first parameters; a seed gives both dtypes the same draws.
     backend : "numba" or "numpy"
         Compiled kernels, or the plain NumPy of `fastbp.reference`.
+    scale : float
+        Factor of the inputs, applied as they are read: A0 = scale * X.  With 1 / 255 images stay uint8 in memory.
 
     Attributes
     ----------
@@ -172,22 +174,23 @@ class Network:
     """
 
     def __init__(self, sizes, activations="sigmoid", loss="squared_error", init="glorot_uniform", reduction="mean",
-                 dtype="float32", seed=None, backend="numba"):
+                 dtype="float32", seed=None, backend="numba", scale=1.0):
         sizes = checks.sizes(sizes)
         activations = checks.activations(activations, len(sizes) - 1)
         loss = checks.loss(loss, activations[-1])
         reduction = checks.name("reduction", reduction, ("mean", "sum"))
         dtype = checks.dtype(dtype)
         checks.name("backend", backend, BACKENDS)
-        self._build(sizes, activations, loss, reduction, dtype, backend)
+        scale = checks.number("scale", scale, above=0)
+        self._build(sizes, activations, loss, reduction, dtype, scale, backend)
         for layer, (W, b) in enumerate(draw(init, sizes, seed)):
             self.weights[layer], self.biases[layer] = W, b
 
-    def _build(self, sizes, activations, loss, reduction, dtype, backend):
+    def _build(self, sizes, activations, loss, reduction, dtype, scale, backend):
         for item in (*activations, loss):
             if isinstance(item, Own):
                 item.compile(dtype)
-        self._config = sizes, activations, loss, reduction, dtype
+        self._config = sizes, activations, loss, reduction, dtype, scale
         self._backend_name = backend
         self._backend = make_backend(backend, *self._config)
         self._parameters = aligned_zeros(sum((n_in + 1) * n_out for n_in, n_out in self.shapes), dtype)
@@ -225,6 +228,11 @@ class Network:
     def dtype(self):
         """Type of the parameters and of all arithmetic."""
         return self._config[4]
+
+    @property
+    def scale(self):
+        """Factor of the inputs, a float."""
+        return self._config[5]
 
     @property
     def backend(self):
@@ -305,7 +313,7 @@ class Network:
         return dX[0] if single else dX
 
     def activations_of(self, X):
-        """Activations of every layer: [A0 = X, A1, ..., AL]."""
+        """Activations of every layer: [A0 = scale * X, A1, ..., AL]."""
         X, single = self._inputs(X)
         A = self._backend.record(self._parameters, X).A
         return [a[0] for a in A] if single else list(A)
@@ -401,7 +409,8 @@ class Network:
     def __repr__(self):
         """Return the call that makes such a network."""
         return (f"Network({list(self.sizes)}, activations={list(self.activations)}, loss={self._config[2]!r}, "
-                f"reduction={self.reduction!r}, dtype={self.dtype.name!r}, backend={self.backend!r})")
+                f"reduction={self.reduction!r}, dtype={self.dtype.name!r}, backend={self.backend!r}"
+                + (f", scale={self.scale!r})" if self.scale != 1 else ")"))
 
     def summary(self):
         """Table of the layers, shapes, parameters and memory, a str."""

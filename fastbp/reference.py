@@ -683,7 +683,7 @@ class Pass(NamedTuple):
     """Every intermediate of one forward and backward pass; a list has one entry per layer."""
 
     Z: list
-    A: list  # A[0] is X, so A[l] belongs to Z[l - 1]
+    A: list  # A[0] is X times the scale, so A[l] belongs to Z[l - 1]
     delta: list | None = None
     gradient: np.ndarray | None = None  # flat, as the parameters
     dX: np.ndarray | None = None
@@ -711,14 +711,16 @@ class NumpyBackend:
     loss : str, or an object of `fastbp.losses`
     reduction : "mean" or "sum"
     dtype : numpy.dtype
+    scale : float
+        Factor of the inputs.
     """
 
     # With these pairs of output activation and loss the derivatives cancel to delta = A - Y.
     FUSED = {("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")}
 
-    def __init__(self, sizes, activations, loss, reduction, dtype):
+    def __init__(self, sizes, activations, loss, reduction, dtype, scale=1.0):
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.scale = np.dtype(dtype), scale
         self.fused = (activations[-1], loss) in self.FUSED
         self.numbers = settings_of(loss).values()  # what the loss takes besides A and Y
 
@@ -750,12 +752,17 @@ class NumpyBackend:
             return Pass(Z, A, delta, gradient, dX, losses)
 
     def forward(self, parameters, X):
-        """Z and A of every layer; A[0] is X."""
-        Z, A = [], [X.astype(self.dtype, copy=False)]
+        """Z and A of every layer; A[0] is X times the scale."""
+        Z, A = [], [self.inputs(X)]
         for W, b, activation in zip(*layer_views(parameters, self.sizes), self.activations, strict=True):
             Z.append(_result(affine_forward, A[-1], W, b, shape=(len(X), W.shape[1])))
             A.append(_result(_twin(activation), Z[-1], shape=Z[-1].shape))
         return Z, A
+
+    def inputs(self, X):
+        """A0: the samples in the dtype of the network, times the scale."""
+        X = X.astype(self.dtype, copy=False)
+        return X if self.scale == 1 else X * self.dtype.type(self.scale)
 
     def sample_losses(self, Z, A, Y):
         """Loss of every sample from the outputs; from Z where the output activation allows it."""
@@ -793,7 +800,7 @@ class NumpyBackend:
             dA = deltas[0] @ weights[layer].T
             if layer > 0:
                 deltas.insert(0, self.through_activation(layer - 1, Z[layer - 1], A[layer], dA))
-        return deltas, gradient, dA
+        return deltas, gradient, dA * self.dtype.type(self.scale)
 
     def train(self, parameters, state, X, Y, *, weights, batch_size, words, order, first_batch, last_batch, update,
               losses, threads):
@@ -856,9 +863,9 @@ class NumpyBackend:
     def noisy_gradient(self, parameters, X, Y, update, step, weights):
         """Losses of the samples and the flat gradient, as training sees them."""
         with np.errstate(all="ignore"):
+            X = self.inputs(X)
             if update.input_noise:
-                X = X.astype(self.dtype)
-                input_noise(X, update.key, step, update.input_noise, X)
+                X = _result(input_noise, X, update.key, step, update.input_noise, shape=X.shape)
             if update.label_smoothing:
                 K = max(self.sizes[-1], 2)
                 Y = _rows(Y, np.empty((len(X), self.sizes[-1]), self.dtype))
@@ -878,8 +885,8 @@ class NumpyBackend:
             return losses, np.concatenate(parts)
 
     def forward_with_dropout(self, parameters, X, update, step):
-        """Z and A of every layer, and what dropout leaves of each A."""
-        Z, A, kept = [], [X.astype(self.dtype, copy=False)], [X.astype(self.dtype, copy=False)]
+        """Z and A of every layer, A[0] being X, and what dropout leaves of each A."""
+        Z, A, kept = [], [X], [X]
         for l, (W, b) in enumerate(zip(*layer_views(parameters, self.sizes), strict=True)):
             Z.append(_result(affine_forward, kept[-1], W, b, shape=(len(X), W.shape[1])))
             A.append(_result(_twin(self.activations[l]), Z[-1], shape=Z[-1].shape))

@@ -211,12 +211,22 @@ class Trainer:
         self.lr_scale = 1.0
         self.stop_training = False
         self._last_update = None
+        self._past: dict[str, list] = {}  # what calls of fit that are over have recorded
+        self._running: History | None = None
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
 
     @property
     def velocity(self):
         """First buffer of the update rule, or None."""
         return self.state.buffers[0] if len(self.state.buffers) else None
+
+    @property
+    def history(self):
+        """All that was recorded, a dict of lists by name, over all calls of `fit`; NaN where a call recorded none."""
+        now = {} if self._running is None else self._running.recorded
+        n_past, n_now = (len(values.get("loss", [])) for values in (self._past, now))
+        return {name: self._past.get(name, [np.nan] * n_past) + now.get(name, [np.nan] * n_now)
+                for name in {**self._past, **now}}
 
     @property
     def lr(self):
@@ -290,6 +300,7 @@ class Trainer:
         bar = _progress_bar(progress, epochs)
         history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
                           _has_validation=validation_data is not None)
+        self._running = history
         one_batch = callbacks.has("on_batch_end")
         watched = (bool(metrics) or validation_data is not None or tol is not None
                    or callbacks.has("on_epoch_begin", "on_epoch_end"))
@@ -337,6 +348,7 @@ class Trainer:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         finally:
             self.epochs = history.first_epoch - 1 + len(history)
+            self._past, self._running = self.history, None
             run.close()
             callbacks.call("on_train_end", self, history)
         return history
@@ -373,15 +385,36 @@ class Trainer:
         return float(losses[0] / (len(X) if self.net.reduction == "mean" else 1))
 
     def save_checkpoint(self, path):
-        """Write all that is needed to go on exactly here; see `fastbp.checkpoints`."""
+        """Write all that is needed to go on exactly here, at once or not at all; see `fastbp.checkpoints`.
+
+        Parameters, the rule's state, the place in the schedule, the state of the generator, the history, and the
+        versions it was made with.  Meant for the border of an epoch, as in `callbacks.Checkpoint`.
+
+        Parameters
+        ----------
+        path : str or Path
+        """
         arrays = {"parameters": self.net.parameters, "buffers": self.state.buffers, "memory": self.state.memory}
         info = {**self._config(), "step": self.state.step, "epochs": self.epochs, "key": self.key,
-                "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng),
+                "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng), "history": self.history,
+                "skipped": self.state.skipped,
                 "versions": {"fastbp": version("fastbp"), "numpy": np.__version__}}
         checkpoints.write(path, arrays, info)
 
     def load_checkpoint(self, path):
-        """Go on where `save_checkpoint` was called; raise ValueError before anything changes if it does not fit."""
+        """Go on where `save_checkpoint` was called: with the same data, to the same bits.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Raises
+        ------
+        CheckpointError
+            A ValueError: the file is damaged.  The message names the newest sound one before it.
+        ValueError
+            Where the network or the trainer is not like the one that was saved.  Nothing is changed then.
+        """
         arrays, info = checkpoints.read(path)
         for key, here in self._config().items():
             if info.get(key) != here:
@@ -391,14 +424,15 @@ class Trainer:
         for name, array in (("parameters", self.net.parameters), ("buffers", state.buffers), ("memory", state.memory)):
             array[...] = arrays[name]
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
-        state.step = info["step"]
+        state.step, state.skipped, self._past = info["step"], info["skipped"], info["history"]
 
     def _config(self):
         """Return what two trainers must have in common for one to go on where the other was."""
         net = self.net
         config = {
-            "network": {"sizes": net.sizes, "activations": net.activations, "loss": net.loss_name,
-                        "reduction": net.reduction, "dtype": net.dtype.name},
+            "network": {"sizes": net.sizes, "activations": list(map(str, net.activations)), "loss": net.loss_name,
+                        "loss_settings": net.loss_settings, "reduction": net.reduction, "dtype": net.dtype.name,
+                        "scale": net.scale},
             "optimizer": repr(self.optimizer), "batch_size": self.batch_size, "shuffle": self.shuffle, "l1": self.l1,
             "l2": self.l2, "dropout": self.dropout, "clip_norm": self.clip_norm, "clip_value": self.clip_value,
             "max_norm": self.max_norm, "label_smoothing": self.label_smoothing, "input_noise": self.input_noise,

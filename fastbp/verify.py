@@ -100,7 +100,7 @@ def verify(net, X, Y):
     parameters = _cast(net.parameters, np.float64)
 
     def backend(name, dtype=np.float64):
-        return make_backend(name, *net._config[:4], np.dtype(dtype))
+        return make_backend(name, *net._config[:4], np.dtype(dtype), net.scale)
 
     smooth = _off_kinks(net, backend("numpy").record(parameters, X), Y)
     moved = not smooth.any()

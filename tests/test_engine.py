@@ -29,7 +29,7 @@ class Case:
     """A network with data, and both backends that run it; NumPy's always in float64."""
 
     def __init__(self, sizes, activations, loss, dtype, *, n=40, labels=False, reduction="mean", x_dtype=None, seed=0,
-                 scale=1.0):
+                 scale=1.0, x_scale=1.0):
         rng = np.random.default_rng(seed)
         x_dtype = x_dtype or dtype
         self.dtype, self.n = dtype, n
@@ -49,8 +49,8 @@ class Case:
         for W, b in zip(*layer_views(self.parameters, sizes), strict=True):
             W[...] = scale * rng.normal(size=W.shape) / np.sqrt(len(W))
             b[...] = rng.normal(size=b.shape) / 4
-        self.numba = NumbaBackend(sizes, activations, loss, reduction, np.dtype(dtype))
-        self.numpy = NumpyBackend(sizes, activations, loss, reduction, np.dtype(float))
+        self.numba = NumbaBackend(sizes, activations, loss, reduction, np.dtype(dtype), x_scale)
+        self.numpy = NumpyBackend(sizes, activations, loss, reduction, np.dtype(float), x_scale)
 
     def train(self, backend, batch_size, *, epochs=2, momentum=0.0, nesterov=False, shuffles=True, lr=0.01, cuts=(),
               threads=1, seed=0, weights=None, **settings):
@@ -198,6 +198,17 @@ def test_kinds_of_data(x_dtype, dtype):
         case = Case((n_in, 7, 5), ("tanh", "sigmoid"), "squared_error", dtype, n=37, x_dtype=x_dtype)
         for batch_size in (1, 10):
             case.check_training(batch_size)
+
+
+@each_dtype
+@pytest.mark.parametrize("x_dtype", [np.uint8, np.float32, np.float64])
+def test_scale_of_the_inputs(x_dtype, dtype):
+    for sizes in ((3, 2, 1), (33, 7, 1)):
+        case = Case(sizes, ("tanh", "sigmoid"), "squared_error", dtype, n=37, x_dtype=x_dtype, x_scale=0.3)
+        case.check_passes()
+        for batch_size in (1, 4, 10, 37):
+            case.check_training(batch_size)
+        case.check_training(10, input_noise=0.5)
 
 
 @each_dtype

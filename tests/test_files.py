@@ -16,7 +16,7 @@ SUFFIXES = [".npz", ".safetensors", ".model"]
 def net(backend):
     """Build a network with nothing at its default."""
     return fastbp.Network([3, 5, 2], ["relu", "softmax"], "cross_entropy", init="uniform", reduction="sum",
-                          dtype="float64", seed=0, backend=backend)
+                          dtype="float64", seed=0, backend=backend, scale=0.25)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

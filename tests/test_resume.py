@@ -1,0 +1,137 @@
+"""Checkpoints: a training that is killed at any moment and resumed ends with the bits of one that never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import schedules
+from fastbp.callbacks import Checkpoint, EarlyStopping
+from fastbp.checkpoints import CheckpointError, latest
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(150, 6)).astype(np.float32)
+Y = RNG.integers(0, 3, 150)
+OPTIONS = dict(batch_size=16, seed=3, l2=1e-4, dropout=0.2, clip_norm=1.0, input_noise=0.05, label_smoothing=0.1)
+OPTIMIZERS = [fastbp.SGD(0.05), fastbp.SGD(0.05, momentum=0.9, nesterov=True), fastbp.RMSprop(0.01),
+              fastbp.Adagrad(0.05), fastbp.Adam(schedules.Cosine(0.01, period=40, warmup=5)), fastbp.AdamW(0.01),
+              fastbp.Nadam(0.01), fastbp.Lion(0.001)]
+
+
+def make(optimizer, backend, **options):
+    net = fastbp.Network([6, 20, 3], ["tanh", "softmax"], "cross_entropy", seed=0, backend=backend)
+    return fastbp.Trainer(net, optimizer, **{**OPTIONS, **options})
+
+
+def bits(trainer):
+    return (trainer.net.parameters.tobytes(), trainer.state.buffers.tobytes(), trainer.state.memory.tobytes(),
+            trainer.state.step, trainer.epochs, trainer.rng.bit_generator.state, trainer.history)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_resumed_training_has_the_same_bits(optimizer, backend, tmp_path):
+    whole = make(optimizer, backend)
+    whole.fit(X, Y, epochs=7, metrics=["accuracy"])
+    first = make(optimizer, backend)
+    first.fit(X, Y, epochs=3, metrics=["accuracy"])
+    first.save_checkpoint(tmp_path / "c")
+    other = make(optimizer, backend)
+    other.fit(X, Y, epochs=1)
+    other.load_checkpoint(tmp_path / "c")
+    assert bits(other) == bits(first)
+    other.fit(X, Y, epochs=4, metrics=["accuracy"])
+    assert bits(other) == bits(whole) and len(whole.history["accuracy"]) == 7
+
+
+def test_a_stream_resumed(backend, tmp_path):
+    def stream():
+        return fastbp.stream(X, Y, buffer_rows=64)
+
+    whole, parts = make(fastbp.Adam(), backend), make(fastbp.Adam(), backend)
+    whole.fit(stream(), epochs=5)
+    parts.fit(stream(), epochs=2)
+    parts.save_checkpoint(tmp_path / "c")
+    other = make(fastbp.Adam(), backend)
+    other.load_checkpoint(tmp_path / "c")
+    other.fit(stream(), epochs=3)
+    assert bits(other) == bits(whole)
+
+
+def test_the_callback_keeps_the_last_ones(backend, tmp_path):
+    trainer = make(fastbp.Adam(), backend)
+    trainer.fit(X, Y, epochs=9, callbacks=[Checkpoint(tmp_path / "run-{epoch}.ckpt", every=2, keep=3)])
+    assert sorted(os.listdir(tmp_path)) == ["run-4.ckpt", "run-6.ckpt", "run-8.ckpt"]
+    other = make(fastbp.Adam(), backend)
+    other.load_checkpoint(latest(tmp_path))
+    other.fit(X, Y, epochs=1)
+    assert bits(other) == bits(trainer)
+
+
+def test_damage_and_strangers_are_refused_and_change_nothing(backend, tmp_path):
+    trainer = make(fastbp.Adam(), backend)
+    trainer.fit(X, Y, epochs=2, callbacks=[Checkpoint(tmp_path / "run-{epoch}.ckpt")])
+    path = tmp_path / "run-2.ckpt"
+    data = path.read_bytes()
+    path.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    before = bits(trainer)
+    with pytest.raises(CheckpointError, match=r"damaged.*run-1\.ckpt"):
+        trainer.load_checkpoint(path)
+    for stranger in (make(fastbp.Adam(0.5), backend), make(fastbp.Adam(), backend, l2=0.5),
+                     make(fastbp.SGD(0.1), backend)):
+        with pytest.raises(ValueError, match="another training"):
+            stranger.load_checkpoint(tmp_path / "run-1.ckpt")
+    assert bits(trainer) == before
+
+
+def test_the_history_spans_calls(backend):
+    trainer = make(fastbp.SGD(0.1), backend)
+    trainer.fit(X, Y, epochs=2)
+    trainer.fit(X, Y, epochs=3, validation_data=(X, Y), callbacks=[EarlyStopping(patience=5)])
+    assert len(trainer.history["loss"]) == 5 and np.isnan(trainer.history["validation_loss"][:2]).all()
+    assert np.isfinite(trainer.history["validation_loss"][2:]).all()
+
+
+WORKER = """
+import sys
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+import test_resume as t
+from fastbp.callbacks import Checkpoint
+from fastbp.checkpoints import latest
+trainer = t.make(t.fastbp.Adam(), "numba")
+path = latest(sys.argv[1])
+if path is not None:
+    trainer.load_checkpoint(path)
+print("begun", flush=True)
+trainer.fit(t.X, t.Y, epochs=200 - trainer.epochs, callbacks=[Checkpoint(sys.argv[1] + "/run-{epoch}.ckpt")])
+np.save(sys.argv[1] + "/end.npy", trainer.net.parameters)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_killed_at_random_moments(tmp_path):
+    whole = make(fastbp.Adam(), "numba")
+    whole.fit(X, Y, epochs=200)
+    rng, kills = np.random.default_rng(1), 0
+    for attempt in range(200):
+        worker = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), os.path.dirname(__file__)],
+                                  stdout=subprocess.PIPE, text=True)
+        assert worker.stdout.readline() == "begun\n"
+        deadline = time.monotonic() + (rng.uniform(0, 0.06) if attempt < 12 else 60)
+        while worker.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGKILL)
+            kills += 1
+        worker.stdout.close()
+        if worker.wait() == 0:
+            break
+        assert worker.returncode == -signal.SIGKILL
+    assert kills >= 5
+    assert np.load(tmp_path / "end.npy").tobytes() == whole.net.parameters.tobytes()
+    assert len(list(tmp_path.glob("*.ckpt"))) == 3
