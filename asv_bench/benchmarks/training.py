@@ -47,6 +47,65 @@ class Ladder:
         self.trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
 
 
+OPTIMIZERS = {
+    "sgd": fastbp.SGD(0.1), "momentum": fastbp.SGD(0.01, momentum=0.9), "rmsprop": fastbp.RMSprop(1e-3),
+    "adagrad": fastbp.Adagrad(1e-3), "adam": fastbp.Adam(), "adamw": fastbp.AdamW(), "nadam": fastbp.Nadam(),
+    "lion": fastbp.Lion(), "scheduled": fastbp.SGD(fastbp.schedules.Cosine(0.1, period=10_000, warmup=100)),
+}  # fmt: skip
+SETTINGS = {"dropout": {"dropout": 0.2}, "penalties": {"l1": 1e-5, "l2": 1e-4}, "clip norm": {"clip_norm": 1.0},
+            "clip value": {"clip_value": 0.1}, "max norm": {"max_norm": 3.0}, "input noise": {"input_noise": 0.1}}
+
+
+class Rules:
+    """How many times as long an epoch takes as with plain SGD: by optimizer, and by setting of the trainer.
+
+    Both run in turn; the median of ratios.
+    """
+
+    param_names = ["rung", "what"]
+    params = [["digits", "mnist", "mlp512"], [*OPTIMIZERS, *SETTINGS]]
+    unit = "times as long as plain SGD"
+
+    def setup(self, rung, what):
+        Ladder.setup(self, rung)
+        sizes, batch_size, _, _ = LADDER[rung]
+        net = fastbp.Network(sizes, activations="sigmoid", loss="squared_error", dtype="float32", seed=0)
+        self.other = fastbp.Trainer(net, OPTIMIZERS.get(what, OPTIMIZERS["sgd"]), batch_size=batch_size, seed=0,
+                                    **SETTINGS.get(what, {}))
+        for trainer in (self.trainer, self.other):
+            trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
+
+    def track_ratio(self, rung, what):
+        def run(trainer):
+            trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
+
+        return statistics.median(seconds(run, self.other) / seconds(run, self.trainer) for _ in range(7))
+
+
+class Evaluation:
+    """What validation data and metrics cost: an epoch's worth of them over what predict costs on the same data."""
+
+    def setup(self):
+        rng = np.random.default_rng(0)
+        X, Y = rng.standard_normal((20_000, 64)).astype(np.float32), rng.integers(0, 10, 20_000)
+        self.few, self.many = (X[:10], Y[:10]), (X, Y)
+        net = fastbp.Network([64, 30, 10], ["sigmoid", "softmax"], loss="cross_entropy", seed=0)
+        self.trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=10, seed=0)
+        self.track_share()
+
+    def track_share(self):
+        def fit(metrics):
+            self.trainer.fit(*self.few, epochs=5, validation_data=self.many, metrics=metrics, progress=False)
+
+        shares = []
+        for _ in range(7):
+            both = seconds(fit, ["accuracy"]) / 5
+            shares.append(both / seconds(self.trainer.net.predict, self.many[0]))
+        return statistics.median(shares)
+
+    track_share.unit = "times as long as predict"
+
+
 class Predict:
     """Outputs of 10,000 samples, on either backend."""
 
