@@ -25,7 +25,7 @@ from fastbp.losses import LOSSES
 table = runpy.run_path(str(Path(__file__).with_name("kernel_table.py")))
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
 PLAIN, CLASSICAL, NESTEROV = {}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}
-#           sizes, activations, loss, batch size, samples, momentum, options of Network
+#           sizes, activations, loss, batch size, samples, options of SGD or of Trainer, options of Network
 NETWORKS = {
     "xor": ([2, 2, 1], "sigmoid", "squared_error", 4, 4, PLAIN, {}),
     "lanes": ([3, 4, 2], ["tanh", "sigmoid"], "binary_cross_entropy", 5, 23, NESTEROV, {"reduction": "sum"}),
@@ -40,6 +40,18 @@ NETWORKS = {
     "wide": ([30, 200, 193, 150], ["relu", "tanh", "sigmoid"], "binary_cross_entropy", 40, 90, NESTEROV, {}),
     "wide and narrow": ([9, 256, 20, 131, 3], ["gelu"] * 3 + ["softmax"], "cross_entropy", 33, 80, PLAIN, {}),
     "packed": ([50, 300, 270], ["leaky_relu", "identity"], "absolute_error", 64, 128, PLAIN, {"reduction": "sum"}),
+    "adam": ([64, 30, 10], ["sigmoid", "softmax"], "cross_entropy", 10, 100, {"optimizer": fastbp.Adam(0.01)}, {}),
+    "adam, wide": ([30, 200, 193, 150], ["relu", "tanh", "sigmoid"], "binary_cross_entropy", 40, 90, {
+        "optimizer": fastbp.Adam(fastbp.schedules.Cosine(0.01, 40, warmup=3)), "dropout": [0.3, 0.1], "l2": 0.01,
+        "input_noise": 0.2, "label_smoothing": 0.1}, {}),
+    "adamw, online": ([8, 16, 1], "tanh", "squared_error", 1, 50, {"optimizer": fastbp.AdamW(0.01), "l1": 1e-3}, {}),
+    "nadam, xor": ([2, 2, 1], "sigmoid", "squared_error", 4, 4, {"optimizer": fastbp.Nadam(0.1)}, {}),
+    "rmsprop, clipped": ([20, 200, 17, 4], ["softplus", "tanh", "softmax"], "cross_entropy", 300, 700, {
+        "optimizer": fastbp.RMSprop(0.01), "clip_norm": 0.5, "max_norm": 1.0, "dropout": 0.2}, {}),
+    "lion": ([4, 32, 32, 1], "tanh", "squared_error", 32, 100, {"optimizer": fastbp.Lion(0.01), "clip_value": 0.01},
+             {}),
+    "adagrad": ([20, 300, 3], ["tanh", "identity"], "huber", 33, 70, {"optimizer": fastbp.Adagrad(0.05)}, {}),
+    "rprop": ([9, 140, 3], ["mish", "identity"], "log_cosh", 70, 70, {"optimizer": fastbp.Rprop(0.01)}, {}),
     **{name: ([11, 19, 13, 6], [name, "tanh" if name == "exponential" else name, "softmax"], "cross_entropy", 17, 50,
               PLAIN, {}) for name in HIDDEN},
     **{f"{name} and {loss}": ([5, 9, 18], ["tanh", name], loss, 12, 40, PLAIN, {}) for loss, name in zip(
@@ -59,7 +71,9 @@ def trained(name, dtype, threads):
         Y = Y.argmax(axis=1) if name != "blocks" else Y / Y.sum(axis=1, keepdims=True)
     net = fastbp.Network(sizes, activations, loss=loss, dtype=dtype, seed=0, **more)
     lr = 0.05 if more.get("reduction", "mean") == "mean" else 0.0005
-    trainer = fastbp.Trainer(net, fastbp.SGD(lr, **options), batch_size=batch_size, seed=0, threads=threads)
+    settings = {key: value for key, value in options.items() if key not in ("optimizer", *CLASSICAL, *NESTEROV)}
+    optimizer = options.get("optimizer") or fastbp.SGD(lr, **options)
+    trainer = fastbp.Trainer(net, optimizer, batch_size=batch_size, seed=0, threads=threads, **settings)
     before = net.parameters.copy()
     history = trainer.fit(X, Y, epochs=4)
     assert np.isfinite(net.parameters).all() and np.mean(net.parameters != before) > 0.3

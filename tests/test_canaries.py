@@ -22,6 +22,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from fastbp.kernels.optimizers import N_STATES
+from fastbp.kernels.plan import A_AT, DELTA_AT, DROP_AT, Z_AT
 
 from fastbp import engine, kernels
 from fastbp.activations import ACTIVATIONS
@@ -175,7 +176,7 @@ class Numpy:
 def apart(plan, gap=64):
     """The same plan with every block of the workspace `gap` elements further from the one before."""
     layers = plan.layers.copy()
-    columns = [engine.Z_AT, engine.A_AT, engine.DELTA_AT]
+    columns = [Z_AT, A_AT, DELTA_AT, DROP_AT]
     names = [name for name in plan._fields if name.endswith("_at") and getattr(plan, name) >= 0]
     places = sorted({*layers[:, columns].ravel().tolist(), *[getattr(plan, name) for name in names]})
     moved = {place: place + gap * (k + 1) for k, place in enumerate(places)}
