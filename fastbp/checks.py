@@ -37,6 +37,8 @@ def flag(argument, value):
 
 def integer(argument, value, at_least=1):
     """Check for an integer that is large enough."""
+    if type(value) is int and value >= at_least:
+        return value
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"{argument} must be an integer, got {value!r}")
     if value < at_least:

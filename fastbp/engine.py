@@ -398,7 +398,7 @@ class NumbaBackend:
 
         def do(epochs, first, last, threads):
             some_losses, some_words = losses[epochs], self._no_words if words is None else words[epochs]
-            memory = np.repeat(state.memory[None], threads, axis=0)
+            memory = state.memory[None] if threads == 1 else np.repeat(state.memory[None], threads, axis=0)
             steps = Steps(batch_size, first, last, len(some_losses), state.step, words is not None,
                           self.reduction == "mean", threads, rules.rule, rules.schedule, n_states,
                           parts[0] if n_states else 0, parts[1] if n_states > 1 else 0, update.rate_scale,
@@ -418,7 +418,8 @@ class NumbaBackend:
             done = self._work(share, rows, threads, most=most, training=(n_states, rules.dropout),
                               settle=skipped if update.skips else None)[0]
             seconds = time.perf_counter() - start
-            state.memory[:] = memory[0]
+            if threads > 1:
+                state.memory[:] = memory[0]
             state.step += done
             return done, seconds / max(done, 1)
 

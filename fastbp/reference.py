@@ -832,7 +832,6 @@ class NumpyBackend:
                 shuffle(words[epoch], order)
             for batch in range(first, last_batch):
                 rows = order[batch * batch_size : (batch + 1) * batch_size]
-                memory = state.memory.copy()
                 lr = update.rate_scale * self.learning_rate(update, state.step)
                 sample_losses, gradient = self.noisy_gradient(parameters, X[rows], Y[rows], update, state.step,
                                                               None if weights is None else weights[rows])
@@ -844,12 +843,9 @@ class NumpyBackend:
                 with np.errstate(all="ignore"):
                     if is_finite:
                         losses[epoch] = total
-                        self.step(parameters, gradient, update, lr, memory, state.buffers)
+                        self.step(parameters, gradient, update, lr, state.memory, state.buffers)
                     else:
                         state.skipped += 1
-                        rule_step(update.rule, update.numbers, lr, memory, gradient * 0, state.buffers.copy(),
-                                  parameters.copy())
-                state.memory[:] = memory
                 state.step += 1
                 steps += 1
         return steps

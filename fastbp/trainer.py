@@ -27,6 +27,7 @@ COPY_BYTES_PER_SECOND = 2e9  # of that estimate; low on purpose
 PREDICTED_NUMBERS = 1 << 26  # multiply-adds of one call that predicts for a metric
 DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
 EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
+MOST_HISTORIES = 10_000  # of calls of fit, kept one by one
 SILENT_SECONDS = 2.0  # a progress bar of its own accord appears only on longer work
 
 
@@ -210,9 +211,9 @@ class Trainer:
         self.state = State(optimizer.n_states, net.parameters.size, net.dtype)
         self.lr_scale = 1.0
         self.stop_training = False
-        self._last_update = None
-        self._past: dict[str, list] = {}  # what calls of fit that are over have recorded
-        self._running: History | None = None
+        self._settings = self._last_update = None
+        self._past: dict[str, list] = {}  # what was recorded, but for the calls of fit in the next list
+        self._histories: list[History] = []
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
 
     @property
@@ -223,10 +224,15 @@ class Trainer:
     @property
     def history(self):
         """All that was recorded, a dict of lists by name, over all calls of `fit`; NaN where a call recorded none."""
-        now = {} if self._running is None else self._running.recorded
-        n_past, n_now = (len(values.get("loss", [])) for values in (self._past, now))
-        return {name: self._past.get(name, [np.nan] * n_past) + now.get(name, [np.nan] * n_now)
-                for name in {**self._past, **now}}
+        n = len(self._past.get("loss", []))
+        result = {name: list(values) for name, values in self._past.items()}
+        for history in self._histories:
+            for name, values in history.recorded.items():
+                result.setdefault(name, [np.nan] * n).extend(values)
+            n += len(history)
+            for values in result.values():
+                values.extend([np.nan] * (n - len(values)))
+        return result
 
     @property
     def lr(self):
@@ -300,7 +306,7 @@ class Trainer:
         bar = _progress_bar(progress, epochs)
         history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
                           _has_validation=validation_data is not None)
-        self._running = history
+        self._remember(history)
         one_batch = callbacks.has("on_batch_end")
         watched = (bool(metrics) or validation_data is not None or tol is not None
                    or callbacks.has("on_epoch_begin", "on_epoch_end"))
@@ -348,7 +354,6 @@ class Trainer:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         finally:
             self.epochs = history.first_epoch - 1 + len(history)
-            self._past, self._running = self.history, None
             run.close()
             callbacks.call("on_train_end", self, history)
         return history
@@ -424,7 +429,13 @@ class Trainer:
         for name, array in (("parameters", self.net.parameters), ("buffers", state.buffers), ("memory", state.memory)):
             array[...] = arrays[name]
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
-        state.step, state.skipped, self._past = info["step"], info["skipped"], info["history"]
+        state.step, state.skipped, self._past, self._histories = info["step"], info["skipped"], info["history"], []
+
+    def _remember(self, history):
+        """Keep a history for `history`; many short ones together."""
+        if len(self._histories) == MOST_HISTORIES:
+            self._past, self._histories = self.history, []
+        self._histories.append(history)
 
     def _config(self):
         """Return what two trainers must have in common for one to go on where the other was."""
@@ -461,15 +472,17 @@ class Trainer:
 
     def _update(self):
         """Put together what the backend is told of every step; the same object while nothing changes."""
+        settings = (self.optimizer, self.l1, self.l2, self.clip_value, self.clip_norm, self.max_norm, self.dropout,
+                    self.label_smoothing, self.input_noise, self.key, self.on_nonfinite, self.lr_scale)
+        if settings == self._settings:
+            return self._last_update
         rule, numbers, schedule = "sgd", (), ("constant", (0.0,))
         if not hasattr(self.optimizer, "minimise"):
             rule, numbers = self.optimizer.rule, self.optimizer.numbers
             schedule = optimizers.schedule_of(self.optimizer.lr)
-        update = Update(rule, numbers, *schedule, self.l1, self.l2, self.clip_value, self.clip_norm, self.max_norm,
-                        self.dropout, self.label_smoothing, self.input_noise, self.key, self.on_nonfinite == "skip",
-                        self.lr_scale)
-        if update != self._last_update:
-            self._last_update = update
+        self._settings = settings
+        self._last_update = Update(rule, numbers, *schedule, *settings[1:-2], self.on_nonfinite == "skip",
+                                   self.lr_scale)
         return self._last_update
 
     def _train(self, X, Y, weights, batch_size, order, words, first_batch, last_batch, losses):

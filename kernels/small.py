@@ -262,9 +262,6 @@ def online(plan, steps, data, tools, order, start, step, total_loss, lr, momentu
     total = peek(total_loss, 0)
     x_is_own = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
     for s in range(start, stop):
-        if steps.advances:
-            advance(plan, steps, tools, step + s - start)
-            lr = peek(tools.factors, RATE)
         x = offset(work, plan.x_at)
         if x_is_own and is_squared and data.x_scale == 1:
             x = pointer_like(data.x_address + order[s] * n_x * by_dtype(work, 4, 8), work)
@@ -301,6 +298,9 @@ def online(plan, steps, data, tools, order, start, step, total_loss, lr, momentu
         if not np.isfinite(total):
             poke(total_loss, 0, total)
             return s - start
+        if steps.advances:
+            advance(plan, steps, tools, step + s - start)
+            lr = peek(tools.factors, RATE)
         for l in range(n_layers - 1, -1, -1):
             layer = plan.layers[l]
             delta, before, a = offset(work, layer[DELTA_AT]), delta_out, x
@@ -385,9 +385,6 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
         scale = here
         if steps.is_mean:
             scale = here / as_float(n, work)
-        if steps.advances:
-            advance(plan, steps, tools, step + batch - first_batch)
-            lr = peek(tools.factors, RATE)
         # forward: z stays where delta of the output layer will be
         before, a = x, activations
         for l in range(n_layers):
@@ -415,6 +412,9 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
         poke(total_losses, total_at, total)
         if not np.isfinite(total):
             return batch - first_batch
+        if steps.advances:
+            advance(plan, steps, tools, step + batch - first_batch)
+            lr = peek(tools.factors, RATE)
         # backward and update
         a = before
         for l in range(n_layers - 1, -1, -1):

@@ -84,9 +84,6 @@ def in_blocks(plan, steps, data, tools, order, first_batch, step, total_loss, lr
     total = peek(total_loss, 0)
     for batch in range(first_batch, steps.last_batch):
         now = step + batch - first_batch
-        if steps.advances:
-            advance(plan, steps, tools, now)
-            lr = peek(tools.factors, RATE)
         start = batch * steps.batch_size
         n = min(steps.batch_size, data.n - start)
         scale = as_float(1, p) / as_float(n, p) if steps.is_mean else as_float(1, p)
@@ -113,6 +110,9 @@ def in_blocks(plan, steps, data, tools, order, first_batch, step, total_loss, lr
                     return batch - first_batch
                 is_skipped = True
                 break
+            if updates_at_once and steps.advances:
+                advance(plan, steps, tools, now)
+                lr = peek(tools.factors, RATE)
             if updates_at_once and tools.finish != STORE:
                 accumulate(plan, tools, rows, p, START_ZERO, tools.finish, lr, momentum, to_velocity)
             elif updates_at_once:
@@ -128,6 +128,8 @@ def in_blocks(plan, steps, data, tools, order, first_batch, step, total_loss, lr
             meet(meeting, threads)
             continue
         if not updates_at_once:
+            if steps.advances:
+                advance(plan, steps, tools, now)
             update_all(plan, steps, tools)
             meet(meeting, threads)
         if steps.max_norm > 0:

@@ -21,6 +21,7 @@ from fastbp.reference import NumpyBackend, layer_views
 from fastbp.update import State, Update
 
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
+ADAM = {"rule": "adam", "numbers": (0.9, 0.999, 1e-8), "rates": (0.01,)}
 BATCH_SIZES = (1, 2, 3, 17, 100, 257, 600)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -215,20 +216,19 @@ def test_scale_of_the_inputs(x_dtype, dtype):
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
 @pytest.mark.parametrize("sizes", [(2, 2, 1), (5, 20, 2)])
 def test_a_loss_that_is_not_finite_stops_before_the_update(sizes, batch_size, dtype):
-    for momentum in (0.0, 0.9):
+    for settings in ({}, {"momentum": 0.9}, ADAM):
         case = Case(sizes, ("relu", "identity"), "squared_error", dtype, n=11)
         case.Y[7] = np.inf
-        results = [case.train(backend, batch_size, momentum=momentum, epochs=2, shuffles=False)
+        results = [case.train(backend, batch_size, epochs=2, shuffles=False, **settings)
                    for backend in (case.numba, case.numpy)]
         assert results[0]["steps"] == results[1]["steps"] == 7 // batch_size
         assert not np.isfinite(results[0]["losses"][0]) and results[0]["losses"][1] == 0
-        for what in ("parameters", "velocity"):
+        for what in ("parameters", "velocity", "memory"):
             case.assert_same(results[0][what], results[1][what], what)
 
 
 # ------------------------------------------------------------------ what training does besides backpropagation
 
-ADAM = {"rule": "adam", "numbers": (0.9, 0.999, 1e-8), "rates": (0.01,)}
 SETTINGS = {
     "dropout": {"dropout": (0.4, 0.25)},
     "dropout of one layer, Adam": {"dropout": (0.0, 0.5), **ADAM},
