@@ -35,12 +35,14 @@ from .simd import (
     STORE,
     as_float,
     distance,
+    flush_subnormals,
     lanes,
     narrow,
     offset,
     peek,
     pointer,
     poke,
+    restore_control,
 )
 from .small import in_lanes, online
 from .update import N_FACTORS, RATE
@@ -144,7 +146,7 @@ def in_blocks(plan, steps, data, tools, order, first_batch, step, total_loss, lr
 @kernel
 def train(plan, steps, data, parameters, gradient, workspace, words, order, losses, memory, numbers, rates, sums, sync,
           thread):
-    """Train whole epochs, or some batches of one; one thread's share of it.
+    """Train whole epochs, or some batches of one; one thread's share of it.  Subnormal numbers are taken for zero.
 
     Parameters
     ----------
@@ -169,6 +171,7 @@ def train(plan, steps, data, parameters, gradient, workspace, words, order, loss
     int
         The steps done; fewer than asked for when the loss of the next one is not finite.
     """
+    control = flush_subnormals()
     p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
     threads = steps.threads
     is_fused = steps.rule <= RULES_OF_TILES and steps.l1 == 0 and steps.l2 == 0 and steps.clip_value == 0 and (
@@ -217,6 +220,7 @@ def train(plan, steps, data, parameters, gradient, workspace, words, order, loss
         epoch += repeats
     if has_own:
         take_own(plan, steps, tools, True)
+    restore_control(control)
     return done
 
 

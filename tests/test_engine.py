@@ -325,6 +325,23 @@ def test_batches_spread_over_calls_give_the_same_bits(sizes, batch_size, dtype):
             assert parts["steps"] == whole["steps"]
 
 
+@pytest.mark.parametrize("dtype, tiny", [(np.float32, 1e-21), (np.float64, 1e-160)])
+def test_subnormal_numbers_are_zero_in_training_and_only_there(many_threads, dtype, tiny):
+    """Squares of such gradients are subnormal; and the control word is the caller's again afterwards, in each thread."""
+    case = Case((5, 150, 3), ("tanh", "identity"), "squared_error", dtype, n=24)
+    given = case.train(case.numba, 24, threads=2, rule="rmsprop", numbers=(0.5, 1e-8), weights=np.full(24, tiny))
+    smallest = np.finfo(dtype).smallest_normal
+    assert not ((given["velocity"] > 0) & (given["velocity"] < smallest)).any()
+    numbers = np.full(3, smallest)
+    assert (numbers * dtype(0.25) > 0).all() and dtype(smallest) * dtype(0.5) > 0
+    out = np.empty(3, dtype)
+    kernels.relu(numbers * dtype(0.25), out)
+    assert (out > 0).all()
+    seen = []
+    engine._gang.run(lambda thread: seen.append((numbers * dtype(0.25) > 0).all()), 2)
+    assert seen == [True, True]
+
+
 @each_dtype
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, dtype):
