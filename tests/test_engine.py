@@ -327,7 +327,7 @@ def test_batches_spread_over_calls_give_the_same_bits(sizes, batch_size, dtype):
 
 @pytest.mark.parametrize("dtype, tiny", [(np.float32, 1e-21), (np.float64, 1e-160)])
 def test_subnormal_numbers_are_zero_in_training_and_only_there(many_threads, dtype, tiny):
-    """Squares of such gradients are subnormal; and the control word is the caller's again afterwards, in each thread."""
+    """Squares of such gradients are subnormal; and afterwards each thread's control word is the caller's again."""
     case = Case((5, 150, 3), ("tanh", "identity"), "squared_error", dtype, n=24)
     given = case.train(case.numba, 24, threads=2, rule="rmsprop", numbers=(0.5, 1e-8), weights=np.full(24, tiny))
     smallest = np.finfo(dtype).smallest_normal
