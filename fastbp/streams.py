@@ -102,7 +102,7 @@ class Stream:
             raise ValueError(f"a stream of an iterator {state}: pass a function that returns a new one, such as "
                              "fastbp.stream(chunks) for a generator function chunks")
 
-    def buffers(self, net, rng, shuffle, batch_size):
+    def buffers(self, net, rng, shuffle, batch_size, *, as_order=False):
         """Go through the source once, and yield buffers of samples and targets.
 
         While one buffer is in use, a thread reads the next one.  Rows are shuffled within a buffer; an array is read in
@@ -118,6 +118,8 @@ class Stream:
         shuffle : bool
         batch_size : int
             Every buffer but the last is a multiple of it.
+        as_order : bool
+            Leave the rows of a buffer where they are, and yield their order too: int64 (n,).
 
         Yields
         ------
@@ -136,7 +138,7 @@ class Stream:
         self.check_epochs(1)
         order = np.random.Generator(np.random.PCG64(rng.integers(0, 2**32, 4, np.uint32))) if shuffle else None
         closed = threading.Event()
-        buffers = self._filled(net, order, batch_size, closed)
+        buffers = self._filled(net, order, batch_size, closed, as_order)
         with ThreadPoolExecutor(1, "fastbp-stream") as thread:
             try:
                 ahead = thread.submit(next, buffers, _END)
@@ -146,8 +148,9 @@ class Stream:
             finally:
                 closed.set()
 
-    def _filled(self, net, order, batch_size, closed):
+    def _filled(self, net, order, batch_size, closed, as_order):
         """Yield buffers by turns: one is in use while the next one is filled."""
+        moves = order is not None and not as_order         # the rows themselves, from one buffer to another
         filled = rows = 0
         for label, X, Y in self._source.blocks(order):
             if closed.is_set():
@@ -159,24 +162,24 @@ class Stream:
                 row_bytes = dtype.itemsize * X.shape[1] + Y[:1].nbytes + 8
                 rows = max(1, (self.buffer_rows or BUFFER_BYTES // row_bytes) // batch_size) * batch_size
                 pairs = [(np.empty((rows, X.shape[1]), dtype), np.empty((rows, *Y.shape[1:]), Y.dtype))
-                         for _ in range(2 if order is None else 3)]
+                         for _ in range(3 if moves else 2)]
                 turns = cycle(pairs[-2:])
-                gathered = next(turns) if order is None else pairs[0]
+                gathered = pairs[0] if moves else next(turns)
             if not np.can_cast(X.dtype, dtype, "same_kind") or Y.ndim != gathered[1].ndim:
                 raise ValueError(f"{label}: X is {X.dtype} and Y {Y.ndim}-D, but the chunks before it have "
                                  f"{dtype} and {gathered[1].ndim}-D")
             start = 0
             while start < len(X):
                 if filled == rows:
-                    yield _shuffled(gathered, filled, order, turns)
-                    gathered, filled = next(turns) if order is None else gathered, 0
+                    yield _shuffled(gathered, filled, order, turns, as_order)
+                    gathered, filled = gathered if moves else next(turns), 0
                 n = min(len(X) - start, rows - filled)
                 for buffer, array in zip(gathered, (X, Y), strict=True):
                     buffer[filled : filled + n] = array[start : start + n]
                 start, filled = start + n, filled + n
         if not filled:
             raise ValueError("the stream gave no samples")
-        yield _shuffled(gathered, filled, order, turns)
+        yield _shuffled(gathered, filled, order, turns, as_order)
 
     def __repr__(self):
         """Return the source and what is known of its length."""
@@ -184,11 +187,11 @@ class Stream:
         return f"Stream({n} samples from {self._source})"
 
 
-def _shuffled(gathered, n, order, turns):
-    """Return the first n rows in a new order, in the next of the buffers; without `order` as they are."""
-    if order is None:
-        return tuple(array[:n] for array in gathered)
-    rows = order.permutation(n)
+def _shuffled(gathered, n, order, turns, as_order):
+    """Return the first n rows in a new order, in the next of the buffers, or with that order; or as they are."""
+    rows = np.arange(n) if order is None else order.permutation(n)
+    if order is None or as_order:
+        return (*(array[:n] for array in gathered), rows)[: 3 if as_order else 2]
     # mode="clip": with "raise" NumPy gathers in a buffer of its own before it writes to `out`.
     return tuple(np.take(array, rows, 0, out[:n], "clip") for array, out in zip(gathered, next(turns), strict=True))
 

@@ -583,15 +583,15 @@ class _Run:
     finite numbers can be led back to its last finite step, wherever the borders of the calls fell.
     """
 
-    def __init__(self, trainer, X, Y, weights, epochs):
+    def __init__(self, trainer, X, Y, weights, epochs, order=None):
         self.trainer, self.X, self.Y, self.weights = trainer, X, Y, weights
         n_samples = len(X)
         self.batch_size = min(trainer.batch_size or n_samples, n_samples)
         self.n_batches = -(-n_samples // self.batch_size)
-        self.shuffle = trainer.shuffle and self.n_batches > 1
+        self.shuffle = order is None and trainer.shuffle and self.n_batches > 1
         self.n_steps = epochs * self.n_batches
         self.done = 0
-        self.order = np.arange(n_samples)
+        self.order = np.arange(n_samples) if order is None else order
         self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
         self.batch_loss = 0.0  # of the last step, where a call makes one
         self.skipped = 0  # steps of the epoch under way
@@ -739,7 +739,8 @@ class _StreamRun:
         trainer = self.trainer
         if self.buffers is None:
             self.start, self.loss, self.n_samples, self.steps = time.perf_counter(), 0.0, 0, 0
-            self.buffers = self.stream.buffers(trainer.net, trainer.rng, trainer.shuffle, trainer.batch_size)
+            self.buffers = self.stream.buffers(trainer.net, trainer.rng, trainer.shuffle, trainer.batch_size,
+                                               as_order=True)
             self._take_buffer()
         self.epoch, skipped = len(history), self.part.skipped
         self.run.advance(self.part, True, one_batch)
@@ -759,10 +760,9 @@ class _StreamRun:
     def _take_buffer(self):
         buffer = next(self.buffers, None)
         if buffer is not None:
-            trainer, (X, Y) = self.trainer, buffer
+            trainer, (X, Y, order) = self.trainer, buffer
             weights = checks.weights(None, self.class_weight, Y, trainer.net.sizes[-1], trainer.net.dtype)
-            self.run, self.part = _Run(trainer, X, Y, weights, 1), History()
-            self.run.shuffle = False  # the stream has
+            self.run, self.part = _Run(trainer, X, Y, weights, 1, order), History()
         return buffer is not None
 
     def is_between_epochs(self):

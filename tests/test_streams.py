@@ -538,3 +538,17 @@ def test_damaged_idx_gz(damage, words, tmp_path):
     net = fastbp.Network([4, 2], "softmax", "cross_entropy", backend="numpy", seed=0)
     with pytest.raises(ValueError, match=words):
         one_pass(fastbp.stream(path, np.zeros(20, int)), net)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_order_instead_of_moved_rows(shuffle):
+    X, y = np.arange(300.0).reshape(100, 3), np.arange(100) % 5
+    net = fastbp.Network([3, 5], "softmax", "cross_entropy", seed=0)
+    stream = fastbp.stream(X, y, buffer_rows=40)
+    moved = [(A.copy(), b.copy()) for A, b in stream.buffers(net, np.random.default_rng(1), shuffle, 8)]
+    ordered = [(A[rows], b[rows]) for A, b, rows in
+               stream.buffers(net, np.random.default_rng(1), shuffle, 8, as_order=True)]
+    assert len(moved) == len(ordered) == 3
+    for one, other in zip(moved, ordered, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
