@@ -32,6 +32,7 @@ from .kernels.plan import (
     make_plan,
 )
 from .kernels.schedules import KINDS
+from .kernels.simd import LANES
 from .losses import name_of, settings_of
 from .network import aligned_zeros
 from .own import Own
@@ -235,6 +236,8 @@ class _Rules:
         self.dropout = update.dropout if any(update.dropout) else ()
         self.is_fused = self.rule <= t.RULES_OF_TILES and not (
             update.l1 or update.l2 or update.clip_value or update.clip_norm)
+        self.is_plain = not (self.dropout or update.input_noise or update.label_smoothing or update.max_norm
+                             or update.skips)
         self.advances = update.schedule != "constant" or update.rule in REMEMBERING
         self.key = update.key - 2 ** 64 if update.key >= 2 ** 63 else update.key          # as a signed number
 
@@ -395,6 +398,8 @@ class NumbaBackend:
         data = Data(_address(X), X_KINDS[X.dtype], self.scale, _address(Y), _kind_of(Y),
                     0 if weights is None else _address(weights), n)
         most = self._threads_for(rows, 3, threads)
+        lanes = LANES[numba.from_dtype(self.dtype)]
+        is_plain = rules.is_plain and weights is None
 
         def do(epochs, first, last, threads):
             some_losses, some_words = losses[epochs], self._no_words if words is None else words[epochs]
@@ -406,9 +411,10 @@ class NumbaBackend:
                           update.label_smoothing, update.input_noise, rules.key, update.skips)
 
             def share(desk, thread, threads):
-                return t.train(desk.plan, steps._replace(threads=threads) if threads != steps.threads else steps, data,
-                               parameters, gradient, desk.workspace, some_words, order, some_losses, memory,
-                               rules.numbers, rules.rates, sums, desk.sync, thread)
+                train = t.trainer_for(desk.plan, batch_size, lanes, is_plain)
+                return train(desk.plan, steps._replace(threads=threads) if threads != steps.threads else steps, data,
+                             parameters, gradient, desk.workspace, some_words, order, some_losses, memory,
+                             rules.numbers, rules.rates, sums, desk.sync, thread)
 
             def skipped(desk):
                 state.skipped += int(desk.sync[t.SKIPPED])
@@ -456,4 +462,4 @@ def is_compiled(dtype):
     example = (plan, steps, Data(0, 0, 1.0, 0, 0, 0, 0), floats, floats, floats, np.empty((0, 0), np.uint32), integers,
                np.empty(0), np.empty((0, 0)), np.empty(0), np.empty(0), np.empty(0), integers, 0)
     return (all(leaf.is_cached(dtype) for leaf in LEAVES)
-            and is_cached(t.train, [numba.typeof(value) for value in example]))
+            and is_cached(t.train_in_blocks, [numba.typeof(value) for value in example]))

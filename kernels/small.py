@@ -45,6 +45,7 @@ from .simd import (
     lanes,
     load,
     load_part,
+    narrow,
     offset,
     peek,
     pointer_like,
@@ -247,8 +248,8 @@ def back_and_update(a, w, n_in, n_out, delta, before, wants_before, finish, lr, 
 
 
 @part
-def online(plan, steps, data, tools, order, start, step, total_loss, lr, momentum, velocity):
-    """Train samples from `start` of the order on one at a time, and return how many were trained.
+def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr, momentum, velocity):
+    """Train samples from `start` of the order on one at a time, once (`repeats` is 1); return how many were trained.
 
     Their losses are added to the number at `total_loss`; the one that is not finite is not trained.  `velocity` is
     where it lies, or else the gradient, in elements after the parameters.
@@ -438,3 +439,17 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
         if finish == STORE:
             update_all(plan, steps, tools)
     return last_batch - first_batch
+
+
+@part
+def in_few_lanes(plan, steps, data, tools, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
+    """Train batches of at most `FEW_LANES` samples; see `in_lanes`."""
+    return in_lanes(plan, steps, data, tools, narrow(tools.work), order, first_batch, repeats, step, total_losses, lr,
+                    momentum, velocity)
+
+
+@part
+def in_many_lanes(plan, steps, data, tools, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
+    """Train batches of at most as many samples as a whole vector has lanes; see `in_lanes`."""
+    return in_lanes(plan, steps, data, tools, tools.work, order, first_batch, repeats, step, total_losses, lr, momentum,
+                    velocity)

@@ -27,7 +27,7 @@ from .block import (
     weigh,
 )
 from .jit import kernel, part
-from .plan import A_AT, DELTA_AT, N_IN, N_OUT, ROW, THRESHOLD, Tools, widest_share
+from .plan import A_AT, DELTA_AT, N_IN, N_OUT, ROW, Tools, widest_share
 from .simd import (
     FEW_LANES,
     START_C,
@@ -36,22 +36,20 @@ from .simd import (
     as_float,
     distance,
     flush_subnormals,
-    lanes,
-    narrow,
     offset,
     peek,
     pointer,
     poke,
     restore_control,
 )
-from .small import in_lanes, online
+from .small import in_few_lanes, in_many_lanes, online
 from .update import N_FACTORS, RATE
 
 RULES_OF_TILES = 2          # rules up to this code end in the register tile: SGD, with momentum, Nesterov's
 SKIPPED = 12                # place in sync: steps left out because their loss was not finite
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
 
-# ------------------------------------------------------------------------------------------- the two kernels
+# ------------------------------------------------------------------------------------------------ the kernels
 
 @part
 def shuffle_order(words, order, n):
@@ -76,8 +74,8 @@ def shuffle(words, order):
 
 
 @part
-def in_blocks(plan, steps, data, tools, order, first_batch, step, total_loss, lr, momentum, to_velocity):
-    """Train batches first_batch .. steps.last_batch - 1 in blocks of samples; return how many were trained.
+def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total_loss, lr, momentum, to_velocity):
+    """Train batches first_batch .. steps.last_batch - 1 in blocks of samples, once; return how many were trained.
 
     Their losses are added to the number at `total_loss`; the batch whose loss is not finite is not trained.
     """
@@ -143,85 +141,102 @@ def in_blocks(plan, steps, data, tools, order, first_batch, step, total_loss, lr
     return steps.last_batch - first_batch
 
 
-@kernel
-def train(plan, steps, data, parameters, gradient, workspace, words, order, losses, memory, numbers, rates, sums, sync,
-          thread):
-    """Train whole epochs, or some batches of one; one thread's share of it.  Subnormal numbers are taken for zero.
+def _train_with(engine, name, repeats_batches):
+    """Return the kernel that trains with an engine: one of its own for each, since few programs need them all."""
+    def train(plan, steps, data, parameters, gradient, workspace, words, order, losses, memory, numbers, rates, sums,
+              sync, thread):
+        """Train whole epochs, or some batches of one; one thread's share of it.  Subnormal numbers are taken for zero.
+
+        Parameters
+        ----------
+        plan : Plan
+        steps : Steps
+            All engines but that of blocks take steps.threads == 1, and settings that `trainer_for` takes for plain.
+        data : Data
+        parameters : float (n_parameters,), updated in place, as are the states that lie at distances from them.
+        gradient : float (n_parameters,), scratch, wherever the update does not follow part by part; else size 0.
+        workspace : float (plan.size,); x's column of ones is set by the caller.
+        words : uint32 (n_epochs, n_samples): random words for shuffling; unused unless steps.shuffles.
+        order : int64 (n_samples,), the order of the samples, in and out.
+        losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
+        memory : float64 (threads, MEMORY): what the rule carries from step to step, the same for each thread.
+        numbers, rates : float64, settings of the rule and of the learning rate.
+        sums : float64, one for each SUMMED elements of the gradient where its norm is limited.
+        sync : int64 (16,), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
+        thread : number of this thread, from 0.
+
+        Returns
+        -------
+        int
+            The steps done; fewer than asked for when the loss of the next one is not finite.
+        """
+        control = flush_subnormals()
+        p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
+        threads = steps.threads
+        is_fused = steps.rule <= RULES_OF_TILES and steps.l1 == 0 and steps.l2 == 0 and steps.clip_value == 0 and (
+            steps.clip_norm == 0)
+        finish = steps.rule + 1 if is_fused else STORE
+        has_own = (threads > 1 and steps.batch_size <= plan.rows and steps.clip_norm == 0 and steps.max_norm == 0
+                   and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row)
+        tools = Tools(p, work, pointer(gradient, 0), offset(work, plan.factors_at + thread * N_FACTORS),
+                      offset(work, plan.pack_at + thread * plan.pack_size), pointer(memory, thread * memory.shape[1]),
+                      pointer(numbers, 0), pointer(rates, 0), pointer(sums, 0), meeting, thread, threads, has_own,
+                      finish, steps.key)
+        momentum = as_float(numbers[0] if is_fused and steps.rule != 0 else 0.0, p)
+        to_velocity = steps.to_first if is_fused else distance(p, tools.gradient)
+        if has_own:
+            take_own(plan, steps, tools, False)
+        if not steps.advances:
+            advance(plan, steps, tools, steps.step)
+        lr = peek(tools.factors, RATE)
+        done = 0
+        epoch = 0
+        while epoch < steps.n_epochs:
+            first_batch, repeats = steps.first_batch if epoch == 0 else 0, 1
+            now, total = steps.step + done, pointer(losses, epoch)
+            if steps.shuffles and first_batch == 0:
+                if thread == 0:
+                    shuffle_order(words[epoch], order, data.n)
+                meet(meeting, threads)
+            if repeats_batches and not steps.shuffles and steps.last_batch == 1:
+                repeats = steps.n_epochs - epoch
+            n_done = engine(plan, steps, data, tools, order, first_batch, repeats, now, total, lr, momentum,
+                            to_velocity)
+            done += n_done
+            if n_done < repeats * (steps.last_batch - first_batch):
+                break
+            epoch += repeats
+        if has_own:
+            take_own(plan, steps, tools, True)
+        restore_control(control)
+        return done
+
+    train.__name__ = train.__qualname__ = name
+    return kernel(train)
+
+
+train_in_blocks = _train_with(in_blocks, "train_in_blocks", False)
+train_online = _train_with(online, "train_online", False)
+train_in_few_lanes = _train_with(in_few_lanes, "train_in_few_lanes", True)
+train_in_many_lanes = _train_with(in_many_lanes, "train_in_many_lanes", True)
+
+
+def trainer_for(plan, batch_size, lanes, is_plain):
+    """Return the kernel for batches of this size; `is_plain` is without weights, noise, smoothing, dropout and limits.
 
     Parameters
     ----------
     plan : Plan
-    steps : Steps
-        Batches of one sample, and those of networks that train with samples in lanes, take steps.threads == 1.
-    data : Data
-    parameters : float (n_parameters,), updated in place, as are the states that lie at distances from them.
-    gradient : float (n_parameters,), scratch, wherever the update does not follow part by part; else size 0.
-    workspace : float (plan.size,); x's column of ones is set by the caller.
-    words : uint32 (n_epochs, n_samples): random words for shuffling; unused unless steps.shuffles.
-    order : int64 (n_samples,), the order of the samples, in and out.
-    losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
-    memory : float64 (threads, MEMORY): what the rule carries from step to step, the same for each thread.
-    numbers, rates : float64, settings of the rule and of the learning rate.
-    sums : float64, one for each SUMMED elements of the gradient where its norm is limited.
-    sync : int64 (16,), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
-    thread : number of this thread, from 0.
-
-    Returns
-    -------
-    int
-        The steps done; fewer than asked for when the loss of the next one is not finite.
+    batch_size : int
+    lanes : int
+        Of a vector of the dtype.
+    is_plain : bool
+        The engines for small steps know nothing of sample weights, input noise, label smoothing, dropout, the limit of
+        norms, and steps left out.
     """
-    control = flush_subnormals()
-    p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
-    threads = steps.threads
-    is_fused = steps.rule <= RULES_OF_TILES and steps.l1 == 0 and steps.l2 == 0 and steps.clip_value == 0 and (
-        steps.clip_norm == 0)
-    finish = steps.rule + 1 if is_fused else STORE
-    has_own = (threads > 1 and steps.batch_size <= plan.rows and steps.clip_norm == 0 and steps.max_norm == 0
-               and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row)
-    tools = Tools(p, work, pointer(gradient, 0), offset(work, plan.factors_at + thread * N_FACTORS),
-                  offset(work, plan.pack_at + thread * plan.pack_size), pointer(memory, thread * memory.shape[1]),
-                  pointer(numbers, 0), pointer(rates, 0), pointer(sums, 0), meeting, thread, threads, has_own, finish,
-                  steps.key)
-    momentum = as_float(numbers[0] if is_fused and steps.rule != 0 else 0.0, p)
-    to_velocity = steps.to_first if is_fused else distance(p, tools.gradient)
-    is_small = (data.weights == 0 and steps.smoothing == 0 and steps.noise == 0 and steps.max_norm == 0
-                and not steps.skips and plan.layers[:, THRESHOLD].max() == 0)
-    if has_own:
-        take_own(plan, steps, tools, False)
-    if not steps.advances:
-        advance(plan, steps, tools, steps.step)
-    lr = peek(tools.factors, RATE)
-    done = 0
-    epoch = 0
-    while epoch < steps.n_epochs:
-        first_batch, repeats = steps.first_batch if epoch == 0 else 0, 1
-        now, total = steps.step + done, pointer(losses, epoch)
-        if steps.shuffles and first_batch == 0:
-            if thread == 0:
-                shuffle_order(words[epoch], order, data.n)
-            meet(meeting, threads)
-        if is_small and plan.lanes_at >= 0 and steps.batch_size <= lanes(work):
-            if not steps.shuffles and steps.last_batch == 1:
-                repeats = steps.n_epochs - epoch
-            if steps.batch_size <= FEW_LANES:
-                n_done = in_lanes(plan, steps, data, tools, narrow(work), order, first_batch, repeats, now, total, lr,
-                                  momentum, to_velocity)
-            else:
-                n_done = in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, now, total, lr, momentum,
-                                  to_velocity)
-        elif is_small and steps.batch_size == 1:
-            n_done = online(plan, steps, data, tools, order, first_batch, now, total, lr, momentum, to_velocity)
-        else:
-            n_done = in_blocks(plan, steps, data, tools, order, first_batch, now, total, lr, momentum, to_velocity)
-        done += n_done
-        if n_done < repeats * (steps.last_batch - first_batch):
-            break
-        epoch += repeats
-    if has_own:
-        take_own(plan, steps, tools, True)
-    restore_control(control)
-    return done
+    if is_plain and plan.lanes_at >= 0 and batch_size <= lanes:
+        return train_in_few_lanes if batch_size <= FEW_LANES else train_in_many_lanes
+    return train_online if is_plain and batch_size == 1 else train_in_blocks
 
 
 @kernel

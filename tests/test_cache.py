@@ -165,7 +165,7 @@ def test_eight_processes_start_on_a_cold_cache(package, tmp_path):
     assert files(tmp_path) == []
     code = TRAIN + """
 answer(before=compiled(), parameters=train(), updated=updated(), after=compiled(),
-       compiles=sum(training.train.stats.cache_misses.values()) + sum(kernels.sgd.stats.cache_misses.values()))
+       compiles=sum(sum(k.stats.cache_misses.values()) for k in (training.train_in_blocks, kernels.sgd)))
 """
     processes = [start(package, tmp_path, code) for _ in range(8)]
     answers = [finish(process) for process in processes]
@@ -174,7 +174,7 @@ answer(before=compiled(), parameters=train(), updated=updated(), after=compiled(
         assert answer["parameters"] == answers[0]["parameters"]
     assert sum(answer["compiles"] for answer in answers) == 2          # one process compiled, the others waited for it
     counts = Counter(re.fullmatch(r"fastbp-(\w+)-[0-9a-f]+\.nbc", name).group(1) for name in files(tmp_path))
-    assert {"train", "multiply", "sgd"} <= set(counts) and set(counts.values()) == {1}
+    assert {"train_in_blocks", "multiply", "sgd"} <= set(counts) and set(counts.values()) == {1}
     assert run(package, tmp_path, code) == {**answers[0], "before": [True, True, False], "compiles": 0}
     assert sum(counts.values()) == len(files(tmp_path))
 
