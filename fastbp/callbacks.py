@@ -222,7 +222,7 @@ class Checkpoint(Callback):
         self.path = path
         self.every, self.keep = checks.integer("every", every), checks.integer("keep", keep)
 
-    def on_epoch_end(self, trainer, history):
+    def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Write one, and delete the oldest of too many."""
         if trainer.epochs % self.every == 0:
             trainer.save_checkpoint(checkpoints.numbered(self.path, trainer.epochs))

@@ -13,16 +13,17 @@ import numpy as np
 
 from . import checks
 from .kernels import training as t
-from .kernels.block import LEAVES, SUMMED, leaf_addresses
+from .kernels.block import LEAVES, leaf_addresses
 from .kernels.jit import is_cached
 from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
-from .kernels.optimizers import RULES
+from .kernels.optimizers import RULES, SQUARES_CHUNK
 from .kernels.plan import (
     A_AT,
     DELTA_AT,
     MOST_LANE_PARAMETERS,
     N_OUT,
     ROW,
+    RULES_OF_TILES,
     X_FLOAT32,
     X_FLOAT64,
     X_UINT8,
@@ -234,7 +235,7 @@ class _Rules:
         self.rule, self.schedule = RULES[update.rule], KINDS[update.schedule]
         self.numbers, self.rates = np.array([*update.numbers, 0.0]), np.array(update.rates, np.float64)
         self.dropout = update.dropout if any(update.dropout) else ()
-        self.is_fused = self.rule <= t.RULES_OF_TILES and not (
+        self.is_fused = self.rule <= RULES_OF_TILES and not (
             update.l1 or update.l2 or update.clip_value or update.clip_norm)
         self.is_plain = not (self.dropout or update.input_noise or update.label_smoothing or update.max_norm
                              or update.skips)
@@ -315,13 +316,14 @@ class NumbaBackend:
         pay = min(rows // MIN_ROWS_PER_THREAD, products * self.n_parameters * rows // MIN_WORK_PER_THREAD)
         return 1 if pay <= 1 else min(pay, most or get_num_threads())
 
-    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None):
+    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None, weights=None):
         n = len(X)
         rows = rows or (FEW_ROWS if n <= FEW_ROWS else BLOCK_ROWS)
         losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
         gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & t.WANT_GRADIENT else self._nothing
         scale = 1.0 / n if self.reduction == "mean" else 1.0
-        data = Data(_address(X), X_KINDS[X.dtype], self.scale, 0 if Y is None else _address(Y), y_kind, 0, n)
+        data = Data(_address(X), X_KINDS[X.dtype], self.scale, 0 if Y is None else _address(Y), y_kind,
+                    0 if weights is None else _address(weights), n)
         flat = self._nothing if out is None else out.reshape(-1)
         products = 3 if wants & t.WANT_GRADIENT else 1
 
@@ -342,9 +344,9 @@ class NumbaBackend:
         """Return the loss of each sample, float64 (n,), before the mean or sum."""
         return self._evaluate(t.WANT_LOSS, parameters, X, Y, _kind_of(Y))[0]
 
-    def gradient(self, parameters, X, Y):
-        """(sample losses, flat gradient of the reduced loss)."""
-        return self._evaluate(t.WANT_LOSS | t.WANT_GRADIENT, parameters, X, Y, _kind_of(Y))[:2]
+    def gradient(self, parameters, X, Y, weights=None):
+        """(sample losses, flat gradient of the reduced loss), both with the weights of the samples, (n,) or None."""
+        return self._evaluate(t.WANT_LOSS | t.WANT_GRADIENT, parameters, X, Y, _kind_of(Y), weights=weights)[:2]
 
     def record(self, parameters, X, Y=None, dA=None):
         """Every Z, A and delta of one pass, as a `Pass`: forward only, or back from targets Y or a gradient dA."""
@@ -384,9 +386,9 @@ class NumbaBackend:
     def train(self, parameters, state, X, Y, *, weights, batch_size, words, order, first_batch, last_batch, update,
               losses, threads=0):
         """Whole epochs, or some batches of one; see `fastbp.reference.NumpyBackend.train`."""
-        if update is not self._rules.update:
-            self._rules = _Rules(update)
-        rules, n = self._rules, len(X)
+        rules, n = self._rules, len(X)                   # this thread's; another may train with rules of its own
+        if rules.update is not update:
+            rules = self._rules = _Rules(update)
         batch_size = min(batch_size, n)
         rows = min(batch_size, BLOCK_ROWS)
         n_states = len(state.buffers)
@@ -394,7 +396,7 @@ class NumbaBackend:
         needs_gradient = batch_size > rows or update.clip_norm or not rules.is_fused and (
             batch_size == 1 or self.n_parameters <= MOST_LANE_PARAMETERS)
         gradient = aligned_zeros(self.n_parameters, self.dtype) if needs_gradient else self._nothing
-        sums = np.empty(-(-self.n_parameters // SUMMED)) if update.clip_norm else self._no_losses
+        sums = np.empty(-(-self.n_parameters // SQUARES_CHUNK)) if update.clip_norm else self._no_losses
         data = Data(_address(X), X_KINDS[X.dtype], self.scale, _address(Y), _kind_of(Y),
                     0 if weights is None else _address(weights), n)
         most = self._threads_for(rows, 3, threads)
@@ -407,8 +409,8 @@ class NumbaBackend:
             steps = Steps(batch_size, first, last, len(some_losses), state.step, words is not None,
                           self.reduction == "mean", threads, rules.rule, rules.schedule, n_states,
                           parts[0] if n_states else 0, parts[1] if n_states > 1 else 0, update.rate_scale,
-                          rules.advances, update.l1, update.l2, update.clip_value, update.clip_norm, update.max_norm,
-                          update.label_smoothing, update.input_noise, rules.key, update.skips)
+                          rules.is_fused, rules.advances, update.l1, update.l2, update.clip_value, update.clip_norm,
+                          update.max_norm, update.label_smoothing, update.input_noise, rules.key, update.skips)
 
             def share(desk, thread, threads):
                 train = t.trainer_for(desk.plan, batch_size, lanes, is_plain)
@@ -458,7 +460,7 @@ def is_compiled(dtype):
     dtype = np.dtype(dtype)
     integers, floats = np.empty(0, np.int64), np.empty(0, dtype)
     plan = make_plan((1, 1), ["identity"], "squared_error", np.zeros(len(LEAVES), np.int64), 1)
-    steps = Steps(1, 0, 1, 1, 0, False, True, 1, 0, 0, 0, 0, 0, 1.0, False, *[0.0] * 7, 0, False)
+    steps = Steps(1, 0, 1, 1, 0, False, True, 1, 0, 0, 0, 0, 0, 1.0, True, False, *[0.0] * 7, 0, False)
     example = (plan, steps, Data(0, 0, 1.0, 0, 0, 0, 0), floats, floats, floats, np.empty((0, 0), np.uint32), integers,
                np.empty(0), np.empty((0, 0)), np.empty(0), np.empty(0), np.empty(0), integers, 0)
     return (all(leaf.is_cached(dtype) for leaf in LEAVES)

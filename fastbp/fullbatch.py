@@ -16,7 +16,6 @@ from .network import BACKENDS
 from .reference import layer_views
 from .update import MEMORY
 
-BLOCK_ROWS = 4096  # samples whose deltas are held together for a weighted gradient
 BLOCK_BYTES = 1 << 26  # rows of the Jacobian held together, in float64
 MOST_PARAMETERS = 10_000  # of Levenberg-Marquardt: a matrix of their square takes 0.8 GB, and two or three are held
 LEAST_DAMPING = 1e-15
@@ -236,12 +235,13 @@ class Objective:
     def value(self, x):
         """Loss with the penalty."""
         self.place(x)
-        return self._sum(x, self.net._backend.losses(self.net.parameters, self.X, self.Y))
+        losses = self.net._backend.losses(self.net.parameters, self.X, self.Y)
+        return self._sum(x, losses if self.weights is None else losses * self.weights)
 
     def __call__(self, x):
         """Loss with the penalty, and its gradient."""
         self.place(x)
-        losses, gradient = self._gradient()
+        losses, gradient = self.net._backend.gradient(self.net.parameters, self.X, self.Y, self.weights)
         with np.errstate(all="ignore"):
             return self._sum(x, losses), gradient.astype(np.float64) + self.decay * x
 
@@ -270,27 +270,9 @@ class Objective:
 
     def _sum(self, x, losses):
         with np.errstate(all="ignore"):  # a step that went too far is told by its loss
-            self.loss = float(self.scale * (losses.sum() if self.weights is None else losses @ self.weights))
+            self.loss = float(self.scale * losses.sum())
             self.total = self.loss + 0.5 * float(self.decay @ (x * x))
         return self.total
-
-    def _gradient(self):
-        """Losses of the samples, and the gradient of the (weighted) loss."""
-        net, backend = self.net, self.net._backend
-        if self.weights is None:
-            return backend.gradient(net.parameters, self.X, self.Y)
-        losses, gradient = np.empty(len(self.X)), np.zeros(net.parameters.size)
-        views = list(zip(*layer_views(gradient, net.sizes), strict=True))
-        for rows in _blocks(len(self.X), BLOCK_ROWS):
-            record = backend.record(net.parameters, self.X[rows], self.Y[rows])
-            losses[rows] = record.losses
-            # every delta of a sample is proportional to its weight
-            share = self.weights[rows, None] * (len(record.losses) * self.scale if net.reduction == "mean" else 1.0)
-            for (dW, db), A_prev, delta in zip(views, record.A, record.delta, strict=False):
-                delta = delta * share.astype(net.dtype)
-                dW += A_prev.T @ delta
-                db += delta.sum(axis=0)
-        return losses, gradient
 
 
 def jacobian(net, X):

@@ -1,6 +1,6 @@
 """The table of optimizers: the settings of each update rule, validated once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from . import checks
 from .fullbatch import LBFGS, LevenbergMarquardt
@@ -46,6 +46,11 @@ class Optimizer:
     n_states : int
         Numbers that it remembers of each parameter.
     """
+
+    @property
+    def numbers(self):
+        """The settings, as the kernels take them."""
+        return tuple(float(getattr(self, field.name)) for field in fields(self) if field.name != "lr")
 
 
 @dataclass(frozen=True)
@@ -133,11 +138,6 @@ class RMSprop(Optimizer):
         _check_decay(rho=self.rho)
         checks.number("eps", self.eps, above=0)
 
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return float(self.rho), float(self.eps)
-
 
 @dataclass(frozen=True)
 class Adagrad(Optimizer):
@@ -168,11 +168,6 @@ class Adagrad(Optimizer):
         """Validate."""
         _check_lr(self.lr)
         checks.number("eps", self.eps, above=0)
-
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return (float(self.eps),)
 
 
 @dataclass(frozen=True)
@@ -211,11 +206,6 @@ class Adam(Optimizer):
         _check_decay(beta1=self.beta1, beta2=self.beta2)
         checks.number("eps", self.eps, above=0)
 
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return float(self.beta1), float(self.beta2), float(self.eps)
-
 
 @dataclass(frozen=True)
 class AdamW(Adam):
@@ -248,11 +238,6 @@ class AdamW(Adam):
         """Validate."""
         super().__post_init__()
         checks.number("weight_decay", self.weight_decay, at_least=0)
-
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return *super().numbers, float(self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -293,7 +278,8 @@ class Nadam(Adam):
     @property
     def numbers(self):
         """The settings, as the kernels take them."""
-        return *super().numbers, 0.96 ** float(self.momentum_decay)
+        *numbers, momentum_decay = super().numbers
+        return *numbers, 0.96**momentum_decay
 
 
 @dataclass(frozen=True)
@@ -331,11 +317,6 @@ class Lion(Optimizer):
         _check_lr(self.lr)
         _check_decay(beta1=self.beta1, beta2=self.beta2)
         checks.number("weight_decay", self.weight_decay, at_least=0)
-
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return float(self.beta1), float(self.beta2), float(self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -376,11 +357,6 @@ class Rprop(Optimizer):
         checks.number("eta_plus", self.eta_plus, above=1)
         checks.number("least", self.least, above=0)
         checks.number("most", self.most, at_least=self.least)
-
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return float(self.eta_minus), float(self.eta_plus), float(self.least), float(self.most)
 
 
 OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop, LBFGS, LevenbergMarquardt)

@@ -733,10 +733,14 @@ class NumpyBackend:
         with np.errstate(all="ignore"):
             return self.sample_losses(*self.forward(parameters, X), Y)
 
-    def gradient(self, parameters, X, Y):
-        """Losses of the samples, and the flat gradient of the reduced loss."""
-        record = self.record(parameters, X, Y)
-        return record.losses, record.gradient
+    def gradient(self, parameters, X, Y, weights=None):
+        """Losses of the samples and the flat gradient of the reduced loss, both with the samples' weights, if any."""
+        with np.errstate(all="ignore"):
+            Z, A = self.forward(parameters, X)
+            losses, delta = self.sample_losses(Z, A, Y), self.output_delta(Z[-1], A[-1], Y)
+            if weights is not None:
+                losses, delta = losses * weights, delta * weights[:, None]
+            return losses, self.backward(parameters, Z, A, delta)[1]
 
     def record(self, parameters, X, Y=None, dA=None):
         """Forward, and with targets Y or an output gradient dA also backward: every intermediate."""

@@ -4,7 +4,7 @@ Every optimizer takes one as its `lr`: ``fastbp.Adam(lr=fastbp.schedules.Cosine(
 A schedule can be called: ``schedule(step)`` is the rate of one step, or of an array of steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Schedule:
     @property
     def numbers(self):
         """The settings, as the kernels take them."""
-        raise NotImplementedError
+        return tuple(float(getattr(self, field.name)) for field in fields(self))
 
     def __call__(self, step):
         """Return the learning rate of a step, counted from 0; or an array of rates for an array of steps.
@@ -71,11 +71,6 @@ class Constant(Schedule):
     def __post_init__(self):
         """Validate."""
         checks.number("lr", self.lr, above=0)
-
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return (float(self.lr),)
 
 
 @dataclass(frozen=True)
@@ -130,11 +125,6 @@ class Exponential(Schedule):
         checks.number("lr", self.lr, above=0)
         checks.number("gamma", self.gamma, above=0)
 
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return float(self.lr), float(self.gamma)
-
 
 @dataclass(frozen=True)
 class InverseScaling(Schedule):
@@ -156,11 +146,6 @@ class InverseScaling(Schedule):
         """Validate."""
         checks.number("lr", self.lr, above=0)
         checks.number("power", self.power, at_least=0)
-
-    @property
-    def numbers(self):
-        """The settings, as the kernels take them."""
-        return float(self.lr), float(self.power)
 
 
 @dataclass(frozen=True)

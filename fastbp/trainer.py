@@ -50,7 +50,8 @@ class History:
     seconds : list of float
         Time of each epoch.
     stopped : str or None
-        Why it ended before its time: "tol", the class of the callback that ended it, "interrupted", "non-finite".
+        Why it ended before its time: "tol", the class of the callback that ended it, "interrupted", "non-finite";
+        of a method of the full batch "converged", or "stalled" where no step lowers the loss.
     interrupted : bool
         Whether Ctrl-C ended it; the epoch it fell into is not recorded.
     nonfinite : bool
@@ -128,13 +129,13 @@ class History:
 
 
 class Trainer:
-    """Trains a network by gradient descent.
+    """Trains a network.
 
     Parameters
     ----------
     net : Network
         Changed in place.
-    optimizer : SGD
+    optimizer : one of `fastbp.optimizers.OPTIMIZERS`
     batch_size : int or None
         Samples of one update: 1 is online, k is mini-batch; None, or no fewer than there are samples, is full
         batch.  The last, shorter batch of an epoch is trained too.
@@ -174,7 +175,9 @@ class Trainer:
     lr : float
         Step size of the next update.
     lr_scale : float
-        Factor of the learning rate, or of the rates of its schedule; may be set.
+        Factor of the learning rate; may be set.
+    history : dict of list of float
+        All that was recorded, by name, over all calls of `fit`.
     stop_training : bool
         Callbacks may set it to end the training.
 
@@ -217,6 +220,11 @@ class Trainer:
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
 
     @property
+    def _is_full_batch(self):
+        """Whether the optimizer takes all samples at once and makes no single steps."""
+        return hasattr(self.optimizer, "minimise")
+
+    @property
     def velocity(self):
         """First buffer of the update rule, or None."""
         return self.state.buffers[0] if len(self.state.buffers) else None
@@ -248,7 +256,7 @@ class Trainer:
 
         Parameters
         ----------
-        X : array_like (n_samples, n_in)
+        X : array_like (n_samples, n_in), or a `fastbp.stream`, which brings its targets
             float32, float64 and uint8 are read where they are; what else holds numbers is converted once.
         Y : array_like (n_samples, n_out); with cross_entropy also class labels (n_samples,)
         epochs : int
@@ -323,10 +331,10 @@ class Trainer:
         try:
             callbacks.call("on_train_begin", self, history)
             with bar as show:
-                is_full_batch = hasattr(self.optimizer, "minimise")
-                if is_full_batch:
+                if self._is_full_batch:
                     self._minimise(X, Y, weights, epochs, history, callbacks, evaluate)
-                while not is_full_batch and len(history) < epochs and not (self.stop_training or history.nonfinite):
+                    epochs = len(history)
+                while len(history) < epochs and not (self.stop_training or history.nonfinite):
                     if run.is_between_epochs():
                         callbacks.call("on_epoch_begin", self, history)
                         if self.stop_training:
@@ -344,7 +352,7 @@ class Trainer:
                         evaluate()
                     else:
                         show(history)
-                if not is_full_batch:
+                if not self._is_full_batch:
                     self._end_if_nonfinite(run, history)
             if self.stop_training and history.stopped is None:
                 history.stopped = "stop_training"
@@ -377,7 +385,7 @@ class Trainer:
             The loss before the update.  Where it is not finite there is no update, and a RuntimeWarning, or, with
             ``on_nonfinite="raise"``, a FloatingPointError.
         """
-        if hasattr(self.optimizer, "minimise"):
+        if self._is_full_batch:
             raise TypeError(f"{type(self.optimizer).__name__} makes no single steps: use fit")
         X, Y = self._data(X, Y)
         losses = np.zeros(1)
@@ -461,7 +469,7 @@ class Trainer:
                              "class_weight as a dict")
         if metrics and validation_data is None:
             raise ValueError("with a stream, metrics are taken on the validation data: give validation_data")
-        if hasattr(self.optimizer, "minimise"):
+        if self._is_full_batch:
             raise ValueError(f"{type(self.optimizer).__name__} takes all samples at once: give arrays, not a stream")
         stream.check_epochs(epochs)
 
@@ -477,7 +485,7 @@ class Trainer:
         if settings == self._settings:
             return self._last_update
         rule, numbers, schedule = "sgd", (), ("constant", (0.0,))
-        if not hasattr(self.optimizer, "minimise"):
+        if not self._is_full_batch:
             rule, numbers = self.optimizer.rule, self.optimizer.numbers
             schedule = optimizers.schedule_of(self.optimizer.lr)
         self._settings = settings

@@ -9,7 +9,7 @@ from . import dense, elementwise, losses, noise, update
 from .elementwise import IDENTITY, SOFTMAX
 from .jit import Leaf, inner, part
 from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
-from .optimizers import SQUARES_CHUNK
+from .optimizers import SQUARES_CHUNK, max_norm_block, scale_block
 from .plan import (
     A_AT,
     ACTIVATE_AT,
@@ -174,7 +174,7 @@ FLAT_ROW = 65            # rows up to this length go through elementwise functio
 
 # ------------------------------------------------------------------------------------- leaves and their callers
 
-# in the order of `plan.MULTIPLY` ... `plan.GATHER`
+# in the order of `plan.MULTIPLY` ... `plan.LIMIT_COLUMNS`
 LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(elementwise.activate, "ippiipi"),
           Leaf(elementwise.derive, "ipppiii"),
@@ -187,8 +187,8 @@ LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(update.update, "ipppppifff"),
           Leaf(update.penalize, "ppifff"),
           Leaf(update.squares, "pid"),
-          Leaf(update.scale, "pfi"),
-          Leaf(update.limit_columns, "piiiif"))
+          Leaf(scale_block, "pfi"),
+          Leaf(max_norm_block, "piiiif"))
 
 
 def leaf_addresses(dtype):
@@ -485,9 +485,6 @@ def update_part(plan, steps, tools, gradient, parameters, to_first, to_second, n
              offset(parameters, to_second), n, l1, l2, as_float(steps.clip_value, parameters))
 
 
-SUMMED = SQUARES_CHUNK       # elements of a gradient whose squares are summed together
-
-
 @inner
 def weights_or_biases(piece, layer, first, last):
     """Return where a layer's weights (even pieces) or biases lie within first .. last - 1 of the parameters."""
@@ -501,9 +498,9 @@ def weights_or_biases(piece, layer, first, last):
 def update_all(plan, steps, tools):
     """Update one thread's share of all parameters by the gradient at tools.gradient; threads have met before."""
     n, p, g = plan.n_parameters, tools.parameters, tools.gradient
-    n_sums = (n + SUMMED - 1) // SUMMED
+    n_sums = (n + SQUARES_CHUNK - 1) // SQUARES_CHUNK
     first_sum, last_sum = share(n_sums, tools.thread, tools.threads)
-    first, last = first_sum * SUMMED, min(n, last_sum * SUMMED)
+    first, last = first_sum * SQUARES_CHUNK, min(n, last_sum * SQUARES_CHUNK)
     limit, nothing = as_float(steps.clip_value, p), as_float(0, p)
     if steps.clip_norm == 0 and steps.l1 == 0 and steps.l2 == 0:
         update_part(plan, steps, tools, offset(g, first), offset(p, first), steps.to_first, steps.to_second,
@@ -517,7 +514,8 @@ def update_all(plan, steps, tools):
             call(plan.leaves[PENALIZE], offset(g, start), offset(p, start), stop - start, l1, l2, limit)
     if steps.clip_norm > 0:
         for i in range(first_sum, last_sum):
-            call(plan.leaves[SQUARES], offset(g, i * SUMMED), min(SUMMED, n - i * SUMMED), offset(tools.sums, i))
+            start = i * SQUARES_CHUNK
+            call(plan.leaves[SQUARES], offset(g, start), min(SQUARES_CHUNK, n - start), offset(tools.sums, i))
         meet(tools.meeting, tools.threads)
         total = 0.0
         for i in range(n_sums):

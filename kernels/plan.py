@@ -19,6 +19,7 @@ MOST_OWN_COLUMNS = 256       # up to so many a thread keeps its columns of the f
 COLUMN_BLOCK = 32            # borders between threads' columns are multiples of it: whole cache lines and tiles
 MOST_LANES = 16              # of a vector of simd.py
 MOST_LANE_PARAMETERS = 64    # networks up to this size may train with samples in lanes; above, tiles are as fast
+RULES_OF_TILES = 2           # rules up to this code end in the register tile: SGD, with momentum, Nesterov's
 MOST_SCRATCH = 1 << 16       # elements of a gradient that is updated with before the next part of it is computed
 X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
 
@@ -188,6 +189,7 @@ class Steps(NamedTuple):
 
     n_states, to_first, to_second : the states of the rule are so many, and lie so many elements after the parameters.
     rate_scale : factor of the learning rate.
+    is_fused : whether the register tile ends with the update; for rules up to RULES_OF_TILES without anything else.
     advances : whether the factors of the update differ from step to step.
     The others are those of `fastbp.update.Update`, as codes and numbers.
     """
@@ -206,6 +208,7 @@ class Steps(NamedTuple):
     to_first: int
     to_second: int
     rate_scale: float
+    is_fused: bool
     advances: bool
     l1: float
     l2: float

@@ -912,8 +912,8 @@ FLUSH_AND_ZERO = 0x8040      # of the control word MXCSR: subnormal results, and
 def flush_subnormals(typingctx):
     """Take subnormal numbers for zero in this thread from now on; return what `restore_control` puts back.
 
-    An operation on one costs a hundred times an ordinary one: a hundredfold for moments that decay towards zero.  On
-    x86; elsewhere nothing happens.
+    Operations on them are slow, and moments that decay towards zero are full of them: Lion on 8-16-1 took 1567 ns a
+    step with them and 170 without.  On x86; elsewhere nothing happens.
     """
     def codegen(context, builder, sig, args):
         word = cgutils.alloca_once_value(builder, i32(0))

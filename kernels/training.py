@@ -45,7 +45,6 @@ from .simd import (
 from .small import in_few_lanes, in_many_lanes, online
 from .update import N_FACTORS, RATE
 
-RULES_OF_TILES = 2          # rules up to this code end in the register tile: SGD, with momentum, Nesterov's
 SKIPPED = 12                # place in sync: steps left out because their loss was not finite
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
 
@@ -161,7 +160,7 @@ def _train_with(engine, name, repeats_batches):
         losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
         memory : float64 (threads, MEMORY): what the rule carries from step to step, the same for each thread.
         numbers, rates : float64, settings of the rule and of the learning rate.
-        sums : float64, one for each SUMMED elements of the gradient where its norm is limited.
+        sums : float64, one for each SQUARES_CHUNK elements of the gradient where its norm is limited.
         sync : int64 (16,), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
         thread : number of this thread, from 0.
 
@@ -173,17 +172,15 @@ def _train_with(engine, name, repeats_batches):
         control = flush_subnormals()
         p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
         threads = steps.threads
-        is_fused = steps.rule <= RULES_OF_TILES and steps.l1 == 0 and steps.l2 == 0 and steps.clip_value == 0 and (
-            steps.clip_norm == 0)
-        finish = steps.rule + 1 if is_fused else STORE
+        finish = steps.rule + 1 if steps.is_fused else STORE
         has_own = (threads > 1 and steps.batch_size <= plan.rows and steps.clip_norm == 0 and steps.max_norm == 0
                    and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row)
         tools = Tools(p, work, pointer(gradient, 0), offset(work, plan.factors_at + thread * N_FACTORS),
                       offset(work, plan.pack_at + thread * plan.pack_size), pointer(memory, thread * memory.shape[1]),
                       pointer(numbers, 0), pointer(rates, 0), pointer(sums, 0), meeting, thread, threads, has_own,
                       finish, steps.key)
-        momentum = as_float(numbers[0] if is_fused and steps.rule != 0 else 0.0, p)
-        to_velocity = steps.to_first if is_fused else distance(p, tools.gradient)
+        momentum = as_float(numbers[0] if steps.is_fused and steps.rule != 0 else 0.0, p)
+        to_velocity = steps.to_first if steps.is_fused else distance(p, tools.gradient)
         if has_own:
             take_own(plan, steps, tools, False)
         if not steps.advances:

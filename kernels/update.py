@@ -3,16 +3,7 @@
 These are leaves (`jit.Leaf`), called by address from the training loops; see `block.LEAVES`.
 """
 from .jit import part
-from .optimizers import (
-    FACTORS,
-    clip_block,
-    max_norm_block,
-    penalize_block,
-    scale_block,
-    squares_block,
-    step_factors,
-    update_block,
-)
+from .optimizers import FACTORS, clip_block, penalize_block, squares_block, step_factors, update_block
 from .schedules import rate_at
 from .simd import as_float, poke
 
@@ -29,40 +20,22 @@ def advance(rule, numbers, schedule, rates, scale, step, memory, factors):
 
 
 @part
-def update(rule, factors, gradient, parameters, first, second, n, l1, l2, limit):
-    """Update n parameters by their gradient plus that of the penalties, each element within the limit if it is not 0.
-
-    The gradient is overwritten where there are penalties or a limit.
-    """
+def penalize(gradient, parameters, n, l1, l2, limit):
+    """Add the gradient of the penalties, then hold each element within the limit if it is not 0."""
     if l1 != 0 or l2 != 0:
         penalize_block(gradient, parameters, l1, l2, n)
     if limit > 0:
         clip_block(gradient, limit, n)
-    update_block(rule, factors, gradient, parameters, first, second, n)
 
 
 @part
-def penalize(gradient, parameters, n, l1, l2, limit):
-    """Make the first two steps of `update` alone."""
-    if l1 != 0 or l2 != 0:
-        penalize_block(gradient, parameters, l1, l2, n)
-    if limit > 0:
-        clip_block(gradient, limit, n)
+def update(rule, factors, gradient, parameters, first, second, n, l1, l2, limit):
+    """Update n parameters by their gradient after `penalize`, which overwrites it."""
+    penalize(gradient, parameters, n, l1, l2, limit)
+    update_block(rule, factors, gradient, parameters, first, second, n)
 
 
 @part
 def squares(gradient, n, out):
     """out[0] = sum of the squares of n elements."""
     poke(out, 0, squares_block(gradient, n))
-
-
-@part
-def scale(gradient, factor, n):
-    """Gradient *= factor."""
-    scale_block(gradient, factor, n)
-
-
-@part
-def limit_columns(w, n_in, n_out, first, last, limit):
-    """Rescale columns first .. last - 1 of W to a norm of at most `limit`."""
-    max_norm_block(w, n_in, n_out, first, last, limit)

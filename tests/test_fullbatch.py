@@ -98,18 +98,18 @@ def test_normal_equations_do_not_depend_on_the_blocks(backend, reduction, monkey
 @pytest.mark.parametrize("pair", [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy"),
                                   ("tanh", "squared_error")])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_gradient_of_the_objective(backend, reduction, pair, central_differences, monkeypatch):
-    monkeypatch.setattr(fullbatch, "BLOCK_ROWS", 4)
-    X, Y = data(11)
+def test_gradient_of_the_objective(backend, reduction, pair, central_differences):
+    n = 300  # more than one block of the engine's
+    X, Y = data(n)
     Y = np.abs(Y)
     Y = Y / Y.sum(axis=1, keepdims=True)
     net = make(backend, activations=["tanh", pair[0]], loss=pair[1], reduction=reduction)
     x = np.array(net.parameters)
-    for weights in (None, np.random.default_rng(2).uniform(0, 3, 11)):
+    for weights in (None, np.random.default_rng(2).uniform(0, 3, n)):
         objective = fullbatch.Objective(net, X, Y, weights, Update(l2=0.7))
         gradient = objective(x)[1]
-        losses = [net.loss(X[i : i + 1], Y[i : i + 1]) for i in range(11)]
-        expected = np.dot(losses, np.ones(11) if weights is None else weights) / (11 if reduction == "mean" else 1)
+        losses = [net.loss(X[i : i + 1], Y[i : i + 1]) for i in range(n)]
+        expected = np.dot(losses, np.ones(n) if weights is None else weights) / (n if reduction == "mean" else 1)
         assert objective.loss == pytest.approx(expected, rel=1e-12)
         assert objective.total == pytest.approx(expected + 0.35 * sum((W**2).sum() for W in net.weights), rel=1e-12)
         differences = central_differences(lambda objective=objective: objective.value(x), x)
