@@ -365,7 +365,7 @@ def is_finite(array):
 
 def _finite(argument, array, dtype, original=None):
     """Check that every element is finite in `dtype`."""
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or array.dtype == dtype and array.size <= _FEW and is_finite(array):
         return
     flat = array.ravel()
     for start in range(0, flat.size, _PIECE):

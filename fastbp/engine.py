@@ -19,18 +19,24 @@ from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .kernels.optimizers import RULES, SQUARES_CHUNK
 from .kernels.plan import (
     A_AT,
+    DATA_AT,
     DELTA_AT,
+    JOB_SIZE,
     MOST_LANE_PARAMETERS,
     N_OUT,
+    PLAN_AT,
     ROW,
     RULES_OF_TILES,
+    TASK_AT,
     X_FLOAT32,
     X_FLOAT64,
     X_UINT8,
     Z_AT,
     Data,
     Steps,
+    Wanted,
     make_plan,
+    pack,
 )
 from .kernels.schedules import KINDS
 from .kernels.simd import LANES
@@ -156,6 +162,8 @@ class _Desk:
                               for item in (*backend.activations, backend.loss)]
         self.plan = make_plan(backend.sizes, activations, loss, leaf_addresses(backend.dtype), rows, threads, n_states,
                               dropout, *settings_of(backend.loss).values())
+        self.job = aligned_zeros(JOB_SIZE, np.int64)
+        pack(self.job, PLAN_AT, self.plan)
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
         self.sync = aligned_zeros(16, np.int64)
         for copy in range(threads if self.plan.x_size else 1):
@@ -268,6 +276,7 @@ class NumbaBackend:
         self._free = {}                                  # arguments of _Desk -> desks nobody works at
         self._paces = {}                                 # (rows, threads) -> _Pace of training
         self._rules = _Rules(Update())                   # of the last training
+        self._lanes = LANES[numba.from_dtype(self.dtype)]
         self._nothing = np.empty(0, self.dtype)
         self._no_losses, self._no_words = np.empty(0), np.empty((0, 0), np.uint32)
 
@@ -275,8 +284,8 @@ class NumbaBackend:
         """Leave the desks behind."""
         return {**self.__dict__, "_free": {}, "_paces": {}}
 
-    def _work(self, share, rows, threads, look=None, most=None, training=(), settle=None):
-        """Call share(desk, thread, threads) on as many threads; (what the first returned, look(desk)).
+    def _work(self, prepare, share, rows, threads, look=None, most=None, training=(), settle=None):
+        """Call prepare(desk, threads), then share(desk, thread) on all threads; (what the first returned, look(desk)).
 
         The desk has room for `most` threads, so that their number may change between calls; `training` are its number
         of states and dropout.
@@ -294,10 +303,8 @@ class NumbaBackend:
                 desk = free.pop()
             except IndexError:
                 desk = _Desk(self, *key)
-            if in_gang:
-                result = gang.run(lambda thread: share(desk, thread, threads), threads)
-            else:
-                result = share(desk, 0, 1)
+            prepare(desk, threads)
+            result = gang.run(lambda thread: share(desk, thread), threads) if in_gang else share(desk, 0)
             if settle:
                 settle(desk)
             if look:                                     # at a desk as large as these data: not kept
@@ -327,11 +334,15 @@ class NumbaBackend:
         flat = self._nothing if out is None else out.reshape(-1)
         products = 3 if wants & t.WANT_GRADIENT else 1
 
-        def share(desk, thread, threads):
-            t.evaluate(desk.plan, wants, scale, data, parameters, desk.workspace, flat, losses, gradient, desk.sync,
-                       thread, threads)
+        def prepare(desk, threads):
+            pack(desk.job, DATA_AT, data)
+            pack(desk.job, TASK_AT, Wanted(wants, scale, threads))
 
-        _, seen = self._work(share, rows, self._threads_for(min(n, rows), products), look)
+        def share(desk, thread):
+            t.evaluate(desk.plan.layers, desk.plan.leaves, desk.job, parameters, desk.workspace, flat, losses, gradient,
+                       desk.sync, thread)
+
+        _, seen = self._work(prepare, share, rows, self._threads_for(min(n, rows), products), look)
         return losses, gradient, seen
 
     def predict(self, parameters, X):
@@ -400,30 +411,33 @@ class NumbaBackend:
         data = Data(_address(X), X_KINDS[X.dtype], self.scale, _address(Y), _kind_of(Y),
                     0 if weights is None else _address(weights), n)
         most = self._threads_for(rows, 3, threads)
-        lanes = LANES[numba.from_dtype(self.dtype)]
         is_plain = rules.is_plain and weights is None
 
         def do(epochs, first, last, threads):
             some_losses, some_words = losses[epochs], self._no_words if words is None else words[epochs]
             memory = state.memory[None] if threads == 1 else np.repeat(state.memory[None], threads, axis=0)
-            steps = Steps(batch_size, first, last, len(some_losses), state.step, words is not None,
-                          self.reduction == "mean", threads, rules.rule, rules.schedule, n_states,
-                          parts[0] if n_states else 0, parts[1] if n_states > 1 else 0, update.rate_scale,
-                          rules.is_fused, rules.advances, update.l1, update.l2, update.clip_value, update.clip_norm,
-                          update.max_norm, update.label_smoothing, update.input_noise, rules.key, update.skips)
 
-            def share(desk, thread, threads):
-                train = t.trainer_for(desk.plan, batch_size, lanes, is_plain)
-                return train(desk.plan, steps._replace(threads=threads) if threads != steps.threads else steps, data,
-                             parameters, gradient, desk.workspace, some_words, order, some_losses, memory,
-                             rules.numbers, rules.rates, sums, desk.sync, thread)
+            def prepare(desk, threads):
+                pack(desk.job, DATA_AT, data)
+                pack(desk.job, TASK_AT, Steps(
+                    batch_size, first, last, len(some_losses), state.step, words is not None, self.reduction == "mean",
+                    threads, rules.rule, rules.schedule, n_states, parts[0] if n_states else 0,
+                    parts[1] if n_states > 1 else 0, update.rate_scale, rules.is_fused, rules.advances, update.l1,
+                    update.l2, update.clip_value, update.clip_norm, update.max_norm, update.label_smoothing,
+                    update.input_noise, rules.key, update.skips))
+
+            def share(desk, thread):
+                train = t.trainer_for(desk.plan, batch_size, self._lanes, is_plain)
+                return train(desk.plan.layers, desk.plan.leaves, desk.job, parameters, gradient, desk.workspace,
+                             some_words, order, some_losses, memory, rules.numbers, rules.rates, sums, desk.sync,
+                             thread)
 
             def skipped(desk):
                 state.skipped += int(desk.sync[t.SKIPPED])
                 desk.sync[t.SKIPPED] = 0
 
             start = time.perf_counter()
-            done = self._work(share, rows, threads, most=most, training=(n_states, rules.dropout),
+            done = self._work(prepare, share, rows, threads, most=most, training=(n_states, rules.dropout),
                               settle=skipped if update.skips else None)[0]
             seconds = time.perf_counter() - start
             if threads > 1:
@@ -458,10 +472,8 @@ def _kind_of(Y):
 def is_compiled(dtype):
     """Whether the training kernels for float32 or float64 are compiled already, in memory or on disk."""
     dtype = np.dtype(dtype)
-    integers, floats = np.empty(0, np.int64), np.empty(0, dtype)
-    plan = make_plan((1, 1), ["identity"], "squared_error", np.zeros(len(LEAVES), np.int64), 1)
-    steps = Steps(1, 0, 1, 1, 0, False, True, 1, 0, 0, 0, 0, 0, 1.0, True, False, *[0.0] * 7, 0, False)
-    example = (plan, steps, Data(0, 0, 1.0, 0, 0, 0, 0), floats, floats, floats, np.empty((0, 0), np.uint32), integers,
-               np.empty(0), np.empty((0, 0)), np.empty(0), np.empty(0), np.empty(0), integers, 0)
+    integers, floats, numbers = np.empty(0, np.int64), np.empty(0, dtype), np.empty(0)
+    example = (np.empty((0, 0), np.int64), integers, integers, floats, floats, floats, np.empty((0, 0), np.uint32),
+               integers, numbers, np.empty((0, 0)), numbers, numbers, numbers, integers, 0)
     return (all(leaf.is_cached(dtype) for leaf in LEAVES)
             and is_cached(t.train_in_blocks, [numba.typeof(value) for value in example]))

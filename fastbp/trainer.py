@@ -308,7 +308,7 @@ class Trainer:
             if not isinstance(validation_data, list | tuple) or len(validation_data) != 2:
                 raise TypeError(f"validation_data must be a pair (X, Y), got {type(validation_data).__name__}")
             sets.append(("validation_", *self._data(*validation_data, "validation_data: X", "validation_data: Y")))
-        metrics = named(metrics)
+        metrics = named(metrics) if metrics != () else {}
         measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net)) if metrics else None
         callbacks = Callbacks(callbacks)
         bar = _progress_bar(progress, epochs)
@@ -605,9 +605,11 @@ class _Run:
         self.skipped = 0  # steps of the epoch under way
         self._first_step = trainer.state.step
         self._floats = [trainer.net.parameters, *trainer.state.buffers]
-        self._kept = [self.order, trainer.state.memory, *self._floats]
+        self._kept = [trainer.state.memory, *self._floats]
+        if self.shuffle:
+            self._kept.append(self.order)
         self._copies = [array.copy() for array in self._kept]
-        bytes_kept = sum(array.nbytes for array in self._kept)
+        bytes_kept = sum([array.nbytes for array in self._kept])
         self._snapshot_seconds = max(LEAST_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
         self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
 
@@ -632,7 +634,7 @@ class _Run:
         losses[0] = self.epoch_loss
         self._calls.append((self.done, self.done + steps, words))
         done = self._train(self.done, self.done + steps, words, losses)
-        share = len(self.X) if trainer.net.reduction == "mean" else 1
+        share = float(len(self.X)) if trainer.net.reduction == "mean" else 1.0
         if one_batch:
             rows = min(self.batch_size, len(self.X) - first_batch * self.batch_size)
             self.batch_loss = float(losses[0] - self.epoch_loss) / min(rows, share) if done else float("nan")
@@ -649,7 +651,9 @@ class _Run:
             if self.skipped:  # then it is one epoch
                 made, self.skipped = self.n_batches - self.skipped, 0
                 losses *= (self.n_batches / made if share > 1 else 1.0) if made else np.nan
-            history._add(losses[:n_whole] / share, self.epoch_seconds + seconds)
+            losses = losses[:n_whole]
+            losses /= share
+            history._add(losses, self.epoch_seconds + seconds)
             self.epoch_loss = self.epoch_seconds = 0.0
         else:
             self.epoch_loss, self.epoch_seconds = losses[0], self.epoch_seconds + seconds

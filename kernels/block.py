@@ -241,8 +241,8 @@ def part_of(layer, rows, thread, threads):
     """Return the part of a layer's block that is a thread's: first and last row, first and last column."""
     n = layer[N_OUT]
     if layer[BY_COLUMNS]:
-        first, last = share(n // COLUMN_BLOCK, thread, threads)
-        return 0, rows, first * COLUMN_BLOCK, n if thread == threads - 1 else last * COLUMN_BLOCK
+        first, last = share((n + COLUMN_BLOCK - 1) // COLUMN_BLOCK, thread, threads)
+        return 0, rows, first * COLUMN_BLOCK, min(n, last * COLUMN_BLOCK)
     first, last = share(rows, thread, threads)
     return first, last, 0, n
 
@@ -318,7 +318,7 @@ def forward(plan, tools, rows, step, place):
                bottom - top, tools.pack)
         if code != IDENTITY or layer[Z_AT] != layer[A_AT]:
             columns = right - left
-            if row <= FLAT_ROW and code < SOFTMAX:
+            if row <= FLAT_ROW and code < SOFTMAX and not layer[BY_COLUMNS]:
                 columns = row                      # short rows in one go, the column of ones with them
             call(layer[ACTIVATE_AT], code, offset(z, left), offset(next_a, left), row, columns,
                  offset(work, plan.lse_at + top), bottom - top)
@@ -362,7 +362,7 @@ def output_delta(plan, work, y_kind, scale, first, last):
 def derive(plan, layer, z, a, delta, columns, rows):
     """Delta *= f'(z), from d loss / d a to d loss / d z."""
     if layer[ACTIVATION] != IDENTITY:
-        if layer[ROW] <= FLAT_ROW and layer[ACTIVATION] < SOFTMAX:
+        if layer[ROW] <= FLAT_ROW and layer[ACTIVATION] < SOFTMAX and not layer[BY_COLUMNS]:
             columns = layer[ROW]
         call(layer[DERIVE_AT], layer[ACTIVATION], z, a, delta, layer[ROW], columns, rows)
 

@@ -1,4 +1,5 @@
 """A network as the kernels see it: arrays of sizes, offsets and codes, and the layout of one workspace."""
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,9 @@ from .update import N_FACTORS
  LIMIT_COLUMNS) = range(14)                                                 # places in Plan.leaves
 QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
 MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
+MIN_OWN_COLUMNS = 12         # the same of the first layer in training, whose columns a thread has to itself
 MOST_OWN_COLUMNS = 256       # up to so many a thread keeps its columns of the first W to itself (`block.take_own`)
-COLUMN_BLOCK = 32            # borders between threads' columns are multiples of it: whole cache lines and tiles
+COLUMN_BLOCK = 16            # borders between threads' columns are multiples of it: whole cache lines
 MOST_LANES = 16              # of a vector of simd.py
 MOST_LANE_PARAMETERS = 64    # networks up to this size may train with samples in lanes; above, tiles are as fast
 RULES_OF_TILES = 2           # rules up to this code end in the register tile: SGD, with momentum, Nesterov's
@@ -31,6 +33,7 @@ class Plan(NamedTuple):
         of Z, A and delta in the workspace, the distance between their rows, whether threads split its columns; for
         dropout, the offset of what is left of A and the 32-bit number below which an element is dropped; and the
         addresses of the leaves for its activation and its derivative.
+    leaves : int64, the addresses of the functions in LEAVES.
     n_parameters : how many there are.
     loss, fused : codes of the loss, and of its fusion with the output activation.
     rows : most samples in one block.
@@ -48,11 +51,11 @@ class Plan(NamedTuple):
     n_neurons : how many there are, inputs not counted.
     is_mixed : whether threads split the columns of any layer.
     size : elements in the workspace.
-    leaves : int64, the addresses of the functions in LEAVES.
     number : what the loss takes besides outputs and targets, if anything, such as Huber's threshold.
     """
 
     layers: np.ndarray
+    leaves: np.ndarray
     n_parameters: int
     loss: int
     fused: int
@@ -76,14 +79,14 @@ class Plan(NamedTuple):
     n_neurons: int
     is_mixed: bool
     size: int
-    leaves: np.ndarray
     number: float
 
 
 @inner
 def widest_share(n_out, threads):
     """Return the most columns of a layer that one of the threads has; see `block.part_of`."""
-    return -(-(n_out // COLUMN_BLOCK) // threads) * COLUMN_BLOCK + n_out % COLUMN_BLOCK
+    n_blocks = -(-n_out // COLUMN_BLOCK)
+    return -(-n_blocks // threads) * COLUMN_BLOCK
 
 
 def row_distance(n):
@@ -140,14 +143,17 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
         if not isinstance(activation, str):
             activation, addresses = "own", activation
         is_output = l == len(activations) - 1
+        least = MIN_OWN_COLUMNS if l == 0 and n_states is not None and not is_output else MIN_COLUMNS
+        by_columns = threads > 1 and n_out >= least * threads and activation != "softmax"
         row = n_out if is_output and n_out < 64 else row_distance(n_out)     # outputs need no column of ones
+        if by_columns:
+            row = -(-row // 16) * 16                                         # no two threads write to one cache line
         a_at = take(rows * row)
         keeps_z = is_output or activation in elementwise.DERIVED_FROM_Z
         z_at = take(rows * row) if keeps_z else a_at
         threshold = 0 if is_output or not dropout else int(dropout[l] * 2 ** 32)
         layers[l] = (n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row,
-                     threads > 1 and n_out >= MIN_COLUMNS * threads and activation != "softmax",
-                     take(rows * row) if threshold else a_at, threshold, *addresses)
+                     by_columns, take(rows * row) if threshold else a_at, threshold, *addresses)
         w_at += (n_in + 1) * n_out
     fused = {("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
              ("softmax", "cross_entropy"): FUSED_SOFTMAX}.get((activations[-1], loss), NOT_FUSED)
@@ -158,15 +164,15 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
     x_size = -(-rows * x_row // 16) * 16 if layers[0, BY_COLUMNS] else 0
     x_at = take(x_size * threads or rows * x_row)
     widest = widest_share.py_func(sizes[1], threads)
-    own_row = -(-widest // 16) * 16 if x_size and widest <= MOST_OWN_COLUMNS else 0
+    own_row = widest if x_size and widest <= MOST_OWN_COLUMNS else 0
     own_size = (sizes[0] + 1) * own_row
     size = -(-pack_size.py_func(max(sizes[1:])) // 16) * 16
     scratch_size = 0 if n_states is None else -(-min(w_at, MOST_SCRATCH + max(sizes[1:])) // 16) * 16
     own_stride = own_size * (1 + (n_states or 0))
-    return Plan(layers, w_at, losses.CODES[loss], fused, rows, x_at, x_row, x_size, take(rows * row), take(rows),
-                take(rows), take(threads * size), size, take(threads * own_stride), own_row, own_size, own_stride,
-                take(threads * N_FACTORS), take(threads * scratch_size), scratch_size, lanes_at, n_neurons,
-                bool(layers[:, BY_COLUMNS].any()), used, leaves, float(number))
+    return Plan(layers, leaves, w_at, losses.CODES[loss], fused, rows, x_at, x_row, x_size, take(rows * row),
+                take(rows), take(rows), take(threads * size), size, take(threads * own_stride), own_row, own_size,
+                own_stride, take(threads * N_FACTORS), take(threads * scratch_size), scratch_size, lanes_at, n_neurons,
+                bool(layers[:, BY_COLUMNS].any()), used, float(number))
 
 
 class Data(NamedTuple):
@@ -219,6 +225,35 @@ class Steps(NamedTuple):
     noise: float
     key: int
     skips: bool
+
+
+class Wanted(NamedTuple):
+    """What `evaluate` is to compute: a sum of WANT_..., the factor of the output delta, and by how many threads."""
+
+    wants: int
+    scale: float
+    threads: int
+
+
+# A job: the numbers of a plan, of Steps or Wanted, and of Data, each a word of 8 bytes.  A kernel reads them from there
+# (`simd.unpacked`): as its arguments they would take longer than a small step.
+def _numbers(kind):
+    letters = {int: "q", bool: "q", float: "d"}
+    return struct.Struct("".join(letters[field] for field in kind.__annotations__.values() if field in letters))
+
+
+_PACKED = {kind: _numbers(kind) for kind in (Plan, Steps, Wanted, Data)}
+N_ARRAYS = 2                 # the first fields of a Plan
+PLAN_AT = 0
+DATA_AT = _PACKED[Plan].size // 8
+TASK_AT = DATA_AT + _PACKED[Data].size // 8
+JOB_SIZE = TASK_AT + max(_PACKED[Steps].size, _PACKED[Wanted].size) // 8
+
+
+def pack(job, at, numbers):
+    """Write the numbers of a Plan, Steps, Wanted or Data into a job, an int64 array, from element `at` on."""
+    kind = type(numbers)
+    _PACKED[kind].pack_into(job, 8 * at, *(numbers[N_ARRAYS:] if kind is Plan else numbers))
 
 
 class Tools(NamedTuple):

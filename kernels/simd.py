@@ -416,6 +416,27 @@ def pointer_like(typingctx, address, like):
 
 
 @intrinsic
+def unpacked(typingctx, words, kind, first):
+    """Return a named tuple: the fields in the tuple `first`, the others from 8-byte words by their annotations."""
+    cls = kind.instance_class
+    known = {int: types.intp, bool: types.boolean, float: types.float64}
+    rest = [known[cls.__annotations__[name]] for name in cls._fields[len(first):]]
+
+    def codegen(context, builder, sig, args):
+        fields = cgutils.unpack_tuple(builder, args[2], len(first))
+        for i, field in enumerate(rest):
+            address = builder.gep(args[0], [ir.Constant(i64, i)])
+            if field is types.float64:
+                address = builder.bitcast(address, ir.DoubleType().as_pointer())
+            value = builder.load(address)
+            fields.append(cgutils.is_not_null(builder, value) if field is types.boolean else value)
+        result = context.make_tuple(builder, sig.return_type, fields)
+        context.nrt.incref(builder, sig.return_type, result)           # it holds the arrays of `first` too
+        return result
+    return signature(types.NamedTuple([*first, *rest], cls), words, kind, first), codegen
+
+
+@intrinsic
 def narrow(typingctx, p):
     """Return the same address as a pointer to narrow vectors."""
     return signature(NarrowPointer(p.dtype), p), lambda context, builder, sig, args: args[0]
@@ -590,6 +611,7 @@ def lanes(typingctx, p):
 
 START_ZERO, START_BIAS, START_C = 0, 1, 2
 STORE, SGD, MOMENTUM, NESTEROV = 0, 1, 2, 3
+MOST_OUTER_DEPTH = 13    # of `outer`: twice as many registers hold B, five more are at work
 
 
 @functools.cache
@@ -665,10 +687,11 @@ def _tile_function(module, dtype, rows, columns):
         else:
             builder.store(value, _as_vector(builder, address, vector), align=itemsize)
 
-    # C is wanted when the sums are done (and its velocity)
-    for i in range(rows):
-        for j in range(columns):
-            _prefetch(entry, at(entry, c, i, c_row, i64(j * lanes)), 3)
+    # C is wanted when the sums are done, if that takes a while
+    with entry.if_then(entry.icmp_signed(">", k, i64(MOST_OUTER_DEPTH))):
+        for i in range(rows):
+            for j in range(columns):
+                _prefetch(entry, at(entry, c, i, c_row, i64(j * lanes)), 3)
 
     # where the sums start: at zero, at the bias, or at what C holds
     begin = {}
@@ -799,6 +822,116 @@ def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last,
         index = builder.add(builder.mul(row, i64(MOST_REGISTERS)), column)
         fn = builder.load(builder.gep(table, [i64(0), index]))
         builder.call(fn, args[2:])
+        return context.get_dummy_value()
+    return sig, codegen
+
+
+def _outer_type(scalar):
+    p = scalar.as_pointer()
+    #                                rows a  a_col b  b_row c  c_row second finish lr momentum velocity
+    return ir.FunctionType(ir.VoidType(), [i64, p, i64, p, i64, p, i64, i64, i64, scalar, scalar, i64])
+
+
+def _outer_function(module, dtype, depth):
+    """Add the function for sums of `depth` outer products: B stays in registers while the rows of C pass by."""
+    scalar, lanes, itemsize = _FLOATS[dtype], tile_lanes(dtype), dtype.bitwidth // 8
+    vector = ir.VectorType(scalar, lanes)
+    fn = ir.Function(module, _outer_type(scalar), f"fastbp_outer_{_SUFFIX[dtype]}_{depth}")
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    fn.attributes.add("nounwind")
+    rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity = fn.args
+    entry = ir.IRBuilder(fn.append_basic_block("entry"))
+    places = i64(0), second                        # of the two registers of a row; they may overlap
+
+    def read(builder, address, place):
+        return builder.load(_as_vector(builder, builder.gep(address, [place]), vector), align=itemsize)
+
+    def write(builder, value, address, place):
+        builder.store(value, _as_vector(builder, builder.gep(address, [place]), vector), align=itemsize)
+
+    kept = []
+    for k in range(depth):
+        row = entry.gep(b, [entry.mul(b_row, i64(k))])
+        kept.append([read(entry, row, place) for place in places])
+    minus_lr, mu = _splat(entry, entry.fneg(lr), lanes), _splat(entry, momentum, lanes)
+    columns_of_a = [entry.mul(a_col, i64(k)) for k in range(depth)]
+    loop_block, next_block, done = (fn.append_basic_block(name) for name in ("loop", "next", "done"))
+    entry_block = entry.block
+    entry.branch(loop_block)
+
+    loop = ir.IRBuilder(loop_block)
+    i, a_at, c_at = loop.phi(i64), loop.phi(a.type), loop.phi(c.type)
+    sums = [ir.Constant(vector, None)] * 2
+    for k in range(depth):
+        element = _splat(loop, loop.load(loop.gep(a_at, [columns_of_a[k]]), align=itemsize), lanes)
+        sums = [_llvm(loop, "fma", vector, element, kept[k][j], sums[j]) for j in range(2)]
+    finishers = {name: fn.append_basic_block(f"finish_{name}") for name in (STORE, SGD, MOMENTUM, NESTEROV)}
+    switch = loop.switch(finish, finishers[STORE])
+    for name, block in finishers.items():
+        builder = ir.IRBuilder(block)
+        if name != STORE:
+            switch.add_case(i64(name), block)
+        speeds = steps = sums
+        speed_at = builder.gep(c_at, [velocity])
+        if name in (MOMENTUM, NESTEROV):
+            speeds = steps = [_llvm(builder, "fma", vector, mu, read(builder, speed_at, place), g)
+                              for place, g in zip(places, sums, strict=True)]
+        if name == NESTEROV:
+            steps = [_llvm(builder, "fma", vector, mu, v, g) for v, g in zip(speeds, sums, strict=True)]
+        if name != STORE:
+            steps = [_llvm(builder, "fma", vector, minus_lr, step, read(builder, c_at, place))
+                     for place, step in zip(places, steps, strict=True)]
+        for place, speed, value in zip(places, speeds, steps, strict=True):
+            if name in (MOMENTUM, NESTEROV):
+                write(builder, speed, speed_at, place)
+            write(builder, value, c_at, place)
+        builder.branch(next_block)
+    step = ir.IRBuilder(next_block)
+    after = step.add(i, i64(1))
+    for phi, first, following in ((i, i64(0), after), (a_at, a, step.gep(a_at, [i64(1)])),
+                                  (c_at, c, step.gep(c_at, [c_row]))):
+        phi.add_incoming(first, entry_block)
+        phi.add_incoming(following, next_block)
+    branch = step.cbranch(step.icmp_signed("<", after, rows), loop_block, done)
+    branch.set_metadata("llvm.loop", _no_unrolling(module))
+    ir.IRBuilder(done).ret_void()
+    return fn
+
+
+def outer_depth():
+    """Return the most outer products that `outer` adds up: with fewer registers the tile is as fast."""
+    return MOST_OUTER_DEPTH if tile_shape()[0] == 12 else 0
+
+
+@intrinsic
+def most_outer(typingctx):
+    """Return `outer_depth` of this host."""
+    return signature(types.intp), lambda context, builder, sig, args: i64(outer_depth())
+
+
+@intrinsic
+def outer(typingctx, depth, rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity):
+    """C[i, j] = finish(sum over k of a[i + k * a_col] * b[k * b_row + j]): few outer products, one or more rows of C.
+
+    depth : 1 to `outer_depth`.  C has the columns of two registers, the second of which starts at column `second`,
+        at most one register; columns in both are computed twice.  No memory beyond them is touched, so a row need not
+        wait for the one before.  finish : as in `tile`, to the same bits.
+    """
+    n = types.intp
+    sig = signature(types.void, n, n, a, n, a, n, a, n, n, n, a.dtype, a.dtype, n)
+
+    def codegen(context, builder, sig, args):
+        name, kind = f"fastbp_outers_{_SUFFIX[a.dtype]}", _outer_type(_FLOATS[a.dtype]).as_pointer()
+        if outer_depth() == 0:
+            return context.get_dummy_value()
+        if name not in builder.module.globals:
+            functions = [_outer_function(builder.module, a.dtype, d + 1) for d in range(outer_depth())]
+            array = ir.ArrayType(kind, len(functions))
+            table = ir.GlobalVariable(builder.module, array, name)
+            table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(array, functions)
+        table = builder.module.globals[name]
+        builder.call(builder.load(builder.gep(table, [i64(0), builder.sub(args[0], i64(1))])), args[1:])
         return context.get_dummy_value()
     return sig, codegen
 

@@ -27,7 +27,21 @@ from .block import (
     weigh,
 )
 from .jit import kernel, part
-from .plan import A_AT, DELTA_AT, N_IN, N_OUT, ROW, Tools, widest_share
+from .plan import (
+    A_AT,
+    DATA_AT,
+    DELTA_AT,
+    N_IN,
+    N_OUT,
+    ROW,
+    TASK_AT,
+    Data,
+    Plan,
+    Steps,
+    Tools,
+    Wanted,
+    widest_share,
+)
 from .simd import (
     FEW_LANES,
     START_C,
@@ -41,6 +55,7 @@ from .simd import (
     pointer,
     poke,
     restore_control,
+    unpacked,
 )
 from .small import in_few_lanes, in_many_lanes, online
 from .update import N_FACTORS, RATE
@@ -142,16 +157,15 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
 
 def _train_with(engine, name, repeats_batches):
     """Return the kernel that trains with an engine: one of its own for each, since few programs need them all."""
-    def train(plan, steps, data, parameters, gradient, workspace, words, order, losses, memory, numbers, rates, sums,
+    def train(layers, leaves, job, parameters, gradient, workspace, words, order, losses, memory, numbers, rates, sums,
               sync, thread):
         """Train whole epochs, or some batches of one; one thread's share of it.  Subnormal numbers are taken for zero.
 
         Parameters
         ----------
-        plan : Plan
-        steps : Steps
+        layers, leaves : int64, arrays of the Plan.
+        job : int64 (JOB_SIZE,), the numbers of Plan, Data and Steps (`plan.pack`).
             All engines but that of blocks take steps.threads == 1, and settings that `trainer_for` takes for plain.
-        data : Data
         parameters : float (n_parameters,), updated in place, as are the states that lie at distances from them.
         gradient : float (n_parameters,), scratch, wherever the update does not follow part by part; else size 0.
         workspace : float (plan.size,); x's column of ones is set by the caller.
@@ -169,6 +183,10 @@ def _train_with(engine, name, repeats_batches):
         int
             The steps done; fewer than asked for when the loss of the next one is not finite.
         """
+        words_of_job = pointer(job, 0)
+        plan = unpacked(words_of_job, Plan, (layers, leaves))
+        data = unpacked(offset(words_of_job, DATA_AT), Data, ())
+        steps = unpacked(offset(words_of_job, TASK_AT), Steps, ())
         control = flush_subnormals()
         p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
         threads = steps.threads
@@ -237,22 +255,23 @@ def trainer_for(plan, batch_size, lanes, is_plain):
 
 
 @kernel
-def evaluate(plan, wants, scale, data, parameters, workspace, out, losses, gradient, sync, thread, threads):
-    """Compute what `wants` names: outputs, sample losses, gradients; one thread's share of it.
+def evaluate(layers, leaves, job, parameters, workspace, out, losses, gradient, sync, thread):
+    """Compute what is wanted: outputs, sample losses, gradients; one thread's share of it.
 
     Parameters
     ----------
-    plan : Plan
-    wants : int
-        A sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs.  WANT_LOSS: `losses` float64 (n,) of the samples.
-        WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in) d loss / d X.
-    scale : float
-        Factor of the output delta: 1 / n for the mean over samples.
-    data : Data
-        Taken in order.  The targets may be an output gradient of the caller's own (Y_GRADIENT), used as it is.
-    parameters, workspace, sync, thread : as in `train`.
-    threads : int
+    layers, leaves, parameters, workspace, sync, thread : as in `train`.
+    job : int64 (JOB_SIZE,), the numbers of Plan, Data and Wanted (`plan.pack`).
+        Wanted.wants is a sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs.  WANT_LOSS: `losses` float64 (n,)
+        of the samples.  WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in)
+        d loss / d X.  Wanted.scale is 1 / n for the mean over samples.
+        Data are taken in order.  The targets may be an output gradient of the caller's own (Y_GRADIENT), used as it is.
     """
+    words_of_job = pointer(job, 0)
+    plan = unpacked(words_of_job, Plan, (layers, leaves))
+    data = unpacked(offset(words_of_job, DATA_AT), Data, ())
+    wanted = unpacked(offset(words_of_job, TASK_AT), Wanted, ())
+    wants, scale, threads = wanted.wants, wanted.scale, wanted.threads
     p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
     unused = pointer(losses, 0)
     tools = Tools(p, work, pointer(gradient, 0), work, offset(work, plan.pack_at + thread * plan.pack_size), unused,
