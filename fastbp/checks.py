@@ -198,10 +198,21 @@ def inputs(X, n_in, dtype, argument="X"):
                              f"{len(X)} samples of one number write {argument}.reshape(-1, 1)")
         raise ValueError(f"{argument} has {X.shape[1]} columns (shape {X.shape}), but the network takes {n_in}")
     X = X[None] if single else X
-    if X.dtype in _KEPT and X.flags.c_contiguous and X.flags.aligned:
+    if is_kept(X):
         _finite(argument, X, dtype)
         return X, single
     return _as_floats(argument, X, dtype), single
+
+
+def is_plain(array):
+    """Whether the kernels can read an array of the right dtype where it is."""
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned
+
+
+def is_kept(X):
+    """Whether the kernels can read samples where they are."""
+    return X.dtype in _KEPT and is_plain(X)
 
 
 def samples(X, n_in, dtype, argument="X"):
@@ -328,8 +339,7 @@ def _labels(argument, Y, n_out):
         hint = "; one output with labels 0 and 1: use loss='binary_cross_entropy'" if n_out == 1 else ""
         raise ValueError(f"{argument} holds the label {low if low < 0 else high}, but with {n_out} outputs labels "
                          f"must be 0 to {n_out - 1}{hint}")
-    plain = Y.dtype == np.int64 and Y.flags.c_contiguous and Y.flags.aligned
-    return Y if plain else np.array(Y, dtype=np.int64, order="C")
+    return Y if Y.dtype == np.int64 and is_plain(Y) else np.array(Y, dtype=np.int64, order="C")
 
 
 def _numbers(argument, value):
@@ -345,7 +355,7 @@ def _numbers(argument, value):
 
 def _as_floats(argument, array, dtype):
     """Convert to a C-contiguous, aligned array of `dtype`; without a copy where it is one already."""
-    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
+    if array.dtype != dtype or not is_plain(array):
         with np.errstate(over="ignore"):
             converted = np.array(array, dtype=dtype, order="C")
         _finite(argument, converted, dtype, array)

@@ -397,7 +397,7 @@ class NumbaBackend:
     def train(self, parameters, state, X, Y, *, weights, batch_size, words, order, first_batch, last_batch, update,
               losses, threads=0):
         """Whole epochs, or some batches of one; see `fastbp.reference.NumpyBackend.train`."""
-        rules, n = self._rules, len(X)                   # this thread's; another may train with rules of its own
+        rules, n = self._rules, len(order)               # this thread's; another may train with rules of its own
         if rules.update is not update:
             rules = self._rules = _Rules(update)
         batch_size = min(batch_size, n)

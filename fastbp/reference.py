@@ -814,7 +814,7 @@ class NumpyBackend:
         ----------
         parameters : (n_parameters,)
         state : fastbp.update.State, advanced in place.
-        X, Y : samples and targets.
+        X, Y : samples and targets; of a stream, more of them than `order` names.
         weights : (n_samples,) weights of the samples, or None.
         batch_size, first_batch, last_batch : int
             Batches first_batch .. last_batch - 1 of the first epoch, 0 .. last_batch - 1 of the others.

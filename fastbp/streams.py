@@ -102,7 +102,7 @@ class Stream:
             raise ValueError(f"a stream of an iterator {state}: pass a function that returns a new one, such as "
                              "fastbp.stream(chunks) for a generator function chunks")
 
-    def buffers(self, net, rng, shuffle, batch_size, *, as_order=False):
+    def buffers(self, net, rng, shuffle, batch_size, *, as_order=False, in_place=False):
         """Go through the source once, and yield buffers of samples and targets.
 
         While one buffer is in use, a thread reads the next one.  Rows are shuffled within a buffer; an array is read in
@@ -120,6 +120,9 @@ class Stream:
             Every buffer but the last is a multiple of it.
         as_order : bool
             Leave the rows of a buffer where they are, and yield their order too: int64 (n,).
+        in_place : bool
+            With `as_order`, yield arrays that the kernels can read, in memory or mapped, as they are: a buffer is then
+            n places in them.  Nothing is copied, but Y is not that of the buffer alone.
 
         Yields
         ------
@@ -138,7 +141,11 @@ class Stream:
         self.check_epochs(1)
         order = np.random.Generator(np.random.PCG64(rng.integers(0, 2**32, 4, np.uint32))) if shuffle else None
         closed = threading.Event()
-        buffers = self._filled(net, order, batch_size, closed, as_order)
+        whole = self._source.in_place(net) if as_order and in_place else None
+        if whole is None:
+            buffers = self._filled(net, order, batch_size, closed, as_order)
+        else:
+            buffers = self._picked(*whole, net, order, batch_size, closed)
         with ThreadPoolExecutor(1, "fastbp-stream") as thread:
             try:
                 ahead = thread.submit(next, buffers, _END)
@@ -160,7 +167,7 @@ class Stream:
             if not rows:
                 dtype = X.dtype if X.dtype == np.uint8 else net.dtype
                 row_bytes = dtype.itemsize * X.shape[1] + Y[:1].nbytes + 8
-                rows = max(1, (self.buffer_rows or BUFFER_BYTES // row_bytes) // batch_size) * batch_size
+                rows = self._rows(row_bytes, batch_size)
                 pairs = [(np.empty((rows, X.shape[1]), dtype), np.empty((rows, *Y.shape[1:]), Y.dtype))
                          for _ in range(3 if moves else 2)]
                 turns = cycle(pairs[-2:])
@@ -180,6 +187,36 @@ class Stream:
         if not filled:
             raise ValueError("the stream gave no samples")
         yield _shuffled(gathered, filled, order, turns, as_order)
+
+    def _picked(self, X, Y, net, order, batch_size, closed):
+        """Yield places in whole arrays; the pages of one buffer are let go when the next but one is looked at."""
+        rows = self._rows(X[:1].nbytes + Y[:1].nbytes + 8, batch_size)
+        places, n, before, seen = [], 0, [], []
+        for start, stop in self._source.places(order):
+            if closed.is_set():
+                return
+            piece, label = self._source.X[start:stop], f"rows {start} to {stop - 1}"
+            checks.samples(piece, net.sizes[0], net.dtype, f"{label}: X")
+            checks.targets(Y[start:stop], stop - start, net.sizes[-1], net.loss_name, net.dtype, False, f"{label}: Y")
+            seen.append(piece)
+            places.append(np.arange(start, stop))
+            n += stop - start
+            while n >= rows:
+                ready = np.concatenate(places)
+                yield X, Y, ready[:rows] if order is None else ready[order.permutation(rows)]
+                places, n = [ready[rows:]], n - rows
+                for piece in before:
+                    _let_go(piece)
+                before, seen = seen, []
+        if n:
+            ready = np.concatenate(places)
+            yield X, Y, ready if order is None else ready[order.permutation(n)]
+        for piece in before + seen:
+            _let_go(piece)
+
+    def _rows(self, row_bytes, batch_size):
+        """Return the rows of a buffer, whole batches."""
+        return max(1, (self.buffer_rows or BUFFER_BYTES // row_bytes) // batch_size) * batch_size
 
     def __repr__(self):
         """Return the source and what is known of its length."""
@@ -210,15 +247,30 @@ class _Arrays:
         self.X, self.Y, self.n_samples = X, Y, X.shape[0]
 
     def blocks(self, order):
-        n_rows = max(1, BLOCK_BYTES // max(1, _row_bytes(self.X), _row_bytes(self.Y)))
-        starts = np.arange(0, self.n_samples, n_rows)
         if any(hasattr(array, "pieces") for array in (self.X, self.Y)):  # can only be read from the start
             order = None
+        places = list(self.places(order))
+        for (start, stop), X, Y in zip(places, _pieces(self.X, places), _pieces(self.Y, places), strict=True):
+            yield f"rows {start} to {stop - 1}", X, Y
+
+    def places(self, order):
+        """Yield (first row, row after the last) of every block."""
+        n_rows = max(1, BLOCK_BYTES // max(1, _row_bytes(self.X), _row_bytes(self.Y)))
+        starts = np.arange(0, self.n_samples, n_rows)
         if order is not None:
             order.shuffle(starts)
-        pairs = zip(_pieces(self.X, starts, n_rows), _pieces(self.Y, starts, n_rows), strict=True)
-        for start, (X, Y) in zip(starts.tolist(), pairs, strict=True):
-            yield f"rows {start} to {start + len(X) - 1}", X, Y
+        for start in starts.tolist():
+            yield start, min(start + n_rows, self.n_samples)
+
+    def in_place(self, net):
+        """Return X and Y as the kernels can read them where they are, or None."""
+        X, Y = self.X, self.Y
+        if not (isinstance(X, np.ndarray) and isinstance(Y, np.ndarray) and X.ndim == 2 and checks.is_kept(X)):
+            return None
+        if Y.ndim == 1 and Y.dtype.kind in "iu" and Y.dtype != np.int64 and 8 * len(Y) <= BUFFER_BYTES:
+            Y = Y.astype(np.int64)
+        fits = Y.dtype == (np.int64 if Y.ndim == 1 else net.dtype) and checks.is_plain(Y)
+        return (np.asarray(X), np.asarray(Y)) if fits and X.dtype in (net.dtype, np.uint8) else None
 
     def __repr__(self):
         return f"arrays {tuple(self.X.shape)} and {tuple(self.Y.shape)}"
@@ -228,12 +280,12 @@ def _row_bytes(array):
     return np.dtype(array.dtype).itemsize * int(np.prod(array.shape[1:]))
 
 
-def _pieces(array, starts, n_rows):
+def _pieces(array, places):
     if hasattr(array, "pieces"):
-        yield from array.pieces(n_rows)
+        yield from array.pieces(places[0][1] - places[0][0])
         return
-    for start in starts.tolist():
-        piece = array[start : start + n_rows]
+    for start, stop in places:
+        piece = array[start:stop]
         yield piece
         _let_go(piece)
 

@@ -593,7 +593,7 @@ class _Run:
 
     def __init__(self, trainer, X, Y, weights, epochs, order=None):
         self.trainer, self.X, self.Y, self.weights = trainer, X, Y, weights
-        n_samples = len(X)
+        self.n_samples = n_samples = len(X) if order is None else len(order)
         self.batch_size = min(trainer.batch_size or n_samples, n_samples)
         self.n_batches = -(-n_samples // self.batch_size)
         self.shuffle = order is None and trainer.shuffle and self.n_batches > 1
@@ -629,14 +629,14 @@ class _Run:
             n_epochs = steps = 1
         words = None
         if self.shuffle and first_batch == 0:
-            words = trainer.rng.integers(0, 2**32, (n_epochs, len(self.X)), dtype=np.uint32)
+            words = trainer.rng.integers(0, 2**32, (n_epochs, self.n_samples), dtype=np.uint32)
         losses = np.zeros(n_epochs)
         losses[0] = self.epoch_loss
         self._calls.append((self.done, self.done + steps, words))
         done = self._train(self.done, self.done + steps, words, losses)
-        share = float(len(self.X)) if trainer.net.reduction == "mean" else 1.0
+        share = float(self.n_samples) if trainer.net.reduction == "mean" else 1.0
         if one_batch:
-            rows = min(self.batch_size, len(self.X) - first_batch * self.batch_size)
+            rows = min(self.batch_size, self.n_samples - first_batch * self.batch_size)
             self.batch_loss = float(losses[0] - self.epoch_loss) / min(rows, share) if done else float("nan")
         if trainer.on_nonfinite == "skip":  # all were tried
             self.skipped += steps - done
@@ -752,7 +752,7 @@ class _StreamRun:
         if self.buffers is None:
             self.start, self.loss, self.n_samples, self.steps = time.perf_counter(), 0.0, 0, 0
             self.buffers = self.stream.buffers(trainer.net, trainer.rng, trainer.shuffle, trainer.batch_size,
-                                               as_order=True)
+                                               as_order=True, in_place=self.class_weight is None)
             self._take_buffer()
         self.epoch, skipped = len(history), self.part.skipped
         self.run.advance(self.part, True, one_batch)
@@ -761,7 +761,7 @@ class _StreamRun:
         if history.nonfinite or not len(self.part):
             return
         if np.isfinite(self.part.loss[0]):  # not every batch of it was skipped
-            share = len(self.run.X) if trainer.net.reduction == "mean" else 1
+            share = self.run.n_samples if trainer.net.reduction == "mean" else 1
             self.loss, self.n_samples = self.loss + self.part.loss[0] * share, self.n_samples + share
         self.steps += self.run.n_batches
         if not self._take_buffer():

@@ -299,9 +299,10 @@ def resident(kind):
         return next(int(line.split()[1]) for line in file if line.startswith(kind)) / 1024  # MB
 
 kind, folder = sys.argv[1:]
+in_place = kind == "npy, in place"
 n, n_in = 100_000, 500
 net = fastbp.Network([n_in, 2], backend="numpy", seed=0)
-if kind == "npy":
+if kind.startswith("npy"):
     X = np.lib.format.open_memmap(folder + "/X.npy", "w+", np.float32, (n, n_in))  # 200 MB with holes
     del X
     np.save(folder + "/Y.npy", np.zeros((n, 2), np.float32))
@@ -315,23 +316,27 @@ else:
     stream = fastbp.stream(lambda: ((np.zeros((3_000, n_in)), np.zeros((3_000, 2))) for _ in range(34)))
 for shuffle in (True, False):
     before, most, rows = {key: resident(key) for key in ("Anonymous", "Rss")}, {}, 0
-    for X, _ in stream.buffers(net, np.random.default_rng(0), shuffle, 100):
-        rows += len(X)
+    buffers = stream.buffers(net, np.random.default_rng(0), shuffle, 100, as_order=in_place, in_place=in_place)
+    for X, _, *order in buffers:
+        rows += len(order[0] if in_place else X)
         for key in before:
             most[key] = max(most.get(key, 0), resident(key) - before[key])
     del X, _
-    assert rows >= n
+    assert rows == n or kind == "chunks"
     print(most["Anonymous"], most["Rss"])
 """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs /proc")
-@pytest.mark.parametrize("kind", ["npy", "idx", "chunks"])
+@pytest.mark.parametrize("kind", ["npy", "npy, in place", "idx", "chunks"])
 def test_memory_is_bounded(kind, tmp_path):
     run = subprocess.run([sys.executable, "-c", MEASURED, kind, str(tmp_path)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     for line, buffers in zip(run.stdout.splitlines(), (3, 2), strict=True):
         anonymous, resident = map(float, line.split())
+        if kind == "npy, in place":
+            assert anonymous < 10 and 32 < resident < 32 * 3 + 40, line  # the pages of buffers in use
+            continue
         assert 32 < anonymous < 32 * buffers + 25, line  # the buffers, and one or two chunks of up to 12 MB
         assert resident < 32 * buffers + 40, line  # and few pages of the map
 
@@ -540,15 +545,57 @@ def test_damaged_idx_gz(damage, words, tmp_path):
         one_pass(fastbp.stream(path, np.zeros(20, int)), net)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_an_order_instead_of_moved_rows(shuffle):
-    X, y = np.arange(300.0).reshape(100, 3), np.arange(100) % 5
+def test_an_order_instead_of_moved_rows(shuffle, in_place, small_blocks):
+    """Whole batches, of 17 rows to a block: buffers that are places in the arrays hold the rows that copies hold."""
+    X, y = np.arange(300, dtype=np.float32).reshape(100, 3), np.arange(100) % 5
     net = fastbp.Network([3, 5], "softmax", "cross_entropy", seed=0)
     stream = fastbp.stream(X, y, buffer_rows=40)
     moved = [(A.copy(), b.copy()) for A, b in stream.buffers(net, np.random.default_rng(1), shuffle, 8)]
-    ordered = [(A[rows], b[rows]) for A, b, rows in
-               stream.buffers(net, np.random.default_rng(1), shuffle, 8, as_order=True)]
-    assert len(moved) == len(ordered) == 3
-    for one, other in zip(moved, ordered, strict=True):
+    ordered = [(A[rows], b[rows], np.shares_memory(A, X)) for A, b, rows in
+               stream.buffers(net, np.random.default_rng(1), shuffle, 8, as_order=True, in_place=in_place)]
+    assert [len(A) for A, _ in moved] == [40, 40, 20] and len(ordered) == 3
+    for one, (*other, is_shared) in zip(moved, ordered, strict=True):
+        assert is_shared == in_place
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def memory_map(tmp_path, X):
+    np.save(tmp_path / "X.npy", X)
+    return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize("as_given, is_in_place", [
+    (lambda X, y, path: (X, y), True),
+    (lambda X, y, path: (memory_map(path, X), y), True),
+    (lambda X, y, path: (X, y.astype(np.uint8)), True),
+    (lambda X, y, path: (np.asfortranarray(X), y), False),
+    (lambda X, y, path: (X.astype(">f4"), y), False),
+    (lambda X, y, path: (np.hstack([X, X])[:, :3], y), False),
+    (lambda X, y, path: (X, np.repeat(y, 2)[::2]), False),
+])
+@pytest.mark.parametrize("settings", [{}, {"class_weight": {0: 2.0, 3: 0.5}}])
+def test_training_where_the_samples_lie(settings, as_given, is_in_place, data, backend, small_blocks, tmp_path):
+    """The same bits, whether the kernels read the arrays themselves or copies of their rows."""
+    X, y = data
+    X = X / 100
+    results = []
+    for source in (as_given(X, y, tmp_path), (X.astype(">f4"), y)):
+        net = fastbp.Network([N_IN, 6, 5], ["tanh", "softmax"], "cross_entropy", backend=backend, seed=0)
+        trainer = fastbp.Trainer(net, fastbp.SGD(0.1, momentum=0.5), batch_size=8, seed=0)
+        stream = fastbp.stream(*source, buffer_rows=40)
+        assert (stream._source.in_place(net) is not None) == (is_in_place if not results else False)
+        history = trainer.fit(stream, epochs=2, **settings)
+        results.append((net.parameters.tobytes(), history.loss))
+    assert results[0] == results[1]
+
+
+def test_a_bad_row_is_named_where_the_samples_lie(data, small_blocks):
+    X, y = data[0].copy(), data[1]
+    X[40, 1] = np.nan
+    net = fastbp.Network([N_IN, 5], "softmax", "cross_entropy", seed=0)
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.1), shuffle=False)
+    with pytest.raises(ValueError, match=r"rows 34 to 50: X\[6, 1\] is nan"):
+        trainer.fit(fastbp.stream(X, y))
