@@ -106,6 +106,73 @@ class Evaluation:
     track_share.unit = "times as long as predict"
 
 
+class FullBatch:
+    """20 epochs of the methods that take all samples at once: the 6-20-1 network of a small regression."""
+
+    param_names = ["optimizer"]
+    params = [["LBFGS", "LevenbergMarquardt", "Rprop"]]
+    rounds, repeat, number, warmup_time, min_run_count = 1, (3, 10, 3.0), 1, 0, 1
+
+    def setup(self, optimizer):
+        rng = np.random.default_rng(0)
+        self.X = rng.standard_normal((1000, 6))
+        self.Y = np.sin(self.X).sum(axis=1, keepdims=True)
+        self.optimizer = getattr(fastbp, optimizer)()
+        self.time_fit(optimizer)
+
+    def time_fit(self, optimizer):
+        net = fastbp.Network([6, 20, 1], ["tanh", "identity"], dtype="float64", seed=0)
+        fastbp.Trainer(net, self.optimizer, batch_size=None).fit(self.X, self.Y, epochs=20, progress=False)
+
+
+class Streams:
+    """Speed of training on a mapped file, as a share of that on the same samples in memory; both in turn."""
+
+    param_names = ["source"]
+    params = [["in place", "copied"]]  # the kernels read the map themselves, or rows converted from it
+    unit = "share of the speed in memory"
+
+    def setup_cache(self):
+        rng = np.random.default_rng(0)
+        for name, dtype in (("in place", np.float32), ("copied", np.float64)):
+            np.save(f"{name}.npy", rng.standard_normal((40_000, 784)).astype(dtype))
+        np.save("labels.npy", rng.integers(0, 10, 40_000))
+
+    def setup(self, source):
+        self.stream = fastbp.stream(f"{source}.npy", "labels.npy")
+        self.X, self.y = np.load(f"{source}.npy").astype(np.float32), np.load("labels.npy")
+        net = fastbp.Network([784, 128, 10], ["sigmoid", "softmax"], loss="cross_entropy", seed=0)
+        self.trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=64, seed=0)
+        self.fit(self.X, self.y)
+        self.fit(self.stream)
+
+    def fit(self, *data):
+        self.trainer.fit(*data, progress=False)
+
+    def track_speed(self, source):
+        return statistics.median(seconds(self.fit, self.X, self.y) / seconds(self.fit, self.stream) for _ in range(7))
+
+    def peakmem_stream(self, source):
+        self.fit(self.stream)
+
+
+class Checkpoints:
+    """Save and load a checkpoint of 784-512-512-10 with Adam: 8 MB."""
+
+    rounds, repeat, number, warmup_time, min_run_count = 1, (3, 10, 3.0), 1, 0, 1
+
+    def setup(self):
+        net = fastbp.Network([784, 512, 512, 10], seed=0)
+        self.trainer = fastbp.Trainer(net, fastbp.Adam(), seed=0)
+        self.time_save()
+
+    def time_save(self):
+        self.trainer.save_checkpoint("checkpoint")
+
+    def time_load(self):
+        self.trainer.load_checkpoint("checkpoint")
+
+
 class Predict:
     """Outputs of 10,000 samples, on either backend."""
 

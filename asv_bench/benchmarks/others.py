@@ -1,0 +1,165 @@
+"""fastbp beside other libraries in one process, in turn; those that are not installed are left out."""
+
+import importlib
+import statistics
+from itertools import pairwise
+
+import numpy as np
+
+import fastbp
+
+from .training import LADDER, seconds
+
+CALL_SECONDS = 0.25  # of each call that is timed
+
+
+def _module(name):
+    """Import a peer; without it asv notes that the benchmark does not apply."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise NotImplementedError(f"{name} is not installed") from None
+
+
+def _jax_trainer(sizes, batch_size, X, Y, rule):
+    """Return run(epochs), many epochs to the call where they are of one step: the steps in lax.scan, optax's rule."""
+    jax, optax = _module("jax"), _module("optax")
+    jnp = jax.numpy
+    parameters = [(jax.random.normal(jax.random.key(i), (m, n)) / np.sqrt(m), jnp.zeros(n))
+                  for i, (m, n) in enumerate(pairwise(sizes))]
+    data, targets, n_steps, n = jnp.asarray(X), jnp.asarray(Y), len(X) // batch_size, len(X)
+    repeats = 5000 if n_steps == 1 else 1
+    rule = optax.sgd(0.1) if rule == "sgd" else optax.adam(1e-3)
+
+    def loss(parameters, x, y):
+        for W, b in parameters:
+            x = jax.nn.sigmoid(x @ W + b)
+        return 0.5 * ((x - y) ** 2).sum(1).mean()
+
+    def step(carry, rows):
+        parameters, state = carry
+        gradient = jax.grad(loss)(parameters, data[rows], targets[rows])
+        updates, state = rule.update(gradient, state)
+        return (optax.apply_updates(parameters, updates), state), None
+
+    @jax.jit
+    def epoch(carry, seed):
+        rows = jax.random.permutation(jax.random.key(seed), n)[: n_steps * batch_size].reshape(n_steps, batch_size)
+        return jax.lax.scan(step, carry, jnp.tile(rows, (repeats, 1)))[0]
+
+    carry, calls = (parameters, rule.init(parameters)), 0
+
+    def run(epochs):
+        nonlocal carry, calls
+        for _ in range(max(1, epochs // repeats)):
+            carry, calls = epoch(carry, calls), calls + 1
+        jax.block_until_ready(carry)
+
+    return run, repeats
+
+
+def _per_unit(run, unit):
+    """Return how many units of a call take about CALL_SECONDS, after two calls that compile and load."""
+    for _ in range(2):
+        run(unit)
+    return unit * max(1, round(CALL_SECONDS / min(seconds(run, unit) for _ in range(3))))
+
+
+class AgainstJax:
+    """How many times as long jax (and optax) takes for an epoch, both in calls of a quarter of a second."""
+
+    param_names = ["rung", "rule"]
+    params = [list(LADDER), ["sgd", "adam"]]
+    unit = "times as long as fastbp"
+
+    def setup(self, rung, rule):
+        sizes, batch_size, n_samples, _ = LADDER[rung]
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((n_samples, sizes[0])).astype(np.float32)
+        Y = rng.random((n_samples, sizes[-1])).astype(np.float32)
+        self.jax, repeats = _jax_trainer(sizes, batch_size, X, Y, rule)
+        net = fastbp.Network(sizes, activations="sigmoid", loss="squared_error", dtype="float32", seed=0)
+        optimizer = fastbp.SGD(0.1) if rule == "sgd" else fastbp.Adam(1e-3)
+        trainer = fastbp.Trainer(net, optimizer, batch_size=batch_size, seed=0)
+        self.ours = lambda epochs: trainer.fit(X, Y, epochs=epochs, progress=False)
+        self.epochs, self.jax_epochs = _per_unit(self.ours, repeats), _per_unit(self.jax, repeats)
+
+    def track_speed_up(self, rung, rule):
+        ratios = [seconds(self.jax, self.jax_epochs) / self.jax_epochs * self.epochs / seconds(self.ours, self.epochs)
+                  for _ in range(7)]
+        return statistics.median(ratios)
+
+
+def _jax_predictor(parameters):
+    jax = _module("jax")
+    layers = [(jax.numpy.asarray(W), jax.numpy.asarray(b)) for W, b in parameters]
+
+    @jax.jit
+    def forward(x):
+        for W, b in layers:
+            x = jax.nn.sigmoid(x @ W + b)
+        return x
+
+    return lambda X: np.asarray(forward(X))
+
+
+def _torch_predictor(parameters):
+    torch = _module("torch")
+    modules = []
+    for W, b in parameters:
+        linear = torch.nn.Linear(*W.shape)
+        with torch.no_grad():
+            linear.weight[:], linear.bias[:] = torch.from_numpy(W.T.copy()), torch.from_numpy(b.copy())
+        modules += [linear, torch.nn.Sigmoid()]
+    network = torch.nn.Sequential(*modules)
+
+    def predict(X):
+        with torch.inference_mode():
+            return network(torch.from_numpy(X)).numpy()
+
+    return predict
+
+
+def _sklearn_predictor(parameters):
+    network = _module("sklearn.neural_network").MLPRegressor(
+        hidden_layer_sizes=(parameters[0][0].shape[1],), activation="logistic")
+    n_in, n_out = parameters[0][0].shape[0], parameters[-1][0].shape[1]
+    rng = np.random.default_rng(0)
+    network.partial_fit(rng.random((20, n_in), np.float32), rng.random((20, n_out), np.float32))
+    network.coefs_, network.intercepts_ = [W for W, _ in parameters], [b for _, b in parameters]
+    return network.predict
+
+
+PREDICTORS = {"jax": _jax_predictor, "torch": _torch_predictor, "sklearn": _sklearn_predictor}
+
+
+class PredictAgainst:
+    """How many times as long a peer takes for the outputs of so many samples, from NumPy to NumPy."""
+
+    param_names = ["rung", "samples", "peer"]
+    params = [["digits", "mnist"], [1, 100, 100_000], list(PREDICTORS)]
+    unit = "times as long as fastbp"
+
+    def setup(self, rung, samples, peer):
+        sizes = LADDER[rung][0]
+        net = fastbp.Network(sizes, activations="sigmoid", loss="squared_error", dtype="float32", seed=0)
+        X = np.random.default_rng(0).standard_normal((samples, sizes[0])).astype(np.float32)
+        theirs = PREDICTORS[peer](list(zip(net.weights, net.biases, strict=True)))
+        if peer != "sklearn":  # whose output is linear
+            np.testing.assert_allclose(theirs(X[:9]), net.predict(X[:9]), rtol=1e-3, atol=1e-5)
+        self.runs = [self.repeated(predict, X) for predict in (net.predict, theirs)]
+        self.n = [_per_unit(run, 1) for run in self.runs]
+
+    @staticmethod
+    def repeated(predict, X):
+        def run(n):
+            for _ in range(n):
+                predict(X)
+
+        return run
+
+    def track_speed_up(self, rung, samples, peer):
+        def each(which):
+            return seconds(self.runs[which], self.n[which]) / self.n[which]
+
+        return statistics.median(1 / (each(0) / each(1)) for _ in range(7))
