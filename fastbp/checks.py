@@ -181,10 +181,11 @@ _FEW = 32  # elements that Python looks at faster than NumPy
 _PIECE = 1 << 16  # elements looked at together: no temporary grows with the data
 
 
-def inputs(X, n_in, dtype, argument="X"):
+def inputs(X, n_in, dtype, argument="X", is_trusted=False):
     """Return samples as (n_samples, n_in), C-contiguous, and whether X was one sample, (n_in,).
 
-    float32, float64 and uint8 stay as they are; what else holds numbers becomes the dtype of the network.
+    float32, float64 and uint8 stay as they are; what else holds numbers becomes the dtype of the network.  Those that
+    stay are not looked through for infinities and NaN if they are trusted.
     """
     X = _numbers(argument, X)
     single = X.ndim == 1
@@ -199,7 +200,8 @@ def inputs(X, n_in, dtype, argument="X"):
         raise ValueError(f"{argument} has {X.shape[1]} columns (shape {X.shape}), but the network takes {n_in}")
     X = X[None] if single else X
     if is_kept(X):
-        _finite(argument, X, dtype)
+        if not is_trusted:
+            finite(argument, X, dtype)
         return X, single
     return _as_floats(argument, X, dtype), single
 
@@ -358,9 +360,9 @@ def _as_floats(argument, array, dtype):
     if array.dtype != dtype or not is_plain(array):
         with np.errstate(over="ignore"):
             converted = np.array(array, dtype=dtype, order="C")
-        _finite(argument, converted, dtype, array)
+        finite(argument, converted, dtype, array)
         return converted
-    _finite(argument, array, dtype)
+    finite(argument, array, dtype)
     return array
 
 
@@ -373,7 +375,7 @@ def is_finite(array):
         return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
-def _finite(argument, array, dtype, original=None):
+def finite(argument, array, dtype, original=None):
     """Check that every element is finite in `dtype`."""
     if array.dtype.kind != "f" or array.dtype == dtype and array.size <= _FEW and is_finite(array):
         return

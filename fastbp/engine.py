@@ -59,6 +59,7 @@ LEAST_TRIAL_WORK = 25_000_000
 TRIALS = 2               # of each number of threads, in turn; the better one counts
 CALLS_BETWEEN_TRIALS = 8
 CERTAIN_WORK = 100_000_000  # an update of more multiply-adds is divided without trials: meetings are little of it
+LEAST_SHARED_WORK = 15_000_000  # multiply-adds of an evaluation for several threads: 0.2 ms, for waking one takes 0.1
 REMEMBERING = ("adam", "adamw", "nadam")  # rules whose factors differ from step to step
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
 
@@ -323,7 +324,8 @@ class NumbaBackend:
         pay = min(rows // MIN_ROWS_PER_THREAD, products * self.n_parameters * rows // MIN_WORK_PER_THREAD)
         return 1 if pay <= 1 else min(pay, most or get_num_threads())
 
-    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None, weights=None):
+    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None, weights=None,
+                  settle=None):
         n = len(X)
         rows = rows or (FEW_ROWS if n <= FEW_ROWS else BLOCK_ROWS)
         losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
@@ -342,13 +344,23 @@ class NumbaBackend:
             t.evaluate(desk.plan.layers, desk.plan.leaves, desk.job, parameters, desk.workspace, flat, losses, gradient,
                        desk.sync, thread)
 
-        _, seen = self._work(prepare, share, rows, self._threads_for(min(n, rows), products), look)
+        pays = products * self.n_parameters * n >= LEAST_SHARED_WORK
+        threads = self._threads_for(min(n, rows), products) if pays else 1
+        _, seen = self._work(prepare, share, rows, threads, look, settle=settle)
         return losses, gradient, seen
 
     def predict(self, parameters, X):
-        """Return outputs (n, n_out) of samples (n, n_in)."""
+        """Return outputs (n, n_out) of samples (n, n_in), which must be finite."""
         out = np.empty((len(X), self.sizes[-1]), self.dtype)
-        self._evaluate(t.WANT_OUTPUT, parameters, X, out=out)
+        is_finite = True
+
+        def look(desk):
+            nonlocal is_finite
+            is_finite, desk.sync[t.NOT_FINITE] = not desk.sync[t.NOT_FINITE], 0
+
+        self._evaluate(t.WANT_OUTPUT, parameters, X, out=out, settle=look)
+        if not is_finite:                                # or only so large that their squares are not
+            checks.finite("X", X, self.dtype)
         return out
 
     def losses(self, parameters, X, Y):

@@ -285,7 +285,7 @@ class Network:
         -------
         ndarray (n_samples, n_out), or (n_out,) for a 1-D X, which is one sample
         """
-        X, single = self._inputs(X)
+        X, single = checks.inputs(X, self.sizes[0], self.dtype, is_trusted=True)      # the backend looks
         A = self._backend.predict(self._parameters, X)
         return A[0] if single else A
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import checks
 from .losses import name_of, settings_of
 from .own import Own
 
@@ -725,7 +726,8 @@ class NumpyBackend:
         self.numbers = settings_of(loss).values()  # what the loss takes besides A and Y
 
     def predict(self, parameters, X):
-        """Output activations (n_samples, n_out)."""
+        """Output activations (n_samples, n_out), of samples that must be finite."""
+        checks.finite("X", X, self.dtype)
         return self.record(parameters, X).A[-1]
 
     def losses(self, parameters, X, Y):

@@ -207,7 +207,7 @@ def bring(plan, data, tools, order, start, in_order, rows, smoothing, deviation,
     top, bottom = first, last
     if plan.x_size > 0:
         top, bottom = 0, rows
-    x = offset(work, plan.x_at + tools.thread * plan.x_size)
+    x = gathered(plan, tools)
     call(plan.leaves[GATHER], data.x_address, data.x_kind, plan.layers[0, N_IN], as_float(data.x_scale, work), x,
          plan.x_row, data.y_address, data.y_kind, last_layer[N_OUT], as_float(smoothing, work),
          offset(work, plan.y_at), last_layer[ROW], pointer(order, 0), start, in_order, top, bottom, first, last)
@@ -245,6 +245,12 @@ def part_of(layer, rows, thread, threads):
         return 0, rows, first * COLUMN_BLOCK, min(n, last * COLUMN_BLOCK)
     first, last = share(rows, thread, threads)
     return first, last, 0, n
+
+
+@inner
+def gathered(plan, tools):
+    """Where a thread finds the block of gathered samples."""
+    return offset(tools.work, plan.x_at + tools.thread * plan.x_size)
 
 
 @inner
@@ -298,14 +304,13 @@ def part_of_w(layer, thread, threads):
 
 
 @part
-def forward(plan, tools, rows, step, place):
-    """Z and A of every layer for the gathered block; one thread's part of it.
+def forward(plan, tools, a, a_row, rows, step, place):
+    """Z and A of every layer for a block of samples at `a`, rows `a_row` apart; one thread's part of it.
 
     Where threads split columns they meet after each layer.  `step` and `place`, the block's first row in its batch,
     name the numbers of dropout.
     """
     work, thread, threads = tools.work, tools.thread, tools.threads
-    a, a_row = offset(work, plan.x_at + thread * plan.x_size), plan.x_row
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         n_out, row, code = layer[N_OUT], layer[ROW], layer[ACTIVATION]
@@ -428,7 +433,7 @@ def accumulate(plan, tools, rows, out, start, finish, lr, momentum, velocity):
     One thread's part of it: the columns that it had before, or else some rows of W.
     """
     work, thread, threads = tools.work, tools.thread, tools.threads
-    a, a_row = offset(work, plan.x_at + thread * plan.x_size), plan.x_row
+    a, a_row = gathered(plan, tools), plan.x_row
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         n_out, row = layer[N_OUT], layer[ROW]
@@ -446,7 +451,7 @@ def accumulate_and_update(plan, steps, tools, rows):
     """Update one thread's part of W and b by [A_prev, 1].T @ delta, of which only small parts exist at a time."""
     work, thread, threads = tools.work, tools.thread, tools.threads
     nothing, scratch = as_float(0, work), offset(work, plan.scratch_at + thread * plan.scratch_size)
-    a, a_row = offset(work, plan.x_at + thread * plan.x_size), plan.x_row
+    a, a_row = gathered(plan, tools), plan.x_row
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         n_in, n_out, row = layer[N_IN], layer[N_OUT], layer[ROW]

@@ -18,6 +18,7 @@ QUICK = 4                    # the codes below it, identity to relu, are known t
 MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
 MIN_OWN_COLUMNS = 12         # the same of the first layer in training, whose columns a thread has to itself
 MOST_OWN_COLUMNS = 256       # up to so many a thread keeps its columns of the first W to itself (`block.take_own`)
+MIN_SHARED_W = 1 << 19       # weights of a layer that threads split by columns even in evaluation: they fill the L2
 COLUMN_BLOCK = 16            # borders between threads' columns are multiples of it: whole cache lines
 MOST_LANES = 16              # of a vector of simd.py
 MOST_LANE_PARAMETERS = 64    # networks up to this size may train with samples in lanes; above, tiles are as fast
@@ -144,7 +145,8 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
             activation, addresses = "own", activation
         is_output = l == len(activations) - 1
         least = MIN_OWN_COLUMNS if l == 0 and n_states is not None and not is_output else MIN_COLUMNS
-        by_columns = threads > 1 and n_out >= least * threads and activation != "softmax"
+        by_columns = threads > 1 and n_out >= least * threads and activation != "softmax" and (
+            n_states is not None or n_in * n_out >= MIN_SHARED_W)
         row = n_out if is_output and n_out < 64 else row_distance(n_out)     # outputs need no column of ones
         if by_columns:
             row = -(-row // 16) * 16                                         # no two threads write to one cache line

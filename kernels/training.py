@@ -16,6 +16,7 @@ from .block import (
     backward,
     bring,
     forward,
+    gathered,
     limit_norms,
     measure,
     meet,
@@ -35,6 +36,8 @@ from .plan import (
     N_OUT,
     ROW,
     TASK_AT,
+    X_FLOAT32,
+    X_FLOAT64,
     Data,
     Plan,
     Steps,
@@ -48,19 +51,28 @@ from .simd import (
     START_ZERO,
     STORE,
     as_float,
+    by_dtype,
     distance,
     flush_subnormals,
+    fma,
+    is_single,
+    lanes,
+    load,
+    load_part,
     offset,
     peek,
     pointer,
+    pointer_like,
     poke,
     restore_control,
+    sum_of,
     unpacked,
 )
 from .small import in_few_lanes, in_many_lanes, online
 from .update import N_FACTORS, RATE
 
 SKIPPED = 12                # place in sync: steps left out because their loss was not finite
+NOT_FINITE = 13             # place in sync: 1 where inputs may not be finite
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
 
 # ------------------------------------------------------------------------------------------------ the kernels
@@ -108,7 +120,7 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
             first, last = share(rows, thread, threads)
             y_kind = bring(plan, data, tools, order, start + block, False, rows, steps.smoothing, steps.noise, now,
                            block)
-            forward(plan, tools, rows, now, block)
+            forward(plan, tools, gathered(plan, tools), plan.x_row, rows, now, block)
             measure(plan, work, y_kind, first, last)
             output_delta(plan, work, y_kind, scale, first, last)
             if data.weights != 0:
@@ -254,6 +266,25 @@ def trainer_for(plan, batch_size, lanes, is_plain):
     return train_online if is_plain and batch_size == 1 else train_in_blocks
 
 
+@part
+def is_finite(x, row, rows, columns):
+    """Whether the sum of the squares of a block is finite; then all of it is."""
+    width = lanes(x)
+    total = other = load_part(x, 0, 0)
+    for r in range(rows):
+        j = r * row
+        end = j + columns
+        while j + 2 * width <= end:
+            v, w = load(x, j), load(x, j + width)
+            total, other = fma(v, v, total), fma(w, w, other)
+            j += 2 * width
+        while j < end:
+            v = load_part(x, j, min(width, end - j))
+            total = fma(v, v, total)
+            j += width
+    return np.isfinite(sum_of(total + other))
+
+
 @kernel
 def evaluate(layers, leaves, job, parameters, workspace, out, losses, gradient, sync, thread):
     """Compute what is wanted: outputs, sample losses, gradients; one thread's share of it.
@@ -262,7 +293,8 @@ def evaluate(layers, leaves, job, parameters, workspace, out, losses, gradient, 
     ----------
     layers, leaves, parameters, workspace, sync, thread : as in `train`.
     job : int64 (JOB_SIZE,), the numbers of Plan, Data and Wanted (`plan.pack`).
-        Wanted.wants is a sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs.  WANT_LOSS: `losses` float64 (n,)
+        Wanted.wants is a sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs, and sync[NOT_FINITE] becomes 1
+        where X may not be finite (its squares have no finite sum).  WANT_LOSS: `losses` float64 (n,)
         of the samples.  WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in)
         d loss / d X.  Wanted.scale is 1 / n for the mean over samples.
         Data are taken in order.  The targets may be an output gradient of the caller's own (Y_GRADIENT), used as it is.
@@ -280,11 +312,21 @@ def evaluate(layers, leaves, job, parameters, workspace, out, losses, gradient, 
     last_layer = plan.layers[plan.layers.shape[0] - 1]
     n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW]
     no_order = np.empty(0, np.int64)
+    # samples of the right dtype need not be gathered, unless their rows lie so that those of a tile share cache sets
+    size = by_dtype(work, 4, 8)
+    reads_in_place = wants == WANT_OUTPUT and data.x_scale == 1 and n_in * size % 512 != 0 and (
+        data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64))
     for start in range(0, data.n, plan.rows):
         rows = min(plan.rows, data.n - start)
         first, last = share(rows, thread, threads)
-        bring(plan, data, tools, no_order, start, True, rows, 0.0, 0.0, 0, 0)
-        forward(plan, tools, rows, 0, 0)
+        x, x_row = gathered(plan, tools), plan.x_row
+        if reads_in_place:
+            x, x_row = pointer_like(data.x_address + start * n_in * size, work), n_in
+        else:
+            bring(plan, data, tools, no_order, start, True, rows, 0.0, 0.0, 0, 0)
+        if wants & WANT_OUTPUT and not is_finite(offset(x, first * x_row), x_row, last - first, n_in):
+            poke(meeting, NOT_FINITE, 1)
+        forward(plan, tools, x, x_row, rows, 0, 0)
         if wants & WANT_OUTPUT:
             for r in range(first, last):
                 a = offset(work, last_layer[A_AT] + r * last_layer[ROW])

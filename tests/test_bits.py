@@ -85,7 +85,8 @@ def trained(name, dtype, threads):
 
 def all_hashes(threads=1, dtypes=("float32", "float64")):
     """Hashes of every network, with threads even where they do not pay."""
-    with mock.patch.multiple(engine, MIN_WORK_PER_THREAD=1, LARGE_WORK=0, MIN_ROWS_PER_THREAD=1, _threads=threads):
+    with mock.patch.multiple(engine, MIN_WORK_PER_THREAD=1, LARGE_WORK=0, LEAST_SHARED_WORK=0, MIN_ROWS_PER_THREAD=1,
+                             _threads=threads):
         return {f"{name} {dtype}": trained(name, dtype, threads) for dtype in dtypes for name in NETWORKS}
 
 

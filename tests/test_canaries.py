@@ -238,7 +238,7 @@ def run_network(i, dtype, memory):
     with ExitStack() as stack:
         for name, value in {"aligned_zeros": new_workspace, "make_plan": make_plan,
                             "np": Numpy(lambda shape, dtype=float: memory.put(np.full(shape, np.nan, dtype))),
-                            "MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0,
+                            "MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0, "LEAST_SHARED_WORK": 0,
                             "_threads": 1 + i % 3}.items():
             stack.enter_context(mock.patch.object(engine, name, value))
         backend = NumbaBackend(sizes, activations, loss, reduction, dtype)

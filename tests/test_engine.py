@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from fastbp.kernels import plan as plans
 from fastbp.kernels.optimizers import N_STATES
 
 import fastbp
@@ -133,6 +134,8 @@ def many_threads(monkeypatch):
     monkeypatch.setattr(engine, "MIN_ROWS_PER_THREAD", 1)
     monkeypatch.setattr(engine, "MIN_WORK_PER_THREAD", 1)
     monkeypatch.setattr(engine, "LARGE_WORK", 0)
+    monkeypatch.setattr(engine, "LEAST_SHARED_WORK", 0)
+    monkeypatch.setattr(plans, "MIN_SHARED_W", 0)
     monkeypatch.setattr(engine, "_threads", 2)
 
 
@@ -349,7 +352,7 @@ def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, 
     engine._threads = threads
     for momentum in (0.0, 0.9):
         case = Case((5, 200, 2), ("tanh", "identity"), "squared_error", dtype, n=23)
-        plan = engine._Desk(case.numba, 4, threads).plan
+        plan = engine._Desk(case.numba, 4, threads, 1).plan
         assert plan.own_row > 0, "this network no longer shows what it is to show"
         one, many = (case.train(case.numba, 4, momentum=momentum, epochs=3, cuts=(2, 5), threads=number)
                      for number in (1, threads))
@@ -378,6 +381,29 @@ def test_threads_meet_between_blocks(many_threads, sizes, n, dtype):
             losses, gradient = case.numba.gradient(case.parameters, case.X, case.Y)
             np.testing.assert_array_equal(case.numba.losses(case.parameters, case.X, case.Y), losses)
     np.testing.assert_array_equal(whole, alone)
+
+
+@each_dtype
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("n_in", [20, 128])
+def test_inputs_that_are_not_finite_are_found_while_predicting(many_threads, n_in, scale, dtype):
+    """In any row and column, of samples read where they are (20 inputs) or gathered; the squares may overflow."""
+    n = 600
+    net = fastbp.Network([n_in, 140, 3], ["tanh", "identity"], dtype=dtype, seed=0, scale=scale)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, n_in)).astype(dtype)
+    wanted = net.with_backend("numpy").predict(X)
+    for threads in (1, 3):
+        engine._threads = threads
+        for r, j, value in [(0, 0, np.nan), (n - 1, n_in - 1, -np.inf), (257, 16, np.inf), (300, 15, np.nan)]:
+            bad = X.copy()
+            bad[r, j] = value
+            with pytest.raises(ValueError, match=rf"X\[{r}, {j}\] is {value}"):
+                net.predict(bad)
+        np.testing.assert_allclose(net.predict(X), wanted, rtol=1e-3, atol=1e-5)  # the flag was taken back
+        large = X.copy()
+        large[5, 3] = np.sqrt(np.finfo(dtype).max) * 4
+        assert np.isfinite(net.predict(large)).all()
 
 
 def run_together(*functions):
@@ -446,7 +472,7 @@ import hashlib, os, signal
 import numpy as np
 import fastbp
 from fastbp import engine, kernels
-engine.MIN_ROWS_PER_THREAD, engine.MIN_WORK_PER_THREAD, engine.LARGE_WORK = 1, 1, 0
+engine.MIN_ROWS_PER_THREAD, engine.MIN_WORK_PER_THREAD, engine.LARGE_WORK, engine.LEAST_SHARED_WORK = 1, 1, 0, 0
 X = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
 Y = np.arange(200) % 4
 

@@ -159,7 +159,8 @@ def test_verify_finds_a_wrong_derivative(activations, loss):
 
 @each_dtype
 def test_threads_give_the_same_bits(monkeypatch, dtype):
-    for name, value in {"MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0}.items():
+    thresholds = {"MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0, "LEAST_SHARED_WORK": 0}
+    for name, value in thresholds.items():
         monkeypatch.setattr(engine, name, value)
     results = []
     for threads in (1, 2, 3):
