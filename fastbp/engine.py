@@ -13,7 +13,7 @@ import numpy as np
 
 from . import checks
 from .kernels import training as t
-from .kernels.block import LEAVES, leaf_addresses
+from .kernels.block import LEAVES, load_leaves
 from .kernels.jit import is_cached
 from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .kernels.optimizers import RULES, SQUARES_CHUNK
@@ -23,7 +23,9 @@ from .kernels.plan import (
     DELTA_AT,
     JOB_SIZE,
     MOST_LANE_PARAMETERS,
+    N_EVALUATION_LEAVES,
     N_OUT,
+    N_PLAIN_LEAVES,
     PLAN_AT,
     ROW,
     RULES_OF_TILES,
@@ -161,8 +163,10 @@ class _Desk:
     def __init__(self, backend, rows, threads, n_states=None, dropout=()):
         *activations, loss = [item.addresses(backend.dtype) if isinstance(item, Own) else name_of(item)
                               for item in (*backend.activations, backend.loss)]
-        self.plan = make_plan(backend.sizes, activations, loss, leaf_addresses(backend.dtype), rows, threads, n_states,
-                              dropout, *settings_of(backend.loss).values())
+        leaves = np.zeros(len(LEAVES), np.int64)
+        self.n_leaves, self._dtype = load_leaves(leaves, 0, N_EVALUATION_LEAVES, backend.dtype), backend.dtype
+        self.plan = make_plan(backend.sizes, activations, loss, leaves, rows, threads, n_states, dropout,
+                              *settings_of(backend.loss).values())
         self.job = aligned_zeros(JOB_SIZE, np.int64)
         pack(self.job, PLAN_AT, self.plan)
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
@@ -171,6 +175,11 @@ class _Desk:
             start = self.plan.x_at + copy * self.plan.x_size
             block = self.workspace[start:start + rows * self.plan.x_row].reshape(rows, -1)
             block[:, backend.sizes[0]] = 1
+
+    def need(self, n_leaves):
+        """Have the first so many leaves at hand; the others need not be compiled."""
+        if self.n_leaves < n_leaves:
+            self.n_leaves = load_leaves(self.plan.leaves, self.n_leaves, n_leaves, self._dtype)
 
     def block(self, at, n, columns, row):
         """Return a copy of one block of the workspace, without its padding."""
@@ -424,12 +433,14 @@ class NumbaBackend:
                     0 if weights is None else _address(weights), n)
         most = self._threads_for(rows, 3, threads)
         is_plain = rules.is_plain and weights is None
+        n_leaves = N_PLAIN_LEAVES if rules.is_plain and rules.is_fused and batch_size <= rows else len(LEAVES)
 
         def do(epochs, first, last, threads):
             some_losses, some_words = losses[epochs], self._no_words if words is None else words[epochs]
             memory = state.memory[None] if threads == 1 else np.repeat(state.memory[None], threads, axis=0)
 
             def prepare(desk, threads):
+                desk.need(n_leaves)
                 pack(desk.job, DATA_AT, data)
                 pack(desk.job, TASK_AT, Steps(
                     batch_size, first, last, len(some_losses), state.step, words is not None, self.reduction == "mean",
@@ -487,5 +498,5 @@ def is_compiled(dtype):
     integers, floats, numbers = np.empty(0, np.int64), np.empty(0, dtype), np.empty(0)
     example = (np.empty((0, 0), np.int64), integers, integers, floats, floats, floats, np.empty((0, 0), np.uint32),
                integers, numbers, np.empty((0, 0)), numbers, numbers, numbers, integers, 0)
-    return (all(leaf.is_cached(dtype) for leaf in LEAVES)
+    return (all(leaf.is_cached(dtype) for leaf in LEAVES[:N_PLAIN_LEAVES])
             and is_cached(t.train_in_blocks, [numba.typeof(value) for value in example]))

@@ -181,9 +181,9 @@ LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(losses.measure, "ifiipppppiii"),
           Leaf(losses.output_gradient, "ifiippfpiii"),
           Leaf(gather, "iiifpiiiifpioiiiiii"),
+          Leaf(update.advance, "ididwidp"),
           Leaf(noise.drop_rows, "iiiipipiiiii"),
           Leaf(noise.noise_rows, "iifpiiiii"),
-          Leaf(update.advance, "ididwidp"),
           Leaf(update.update, "ipppppifff"),
           Leaf(update.penalize, "ppifff"),
           Leaf(update.squares, "pid"),
@@ -191,9 +191,10 @@ LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(max_norm_block, "piiiif"))
 
 
-def leaf_addresses(dtype):
-    """Addresses of the LEAVES for a dtype; compiles or loads them."""
-    return np.array([leaf.address(dtype) for leaf in LEAVES])
+def load_leaves(leaves, first, last, dtype):
+    """Put the addresses of LEAVES first .. last - 1 for a dtype into `leaves`, compiling them if need be."""
+    leaves[first:last] = [leaf.address(dtype) for leaf in LEAVES[first:last]]
+    return last
 
 
 @part

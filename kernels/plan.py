@@ -12,8 +12,9 @@ from .update import N_FACTORS
 
 (N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS, DROP_AT, THRESHOLD,
  ACTIVATE_AT, DERIVE_AT) = range(13)                                        # columns of Plan.layers
-(MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER, DROP, NOISE, ADVANCE, UPDATE, PENALIZE, SQUARES, SCALE,
+(MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER, ADVANCE, DROP, NOISE, UPDATE, PENALIZE, SQUARES, SCALE,
  LIMIT_COLUMNS) = range(14)                                                 # places in Plan.leaves
+N_EVALUATION_LEAVES, N_PLAIN_LEAVES = ADVANCE, DROP      # the first of them: of evaluation, of training with plain SGD
 QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
 MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
 MIN_OWN_COLUMNS = 12         # the same of the first layer in training, whose columns a thread has to itself
@@ -113,7 +114,7 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
     loss : str or (int, int)
         A name, or the addresses of the leaves of a user's own loss and its derivative.
     leaves : int64 array
-        `block.leaf_addresses` of the dtype.
+        Addresses of `block.LEAVES` for the dtype, 0 for those that will not be called.
     rows : int
         Most samples in one block.
     threads : int
