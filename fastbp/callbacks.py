@@ -5,6 +5,7 @@ A callback is an object with any of the methods of `Callback`; it need not inher
 
 import csv
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from .metrics import falls
 
 __all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau",
            "TensorBoard", "TimeLimit"]
+STATE = ("state_dict", "load_state_dict")
 EVENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_batch_end")
 
 
@@ -44,19 +46,33 @@ class Callback:
         It has the network trained by one native call for every batch, which is slow for small ones.
         """
 
+    def state_dict(self) -> dict:
+        """Return what it must know to go on within a training: a dict of arrays and what JSON can hold.
+
+        A checkpoint keeps it.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave; called after `on_train_begin` by the first `fit` of a resumed training."""
+
 
 class Callbacks:
-    """The callbacks of one training: who is to be called when."""
+    """The callbacks of one training: who is to be called when.
+
+    Those that write checkpoints come last in each event, so that these hold what the others did.
+    """
 
     def __init__(self, callbacks: Any) -> None:
         if not isinstance(callbacks, list | tuple):
             raise TypeError(f"callbacks must be a sequence of callbacks, got {callbacks!r}")
-        self._methods: dict[str, list] = {event: [] for event in EVENTS}
+        self._methods: dict[str, list] = {event: [] for event in (*EVENTS, *STATE)}
         for i, callback in enumerate(callbacks):
             if isinstance(callback, type):
                 raise TypeError(f"callbacks[{i}] is the class {callback.__name__}: write {callback.__name__}(...)")
             if not any(hasattr(callback, event) for event in EVENTS):
                 raise TypeError(f"callbacks[{i}] must have a method such as on_epoch_end, got {callback!r}")
+        for callback in sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint)):
             for event, methods in self._methods.items():
                 method = getattr(callback, event, None)
                 if method is not None and getattr(method, "__func__", None) is not getattr(Callback, event):
@@ -75,6 +91,18 @@ class Callbacks:
             trainer.stop_training = trainer.stop_training or bool(wants_end)
             if trainer.stop_training and history.stopped is None:
                 history.stopped = name
+
+    def states(self) -> list:
+        """Return what the callbacks must know to go on: pairs of a class name and a dict."""
+        return [(name, {**method()}) for name, method in self._methods["state_dict"]]
+
+    def go_on(self, states: list) -> None:
+        """Give each callback the state that one of its class had; those of the same class in their order."""
+        states = list(states)
+        for name, method in self._methods["load_state_dict"]:
+            i = next((i for i, (other, _) in enumerate(states) if other == name), None)
+            if i is not None:
+                method(states.pop(i)[1])
 
 
 class _Monitor(Callback):
@@ -97,6 +125,7 @@ class _Monitor(Callback):
         self.min_delta = checks.number("min_delta", min_delta, at_least=0)
         is_min = falls(monitor) if mode is None else checks.name("mode", mode, ("min", "max")) == "min"
         self.sign = 1 if is_min else -1
+        self.best: float = self.sign * math.inf
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Check the name."""
@@ -104,7 +133,7 @@ class _Monitor(Callback):
             hint = "; pass validation_data to fit" if self.monitor.startswith("validation_") else ""
             raise ValueError(f"monitor {self.monitor!r} of {type(self).__name__} is not recorded{hint} (available: "
                              f"{', '.join(history.recorded)})")
-        self.best: float = self.sign * math.inf
+        self.best = self.sign * math.inf
 
     def is_better(self, history: Any) -> bool:
         """Take the last value; whether it is the best so far by more than min_delta."""
@@ -113,6 +142,14 @@ class _Monitor(Callback):
         if better:
             self.best = value
         return better
+
+    def state_dict(self) -> dict:
+        """Return the best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from there."""
+        self.best = state["best"]
 
 
 class EarlyStopping(_Monitor):
@@ -159,6 +196,16 @@ class EarlyStopping(_Monitor):
             if self.restore_best:
                 self._parameters = trainer.net.parameters.copy()
         return trainer.epochs - self.best_epoch >= self.patience
+
+    def state_dict(self) -> dict:
+        """Return the best value, its epoch and its parameters."""
+        parameters = {} if self._parameters is None else {"parameters": self._parameters}
+        return {**super().state_dict(), "best_epoch": self.best_epoch, **parameters}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from there."""
+        super().load_state_dict(state)
+        self.best_epoch, self._parameters = state["best_epoch"], state.get("parameters")
 
     def on_train_end(self, trainer: Any, history: Any) -> None:
         """Put back the best parameters."""
@@ -268,11 +315,21 @@ class ReduceLROnPlateau(_Monitor):
             if lr > self.min_lr:
                 trainer.lr_scale *= max(self.factor, self.min_lr / lr)
 
+    def state_dict(self) -> dict:
+        """Return the best value, and the epoch from which the patience counts."""
+        return {**super().state_dict(), "since": self._since}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from there."""
+        super().load_state_dict(state)
+        self._since = state["since"]
+
 
 class CSVLogger(Callback):
     """Writes a line for each epoch to a CSV file: its number, all that was recorded, and its seconds.
 
-    The first call of `fit` begins the file; later ones with the same object add to it.
+    The first epoch begins the file; later calls of `fit` with the same object add to it, as does a training that is
+    resumed from a checkpoint: the lines after that are written once more.
 
     Parameters
     ----------
@@ -282,23 +339,42 @@ class CSVLogger(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._columns: list[str] | None = None
+        self._is_begun = False
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
-        """Begin the file, or see that the lines to come fit it."""
+        """See that the file can be written, and that the lines to come fit it."""
+        self.path.open("a").close()
         columns = ["epoch", *history.recorded, "seconds"]
         if self._columns is None:
-            with self.path.open("w", newline="") as file:
-                csv.writer(file).writerow(columns)
             self._columns = columns
-        elif columns != self._columns:
-            raise ValueError(f"CSVLogger({str(self.path)!r}) has the columns {', '.join(self._columns)}, but now there "
-                             f"are {', '.join(columns)}: use another one")
+        self._compare(columns)
+
+    def _compare(self, columns: list[str]) -> None:
+        if columns != self._columns:
+            raise ValueError(f"CSVLogger({str(self.path)!r}) has the columns {', '.join(self._columns or ())}, but now "
+                             f"there are {', '.join(columns)}: use another one")
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Write a line."""
         values = [series[-1] for series in history.recorded.values()]
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([trainer.epochs, *values, history.seconds[-1]])
+        with self.path.open("a" if self._is_begun else "w", newline="") as file:
+            writer = csv.writer(file)
+            if not self._is_begun:
+                writer.writerow(self._columns or ())
+            writer.writerow([trainer.epochs, *values, history.seconds[-1]])
+        self._is_begun = True
+
+    def state_dict(self) -> dict:
+        """Return the columns, and how long the file is."""
+        return {"columns": self._columns, "size": self.path.stat().st_size if self._is_begun else 0}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Add to the file where it was then; where it is gone, begin it anew."""
+        columns, self._columns = self._columns, state["columns"]
+        self._compare(columns or [])
+        self._is_begun = 0 < state["size"] <= self.path.stat().st_size
+        if self._is_begun:
+            os.truncate(self.path, state["size"])
 
 
 class TensorBoard(Callback):

@@ -215,6 +215,8 @@ class Trainer:
         self.lr_scale = 1.0
         self.stop_training = False
         self._settings = self._last_update = None
+        self._watchers = None  # while fit runs: its Callbacks and its _Plateau
+        self._resumed = None  # from a checkpoint: what they knew
         self._past: dict[str, list] = {}  # what was recorded, but for the calls of fit in the next list
         self._histories: list[History] = []
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
@@ -241,6 +243,15 @@ class Trainer:
             for values in result.values():
                 values.extend([np.nan] * (n - len(values)))
         return result
+
+    @property
+    def lr_scale(self):
+        """Factor of the learning rate."""
+        return self._lr_scale
+
+    @lr_scale.setter
+    def lr_scale(self, value):
+        self._lr_scale = checks.number("lr_scale", value, at_least=0)
 
     @property
     def lr(self):
@@ -323,13 +334,20 @@ class Trainer:
 
         def evaluate():
             self._evaluate(history, sets, measures)
-            callbacks.call("on_epoch_end", self, history)
             if tol is not None and plateau.is_reached(history.loss[-1]):
-                self.stop_training, history.stopped = True, history.stopped or "tol"
+                self.stop_training, history.stopped = True, "tol"
+            callbacks.call("on_epoch_end", self, history)
             show(history)
 
         try:
+            self._watchers = callbacks, plateau
             callbacks.call("on_train_begin", self, history)
+            if self._resumed is not None:
+                resumed, self._resumed = self._resumed, None
+                callbacks.go_on(resumed["callbacks"])
+                plateau.best, plateau.count = resumed["plateau"]
+                if resumed["stopped"] is not None:
+                    self.stop_training, history.stopped = True, resumed["stopped"]
             with bar as show:
                 if self._is_full_batch:
                     self._minimise(X, Y, weights, epochs, history, callbacks, evaluate)
@@ -363,6 +381,7 @@ class Trainer:
         finally:
             self.epochs = history.first_epoch - 1 + len(history)
             run.close()
+            self._watchers = None
             callbacks.call("on_train_end", self, history)
         return history
 
@@ -401,7 +420,8 @@ class Trainer:
         """Write all that is needed to go on exactly here, at once or not at all; see `fastbp.checkpoints`.
 
         Parameters, the rule's state, the place in the schedule, the state of the generator, the history, and the
-        versions it was made with.  Meant for the border of an epoch, as in `callbacks.Checkpoint`.
+        versions it was made with; called by a callback, also what `tol` and the other callbacks count.  Meant for the
+        border of an epoch, as in `callbacks.Checkpoint`.
 
         Parameters
         ----------
@@ -412,10 +432,21 @@ class Trainer:
                 "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng), "history": self.history,
                 "skipped": self.state.skipped,
                 "versions": {"fastbp": version("fastbp"), "numpy": np.__version__}}
+        if self._watchers:
+            callbacks, plateau = self._watchers
+            states = callbacks.states()
+            for i, (_, state) in enumerate(states):
+                for key in [key for key, value in state.items() if isinstance(value, np.ndarray)]:
+                    arrays[f"callback {i} {key}"] = state.pop(key)
+            stopped = (self._histories[-1].stopped or "stop_training") if self.stop_training else None
+            info["fit"] = {"callbacks": states, "plateau": (plateau.best, plateau.count), "stopped": stopped}
         checkpoints.write(path, arrays, info)
 
     def load_checkpoint(self, path):
         """Go on where `save_checkpoint` was called: with the same data, to the same bits.
+
+        What was saved by a callback was within a call of `fit`: the next one goes on there, with `tol` and callbacks
+        of the same classes counting on, and ends at once if they had ended it.
 
         Parameters
         ----------
@@ -438,6 +469,10 @@ class Trainer:
             array[...] = arrays[name]
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
         state.step, state.skipped, self._past, self._histories = info["step"], info["skipped"], info["history"], []
+        self._resumed = info.get("fit")
+        for i, (_, known) in enumerate(self._resumed["callbacks"] if self._resumed else ()):
+            start = f"callback {i} "
+            known |= {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
 
     def _remember(self, history):
         """Keep a history for `history`; many short ones together."""

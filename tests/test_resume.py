@@ -11,7 +11,7 @@ import pytest
 
 import fastbp
 from fastbp import schedules
-from fastbp.callbacks import Checkpoint, EarlyStopping
+from fastbp.callbacks import Callback, Checkpoint, CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from fastbp.checkpoints import CheckpointError, latest
 
 RNG = np.random.default_rng(0)
@@ -94,6 +94,87 @@ def test_the_history_spans_calls(backend):
     trainer.fit(X, Y, epochs=3, validation_data=(X, Y), callbacks=[EarlyStopping(patience=5)])
     assert len(trainer.history["loss"]) == 5 and np.isnan(trainer.history["validation_loss"][:2]).all()
     assert np.isfinite(trainer.history["validation_loss"][2:]).all()
+
+
+class Kill(Callback):
+    """Ends the training by an error after an epoch; last in the list, after the checkpoint."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, trainer, history):
+        if trainer.epochs == self.epoch:
+            raise RuntimeError("killed")
+
+
+class Counter:
+    """A callback of one's own that knows something: every third epoch changes the step size."""
+
+    def on_train_begin(self, trainer, history):
+        self.numbers, self.count = np.zeros(3), 0
+
+    def on_epoch_end(self, trainer, history):
+        self.count += 1
+        self.numbers += history.loss[-1]
+        if self.count == 3:
+            self.count, trainer.lr_scale = 0, trainer.lr_scale * (0.9 + 0.01 * self.numbers[1])
+
+    def state_dict(self):
+        return {"count": self.count, "numbers": self.numbers}
+
+    def load_state_dict(self, state):
+        self.count, self.numbers = state["count"], state["numbers"]
+
+
+@pytest.mark.parametrize("end", ["tol", "patience", "epochs"])
+def test_callbacks_and_tol_go_on_counting(end, backend, tmp_path):
+    """Wherever it is killed: the same end, bits, history, best epoch and log."""
+
+    validation = X[:40], (Y[:40] + np.repeat([0, 1], 20)) % 3
+
+    def run(folder, kill=None, path=None):
+        folder.mkdir(exist_ok=True)
+        trainer = make(fastbp.Adam(0.02), backend)
+        if path:
+            trainer.load_checkpoint(path)
+        early = EarlyStopping(patience=4 if end == "patience" else 50)
+        callbacks = [Checkpoint(folder / "run-{epoch}.ckpt", keep=100), early,     # the checkpoint last, even so
+                     ReduceLROnPlateau("loss", factor=0.7, patience=2, min_delta=0.02),
+                     ReduceLROnPlateau("validation_loss", factor=0.9, patience=1), Counter(),
+                     CSVLogger(folder / "log.csv"), ModelCheckpoint(folder / "best.npz")]
+        if kill is not None:
+            callbacks.append(Kill(kill))
+        options = dict(tol=0.02 if end == "tol" else None, callbacks=callbacks, validation_data=validation)
+        try:
+            history = trainer.fit(X, Y, epochs=30 - trainer.epochs, **options)
+        except RuntimeError:
+            return None
+        log = [line.rsplit(",", 1)[0] for line in (folder / "log.csv").read_text().splitlines()]
+        return (history.stopped, bits(trainer)[:-1], trainer.lr_scale, early.best_epoch, early.best, log,
+                fastbp.load(folder / "best.npz").parameters.tobytes(), trainer.history)
+
+    whole = run(tmp_path / "whole")
+    assert whole[0] == {"tol": "tol", "patience": "EarlyStopping", "epochs": None}[end]
+    epochs = len(whole[5]) - 1
+    assert (epochs == 30) == (end == "epochs") and epochs >= 6 and whole[2] < 1
+    for kill in range(1, epochs):
+        folder = tmp_path / str(kill)
+        assert run(folder, kill) is None
+        assert run(folder, path=latest(folder / "run-{epoch}.ckpt")) == whole
+    if end != "epochs":                       # killed between the last checkpoint and the end: it had ended already
+        assert run(tmp_path / "whole", path=latest(tmp_path / "whole" / "run-{epoch}.ckpt")) == whole
+
+
+def test_what_callbacks_knew_is_for_the_next_fit_alone(tmp_path):
+    trainer, early = make(fastbp.Adam(0.02), "numpy"), EarlyStopping("loss", patience=3, min_delta=100.0)
+    trainer.fit(X, Y, epochs=20, callbacks=[early, Checkpoint(tmp_path / "c.ckpt")])
+    assert trainer.epochs == 4
+    trainer.load_checkpoint(latest(tmp_path / "c.ckpt"))
+    assert trainer.fit(X, Y, epochs=20, callbacks=[early]).stopped == "EarlyStopping" and trainer.epochs == 4
+    assert len(trainer.fit(X, Y, epochs=20, callbacks=[early])) == 4
+    trainer.save_checkpoint(tmp_path / "d.ckpt")                        # not within a call of fit
+    trainer.load_checkpoint(tmp_path / "d.ckpt")
+    assert len(trainer.fit(X, Y, epochs=20, callbacks=[early])) == 4
 
 
 WORKER = """

@@ -425,6 +425,20 @@ def test_bad_settings(arguments, words):
         fastbp.Trainer(**{"net": make("numpy"), "optimizer": fastbp.SGD(0.1), **arguments})
 
 
+def test_lr_scale_is_a_plain_number(backend, xor):
+    """NumPy's float64 would turn the reference's float32 into float64."""
+    nets = [make(backend, dtype="float32", sizes=(2, 3, 1)), make(backend, dtype="float32", sizes=(2, 3, 1))]
+    for net, scale in zip(nets, (0.7, np.float64(0.7)), strict=True):
+        trainer = fastbp.Trainer(net, fastbp.SGD(0.3), seed=0)
+        trainer.lr_scale = scale
+        trainer.fit(*xor, epochs=3)
+        for wrong in ("x", np.nan, -1):
+            with pytest.raises((ValueError, TypeError), match="lr_scale"):
+                trainer.lr_scale = wrong
+        assert trainer.lr_scale == 0.7
+    np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
+
+
 def test_the_settings_of_every_update():
     net = fastbp.Network([3, 4, 5, 2], ["tanh", "tanh", "softmax"], "cross_entropy", seed=0)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.5, 0.9, True), seed=1, l1=0.1, l2=0.2, dropout=0.3, clip_norm=4,
