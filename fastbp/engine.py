@@ -13,8 +13,8 @@ import numpy as np
 
 from . import checks
 from .kernels import training as t
+from .kernels.ahead import compile_beside, is_ready, n_cores
 from .kernels.block import LEAVES, load_leaves
-from .kernels.jit import is_cached
 from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .kernels.optimizers import RULES, SQUARES_CHUNK
 from .kernels.plan import (
@@ -70,9 +70,7 @@ _threads = None
 
 def get_num_threads():
     """Return the most threads in use: by `set_num_threads`, else the cores that this process may use."""
-    if _threads is not None:
-        return _threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_cores() if _threads is None else _threads
 
 
 def set_num_threads(n):
@@ -163,10 +161,9 @@ class _Desk:
     def __init__(self, backend, rows, threads, n_states=None, dropout=()):
         *activations, loss = [item.addresses(backend.dtype) if isinstance(item, Own) else name_of(item)
                               for item in (*backend.activations, backend.loss)]
-        leaves = np.zeros(len(LEAVES), np.int64)
-        self.n_leaves, self._dtype = load_leaves(leaves, 0, N_EVALUATION_LEAVES, backend.dtype), backend.dtype
-        self.plan = make_plan(backend.sizes, activations, loss, leaves, rows, threads, n_states, dropout,
+        self.plan = make_plan(backend.sizes, activations, loss, rows, threads, n_states, dropout,
                               *settings_of(backend.loss).values())
+        self._dtype, self._n_leaves = backend.dtype, 0
         self.job = aligned_zeros(JOB_SIZE, np.int64)
         pack(self.job, PLAN_AT, self.plan)
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
@@ -176,10 +173,12 @@ class _Desk:
             block = self.workspace[start:start + rows * self.plan.x_row].reshape(rows, -1)
             block[:, backend.sizes[0]] = 1
 
-    def need(self, n_leaves):
-        """Have the first so many leaves at hand; the others need not be compiled."""
-        if self.n_leaves < n_leaves:
-            self.n_leaves = load_leaves(self.plan.leaves, self.n_leaves, n_leaves, self._dtype)
+    def need(self, kernel, n_leaves):
+        """Have the first so many leaves at hand, which `kernel` will call; the others need not be compiled."""
+        if self._n_leaves < n_leaves:
+            compile_beside(kernel, n_leaves, self._dtype)
+            load_leaves(self.plan, n_leaves, self._dtype)
+            self._n_leaves = n_leaves
 
     def block(self, at, n, columns, row):
         """Return a copy of one block of the workspace, without its padding."""
@@ -346,6 +345,7 @@ class NumbaBackend:
         products = 3 if wants & t.WANT_GRADIENT else 1
 
         def prepare(desk, threads):
+            desk.need(t.evaluate, N_EVALUATION_LEAVES)
             pack(desk.job, DATA_AT, data)
             pack(desk.job, TASK_AT, Wanted(wants, scale, threads))
 
@@ -440,7 +440,7 @@ class NumbaBackend:
             memory = state.memory[None] if threads == 1 else np.repeat(state.memory[None], threads, axis=0)
 
             def prepare(desk, threads):
-                desk.need(n_leaves)
+                desk.need(t.trainer_for(desk.plan, batch_size, self._lanes, is_plain), n_leaves)
                 pack(desk.job, DATA_AT, data)
                 pack(desk.job, TASK_AT, Steps(
                     batch_size, first, last, len(some_losses), state.step, words is not None, self.reduction == "mean",
@@ -494,9 +494,4 @@ def _kind_of(Y):
 
 def is_compiled(dtype):
     """Whether the training kernels for float32 or float64 are compiled already, in memory or on disk."""
-    dtype = np.dtype(dtype)
-    integers, floats, numbers = np.empty(0, np.int64), np.empty(0, dtype), np.empty(0)
-    example = (np.empty((0, 0), np.int64), integers, integers, floats, floats, floats, np.empty((0, 0), np.uint32),
-               integers, numbers, np.empty((0, 0)), numbers, numbers, numbers, integers, 0)
-    return (all(leaf.is_cached(dtype) for leaf in LEAVES[:N_PLAIN_LEAVES])
-            and is_cached(t.train_in_blocks, [numba.typeof(value) for value in example]))
+    return is_ready(t.train_in_blocks, N_PLAIN_LEAVES, dtype)

@@ -12,12 +12,14 @@ from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .optimizers import SQUARES_CHUNK, max_norm_block, scale_block
 from .plan import (
     A_AT,
+    ACTIVATE,
     ACTIVATE_AT,
     ACTIVATION,
     ADVANCE,
     BY_COLUMNS,
     COLUMN_BLOCK,
     DELTA_AT,
+    DERIVE,
     DERIVE_AT,
     DROP,
     DROP_AT,
@@ -191,10 +193,14 @@ LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(max_norm_block, "piiiif"))
 
 
-def load_leaves(leaves, first, last, dtype):
-    """Put the addresses of LEAVES first .. last - 1 for a dtype into `leaves`, compiling them if need be."""
-    leaves[first:last] = [leaf.address(dtype) for leaf in LEAVES[first:last]]
-    return last
+def load_leaves(plan, n_leaves, dtype):
+    """Put the addresses of the first so many LEAVES for a dtype into a plan, compiling them if need be."""
+    for i in range(n_leaves):
+        if plan.leaves[i] == 0:
+            plan.leaves[i] = LEAVES[i].address(dtype)
+    for leaf, column in ((ACTIVATE, ACTIVATE_AT), (DERIVE, DERIVE_AT)):
+        of_layers = plan.layers[:, column]
+        of_layers[of_layers == 0] = plan.leaves[leaf]
 
 
 @part

@@ -4,7 +4,7 @@ Numba's own disk cache knows the file of the cached function only: it misses edi
 were compiled into it, and changes of compile flags; two processes that compile at once may mix up its numbered
 entries; and it raises at import when no folder is writable.  Here an entry is one file, named after everything that
 went into it (the source of all kernels, signature, processor, versions, flags) and renamed into place when complete;
-a first compile holds the folder's lock, so that processes that start together compile once.
+a first compile holds a lock, so that processes that start together compile once.
 """
 import functools
 import hashlib
@@ -89,14 +89,14 @@ class KernelCache:
         return folder / f"fastbp-{self._py_func.__name__}-{digest}.nbc"
 
     def load_overload(self, sig, target_context):
-        """Return the compiled function, or None; then the folder's lock is held until the compiling ends."""
+        """Return the compiled function, or None; then its lock is held until the compiling ends."""
         target_context.refresh()
         path = self.path(sig, target_context.codegen())
         if path is None:
             return None
         found = self._read(path, target_context)
         if found is None and self._lock is None:
-            self._lock = _locked(path.parent)
+            self._lock = Lock.taken(path.with_suffix(".lock"), LOCK_PATIENCE_S)
             found = self._read(path, target_context)         # by now another process may have compiled it
         return found
 
@@ -135,7 +135,7 @@ class KernelCache:
                 return compile_one(*args)
             finally:
                 if self._lock is not None:
-                    os.close(self._lock)            # closing the file gives the lock back
+                    self._lock.give_back()
                     self._lock = None
         return compile_and_release
 
@@ -145,23 +145,36 @@ class KernelCache:
     enable = disable = flush
 
 
-def _locked(folder):
-    """Return a file descriptor that holds the folder's lock; None where there are no locks or none came in time."""
-    if fcntl is None:
-        return None
-    try:
-        descriptor = os.open(folder / "fastbp.lock", os.O_RDWR | os.O_CREAT)
-    except OSError:
-        return None
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while time.monotonic() < deadline:
+class Lock:
+    """A lock of several processes: a locked file, which the last to hold it deletes."""
+
+    def __init__(self, path, descriptor):
+        self.path, self.descriptor = path, descriptor
+
+    @staticmethod
+    def taken(path, patience_s):
+        """Return the lock at a path; None where there are no locks or it was not free in time."""
+        if fcntl is None:
+            return None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
         except OSError:
-            time.sleep(0.05)
-    os.close(descriptor)
-    return None
+            return None
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return Lock(path, descriptor)
+            except OSError:
+                if time.monotonic() >= deadline:
+                    os.close(descriptor)
+                    return None
+            time.sleep(0.02)
+
+    def give_back(self):
+        """Let others have it.  Who waits for the deleted file gets it too: by then the work is done."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.descriptor)
 
 
 def kernel(function):

@@ -103,8 +103,8 @@ def row_distance(n):
     return padded + 16 if padded % 128 == 0 else padded
 
 
-def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, dropout=(), number=0.0):
-    """Make the plan of a network.
+def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=(), number=0.0):
+    """Make the plan of a network, without the addresses of the leaves but for a user's own (`block.load_leaves`).
 
     Parameters
     ----------
@@ -113,8 +113,6 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
         Names, or the addresses of the leaves of a user's own activation and its derivative.
     loss : str or (int, int)
         A name, or the addresses of the leaves of a user's own loss and its derivative.
-    leaves : int64 array
-        Addresses of `block.LEAVES` for the dtype, 0 for those that will not be called.
     rows : int
         Most samples in one block.
     threads : int
@@ -135,13 +133,13 @@ def make_plan(sizes, activations, loss, leaves, rows, threads=1, n_states=None, 
 
     x_row = row_distance(sizes[0])
     layers = np.empty((len(activations), DERIVE_AT + 1), np.int64)
+    leaves = np.zeros(LIMIT_COLUMNS + 1, np.int64)
     w_at = 0
     if not isinstance(loss, str):
-        leaves = leaves.copy()
         leaves[[MEASURE, OUTPUT_GRADIENT]] = loss
         loss = "own"
     for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
-        addresses = leaves[[ACTIVATE, DERIVE]]
+        addresses = 0, 0
         if not isinstance(activation, str):
             activation, addresses = "own", activation
         is_output = l == len(activations) - 1
