@@ -4,7 +4,6 @@
 """
 import math
 import os
-import queue
 import threading
 import time
 
@@ -12,6 +11,7 @@ import numba
 import numpy as np
 
 from . import checks
+from .kernels import gang
 from .kernels import training as t
 from .kernels.ahead import compile_beside, is_ready, n_cores
 from .kernels.block import LEAVES, load_leaves
@@ -56,12 +56,14 @@ MIN_ROWS_PER_THREAD = 4  # with fewer rows of a block a thread's tiles are too f
 # with 10 (34,000); at 784-30-10 with 10 (360,000) 1.2 times on one machine, 0.45 times on another, and trials decide.
 MIN_WORK_PER_THREAD = 200_000
 LARGE_WORK = 2_000_000   # of an update for each thread: until a trial tells better, several threads do such
-TRIAL_WORK = 200_000_000  # multiply-adds of a trial of a number of threads: 2 ms, for waking them takes 0.05 ms
+TRIAL_WORK = 200_000_000  # multiply-adds of a trial of a number of threads: 2 ms, for waking them takes up to 0.1 ms
 LEAST_TRIAL_WORK = 25_000_000
 TRIALS = 2               # of each number of threads, in turn; the better one counts
 CALLS_BETWEEN_TRIALS = 8
 CERTAIN_WORK = 100_000_000  # an update of more multiply-adds is divided without trials: meetings are little of it
-LEAST_SHARED_WORK = 15_000_000  # multiply-adds of an evaluation for several threads: 0.2 ms, for waking one takes 0.1
+# Multiply-adds of an evaluation for several threads: 25 us on one.  Threads that are awake pay from 0.5 million on; one
+# that must be woken comes 0.05 to 0.1 ms late, and then two threads are even with one.
+LEAST_SHARED_WORK = 1_000_000
 REMEMBERING = ("adam", "adamw", "nadam")  # rules whose factors differ from step to step
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
 
@@ -97,44 +99,21 @@ def set_num_threads(n):
 # -------------------------------------------------------------------------------------------------- threads
 
 class _Gang:
-    """Threads that run one native call side by side, each with its number; they sleep in between."""
+    """Threads that do one job side by side (`kernels.gang`); they sleep in between, and end with the process."""
 
     def __init__(self):
         self.lock = threading.Lock()
-        self._inboxes = []
+        self._bells, self._addresses = [], np.empty(0, np.int64)
 
-    def run(self, function, threads):
-        """function(0), ..., function(threads - 1) at the same time; the first from this thread.  Hold the lock."""
-        while len(self._inboxes) < threads - 1:
-            inbox = queue.SimpleQueue()
-            self._inboxes.append(inbox)
-            threading.Thread(target=self._serve, args=(inbox,), daemon=True, name="fastbp").start()
-        finished = []
-        for number, inbox in enumerate(self._inboxes[:threads - 1], start=1):
-            inbox.put((function, number, finished))
-        interrupt = None
-        try:
-            return function(0)
-        finally:
-            while True:                                  # also on Ctrl-C: the others still write into the arrays
-                try:
-                    while len(finished) < threads - 1:
-                        time.sleep(0)
-                    break
-                except KeyboardInterrupt as error:
-                    interrupt = error
-            if interrupt is not None:
-                raise interrupt
-
-    @staticmethod
-    def _serve(inbox):
-        while True:
-            function, number, finished = inbox.get()
-            try:
-                function(number)
-            finally:
-                finished.append(number)
-                del function, finished
+    def bells(self, others):
+        """Return the addresses of the bells of that many other threads.  Hold the lock until they have done the job."""
+        while len(self._bells) < others:
+            bell = aligned_zeros(gang.BELL_SIZE, np.int64)
+            gang.prepare(bell)
+            self._bells.append(bell)
+            threading.Thread(target=gang.serve, args=(bell, gang.ACQUIRE), daemon=True, name="fastbp").start()
+            self._addresses = np.array([_address(bell) for bell in self._bells])
+        return self._addresses[:others]
 
 
 _gang = _Gang()
@@ -287,14 +266,17 @@ class NumbaBackend:
         self._rules = _Rules(Update())                   # of the last training
         self._lanes = LANES[numba.from_dtype(self.dtype)]
         self._nothing = np.empty(0, self.dtype)
-        self._no_losses, self._no_words = np.empty(0), np.empty((0, 0), np.uint32)
+        self._no_losses, self._no_memory = np.empty(0), np.empty((0, 0))
+        self._no_words, self._no_order = np.empty((0, 0), np.uint32), np.empty(0, np.int64)
 
     def __getstate__(self):
         """Leave the desks behind."""
         return {**self.__dict__, "_free": {}, "_paces": {}}
 
-    def _work(self, prepare, share, rows, threads, look=None, most=None, training=(), settle=None):
-        """Call prepare(desk, threads), then share(desk, thread) on all threads; (what the first returned, look(desk)).
+    def _work(self, prepare, arrays, rows, threads, look=None, most=None, training=(), settle=None):
+        """Call prepare(desk, threads), which returns a kernel, and run this: (what it left at DONE_AT, look(desk)).
+
+        `arrays` are those that `gang.launch` takes besides the desk's.
 
         The desk has room for `most` threads, so that their number may change between calls; `training` are its number
         of states and dropout.
@@ -302,8 +284,8 @@ class NumbaBackend:
         `settle` is called with the desk at the end.  The desk is one's own, so several Python threads may use the same
         network.  Where the gang is at another caller's work there is one thread, for which the results are the same.
         """
-        gang = _gang
-        in_gang = threads > 1 and gang.lock.acquire(blocking=False)
+        crew = _gang
+        in_gang = threads > 1 and crew.lock.acquire(blocking=False)
         key = rows, most or threads, *training
         threads = threads if in_gang else 1
         try:
@@ -312,8 +294,9 @@ class NumbaBackend:
                 desk = free.pop()
             except IndexError:
                 desk = _Desk(self, *key)
-            prepare(desk, threads)
-            result = gang.run(lambda thread: share(desk, thread), threads) if in_gang else share(desk, 0)
+            kernel = prepare(desk, threads)
+            result = gang.launch(kernel.address(self.dtype), crew.bells(threads - 1), gang.RELEASE, desk.job,
+                                 desk.plan.layers, desk.plan.leaves, desk.workspace, desk.sync, *arrays)
             if settle:
                 settle(desk)
             if look:                                     # at a desk as large as these data: not kept
@@ -323,7 +306,7 @@ class NumbaBackend:
             return result, None
         finally:
             if in_gang:
-                gang.lock.release()
+                crew.lock.release()
 
     def _threads_for(self, rows, products, most=None):
         """Choose the number of threads that pay for a block of this many rows."""
@@ -348,14 +331,13 @@ class NumbaBackend:
             desk.need(t.evaluate, N_EVALUATION_LEAVES)
             pack(desk.job, DATA_AT, data)
             pack(desk.job, TASK_AT, Wanted(wants, scale, threads))
+            return t.evaluate
 
-        def share(desk, thread):
-            t.evaluate(desk.plan.layers, desk.plan.leaves, desk.job, parameters, desk.workspace, flat, losses, gradient,
-                       desk.sync, thread)
-
+        arrays = (parameters, gradient, self._no_words, self._no_order, losses, self._no_memory, self._no_losses,
+                  self._no_losses, self._no_losses, flat)
         pays = products * self.n_parameters * n >= LEAST_SHARED_WORK
         threads = self._threads_for(min(n, rows), products) if pays else 1
-        _, seen = self._work(prepare, share, rows, threads, look, settle=settle)
+        _, seen = self._work(prepare, arrays, rows, threads, look, settle=settle)
         return losses, gradient, seen
 
     def predict(self, parameters, X):
@@ -440,7 +422,8 @@ class NumbaBackend:
             memory = state.memory[None] if threads == 1 else np.repeat(state.memory[None], threads, axis=0)
 
             def prepare(desk, threads):
-                desk.need(t.trainer_for(desk.plan, batch_size, self._lanes, is_plain), n_leaves)
+                kernel = t.trainer_for(desk.plan, batch_size, self._lanes, is_plain)
+                desk.need(kernel, n_leaves)
                 pack(desk.job, DATA_AT, data)
                 pack(desk.job, TASK_AT, Steps(
                     batch_size, first, last, len(some_losses), state.step, words is not None, self.reduction == "mean",
@@ -448,19 +431,16 @@ class NumbaBackend:
                     parts[1] if n_states > 1 else 0, update.rate_scale, rules.is_fused, rules.advances, update.l1,
                     update.l2, update.clip_value, update.clip_norm, update.max_norm, update.label_smoothing,
                     update.input_noise, rules.key, update.skips))
-
-            def share(desk, thread):
-                train = t.trainer_for(desk.plan, batch_size, self._lanes, is_plain)
-                return train(desk.plan.layers, desk.plan.leaves, desk.job, parameters, gradient, desk.workspace,
-                             some_words, order, some_losses, memory, rules.numbers, rules.rates, sums, desk.sync,
-                             thread)
+                return kernel
 
             def skipped(desk):
                 state.skipped += int(desk.sync[t.SKIPPED])
                 desk.sync[t.SKIPPED] = 0
 
             start = time.perf_counter()
-            done = self._work(prepare, share, rows, threads, most=most, training=(n_states, rules.dropout),
+            arrays = (parameters, gradient, some_words, order, some_losses, memory, rules.numbers, rules.rates, sums,
+                      self._nothing)
+            done = self._work(prepare, arrays, rows, threads, most=most, training=(n_states, rules.dropout),
                               settle=skipped if update.skips else None)[0]
             seconds = time.perf_counter() - start
             if threads > 1:

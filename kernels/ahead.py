@@ -9,12 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
-import numpy as np
-
 from . import training
 from .block import LEAVES
-from .jit import Lock, cache_folder, fcntl, is_cached
+from .jit import Lock, cache_folder, fcntl
 
 _asked = set()
 
@@ -24,22 +21,9 @@ def n_cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _signature(kernel, dtype):
-    """Return the argument types with which the engine calls a kernel of training.py."""
-    matrix, integers = np.empty((0, 0), np.int64), np.empty(0, np.int64)
-    floats, numbers = np.empty(0, dtype), np.empty(0)
-    if kernel is training.evaluate:
-        values = matrix, integers, integers, floats, floats, floats, numbers, floats, integers, 0
-    else:
-        values = (matrix, integers, integers, floats, floats, floats, np.empty((0, 0), np.uint32), integers, numbers,
-                  np.empty((0, 0)), numbers, numbers, numbers, integers, 0)
-    return tuple(map(numba.typeof, values))
-
-
 def is_ready(kernel, n_leaves, dtype):
     """Whether a kernel and the first so many leaves are compiled for a dtype, in memory or on disk."""
-    dtype = np.dtype(dtype)
-    return is_cached(kernel, _signature(kernel, dtype)) and all(leaf.is_cached(dtype) for leaf in LEAVES[:n_leaves])
+    return all(leaf.is_cached(dtype) for leaf in (kernel, *LEAVES[:n_leaves]))
 
 
 def compile_beside(kernel, n_leaves, dtype):
@@ -63,7 +47,7 @@ def compile_beside(kernel, n_leaves, dtype):
     if lock is None:
         return                                     # another process is being helped already
     code = (f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; "
-            f"work({kernel.__name__!r}, {n_leaves}, {dtype.name!r})")
+            f"work({kernel.name!r}, {n_leaves}, {dtype.name!r})")
     try:
         helper = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL, pass_fds=[lock.descriptor])
@@ -81,7 +65,5 @@ def _end(helper):
 
 def work(name, n_leaves, dtype):
     """Compile, in the other process: the kernel, the one that everybody calls in the end, the leaves from the last."""
-    for kernel in dict.fromkeys((getattr(training, name), training.evaluate)):
-        kernel.compile(_signature(kernel, np.dtype(dtype)))
-    for leaf in reversed(LEAVES[:n_leaves]):
+    for leaf in (*dict.fromkeys((getattr(training, name), training.evaluate)), *reversed(LEAVES[:n_leaves])):
         leaf.address(dtype)

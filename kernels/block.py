@@ -150,7 +150,7 @@ def share(n, thread, threads):
     return n * thread // threads, n * (thread + 1) // threads
 
 
-SPINS = 4000             # about 20 us of waiting before the core is offered to others
+SPINS = 400              # about 20 us of waiting before the core is offered to others
 
 
 @part

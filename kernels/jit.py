@@ -212,7 +212,8 @@ class Leaf:
     """
 
     def __init__(self, function, arguments, on_disk=True):
-        self._function, self._arguments, self._compiled = function.py_func, arguments, {}
+        self._function, self._arguments, self._compiled, self._addresses = function.py_func, arguments, {}, {}
+        self.name = function.__name__
         self._on_disk = on_disk
 
     def like(self, function):
@@ -234,24 +235,17 @@ class Leaf:
 
     def address(self, dtype):
         """Return the address of its machine code for a dtype, compiled or loaded now if need be."""
-        cfunc = self._cfunc(np.dtype(dtype))
-        if cfunc.address is None:
+        if dtype not in self._addresses:
+            cfunc = self._cfunc(np.dtype(dtype))
             cfunc.compile()
-        return cfunc.address
+            self._addresses[dtype] = cfunc.address
+        return self._addresses[dtype]
 
     def is_cached(self, dtype):
         """Whether its machine code is in memory or on disk."""
+        if dtype in self._addresses:
+            return True
         cfunc = self._cfunc(np.dtype(dtype))
-        return cfunc.address is not None or _is_on_disk(cfunc._cache, cfunc._sig.args)
+        path = cfunc._cache.path(cfunc._sig.args, cpu_target.target_context.codegen())
+        return path is not None and path.exists()
 
-
-def is_cached(dispatcher, sig):
-    """Whether machine code for these argument types is in memory or on disk."""
-    if tuple(sig) in dispatcher.overloads:
-        return True
-    return _is_on_disk(dispatcher._cache, tuple(sig))
-
-
-def _is_on_disk(cache, sig):
-    path = cache.path(sig, cpu_target.target_context.codegen())
-    return path is not None and path.exists()

@@ -14,6 +14,7 @@ from .update import N_FACTORS
  ACTIVATE_AT, DERIVE_AT) = range(13)                                        # columns of Plan.layers
 (MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER, ADVANCE, DROP, NOISE, UPDATE, PENALIZE, SQUARES, SCALE,
  LIMIT_COLUMNS) = range(14)                                                 # places in Plan.leaves
+N_LAYER_COLUMNS, N_LEAVES = DERIVE_AT + 1, LIMIT_COLUMNS + 1
 N_EVALUATION_LEAVES, N_PLAIN_LEAVES = ADVANCE, DROP      # the first of them: of evaluation, of training with plain SGD
 QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
 MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
@@ -132,8 +133,8 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
         return start
 
     x_row = row_distance(sizes[0])
-    layers = np.empty((len(activations), DERIVE_AT + 1), np.int64)
-    leaves = np.zeros(LIMIT_COLUMNS + 1, np.int64)
+    layers = np.empty((len(activations), N_LAYER_COLUMNS), np.int64)
+    leaves = np.zeros(N_LEAVES, np.int64)
     w_at = 0
     if not isinstance(loss, str):
         leaves[[MEASURE, OUTPUT_GRADIENT]] = loss
@@ -174,6 +175,29 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
                 take(rows), take(rows), take(threads * size), size, take(threads * own_stride), own_row, own_size,
                 own_stride, take(threads * N_FACTORS), take(threads * scratch_size), scratch_size, lanes_at, n_neurons,
                 bool(layers[:, BY_COLUMNS].any()), used, float(number))
+
+
+class Arrays(NamedTuple):
+    """Memory addresses of the arrays of a call, as `gang.launch` takes them.
+
+    n_layers is the length of Plan.layers, n_memory what each thread has of the memory.
+    """
+
+    layers: int
+    n_layers: int
+    leaves: int
+    workspace: int
+    sync: int
+    gradient: int
+    words: int
+    order: int
+    losses: int
+    memory: int
+    n_memory: int
+    numbers: int
+    rates: int
+    sums: int
+    out: int
 
 
 class Data(NamedTuple):
@@ -236,17 +260,19 @@ class Wanted(NamedTuple):
     threads: int
 
 
-# A job: the numbers of a plan, of Steps or Wanted, and of Data, each a word of 8 bytes.  A kernel reads them from there
-# (`simd.unpacked`): as its arguments they would take longer than a small step.
+# A job: the steps that were done, the addresses of Arrays, the numbers of a plan, of Data, and of Steps or Wanted, each
+# a word of 8 bytes.  A kernel reads them from there (`simd.unpacked`): as arguments they would take longer than a small
+# step, and so any thread can take up a job at its address.
 def _numbers(kind):
     letters = {int: "q", bool: "q", float: "d"}
     return struct.Struct("".join(letters[field] for field in kind.__annotations__.values() if field in letters))
 
 
-_PACKED = {kind: _numbers(kind) for kind in (Plan, Steps, Wanted, Data)}
+_PACKED = {kind: _numbers(kind) for kind in (Arrays, Plan, Steps, Wanted, Data)}
 N_ARRAYS = 2                 # the first fields of a Plan
-PLAN_AT = 0
-DATA_AT = _PACKED[Plan].size // 8
+DONE_AT, ARRAYS_AT = 0, 1
+PLAN_AT = ARRAYS_AT + len(Arrays._fields)
+DATA_AT = PLAN_AT + _PACKED[Plan].size // 8
 TASK_AT = DATA_AT + _PACKED[Data].size // 8
 JOB_SIZE = TASK_AT + max(_PACKED[Steps].size, _PACKED[Wanted].size) // 8
 

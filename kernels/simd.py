@@ -408,6 +408,15 @@ def pointer_at(typingctx, address, kind):
 
 
 @intrinsic
+def address_of(typingctx, array):
+    """Return the memory address of a contiguous array, an integer."""
+    def codegen(context, builder, sig, args):
+        return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, i64)
+    if isinstance(array, types.Array):
+        return signature(types.intp, array), codegen
+
+
+@intrinsic
 def pointer_like(typingctx, address, like):
     """Return a memory address (an integer) as a pointer of the type of `like`."""
     def codegen(context, builder, sig, args):
@@ -1024,6 +1033,23 @@ def atomic_add(typingctx, p, n, value):
     def codegen(context, builder, sig, args):
         return builder.atomic_rmw("add", _element(context, builder, sig, args), args[2], "acq_rel")
     return signature(p.dtype, p, n, p.dtype), codegen
+
+
+@intrinsic
+def atomic_swap(typingctx, p, n, value):
+    """Set an integer in memory; returns what it was."""
+    def codegen(context, builder, sig, args):
+        return builder.atomic_rmw("xchg", _element(context, builder, sig, args), args[2], "acq_rel")
+    return signature(p.dtype, p, n, p.dtype), codegen
+
+
+@intrinsic
+def atomic_replace(typingctx, p, n, before, after):
+    """Set an integer in memory to `after` if it is `before`; return whether it was."""
+    def codegen(context, builder, sig, args):
+        pair = builder.cmpxchg(_element(context, builder, sig, args), args[2], args[3], "acq_rel", "acquire")
+        return builder.extract_value(pair, 1)
+    return signature(types.boolean, p, n, p.dtype, p.dtype), codegen
 
 
 @intrinsic

@@ -7,6 +7,7 @@ Threads run the same call side by side, each with its number.  They split the ro
 the backward pass and the rows of W for the update, and never a sum, so results have the same bits for any number.
 """
 import numpy as np
+from numba import carray
 
 from . import elementwise
 from .block import (
@@ -27,17 +28,23 @@ from .block import (
     update_all,
     weigh,
 )
-from .jit import kernel, part
+from .jit import Leaf, inner, kernel, part
 from .plan import (
     A_AT,
+    ARRAYS_AT,
     DATA_AT,
     DELTA_AT,
+    DONE_AT,
     N_IN,
+    N_LAYER_COLUMNS,
+    N_LEAVES,
     N_OUT,
+    PLAN_AT,
     ROW,
     TASK_AT,
     X_FLOAT32,
     X_FLOAT64,
+    Arrays,
     Data,
     Plan,
     Steps,
@@ -61,7 +68,7 @@ from .simd import (
     load_part,
     offset,
     peek,
-    pointer,
+    pointer_at,
     pointer_like,
     poke,
     restore_control,
@@ -169,48 +176,48 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
 
 def _train_with(engine, name, repeats_batches):
     """Return the kernel that trains with an engine: one of its own for each, since few programs need them all."""
-    def train(layers, leaves, job, parameters, gradient, workspace, words, order, losses, memory, numbers, rates, sums,
-              sync, thread):
+    def train(job, parameters, thread):
         """Train whole epochs, or some batches of one; one thread's share of it.  Subnormal numbers are taken for zero.
 
         Parameters
         ----------
-        layers, leaves : int64, arrays of the Plan.
-        job : int64 (JOB_SIZE,), the numbers of Plan, Data and Steps (`plan.pack`).
-            All engines but that of blocks take steps.threads == 1, and settings that `trainer_for` takes for plain.
-        parameters : float (n_parameters,), updated in place, as are the states that lie at distances from them.
-        gradient : float (n_parameters,), scratch, wherever the update does not follow part by part; else size 0.
-        workspace : float (plan.size,); x's column of ones is set by the caller.
+        job : pointer to int64
+            The numbers of Plan, Data and Steps (`plan.pack`), and the Arrays.  DONE_AT receives the steps done; fewer
+            than asked for when the loss of the next one is not finite.  All engines but that of blocks take
+            steps.threads == 1, and settings that `trainer_for` takes for plain.
+        parameters : pointer (n_parameters,), updated in place, as are the states that lie at distances from them.
+        thread : number of this thread, from 0.
+
+        The Arrays:
+
+        gradient : (n_parameters,), scratch, wherever the update does not follow part by part; else size 0.
+        workspace : (plan.size,); x's column of ones is set by the caller.
         words : uint32 (n_epochs, n_samples): random words for shuffling; unused unless steps.shuffles.
         order : int64 (n_samples,), the order of the samples, in and out.
         losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
-        memory : float64 (threads, MEMORY): what the rule carries from step to step, the same for each thread.
+        memory : float64 (threads, n_memory): what the rule carries from step to step, the same for each thread.
         numbers, rates : float64, settings of the rule and of the learning rate.
         sums : float64, one for each SQUARES_CHUNK elements of the gradient where its norm is limited.
         sync : int64 (16,), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
-        thread : number of this thread, from 0.
-
-        Returns
-        -------
-        int
-            The steps done; fewer than asked for when the loss of the next one is not finite.
         """
-        words_of_job = pointer(job, 0)
-        plan = unpacked(words_of_job, Plan, (layers, leaves))
-        data = unpacked(offset(words_of_job, DATA_AT), Data, ())
-        steps = unpacked(offset(words_of_job, TASK_AT), Steps, ())
+        arrays, plan, data = read(job)
+        steps = unpacked(offset(job, TASK_AT), Steps, ())
         control = flush_subnormals()
-        p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
+        p, work, meeting = parameters, pointer_like(arrays.workspace, parameters), pointer_like(arrays.sync, job)
+        gradient, numbers = pointer_like(arrays.gradient, p), pointer_at(arrays.numbers, np.float64)
+        words = carray(pointer_at(arrays.words, np.uint32), (steps.n_epochs, data.n))
+        order, losses = carray(pointer_like(arrays.order, job), (data.n,)), pointer_at(arrays.losses, np.float64)
         threads = steps.threads
         finish = steps.rule + 1 if steps.is_fused else STORE
         has_own = (threads > 1 and steps.batch_size <= plan.rows and steps.clip_norm == 0 and steps.max_norm == 0
                    and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row)
-        tools = Tools(p, work, pointer(gradient, 0), offset(work, plan.factors_at + thread * N_FACTORS),
-                      offset(work, plan.pack_at + thread * plan.pack_size), pointer(memory, thread * memory.shape[1]),
-                      pointer(numbers, 0), pointer(rates, 0), pointer(sums, 0), meeting, thread, threads, has_own,
-                      finish, steps.key)
-        momentum = as_float(numbers[0] if steps.is_fused and steps.rule != 0 else 0.0, p)
-        to_velocity = steps.to_first if steps.is_fused else distance(p, tools.gradient)
+        tools = Tools(p, work, gradient, offset(work, plan.factors_at + thread * N_FACTORS),
+                      offset(work, plan.pack_at + thread * plan.pack_size),
+                      pointer_at(arrays.memory + thread * 8 * arrays.n_memory, np.float64), numbers,
+                      pointer_at(arrays.rates, np.float64), pointer_at(arrays.sums, np.float64), meeting, thread,
+                      threads, has_own, finish, steps.key)
+        momentum = as_float(peek(numbers, 0) if steps.is_fused and steps.rule != 0 else 0.0, p)
+        to_velocity = steps.to_first if steps.is_fused else distance(p, gradient)
         if has_own:
             take_own(plan, steps, tools, False)
         if not steps.advances:
@@ -220,7 +227,7 @@ def _train_with(engine, name, repeats_batches):
         epoch = 0
         while epoch < steps.n_epochs:
             first_batch, repeats = steps.first_batch if epoch == 0 else 0, 1
-            now, total = steps.step + done, pointer(losses, epoch)
+            now, total = steps.step + done, offset(losses, epoch)
             if steps.shuffles and first_batch == 0:
                 if thread == 0:
                     shuffle_order(words[epoch], order, data.n)
@@ -236,10 +243,21 @@ def _train_with(engine, name, repeats_batches):
         if has_own:
             take_own(plan, steps, tools, True)
         restore_control(control)
-        return done
+        if thread == 0:
+            poke(job, DONE_AT, done)
 
     train.__name__ = train.__qualname__ = name
-    return kernel(train)
+    return Leaf(part(train), "opi")
+
+
+@inner
+def read(job):
+    """Return Arrays, Plan and Data of a job."""
+    arrays = unpacked(offset(job, ARRAYS_AT), Arrays, ())
+    layers = carray(pointer_like(arrays.layers, job), (arrays.n_layers, N_LAYER_COLUMNS))
+    leaves = carray(pointer_like(arrays.leaves, job), (N_LEAVES,))
+    plan = unpacked(offset(job, PLAN_AT), Plan, (layers, leaves))
+    return arrays, plan, unpacked(offset(job, DATA_AT), Data, ())
 
 
 train_in_blocks = _train_with(in_blocks, "train_in_blocks", False)
@@ -285,33 +303,35 @@ def is_finite(x, row, rows, columns):
     return np.isfinite(sum_of(total + other))
 
 
-@kernel
-def evaluate(layers, leaves, job, parameters, workspace, out, losses, gradient, sync, thread):
+@part
+def evaluate(job, parameters, thread):
     """Compute what is wanted: outputs, sample losses, gradients; one thread's share of it.
 
     Parameters
     ----------
-    layers, leaves, parameters, workspace, sync, thread : as in `train`.
-    job : int64 (JOB_SIZE,), the numbers of Plan, Data and Wanted (`plan.pack`).
+    job : pointer to int64
+        The numbers of Plan, Data and Wanted (`plan.pack`), and the Arrays, of which are used: workspace, sync,
+        gradient, out, losses.
         Wanted.wants is a sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs, and sync[NOT_FINITE] becomes 1
         where X may not be finite (its squares have no finite sum).  WANT_LOSS: `losses` float64 (n,)
         of the samples.  WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in)
         d loss / d X.  Wanted.scale is 1 / n for the mean over samples.
         Data are taken in order.  The targets may be an output gradient of the caller's own (Y_GRADIENT), used as it is.
+    parameters : pointer (n_parameters,)
+    thread : number of this thread, from 0.
     """
-    words_of_job = pointer(job, 0)
-    plan = unpacked(words_of_job, Plan, (layers, leaves))
-    data = unpacked(offset(words_of_job, DATA_AT), Data, ())
-    wanted = unpacked(offset(words_of_job, TASK_AT), Wanted, ())
+    arrays, plan, data = read(job)
+    wanted = unpacked(offset(job, TASK_AT), Wanted, ())
     wants, scale, threads = wanted.wants, wanted.scale, wanted.threads
-    p, work, meeting = pointer(parameters, 0), pointer(workspace, 0), pointer(sync, 0)
-    unused = pointer(losses, 0)
-    tools = Tools(p, work, pointer(gradient, 0), work, offset(work, plan.pack_at + thread * plan.pack_size), unused,
-                  unused, unused, unused, meeting, thread, threads, False, STORE, 0)
+    p, work, meeting = parameters, pointer_like(arrays.workspace, parameters), pointer_like(arrays.sync, job)
+    out, losses = pointer_like(arrays.out, p), pointer_at(arrays.losses, np.float64)
+    tools = Tools(p, work, pointer_like(arrays.gradient, p), work,
+                  offset(work, plan.pack_at + thread * plan.pack_size), losses, losses, losses, losses, meeting, thread,
+                  threads, False, STORE, 0)
     nothing = as_float(0, p)
     last_layer = plan.layers[plan.layers.shape[0] - 1]
     n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW]
-    no_order = np.empty(0, np.int64)
+    no_order = carray(job, (0,))
     # samples of the right dtype need not be gathered, unless their rows lie so that those of a tile share cache sets
     size = by_dtype(work, 4, 8)
     reads_in_place = wants == WANT_OUTPUT and data.x_scale == 1 and n_in * size % 512 != 0 and (
@@ -330,7 +350,7 @@ def evaluate(layers, leaves, job, parameters, workspace, out, losses, gradient, 
         if wants & WANT_OUTPUT:
             for r in range(first, last):
                 a = offset(work, last_layer[A_AT] + r * last_layer[ROW])
-                elementwise.map_block(elementwise._identity, a, pointer(out, (start + r) * n_out), n_out)
+                elementwise.map_block(elementwise._identity, a, offset(out, (start + r) * n_out), n_out)
         if wants & WANT_LOSS:
             measure(plan, work, data.y_kind, first, last)
         if wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT):
@@ -343,12 +363,15 @@ def evaluate(layers, leaves, job, parameters, workspace, out, losses, gradient, 
             if wants & WANT_INPUT_GRADIENT:
                 layer = plan.layers[0]
                 propagate(plan, offset(work, layer[DELTA_AT] + first * row), row, p, n_in, layer[N_OUT],
-                          0, n_in, pointer(out, (start + first) * n_in), n_in, last - first, tools.pack)
+                          0, n_in, offset(out, (start + first) * n_in), n_in, last - first, tools.pack)
             meet(meeting, threads)
             if wants & WANT_GRADIENT:
                 accumulate(plan, tools, rows, tools.gradient, START_ZERO if start == 0 else START_C, STORE, nothing,
                            nothing, 0)
         if wants & WANT_LOSS:
             for r in range(first, last):
-                losses[start + r] = peek(work, plan.losses_at + r)
+                poke(losses, start + r, peek(work, plan.losses_at + r))
         meet(meeting, threads)                     # the next block's rows may be another thread's in this one
+
+
+evaluate = Leaf(evaluate, "opi")

@@ -103,13 +103,13 @@ def test_hashes_tell_networks_apart(hashes):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_do_not_change_the_bits(hashes, threads):
     used = []
-    run = engine._Gang.run
+    bells = engine._Gang.bells
 
-    def watched(gang, function, number):
-        used.append(number)
-        return run(gang, function, number)
+    def watched(gang, others):
+        used.append(others + 1)
+        return bells(gang, others)
 
-    with mock.patch.object(engine._Gang, "run", watched):
+    with mock.patch.object(engine._Gang, "bells", watched):
         assert all_hashes(threads) == hashes
     assert max(used, default=1) == threads                     # threads there were
 

@@ -15,6 +15,7 @@ from fastbp.kernels import jit
 
 import fastbp
 from fastbp import kernels
+from fastbp.update import State, Update
 
 table = runpy.run_path(str(Path(__file__).with_name("kernel_table.py")))
 
@@ -31,6 +32,14 @@ def fails(function, *arguments):
 
 def main():
     assert fails(kernels.shuffle, np.zeros(3, np.uint32), np.zeros(9, np.int64)), "the flag is not in force"
+    errors = []                                   # of the engine's kernels, which nobody can catch
+    sys.unraisablehook = lambda error: errors.append(error.exc_value)
+    backend = fastbp.Network([3, 8, 8, 4], seed=0)._backend
+    order = np.zeros(8, np.int64)[:3]             # one batch too many
+    backend.train(np.zeros(backend.n_parameters, np.float32), State(0, 1, np.float32), np.zeros((3, 3)),
+                  np.zeros((3, 4), np.float32), weights=None, batch_size=1, words=None, order=order, first_batch=0,
+                  last_batch=4, update=Update(), losses=np.zeros(1))
+    assert isinstance(errors.pop(), IndexError) and not errors, "the engine's errors are not seen"
     rng = np.random.default_rng(0)
     for row in table["TABLE"]:
         if row.name.startswith(("cross_entropy", "shuffle", *METRICS)):      # the others know pointers only
@@ -54,6 +63,7 @@ def main():
             assert np.isfinite(net.loss(X, Y)) and np.isfinite(net.input_gradient(X, Y)).all()
             net.gradients(X[:20], Y[:20])
             net.trace(X[:20], Y[:20])
+    assert not errors, errors
     print("done")
 
 

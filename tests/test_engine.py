@@ -5,11 +5,13 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from hashlib import sha256
 from itertools import product
 
 import numpy as np
 import pytest
+from fastbp.kernels import gang
 from fastbp.kernels import plan as plans
 from fastbp.kernels.optimizers import N_STATES
 
@@ -340,9 +342,9 @@ def test_subnormal_numbers_are_zero_in_training_and_only_there(many_threads, dty
     out = np.empty(3, dtype)
     kernels.relu(numbers * dtype(0.25), out)
     assert (out > 0).all()
-    seen = []
-    engine._gang.run(lambda thread: seen.append((numbers * dtype(0.25) > 0).all()), 2)
-    assert seen == [True, True]
+    adder = NumbaBackend((3, 1), ("identity",), "squared_error", "mean", dtype)
+    sums = adder.predict(np.array([1, 1, 1, 0], dtype), np.tile(numbers * dtype(0.25), (24, 1)))
+    assert (sums > 0).all()                              # half of the rows are another thread's
 
 
 @each_dtype
@@ -465,6 +467,25 @@ def test_python_threads_share_one_network(many_threads):
     alone = [work(X)() for X in inputs]
     assert [len(results) for results in alone] == [1, 1, 1]
     assert run_together(*map(work, inputs)) == alone
+
+
+def test_threads_sleep_and_are_woken(many_threads, monkeypatch):
+    """Jobs in quick succession, and after pauses in which the other threads fall asleep."""
+    case = Case((20, 70, 70, 4), ("sigmoid", "tanh", "identity"), "squared_error", np.float32, n=90)
+    monkeypatch.setattr(engine, "_threads", 1)
+    alone = case.numba.predict(case.parameters, case.X)
+    monkeypatch.setattr(engine, "_threads", 3)
+    slept = 0
+    for i in range(60):
+        np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), alone)
+        bells = engine._gang._bells[:2]
+        assert len(bells) == 2 and gang.CALLED not in [bell[gang.STATE] for bell in bells]
+        if i % 10 == 9:
+            deadline = time.monotonic() + 60
+            while any(bell[gang.STATE] != gang.ASLEEP for bell in bells) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            slept += all(bell[gang.STATE] == gang.ASLEEP for bell in bells)
+    assert slept == 6
 
 
 FORK = """
