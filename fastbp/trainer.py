@@ -217,6 +217,7 @@ class Trainer:
         self._settings = self._last_update = None
         self._watchers = None  # while fit runs: its Callbacks and its _Plateau
         self._resumed = None  # from a checkpoint: what they knew
+        self._spare_copies: list[np.ndarray] = []  # memory for the snapshots of the next run
         self._past: dict[str, list] = {}  # what was recorded, but for the calls of fit in the next list
         self._histories: list[History] = []
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
@@ -643,7 +644,11 @@ class _Run:
         self._kept = [trainer.state.memory, *self._floats]
         if self.shuffle:
             self._kept.append(self.order)
-        self._copies = [array.copy() for array in self._kept]
+        self._copies, trainer._spare_copies = trainer._spare_copies, []
+        if [array.shape for array in self._copies] == [array.shape for array in self._kept]:
+            self._copy()  # new memory would cost more than the copying
+        else:
+            self._copies = [array.copy() for array in self._kept]
         bytes_kept = sum([array.nbytes for array in self._kept])
         self._snapshot_seconds = max(LEAST_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
         self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
@@ -725,7 +730,8 @@ class _Run:
         return self.X[rows], self.Y[rows]
 
     def close(self):
-        """Nothing is held that must be given back."""
+        """Leave the memory of the copies to the next run."""
+        self.trainer._spare_copies = self._copies
 
     def rows_of_next(self):
         """Return the samples of the next batch, which a call has tried already."""
@@ -741,9 +747,12 @@ class _Run:
         if self.not_finite():
             history.nonfinite = True
             return
+        self._copy()
+        self._snapshot_step, self._snapshot_time, self._calls = self.done, time.perf_counter(), []
+
+    def _copy(self):
         for copy, array in zip(self._copies, self._kept, strict=True):
             copy[...] = array
-        self._snapshot_step, self._snapshot_time, self._calls = self.done, time.perf_counter(), []
 
     def _again(self, step):
         """Do the steps from the snapshot up to `step` again."""
@@ -778,7 +787,7 @@ class _StreamRun:
 
     def __init__(self, trainer, stream, class_weight):
         self.trainer, self.stream, self.class_weight = trainer, stream, class_weight
-        self.buffers = None  # of the epoch under way
+        self.buffers = self.run = None  # of the epoch under way
         self.batch_loss = 0.0
 
     def advance(self, history, one_epoch, one_batch=False):
@@ -808,6 +817,8 @@ class _StreamRun:
         buffer = next(self.buffers, None)
         if buffer is not None:
             trainer, (X, Y, order) = self.trainer, buffer
+            if self.run is not None:
+                self.run.close()
             weights = checks.weights(None, self.class_weight, Y, trainer.net.sizes[-1], trainer.net.dtype)
             self.run, self.part = _Run(trainer, X, Y, weights, 1, order), History()
         return buffer is not None
@@ -829,7 +840,9 @@ class _StreamRun:
         return self.run.data_of_next()
 
     def close(self):
-        """End the thread that reads ahead."""
+        """End the thread that reads ahead, and the part under way."""
+        if self.run is not None:
+            self.run.close()
         if self.buffers is not None:
             self.buffers.close()
 
