@@ -342,6 +342,13 @@ class NumbaBackend:
 
     def predict(self, parameters, X):
         """Return outputs (n, n_out) of samples (n, n_in), which must be finite."""
+        return self._outputs(t.WANT_OUTPUT, parameters, X)[0]
+
+    def outputs_and_losses(self, parameters, X, Y):
+        """Return what `predict` and `losses` do, in one pass."""
+        return self._outputs(t.WANT_OUTPUT | t.WANT_LOSS, parameters, X, Y, _kind_of(Y))
+
+    def _outputs(self, wants, parameters, X, *targets):
         out = np.empty((len(X), self.sizes[-1]), self.dtype)
         is_finite = True
 
@@ -349,10 +356,10 @@ class NumbaBackend:
             nonlocal is_finite
             is_finite, desk.sync[t.NOT_FINITE] = not desk.sync[t.NOT_FINITE], 0
 
-        self._evaluate(t.WANT_OUTPUT, parameters, X, out=out, settle=look)
+        losses = self._evaluate(wants, parameters, X, *targets, out=out, settle=look)[0]
         if not is_finite:                                # or only so large that their squares are not
             checks.finite("X", X, self.dtype)
-        return out
+        return out, losses
 
     def losses(self, parameters, X, Y):
         """Return the loss of each sample, float64 (n,), before the mean or sum."""

@@ -735,6 +735,12 @@ class NumpyBackend:
         with np.errstate(all="ignore"):
             return self.sample_losses(*self.forward(parameters, X), Y)
 
+    def outputs_and_losses(self, parameters, X, Y):
+        """Output activations and the loss of every sample."""
+        with np.errstate(all="ignore"):
+            Z, A = self.forward(parameters, X)
+            return A[-1], self.sample_losses(Z, A, Y)
+
     def gradient(self, parameters, X, Y, weights=None):
         """Losses of the samples and the flat gradient of the reduced loss, both with the samples' weights, if any."""
         with np.errstate(all="ignore"):

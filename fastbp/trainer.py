@@ -563,18 +563,30 @@ class Trainer:
                           RuntimeWarning, stacklevel=3)
 
     def _evaluate(self, history, sets, measures):
-        """Losses and metrics of the epoch just done."""
-        net = self.net
+        """Losses and metrics of the epoch just done, in one pass over each set."""
+        backend, parameters = self.net._backend, self.net.parameters
         for prefix, X, Y in sets:
-            rows = max(1, PREDICTED_NUMBERS // net.parameters.size)
-            pieces = [slice(start, start + rows) for start in range(0, len(X), rows)]
-            if prefix:
-                losses = [net._backend.losses(net.parameters, X[piece], Y[piece]) for piece in pieces]
-                history.validation_loss.append(net._reduced(np.concatenate(losses)))
+            rows = max(1, PREDICTED_NUMBERS // parameters.size)
+            pieces = [(X[start : start + rows], Y[start : start + rows]) for start in range(0, len(X), rows)]
+            losses = []
             if measures:
-                outputs = ((net._backend.predict(net.parameters, X[piece]), Y[piece]) for piece in pieces)
-                for name, value in measures.of(outputs, Y).items():
+                for name, value in measures.of(self._outputs(pieces, losses if prefix else None), Y).items():
                     history.metrics[prefix + name].append(value)
+            elif prefix:
+                losses = [backend.losses(parameters, *piece) for piece in pieces]
+            if prefix:
+                history.validation_loss.append(self.net._reduced(np.concatenate(losses)))
+
+    def _outputs(self, pieces, losses):
+        """Yield the outputs and targets of pieces of data; where `losses` is a list, those of the samples go there."""
+        backend, parameters = self.net._backend, self.net.parameters
+        for X, Y in pieces:
+            if losses is None:
+                A = backend.predict(parameters, X)
+            else:
+                A, of_samples = backend.outputs_and_losses(parameters, X, Y)
+                losses.append(of_samples)
+            yield A, Y
 
     def _end_if_nonfinite(self, run, history):
         if not (history.nonfinite or run.not_finite()):

@@ -104,6 +104,10 @@ class Case:
         self.assert_same(losses, wanted_losses, "losses")
         self.assert_same(gradient, wanted, "gradient")
         np.testing.assert_array_equal(self.numba.losses(self.parameters, self.X, self.Y), losses)
+        for backend in (self.numba, self.numpy):
+            both = backend.outputs_and_losses(self.parameters, self.X, self.Y)
+            np.testing.assert_array_equal(both[0], backend.predict(self.parameters, self.X))
+            np.testing.assert_array_equal(both[1], backend.losses(self.parameters, self.X, self.Y))
         for options, exact_options in (({}, {}), ({"Y": self.Y}, {"Y": Y}),
                                        ({"dA": self.dA}, {"dA": self.dA.astype(float)})):
             given = self.numba.record(self.parameters, self.X, **options)
