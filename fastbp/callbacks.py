@@ -60,7 +60,7 @@ class Callback:
 class Callbacks:
     """The callbacks of one training: who is to be called when.
 
-    Those that write checkpoints come last in each event, so that these hold what the others did.
+    Each `Checkpoint` comes last in each event, so that the file holds what the others did.
     """
 
     def __init__(self, callbacks: Any) -> None:
@@ -73,10 +73,14 @@ class Callbacks:
             if not any(hasattr(callback, event) for event in EVENTS):
                 raise TypeError(f"callbacks[{i}] must have a method such as on_epoch_end, got {callback!r}")
         for callback in sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint)):
+            keeps_state = all(callable(getattr(callback, name, None)) for name in STATE)
             for event, methods in self._methods.items():
                 method = getattr(callback, event, None)
+                if event in STATE and not keeps_state:
+                    continue
                 if method is not None and getattr(method, "__func__", None) is not getattr(Callback, event):
                     methods.append((type(callback).__name__, method))
+        self.names = [type(callback).__name__ for callback in callbacks]
 
     def has(self, *events: str) -> bool:
         """Whether any callback has any of these methods."""
@@ -94,15 +98,20 @@ class Callbacks:
 
     def states(self) -> list:
         """Return what the callbacks must know to go on: pairs of a class name and a dict."""
-        return [(name, {**method()}) for name, method in self._methods["state_dict"]]
+        return [(name, dict(method())) for name, method in self._methods["state_dict"]]
 
     def go_on(self, states: list) -> None:
-        """Give each callback the state that one of its class had; those of the same class in their order."""
+        """Give each callback the state that one of its class had; those of the same class in their order.
+
+        The state of one that monitors something is for one that monitors the same.
+        """
         states = list(states)
         for name, method in self._methods["load_state_dict"]:
-            i = next((i for i, (other, _) in enumerate(states) if other == name), None)
-            if i is not None:
-                method(states.pop(i)[1])
+            monitor = getattr(getattr(method, "__self__", None), "monitor", None)
+            for i, (other, state) in enumerate(states):
+                if other == name and state.get("monitor", monitor) == monitor:
+                    method(dict(states.pop(i)[1]))
+                    break
 
 
 class _Monitor(Callback):
@@ -145,7 +154,7 @@ class _Monitor(Callback):
 
     def state_dict(self) -> dict:
         """Return the best value so far."""
-        return {"best": self.best}
+        return {"monitor": self.monitor, "best": self.best}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
@@ -205,7 +214,8 @@ class EarlyStopping(_Monitor):
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
         super().load_state_dict(state)
-        self.best_epoch, self._parameters = state["best_epoch"], state.get("parameters")
+        self.best_epoch = state["best_epoch"]
+        self._parameters = state.get("parameters") if self.restore_best else None
 
     def on_train_end(self, trainer: Any, history: Any) -> None:
         """Put back the best parameters."""
@@ -372,7 +382,9 @@ class CSVLogger(Callback):
         """Add to the file where it was then; where it is gone, begin it anew."""
         columns, self._columns = self._columns, state["columns"]
         self._compare(columns or [])
-        self._is_begun = 0 < state["size"] <= self.path.stat().st_size
+        with self.path.open(newline="") as file:
+            is_ours = next(csv.reader(file), None) == self._columns
+        self._is_begun = is_ours and 0 < state["size"] <= self.path.stat().st_size
         if self._is_begun:
             os.truncate(self.path, state["size"])
 

@@ -320,6 +320,8 @@ def _as_json(value):
 
 
 def _from_json(value):
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
     if not isinstance(value, dict):
         return value
     if set(value) == {"dtype", "values"}:

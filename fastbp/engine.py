@@ -99,7 +99,7 @@ def set_num_threads(n):
 # -------------------------------------------------------------------------------------------------- threads
 
 class _Gang:
-    """Threads that do one job side by side (`kernels.gang`); they sleep in between, and end with the process."""
+    """Threads that do one job side by side (`kernels.gang`); they sleep some time after it, and never end."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -110,8 +110,10 @@ class _Gang:
         while len(self._bells) < others:
             bell = aligned_zeros(gang.BELL_SIZE, np.int64)
             gang.prepare(bell)
-            self._bells.append(bell)
+            gang.serve.compile((numba.typeof(bell), numba.intp))     # here, where an error is seen
             threading.Thread(target=gang.serve, args=(bell, gang.ACQUIRE), daemon=True, name="fastbp").start()
+            self._bells.append(bell)
+        if len(self._addresses) != len(self._bells):
             self._addresses = np.array([_address(bell) for bell in self._bells])
         return self._addresses[:others]
 
@@ -287,16 +289,21 @@ class NumbaBackend:
         crew = _gang
         in_gang = threads > 1 and crew.lock.acquire(blocking=False)
         key = rows, most or threads, *training
-        threads = threads if in_gang else 1
+        threads, bells = threads if in_gang else 1, self._no_order
         try:
+            if in_gang:
+                try:
+                    bells = crew.bells(threads - 1)
+                except RuntimeError:                     # no more threads can be started
+                    threads = 1
             free = self._free.setdefault(key, [])
             try:
                 desk = free.pop()
             except IndexError:
                 desk = _Desk(self, *key)
             kernel = prepare(desk, threads)
-            result = gang.launch(kernel.address(self.dtype), crew.bells(threads - 1), gang.RELEASE, desk.job,
-                                 desk.plan.layers, desk.plan.leaves, desk.workspace, desk.sync, *arrays)
+            result = gang.launch(kernel.address(self.dtype), bells, gang.RELEASE, desk.job, desk.plan.layers,
+                                 desk.plan.leaves, desk.workspace, desk.sync, *arrays)
             if settle:
                 settle(desk)
             if look:                                     # at a desk as large as these data: not kept

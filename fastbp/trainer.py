@@ -222,6 +222,10 @@ class Trainer:
         self._histories: list[History] = []
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
 
+    def __getstate__(self):
+        """Leave behind what belongs to a call of `fit` under way, and spare memory."""
+        return {**self.__dict__, "_watchers": None, "_spare_copies": []}
+
     @property
     def _is_full_batch(self):
         """Whether the optimizer takes all samples at once and makes no single steps."""
@@ -340,15 +344,17 @@ class Trainer:
             callbacks.call("on_epoch_end", self, history)
             show(history)
 
+        outer, resumed = self._watchers, self._resumed
+        before = None if resumed is None else self.net.parameters.copy()
         try:
-            self._watchers = callbacks, plateau
             callbacks.call("on_train_begin", self, history)
-            if self._resumed is not None:
-                resumed, self._resumed = self._resumed, None
+            if resumed is not None:
                 callbacks.go_on(resumed["callbacks"])
                 plateau.best, plateau.count = resumed["plateau"]
-                if resumed["stopped"] is not None:
+                if resumed["stopped"] in callbacks.names or (resumed["stopped"] == "tol" and tol is not None):
                     self.stop_training, history.stopped = True, resumed["stopped"]
+                self._resumed = None
+            self._watchers = callbacks, plateau
             with bar as show:
                 if self._is_full_batch:
                     self._minimise(X, Y, weights, epochs, history, callbacks, evaluate)
@@ -382,8 +388,10 @@ class Trainer:
         finally:
             self.epochs = history.first_epoch - 1 + len(history)
             run.close()
-            self._watchers = None
+            self._watchers = outer
             callbacks.call("on_train_end", self, history)
+            if self._resumed is not None:  # it never began: the next call goes on
+                self.net.parameters[:] = before
         return history
 
     def partial_fit(self, X, Y=None):
@@ -433,14 +441,23 @@ class Trainer:
                 "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng), "history": self.history,
                 "skipped": self.state.skipped,
                 "versions": {"fastbp": version("fastbp"), "numpy": np.__version__}}
+        fit = self._resumed
         if self._watchers:
             callbacks, plateau = self._watchers
-            states = callbacks.states()
-            for i, (_, state) in enumerate(states):
-                for key in [key for key, value in state.items() if isinstance(value, np.ndarray)]:
-                    arrays[f"callback {i} {key}"] = state.pop(key)
-            stopped = (self._histories[-1].stopped or "stop_training") if self.stop_training else None
-            info["fit"] = {"callbacks": states, "plateau": (plateau.best, plateau.count), "stopped": stopped}
+            stopped = self._histories[-1].stopped if self.stop_training else None
+            fit = {"callbacks": callbacks.states(), "plateau": (plateau.best, plateau.count), "stopped": stopped}
+        if fit is not None:
+            states = []
+            for i, (name, state) in enumerate(fit["callbacks"]):
+                of_state = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
+                arrays |= {f"callback {i} {key}": value for key, value in of_state.items()}
+                rest = checkpoints._as_json({key: value for key, value in state.items() if key not in of_state})
+                try:
+                    json.dumps(rest)
+                except TypeError as error:
+                    raise TypeError(f"state_dict of {name} must hold arrays and what JSON can hold: {error}") from None
+                states.append((name, rest))
+            info["fit"] = {**fit, "callbacks": states}
         checkpoints.write(path, arrays, info)
 
     def load_checkpoint(self, path):
@@ -471,9 +488,10 @@ class Trainer:
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
         state.step, state.skipped, self._past, self._histories = info["step"], info["skipped"], info["history"], []
         self._resumed = info.get("fit")
-        for i, (_, known) in enumerate(self._resumed["callbacks"] if self._resumed else ()):
+        for i, pair in enumerate(self._resumed["callbacks"] if self._resumed else ()):
             start = f"callback {i} "
-            known |= {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
+            of_state = {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
+            pair[1] = checkpoints._from_json(pair[1]) | of_state
 
     def _remember(self, history):
         """Keep a history for `history`; many short ones together."""

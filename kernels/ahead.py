@@ -1,7 +1,7 @@
 """A first compile on two cores: another process compiles, from the other end, what this one is about to need.
 
 Numba compiles in one thread, and everything a first training needs takes it more than ten seconds.  Both processes
-keep what they compile in the disk cache, whose locks see to it that nothing is compiled twice.
+keep what they compile in the disk cache, and its locks make one wait for what the other is compiling.
 """
 import atexit
 import os
@@ -48,8 +48,9 @@ def compile_beside(kernel, n_leaves, dtype):
         return                                     # another process is being helped already
     code = (f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; "
             f"work({kernel.name!r}, {n_leaves}, {dtype.name!r})")
+    command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]         # as multiprocessing does
     try:
-        helper = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        helper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL, pass_fds=[lock.descriptor])
     except OSError:
         lock.give_back()
@@ -59,7 +60,7 @@ def compile_beside(kernel, n_leaves, dtype):
 
 
 def _end(helper):
-    helper.terminate()
+    helper.kill()
     helper.wait()
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numba import types
 from numba.core import compiler, config
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
@@ -131,12 +132,13 @@ class KernelCache:
         """Wrap a compiling function: give the lock back when it is done, whatever came of it."""
         @functools.wraps(compile_one)
         def compile_and_release(*args):
-            try:
-                return compile_one(*args)
-            finally:
-                if self._lock is not None:
-                    self._lock.give_back()
-                    self._lock = None
+            with global_compiler_lock:                  # of all threads of this process; it may be held already
+                try:
+                    return compile_one(*args)
+                finally:
+                    if self._lock is not None:
+                        lock, self._lock = self._lock, None
+                        lock.give_back()
         return compile_and_release
 
     def flush(self):
@@ -146,7 +148,11 @@ class KernelCache:
 
 
 class Lock:
-    """A lock of several processes: a locked file, which the last to hold it deletes."""
+    """A lock of several processes: a locked file, deleted by each that gives the lock back.
+
+    Who waits for the deleted file gets its lock too, beside another who made a new one.  Both look into the cache
+    first, and compile twice only what could not be compiled or saved.
+    """
 
     def __init__(self, path, descriptor):
         self.path, self.descriptor = path, descriptor
@@ -172,9 +178,13 @@ class Lock:
             time.sleep(0.02)
 
     def give_back(self):
-        """Let others have it.  Who waits for the deleted file gets it too: by then the work is done."""
-        self.path.unlink(missing_ok=True)
-        os.close(self.descriptor)
+        """Let others have it."""
+        try:
+            self.path.unlink()
+        except OSError:
+            pass                                       # another's file in a shared folder, say
+        finally:
+            os.close(self.descriptor)
 
 
 def kernel(function):
@@ -243,9 +253,10 @@ class Leaf:
 
     def is_cached(self, dtype):
         """Whether its machine code is in memory or on disk."""
+        dtype = np.dtype(dtype)
         if dtype in self._addresses:
             return True
-        cfunc = self._cfunc(np.dtype(dtype))
+        cfunc = self._cfunc(dtype)
         path = cfunc._cache.path(cfunc._sig.args, cpu_target.target_context.codegen())
         return path is not None and path.exists()
 

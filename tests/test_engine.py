@@ -492,6 +492,23 @@ def test_threads_sleep_and_are_woken(many_threads, monkeypatch):
     assert slept == 6
 
 
+def test_threads_that_cannot_be_started_are_done_without(many_threads, monkeypatch):
+    case = Case((20, 70, 70, 4), ("sigmoid", "tanh", "identity"), "squared_error", np.float32, n=90)
+    wanted = case.numba.predict(case.parameters, case.X)
+    monkeypatch.setattr(engine, "_gang", engine._Gang())
+
+    def cannot_start(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", cannot_start)
+        for _ in range(2):
+            np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), wanted)
+            assert engine._gang._bells == []
+    np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), wanted)
+    assert len(engine._gang._bells) == 1
+
+
 FORK = """
 import hashlib, os, signal
 import numpy as np

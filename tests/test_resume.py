@@ -1,6 +1,7 @@
 """Checkpoints: a training that is killed at any moment and resumed ends with the bits of one that never stopped."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -175,6 +176,93 @@ def test_what_callbacks_knew_is_for_the_next_fit_alone(tmp_path):
     trainer.save_checkpoint(tmp_path / "d.ckpt")                        # not within a call of fit
     trainer.load_checkpoint(tmp_path / "d.ckpt")
     assert len(trainer.fit(X, Y, epochs=20, callbacks=[early])) == 4
+
+
+def test_states_that_cannot_be_taken_up_wait_for_the_next_fit(tmp_path):
+    def callbacks(path):
+        return [EarlyStopping("loss", patience=50), CSVLogger(path), Counter()]
+
+    trainer = make(fastbp.Adam(0.02), "numpy")
+    trainer.fit(X, Y, epochs=5, callbacks=[*callbacks(tmp_path / "a.csv"), Checkpoint(tmp_path / "c.ckpt")])
+    whole = make(fastbp.Adam(0.02), "numpy")
+    whole.fit(X, Y, epochs=9, callbacks=callbacks(tmp_path / "whole.csv"))
+    other = make(fastbp.Adam(0.02), "numpy")
+    other.load_checkpoint(latest(tmp_path / "c.ckpt"))
+    before = bits(other)[:-1]
+    with pytest.raises(ValueError, match="has the columns"):                   # a metric more than then
+        other.fit(X, Y, epochs=4, metrics=["accuracy"], callbacks=callbacks(tmp_path / "a.csv"))
+    assert bits(other)[:-1] == before
+    other.save_checkpoint(tmp_path / "again.ckpt")                             # what is not taken up yet is kept
+    for path in (None, tmp_path / "again.ckpt"):
+        if path:
+            other = make(fastbp.Adam(0.02), "numpy")
+            other.load_checkpoint(path)
+        given = callbacks(tmp_path / "a.csv")
+        other.fit(X, Y, epochs=4, callbacks=given)
+        assert bits(other)[:-1] == bits(whole)[:-1] and other.history["loss"] == whole.history["loss"]
+        assert given[0].best_epoch == 9 and given[2].count == 0
+
+
+def test_what_ended_a_training_must_be_there_to_end_it_again(tmp_path):
+    trainer = make(fastbp.Adam(0.02), "numpy")
+    trainer.fit(X, Y, epochs=9, tol=10.0, callbacks=[EarlyStopping("loss", 3, min_delta=100.0),
+                                                     Checkpoint(tmp_path / "c.ckpt")])
+    for options in ({}, {"callbacks": [CSVLogger(tmp_path / "log.csv")]}, {"tol": 1e-9}):
+        trainer.load_checkpoint(latest(tmp_path / "c.ckpt"))
+        assert len(trainer.fit(X, Y, epochs=2, **options)) == 2
+    trainer.load_checkpoint(latest(tmp_path / "c.ckpt"))
+    assert len(trainer.fit(X, Y, epochs=2, callbacks=[EarlyStopping("loss")])) == 0
+
+
+class Odd(Callback):
+    """Keeps numbers as NumPy has them."""
+
+    def __init__(self, value):
+        self.value, self.given = value, None
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.given = state["value"]
+
+
+def test_states_of_callbacks_of_ones_own(tmp_path):
+    path = tmp_path / "c.ckpt"
+    for value in (np.int64(3), np.float32(0.5), {"a": [1, np.arange(3)]}, "text", None):
+        trainer, odd = make(fastbp.Adam(), "numpy"), Odd(value)
+        trainer.fit(X, Y, callbacks=[odd, Checkpoint(path)])
+        trainer.load_checkpoint(latest(path))
+        trainer.fit(X, Y, callbacks=[odd])
+        assert repr(odd.given) == repr(value.item() if isinstance(value, np.generic) else value)
+    with pytest.raises(TypeError, match="state_dict of Odd must hold"):
+        make(fastbp.Adam(), "numpy").fit(X, Y, callbacks=[Odd(object()), Checkpoint(path)])
+
+
+def test_the_state_of_a_monitor_is_for_one_of_the_same(tmp_path):
+    trainer = make(fastbp.Adam(), "numpy")
+    trainer.fit(X, Y, epochs=2, metrics=["accuracy"], callbacks=[
+        ReduceLROnPlateau("loss"), ReduceLROnPlateau("accuracy"), Checkpoint(tmp_path / "c.ckpt")])
+    trainer.load_checkpoint(latest(tmp_path / "c.ckpt"))
+    of_accuracy, best = ReduceLROnPlateau("accuracy"), []
+    trainer.fit(X, Y, metrics=["accuracy"], callbacks=[of_accuracy, Odd(0)])
+    best = trainer.history["accuracy"]
+    assert of_accuracy.best == max(best)
+
+
+def test_a_trainer_is_copied_in_the_middle_of_training(backend):
+    class Copying(Callback):
+        def on_epoch_end(self, trainer, history):
+            self.copy = pickle.loads(pickle.dumps(trainer))
+
+        def __reduce__(self):
+            raise TypeError("not to be pickled")
+
+    trainer, callback = make(fastbp.Adam(), backend), Copying()
+    trainer.fit(X, Y, epochs=2, callbacks=[callback])
+    callback.copy.fit(X, Y, epochs=3)
+    trainer.fit(X, Y, epochs=3)
+    assert callback.copy.net.parameters.tobytes() == trainer.net.parameters.tobytes()
 
 
 WORKER = """
