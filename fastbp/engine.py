@@ -60,6 +60,7 @@ TRIAL_WORK = 200_000_000  # multiply-adds of a trial of a number of threads: 2 m
 LEAST_TRIAL_WORK = 25_000_000
 TRIALS = 2               # of each number of threads, in turn; the better one counts
 CALLS_BETWEEN_TRIALS = 8
+EVALUATIONS_BETWEEN_TRIALS = 64
 CERTAIN_WORK = 100_000_000  # an update of more multiply-adds is divided without trials: meetings are little of it
 # Multiply-adds of an evaluation for several threads: 25 us on one.  Threads that are awake pay from 0.5 million on; one
 # that must be woken comes 0.05 to 0.1 ms late, and then two threads are even with one.
@@ -182,8 +183,9 @@ class _Pace:
     def note(self, threads, seconds, is_trial):
         """Take in how long updates took: the best of a trial; after it a geometric mean that forgets."""
         if is_trial:
-            self._trial.setdefault(threads, []).append(seconds)
-            self.seconds[threads] = min(self._trial[threads])
+            times = self._trial.setdefault(threads, [])
+            times.append(seconds)
+            self.seconds[threads] = min(times)
         elif threads in self.seconds:
             self.seconds[threads] = math.sqrt(seconds * self.seconds[threads])
 
@@ -210,6 +212,15 @@ class _Pace:
         cuts = [i * n_epochs for i in range(len(numbers) + 1)]
         pieces = [(number, slice(*cuts[i:i + 2]), 0, last) for i, number in enumerate(numbers)]
         return [*pieces, (None, slice(cuts[-1], epochs.stop), 0, last)]
+
+    def turn(self):
+        """Return the threads of an evaluation, and whether it is one of a trial: some calls in a row, now and then."""
+        call, self._calls = self._calls % EVALUATIONS_BETWEEN_TRIALS, self._calls + 1
+        if call == 0:
+            self._trial = {}
+        if call < 2 * TRIALS:
+            return (self._most, 1)[call % 2], True
+        return self.best, False
 
     @staticmethod
     def _trial_size(most, work):
@@ -342,10 +353,17 @@ class NumbaBackend:
 
         arrays = (parameters, gradient, self._no_words, self._no_order, losses, self._no_memory, self._no_losses,
                   self._no_losses, self._no_losses, flat)
-        pays = products * self.n_parameters * n >= LEAST_SHARED_WORK
-        threads = self._threads_for(min(n, rows), products) if pays else 1
-        _, seen = self._work(prepare, arrays, rows, threads, look, settle=settle)
-        return losses, gradient, seen
+        work = products * self.n_parameters * n
+        most = self._threads_for(min(n, rows), products) if work >= LEAST_SHARED_WORK else 1
+        if most == 1 or work >= CERTAIN_WORK or look:
+            return losses, gradient, self._work(prepare, arrays, rows, most, look, settle=settle)[1]
+        # Other threads of this process or others may want the cores too: then one thread is several times as fast.
+        pace = self._paces.setdefault((most,), _Pace(most, work))
+        threads, is_trial = pace.turn()
+        start = time.perf_counter()
+        self._work(prepare, arrays, rows, threads, most=most, settle=settle)
+        pace.note(threads, (time.perf_counter() - start) / work, is_trial)
+        return losses, gradient, None
 
     def predict(self, parameters, X):
         """Return outputs (n, n_out) of samples (n, n_in), which must be finite."""

@@ -502,9 +502,10 @@ def test_threads_that_cannot_be_started_are_done_without(many_threads, monkeypat
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", cannot_start)
-        for _ in range(2):
+        for _ in range(3):
             np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), wanted)
             assert engine._gang._bells == []
+    case.numba._paces.clear()                            # the first of a trial is by several threads
     np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), wanted)
     assert len(engine._gang._bells) == 1
 

@@ -37,6 +37,19 @@ def test_calls_too_short_for_a_trial_have_none():
     assert len(engine._Pace(2, work).pieces(slice(0, 16), 0, 5)) == 5
 
 
+def test_evaluations_try_both_in_turn_now_and_then():
+    pace = engine._Pace(3, 1)
+    for seconds_of_three in (0.5, 2.0, 0.5):
+        turns = []
+        for _ in range(engine.EVALUATIONS_BETWEEN_TRIALS):
+            threads, is_trial = pace.turn()
+            pace.note(threads, {1: 1.0, 3: seconds_of_three}[threads], is_trial)
+            turns.append((threads, is_trial))
+        n = 2 * engine.TRIALS
+        assert turns[:n] == [(3, True), (1, True)] * engine.TRIALS
+        assert set(turns[n:]) == {(3 if seconds_of_three < 1 else 1, False)}
+
+
 def test_the_faster_number_of_threads_is_best():
     assert engine._Pace(4, 4 * engine.LARGE_WORK).best == 4
     pace = engine._Pace(4, 4 * engine.LARGE_WORK - 1)
