@@ -80,11 +80,12 @@ class Callbacks:
                     continue
                 if method is not None and getattr(method, "__func__", None) is not getattr(Callback, event):
                     methods.append((type(callback).__name__, method))
+        self._events = {event for event, methods in self._methods.items() if methods}
         self.names = [type(callback).__name__ for callback in callbacks]
 
     def has(self, *events: str) -> bool:
         """Whether any callback has any of these methods."""
-        return any(self._methods[event] for event in events)
+        return not self._events.isdisjoint(events)
 
     def call(self, event: str, trainer: Any, history: Any, *arguments: Any) -> None:
         """Call all that have this method; note who first wanted to end the training."""

@@ -30,6 +30,8 @@ def name(argument, value, known):
 
 def flag(argument, value):
     """Check for True or False."""
+    if value is True or value is False:
+        return value
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{argument} must be True or False, got {value!r}")
     return bool(value)

@@ -2,6 +2,8 @@
 
 `NumbaBackend` has the methods of `fastbp.reference.NumpyBackend` and computes the same.
 """
+import ctypes
+import functools
 import math
 import os
 import threading
@@ -19,26 +21,33 @@ from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .kernels.optimizers import RULES, SQUARES_CHUNK
 from .kernels.plan import (
     A_AT,
+    CALL_AT,
     DATA_AT,
     DELTA_AT,
+    DONE_AT,
     JOB_SIZE,
     MOST_LANE_PARAMETERS,
     N_EVALUATION_LEAVES,
     N_OUT,
     N_PLAIN_LEAVES,
+    PLACES_AT,
     PLAN_AT,
     ROW,
     RULES_OF_TILES,
+    SPAN,
     TASK_AT,
     X_FLOAT32,
     X_FLOAT64,
     X_UINT8,
     Z_AT,
+    Call,
     Data,
+    Places,
     Steps,
     Wanted,
     make_plan,
     pack,
+    pack_span,
 )
 from .kernels.schedules import KINDS
 from .kernels.simd import LANES
@@ -122,6 +131,12 @@ class _Gang:
 _gang = _Gang()
 
 
+@functools.cache
+def _launch():
+    """Return `gang.launch` as Python calls it, without the interpreter's lock."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(gang.launch.address(np.float64))
+
+
 def _forget_gang():
     global _gang
     _gang = _Gang()
@@ -134,7 +149,13 @@ if hasattr(os, "register_at_fork"):
 # -------------------------------------------------------------------------------------------------- backend
 
 def _address(array):
-    return array.__array_interface__["data"][0]
+    return _word.from_address(id(array) + _HEADER).value
+
+
+_word, _HEADER = ctypes.c_ssize_t, object.__basicsize__
+# An array object begins with the address of its data, as Numba's own code and that of every extension knows; asked in
+# another way it takes ten times as long.
+assert all(_address(array) == array.ctypes.data for array in (np.empty(3), np.empty((2, 3), np.uint8)[1:]))
 
 
 class _Desk:
@@ -146,10 +167,15 @@ class _Desk:
         self.plan = make_plan(backend.sizes, activations, loss, rows, threads, n_states, dropout,
                               *settings_of(backend.loss).values())
         self._dtype, self._n_leaves = backend.dtype, 0
-        self.job = aligned_zeros(JOB_SIZE, np.int64)
-        pack(self.job, PLAN_AT, self.plan)
+        self.job, self.holds = bytearray(8 * JOB_SIZE), None               # the Steps and Data that are in it
+        self._words = (ctypes.c_ssize_t * JOB_SIZE).from_buffer(self.job)
+        self.address, self.kernel = ctypes.addressof(self._words), 0
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
         self.sync = aligned_zeros(16, np.int64)
+        layers, leaves = self.plan.layers, self.plan.leaves
+        others = map(_address, (leaves, self.workspace, self.sync))
+        pack(self.job, PLACES_AT, Places(_address(layers), len(layers), *others))
+        pack(self.job, PLAN_AT, self.plan)
         for copy in range(threads if self.plan.x_size else 1):
             start = self.plan.x_at + copy * self.plan.x_size
             block = self.workspace[start:start + rows * self.plan.x_row].reshape(rows, -1)
@@ -161,6 +187,10 @@ class _Desk:
             compile_beside(kernel, n_leaves, self._dtype)
             load_leaves(self.plan, n_leaves, self._dtype)
             self._n_leaves = n_leaves
+
+    def done(self):
+        """Return the steps that the kernel has done."""
+        return self._words[DONE_AT]
 
     def block(self, at, n, columns, row):
         """Return a copy of one block of the workspace, without its padding."""
@@ -242,7 +272,8 @@ class _Rules:
     def __init__(self, update):
         self.update = update
         self.rule, self.schedule = RULES[update.rule], KINDS[update.schedule]
-        self.numbers, self.rates = np.array([*update.numbers, 0.0]), np.array(update.rates, np.float64)
+        self._arrays = np.array([*update.numbers, 0.0]), np.array(update.rates, np.float64)
+        self.addresses = tuple(map(_address, self._arrays))
         self.dropout = update.dropout if any(update.dropout) else ()
         self.is_fused = self.rule <= RULES_OF_TILES and not (
             update.l1 or update.l2 or update.clip_value or update.clip_norm)
@@ -279,28 +310,24 @@ class NumbaBackend:
         self._rules = _Rules(Update())                   # of the last training
         self._lanes = LANES[numba.from_dtype(self.dtype)]
         self._nothing = np.empty(0, self.dtype)
-        self._no_losses, self._no_memory = np.empty(0), np.empty((0, 0))
-        self._no_words, self._no_order = np.empty((0, 0), np.uint32), np.empty(0, np.int64)
+        self._no_losses = np.empty(0)
 
     def __getstate__(self):
         """Leave the desks behind."""
         return {**self.__dict__, "_free": {}, "_paces": {}}
 
-    def _work(self, prepare, arrays, rows, threads, look=None, most=None, training=(), settle=None):
-        """Call prepare(desk, threads), which returns a kernel, and run this: (what it left at DONE_AT, look(desk)).
+    def _work(self, prepare, addresses, key, threads, look=None, settle=None):
+        """Call prepare(desk, threads), which returns the address of a kernel, and run this: (steps done, look(desk)).
 
-        `arrays` are those that `gang.launch` takes besides the desk's.
-
-        The desk has room for `most` threads, so that their number may change between calls; `training` are its number
-        of states and dropout.
+        `addresses` are those of the parameters and what follows them in `plan.Call`; `key` are the arguments of the
+        desk: its rows, the most threads, and for training the number of states and dropout.
 
         `settle` is called with the desk at the end.  The desk is one's own, so several Python threads may use the same
         network.  Where the gang is at another caller's work there is one thread, for which the results are the same.
         """
         crew = _gang
         in_gang = threads > 1 and crew.lock.acquire(blocking=False)
-        key = rows, most or threads, *training
-        threads, bells = threads if in_gang else 1, self._no_order
+        threads, bells = threads if in_gang else 1, self._no_losses
         try:
             if in_gang:
                 try:
@@ -313,8 +340,9 @@ class NumbaBackend:
             except IndexError:
                 desk = _Desk(self, *key)
             kernel = prepare(desk, threads)
-            result = gang.launch(kernel.address(self.dtype), bells, gang.RELEASE, desk.job, desk.plan.layers,
-                                 desk.plan.leaves, desk.workspace, desk.sync, *arrays)
+            pack(desk.job, CALL_AT, Call(kernel, _address(bells), threads - 1, gang.RELEASE, *addresses))
+            _launch()(desk.address)
+            result = desk.done()
             if settle:
                 settle(desk)
             if look:                                     # at a desk as large as these data: not kept
@@ -342,26 +370,25 @@ class NumbaBackend:
         scale = 1.0 / n if self.reduction == "mean" else 1.0
         data = Data(_address(X), X_KINDS[X.dtype], self.scale, 0 if Y is None else _address(Y), y_kind,
                     0 if weights is None else _address(weights), n)
-        flat = self._nothing if out is None else out.reshape(-1)
+        addresses = (_address(parameters), _address(gradient), 0, 0, _address(losses), 0, 0,
+                     0 if out is None else _address(out))
         products = 3 if wants & t.WANT_GRADIENT else 1
 
         def prepare(desk, threads):
             desk.need(t.evaluate, N_EVALUATION_LEAVES)
             pack(desk.job, DATA_AT, data)
             pack(desk.job, TASK_AT, Wanted(wants, scale, threads))
-            return t.evaluate
+            return t.evaluate.address(self.dtype)
 
-        arrays = (parameters, gradient, self._no_words, self._no_order, losses, self._no_memory, self._no_losses,
-                  self._no_losses, self._no_losses, flat)
         work = products * self.n_parameters * n
         most = self._threads_for(min(n, rows), products) if work >= LEAST_SHARED_WORK else 1
         if most == 1 or work >= CERTAIN_WORK or look:
-            return losses, gradient, self._work(prepare, arrays, rows, most, look, settle=settle)[1]
+            return losses, gradient, self._work(prepare, addresses, (rows, most), most, look, settle)[1]
         # Other threads of this process or others may want the cores too: then one thread is several times as fast.
         pace = self._paces.setdefault((most,), _Pace(most, work))
         threads, is_trial = pace.turn()
         start = time.perf_counter()
-        self._work(prepare, arrays, rows, threads, most=most, settle=settle)
+        self._work(prepare, addresses, (rows, most), threads, settle=settle)
         pace.note(threads, (time.perf_counter() - start) / work, is_trial)
         return losses, gradient, None
 
@@ -429,73 +456,96 @@ class NumbaBackend:
         n_in, n_out = self.sizes[l], self.sizes[l + 1]
         return parameters[start:start + n_in * n_out].reshape(n_in, n_out), parameters[start + n_in * n_out:][:n_out]
 
-    def train(self, parameters, state, X, Y, *, weights, batch_size, words, order, first_batch, last_batch, update,
-              losses, threads=0):
-        """Whole epochs, or some batches of one; see `fastbp.reference.NumpyBackend.train`."""
-        rules, n = self._rules, len(order)               # this thread's; another may train with rules of its own
+    def training(self, parameters, state, *, batch_size, order, update, threads=0):
+        """Return a function that trains with these settings; see `fastbp.reference.NumpyBackend.training`."""
+        rules = self._rules                              # this thread's; another may train with rules of its own
         if rules.update is not update:
             rules = self._rules = _Rules(update)
-        batch_size = min(batch_size, n)
-        rows = min(batch_size, BLOCK_ROWS)
-        n_states = len(state.buffers)
-        parts = [(_address(buffer) - _address(parameters)) // self.dtype.itemsize for buffer in state.buffers]
+        return _Training(self, rules, parameters, state, batch_size, order, threads)
+
+
+class _Training:
+    """Trains with the same settings, call by call; what the calls share is put together once."""
+
+    def __init__(self, backend, rules, parameters, state, batch_size, order, threads):
+        update, n_states, n_parameters = rules.update, len(state.buffers), backend.n_parameters
+        self._backend, self._rules, self._state = backend, rules, state
+        self._parameters, self._order = parameters, order
+        self._batch_size = batch_size = min(batch_size, len(order))
+        self._rows = rows = min(batch_size, BLOCK_ROWS)
         needs_gradient = batch_size > rows or update.clip_norm or not rules.is_fused and (
-            batch_size == 1 or self.n_parameters <= MOST_LANE_PARAMETERS)
-        gradient = aligned_zeros(self.n_parameters, self.dtype) if needs_gradient else self._nothing
-        sums = np.empty(-(-self.n_parameters // SQUARES_CHUNK)) if update.clip_norm else self._no_losses
-        data = Data(_address(X), X_KINDS[X.dtype], self.scale, _address(Y), _kind_of(Y),
-                    0 if weights is None else _address(weights), n)
-        most = self._threads_for(rows, 3, threads)
-        is_plain = rules.is_plain and weights is None
-        n_leaves = N_PLAIN_LEAVES if rules.is_plain and rules.is_fused and batch_size <= rows else len(LEAVES)
+            batch_size == 1 or n_parameters <= MOST_LANE_PARAMETERS)
+        self._gradient = aligned_zeros(n_parameters, backend.dtype) if needs_gradient else backend._nothing
+        self._sums = np.empty(-(-n_parameters // SQUARES_CHUNK)) if update.clip_norm else backend._no_losses
+        self._most = backend._threads_for(rows, 3, threads)
+        self._work = 3 * n_parameters * batch_size
+        self._key = rows, self._most, n_states, rules.dropout
+        to = [(_address(state.buffers[k]) - _address(parameters)) // backend.dtype.itemsize for k in range(n_states)]
+        self._steps = Steps(
+            *[0] * len(SPAN), batch_size, backend.reduction == "mean", rules.rule, rules.schedule,
+            *rules.addresses, _address(self._sums), n_states, *(*to, 0, 0)[:2], update.rate_scale, rules.is_fused,
+            rules.advances, update.l1, update.l2, update.clip_value, update.clip_norm, update.max_norm,
+            update.label_smoothing, update.input_noise, rules.key, update.skips)
+        self._addresses = _address(parameters), _address(self._gradient)
 
-        def do(epochs, first, last, threads):
-            some_losses, some_words = losses[epochs], self._no_words if words is None else words[epochs]
-            memory = state.memory[None] if threads == 1 else np.repeat(state.memory[None], threads, axis=0)
-
-            def prepare(desk, threads):
-                kernel = t.trainer_for(desk.plan, batch_size, self._lanes, is_plain)
-                desk.need(kernel, n_leaves)
-                pack(desk.job, DATA_AT, data)
-                pack(desk.job, TASK_AT, Steps(
-                    batch_size, first, last, len(some_losses), state.step, words is not None, self.reduction == "mean",
-                    threads, rules.rule, rules.schedule, n_states, parts[0] if n_states else 0,
-                    parts[1] if n_states > 1 else 0, update.rate_scale, rules.is_fused, rules.advances, update.l1,
-                    update.l2, update.clip_value, update.clip_norm, update.max_norm, update.label_smoothing,
-                    update.input_noise, rules.key, update.skips))
-                return kernel
-
-            def skipped(desk):
-                state.skipped += int(desk.sync[t.SKIPPED])
-                desk.sync[t.SKIPPED] = 0
-
-            start = time.perf_counter()
-            arrays = (parameters, gradient, some_words, order, some_losses, memory, rules.numbers, rules.rates, sums,
-                      self._nothing)
-            done = self._work(prepare, arrays, rows, threads, most=most, training=(n_states, rules.dropout),
-                              settle=skipped if update.skips else None)[0]
-            seconds = time.perf_counter() - start
-            if threads > 1:
-                state.memory[:] = memory[0]
-            state.step += done
-            return done, seconds / max(done, 1)
-
-        everything = slice(0, len(losses))
-        work = 3 * self.n_parameters * batch_size
-        if most == 1 or work >= CERTAIN_WORK:
-            return do(everything, first_batch, last_batch, most)[0]
-        if (rows, most) not in self._paces:
-            do(slice(0, 0), 0, 0, 1)                     # loads the kernel, so that no trial pays for it
-        pace = self._paces.setdefault((rows, most), _Pace(most, work))
-        total, pieces = 0, pace.pieces(everything, first_batch, last_batch)
-        for number, epochs, first, last in pieces:
+    def __call__(self, X, Y, weights, words, first_batch, last_batch, losses):
+        """Whole epochs, or some batches of one; return the steps done."""
+        most = self._most
+        data = Data(_address(X), X_KINDS[X.dtype], self._backend.scale, _address(Y), _kind_of(Y),
+                    0 if weights is None else _address(weights), len(self._order))
+        if most == 1 or self._work >= CERTAIN_WORK:
+            return self._do(data, words, first_batch, last_batch, losses, most)[0]
+        paces = self._backend._paces
+        if (self._rows, most) not in paces:
+            self._do(data, None, 0, 0, losses[:0], 1)    # loads the kernel, so that no trial pays for it
+        pace = paces.setdefault((self._rows, most), _Pace(most, self._work))
+        total = 0
+        for number, epochs, first, last in pace.pieces(slice(0, len(losses)), first_batch, last_batch):
             threads = number or pace.best
-            done, seconds = do(epochs, first, last, threads)
+            done, seconds = self._do(data, None if words is None else words[epochs], first, last, losses[epochs],
+                                     threads)
             total += done
             if done < (epochs.stop - epochs.start) * last - first:
                 break
             pace.note(threads, seconds, number is not None)
         return total
+
+    def _do(self, data, words, first, last, losses, threads):
+        """Train without trials: (steps done, seconds of one)."""
+        backend, state = self._backend, self._state
+        memory = state.memory if threads == 1 else np.tile(state.memory, threads)
+
+        def prepare(desk, threads):
+            if desk.holds != (self._steps, data):
+                self._put_down(desk, data)
+            pack_span(desk.job, first, last, len(losses), state.step, words is not None, threads)
+            return desk.kernel
+
+        def skipped(desk):
+            state.skipped += int(desk.sync[t.SKIPPED])
+            desk.sync[t.SKIPPED] = 0
+
+        addresses = (*self._addresses, 0 if words is None else _address(words), _address(self._order), _address(losses),
+                     _address(memory), memory.size // threads, 0)
+        start = time.perf_counter()
+        done = backend._work(prepare, addresses, self._key, threads,
+                             settle=skipped if self._rules.update.skips else None)[0]
+        seconds = time.perf_counter() - start
+        if threads > 1:
+            state.memory[:] = memory[:state.memory.size]
+        state.step += done
+        return done, seconds / max(done, 1)
+
+    def _put_down(self, desk, data):
+        """Write into the job of a desk what does not differ from call to call."""
+        backend, rules = self._backend, self._rules
+        kernel = t.trainer_for(desk.plan, self._batch_size, backend._lanes, rules.is_plain and not data.weights)
+        is_whole = self._batch_size <= self._rows
+        desk.need(kernel, N_PLAIN_LEAVES if rules.is_plain and rules.is_fused and is_whole else len(LEAVES))
+        desk.kernel = kernel.address(backend.dtype)
+        pack(desk.job, DATA_AT, data)
+        pack(desk.job, TASK_AT, self._steps)
+        desk.holds = self._steps, data
 
 
 def _kind_of(Y):

@@ -6,6 +6,7 @@ same array as any other argument of its shape.  float32 stays float32, float64 s
 """
 
 import math
+from functools import partial
 from itertools import pairwise
 from math import erfc, sqrt
 from typing import NamedTuple
@@ -814,29 +815,31 @@ class NumpyBackend:
                 deltas.insert(0, self.through_activation(layer - 1, Z[layer - 1], A[layer], dA))
         return deltas, gradient, dA * self.dtype.type(self.scale)
 
-    def train(self, parameters, state, X, Y, *, weights, batch_size, words, order, first_batch, last_batch, update,
-              losses, threads):
-        """Update `parameters` in place over batches of many epochs; see `Trainer`.
+    def training(self, parameters, state, *, batch_size, order, update, threads=0):
+        """Return a function that updates `parameters` in place over batches of many epochs; see `Trainer`.
 
         Parameters
         ----------
         parameters : (n_parameters,)
         state : fastbp.update.State, advanced in place.
-        X, Y : samples and targets; of a stream, more of them than `order` names.
-        weights : (n_samples,) weights of the samples, or None.
-        batch_size, first_batch, last_batch : int
-            Batches first_batch .. last_batch - 1 of the first epoch, 0 .. last_batch - 1 of the others.
-        words : uint32 (n_epochs, n_samples) for the shuffles, or None.
+        batch_size : int
         order : int64 (n_samples,), in and out.
         update : fastbp.update.Update
-        losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
         threads : ignored.
 
         Returns
         -------
-        int
-            Steps done.  Fewer than asked for: the loss of the next one is not finite.
+        callable
+            ``train(X, Y, weights, words, first_batch, last_batch, losses)`` with samples and targets, of a stream more
+            of them than `order` names; their weights or None; words uint32 (n_epochs, n_samples) for the shuffles, or
+            None.  It does batches first_batch .. last_batch - 1 of the first epoch, 0 .. last_batch - 1 of the others.
+            To `losses`, float64 (n_epochs,), the sum of the sample losses of each epoch is added.  It returns the steps
+            done; fewer than asked for: the loss of the next one is not finite.
         """
+        return partial(self._train, parameters, state, batch_size, order, update)
+
+    def _train(self, parameters, state, batch_size, order, update, X, Y, weights, words, first_batch, last_batch,
+               losses):
         steps = 0
         for epoch in range(len(losses)):
             first = first_batch if epoch == 0 else 0

@@ -71,7 +71,7 @@ class History:
     _has_validation: bool = False
     _loss: list = field(default_factory=list)
     _seconds: list = field(default_factory=list)
-    _calls: list = field(default_factory=list)  # (losses, seconds) of calls not yet in the two lists above
+    _calls: list = field(default_factory=list)  # of calls not yet in the two lists above: arguments of _add
     _n_epochs: int = 0
 
     @property
@@ -97,14 +97,15 @@ class History:
         """Numbers of the recorded epochs."""
         return list(range(self.first_epoch, self.first_epoch + len(self)))
 
-    def _add(self, losses, seconds):
-        self._calls.append((losses, seconds))
+    def _add(self, losses, share, seconds):
+        """Take the sums of the losses of some epochs, which so many samples share, and the time of all."""
+        self._calls.append((losses, share, seconds))
         self._n_epochs += len(losses)
 
     def _write_up(self):
         """Fill the lists when somebody looks: a million tiny epochs are trained in a fraction of the time it takes."""
-        for losses, seconds in self._calls:
-            self._loss.extend(losses.tolist())
+        for losses, share, seconds in self._calls:
+            self._loss.extend((losses / share).tolist())
             self._seconds.extend([seconds / len(losses)] * len(losses))
         self._calls.clear()
 
@@ -217,14 +218,14 @@ class Trainer:
         self._settings = self._last_update = None
         self._watchers = None  # while fit runs: its Callbacks and its _Plateau
         self._resumed = None  # from a checkpoint: what they knew
-        self._spare_copies: list[np.ndarray] = []  # memory for the snapshots of the next run
+        self._last_run = None  # at rest, for the next call of fit
         self._past: dict[str, list] = {}  # what was recorded, but for the calls of fit in the next list
         self._histories: list[History] = []
         self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
 
     def __getstate__(self):
-        """Leave behind what belongs to a call of `fit` under way, and spare memory."""
-        return {**self.__dict__, "_watchers": None, "_spare_copies": []}
+        """Leave behind what belongs to a call of `fit`."""
+        return {**self.__dict__, "_watchers": None, "_last_run": None}
 
     @property
     def _is_full_batch(self):
@@ -318,7 +319,7 @@ class Trainer:
         else:
             X, Y = self._data(X, Y)
             weights = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype)
-            run, sets = _Run(self, X, Y, weights, epochs), [("", X, Y)]
+            run, sets = self._run(X, Y, weights, epochs), [("", X, Y)]
         tol = None if tol is None else checks.number("tol", tol, at_least=0)
         if validation_data is not None:
             if not isinstance(validation_data, list | tuple) or len(validation_data) != 2:
@@ -326,7 +327,7 @@ class Trainer:
             sets.append(("validation_", *self._data(*validation_data, "validation_data: X", "validation_data: Y")))
         metrics = named(metrics) if metrics != () else {}
         measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net)) if metrics else None
-        callbacks = Callbacks(callbacks)
+        callbacks = Callbacks(callbacks) if callbacks != () else _NO_CALLBACKS
         bar = _progress_bar(progress, epochs)
         history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
                           _has_validation=validation_data is not None)
@@ -417,7 +418,8 @@ class Trainer:
             raise TypeError(f"{type(self.optimizer).__name__} makes no single steps: use fit")
         X, Y = self._data(X, Y)
         losses = np.zeros(1)
-        if not self._train(X, Y, None, len(X), np.arange(len(X)), None, 0, 1, losses):
+        training = self._training(len(X), np.arange(len(X)))
+        if not self._made(training, X, Y, None, None, 0, 1, losses):
             message = f"the loss of this step is not finite, first in {self._origin(X, Y)}: no update was made"
             if self.on_nonfinite == "raise":
                 raise FloatingPointError(message)
@@ -547,14 +549,26 @@ class Trainer:
                                    self.lr_scale)
         return self._last_update
 
-    def _train(self, X, Y, weights, batch_size, order, words, first_batch, last_batch, losses):
-        """Train batches in one native call; see `NumpyBackend.train`.  Return the steps made, without skipped ones."""
+    def _training(self, batch_size, order):
+        """Return the backend's function that trains; see `NumpyBackend.training`."""
+        net = self.net
+        return net._backend.training(net.parameters, self.state, batch_size=batch_size, order=order,
+                                     update=self._update(), threads=self.threads or 0)
+
+    def _made(self, training, *call):
+        """Train; return the steps made, without skipped ones."""
         skipped = self.state.skipped
-        tried = self.net._backend.train(
-            self.net.parameters, self.state, X, Y, weights=weights, batch_size=batch_size, words=words, order=order,
-            first_batch=first_batch, last_batch=last_batch, update=self._update(), losses=losses,
-            threads=self.threads or 0)
-        return tried - (self.state.skipped - skipped)
+        return training(*call) - (self.state.skipped - skipped)
+
+    def _run(self, X, Y, weights, epochs, order=None):
+        """Return a `_Run` that is ready to begin, the last one if that was over as many samples."""
+        run, self._last_run = self._last_run, None
+        if order is not None:
+            run = _Run(self, order, False, self.batch_size, run)
+        elif run is None or (run.n_samples, run.may_shuffle, run.most) != (len(X), self.shuffle, self.batch_size):
+            run = _Run(self, np.arange(len(X)), self.shuffle, self.batch_size, run)
+        run.begin(self, X, Y, weights, epochs)
+        return run
 
     def _minimise(self, X, Y, weights, epochs, history, callbacks, evaluate):
         """Train by a method of the full batch, whose iterations are the epochs."""
@@ -562,7 +576,7 @@ class Trainer:
 
         def after(loss):
             nonlocal start
-            history._add(np.array([loss]), time.perf_counter() - start)
+            history._add(np.array([loss]), 1, time.perf_counter() - start)
             self.epochs += 1
             evaluate()
             if not self.stop_training and len(history) < epochs:
@@ -657,30 +671,32 @@ class _Run:
     finite numbers can be led back to its last finite step, wherever the borders of the calls fell.
     """
 
-    def __init__(self, trainer, X, Y, weights, epochs, order=None):
-        self.trainer, self.X, self.Y, self.weights = trainer, X, Y, weights
-        self.n_samples = n_samples = len(X) if order is None else len(order)
-        self.batch_size = min(trainer.batch_size or n_samples, n_samples)
-        self.n_batches = -(-n_samples // self.batch_size)
-        self.shuffle = order is None and trainer.shuffle and self.n_batches > 1
-        self.n_steps = epochs * self.n_batches
-        self.done = 0
-        self.order = np.arange(n_samples) if order is None else order
-        self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
-        self.batch_loss = 0.0  # of the last step, where a call makes one
-        self.skipped = 0  # steps of the epoch under way
-        self._first_step = trainer.state.step
+    def __init__(self, trainer, order, shuffle, batch_size, last):
+        self.order, self.n_samples, self.may_shuffle, self.most = order, len(order), shuffle, batch_size
+        self.batch_size = min(batch_size or self.n_samples, self.n_samples)
+        self.n_batches = -(-self.n_samples // self.batch_size)
+        self.shuffle = shuffle and self.n_batches > 1
+        self._settings = self._training = None
         self._floats = [trainer.net.parameters, *trainer.state.buffers]
         self._kept = [trainer.state.memory, *self._floats]
         if self.shuffle:
             self._kept.append(self.order)
-        self._copies, trainer._spare_copies = trainer._spare_copies, []
-        if [array.shape for array in self._copies] == [array.shape for array in self._kept]:
-            self._copy()  # new memory would cost more than the copying
-        else:
-            self._copies = [array.copy() for array in self._kept]
+        self._copies = [] if last is None else last._copies  # new memory would cost more than the copying
+        if [array.shape for array in self._copies] != [array.shape for array in self._kept]:
+            self._copies = [np.empty_like(array) for array in self._kept]
         bytes_kept = sum([array.nbytes for array in self._kept])
         self._snapshot_seconds = max(LEAST_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
+
+    def begin(self, trainer, X, Y, weights, epochs):
+        """Begin a call of `fit`."""
+        self.trainer, self.X, self.Y, self.weights = trainer, X, Y, weights
+        self.n_steps = epochs * self.n_batches
+        self.done = 0
+        self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
+        self.batch_loss = 0.0  # of the last step, where a call makes one
+        self.skipped = 0  # steps of the epoch under way
+        self._first_step = trainer.state.step
+        self._copy()
         self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
 
     def advance(self, history, one_epoch, one_batch=False):
@@ -721,9 +737,7 @@ class _Run:
             if self.skipped:  # then it is one epoch
                 made, self.skipped = self.n_batches - self.skipped, 0
                 losses *= (self.n_batches / made if share > 1 else 1.0) if made else np.nan
-            losses = losses[:n_whole]
-            losses /= share
-            history._add(losses, self.epoch_seconds + seconds)
+            history._add(losses[:n_whole], share, self.epoch_seconds + seconds)
             self.epoch_loss = self.epoch_seconds = 0.0
         else:
             self.epoch_loss, self.epoch_seconds = losses[0], self.epoch_seconds + seconds
@@ -760,8 +774,10 @@ class _Run:
         return self.X[rows], self.Y[rows]
 
     def close(self):
-        """Leave the memory of the copies to the next run."""
-        self.trainer._spare_copies = self._copies
+        """Be at rest: without the data, for the next call of `fit`."""
+        trainer, self.trainer, self.X, self.Y, self.weights = self.trainer, None, None, None, None
+        if trainer is not None:
+            trainer._last_run = self
 
     def rows_of_next(self):
         """Return the samples of the next batch, which a call has tried already."""
@@ -802,12 +818,15 @@ class _Run:
 
     def _train(self, first, last, words, losses=None):
         """Do the steps from `first` up to `last`: batches of one epoch, or whole epochs."""
-        first_batch, n_epochs = first % self.n_batches, -(-(last - first) // self.n_batches)
-        last_batch = (last - 1) % self.n_batches + 1
+        trainer, first_batch, n_epochs = self.trainer, first % self.n_batches, -(-(last - first) // self.n_batches)
+        settings = trainer._update(), trainer.threads
+        if settings != self._settings:
+            self._settings = settings
+            self._training = trainer._training(self.batch_size, self.order)
         losses = np.zeros(n_epochs) if losses is None else losses
         words = None if words is None else words[:n_epochs]
-        return self.trainer._train(self.X, self.Y, self.weights, self.batch_size, self.order, words, first_batch,
-                                   last_batch, losses)
+        return trainer._made(self._training, self.X, self.Y, self.weights, words, first_batch,
+                             (last - 1) % self.n_batches + 1, losses)
 
 
 class _StreamRun:
@@ -840,8 +859,8 @@ class _StreamRun:
         self.steps += self.run.n_batches
         if not self._take_buffer():
             self.buffers = None
-            mean = self.loss / self.n_samples if trainer.net.reduction == "mean" else self.loss
-            history._add(np.array([mean]), time.perf_counter() - self.start)
+            share = (self.n_samples or np.nan) if trainer.net.reduction == "mean" else 1
+            history._add(np.array([self.loss]), share, time.perf_counter() - self.start)
 
     def _take_buffer(self):
         buffer = next(self.buffers, None)
@@ -850,7 +869,7 @@ class _StreamRun:
             if self.run is not None:
                 self.run.close()
             weights = checks.weights(None, self.class_weight, Y, trainer.net.sizes[-1], trainer.net.dtype)
-            self.run, self.part = _Run(trainer, X, Y, weights, 1, order), History()
+            self.run, self.part = trainer._run(X, Y, weights, 1, order), History()
         return buffer is not None
 
     def is_between_epochs(self):
@@ -880,6 +899,10 @@ class _StreamRun:
 # ------------------------------------------------------------------ the progress bar
 
 
+_NO_BAR = nullcontext(lambda history: None)
+_NO_CALLBACKS = Callbacks(())
+
+
 def _progress_bar(progress, epochs):
     """Return a context whose value shows a history; it does nothing where there is to be no bar."""
     if progress is not None:
@@ -888,7 +911,7 @@ def _progress_bar(progress, epochs):
         raise ImportError("progress=True needs the package rich: pip install 'fastbp[cli]'")
     if progress or (progress is None and sys.stdout is not None and sys.stdout.isatty()):
         return _rich_bar(epochs, 0.0 if progress else SILENT_SECONDS)
-    return nullcontext(lambda history: None)
+    return _NO_BAR
 
 
 @contextmanager

@@ -10,24 +10,25 @@ import ctypes
 import numpy as np
 
 from .block import SPINS
-from .jit import kernel, part
-from .plan import ARRAYS_AT, DONE_AT
+from .jit import Leaf, kernel, part
+from .plan import CALL_AT, Call
 from .simd import (
-    address_of,
     atomic_peek,
     atomic_replace,
     atomic_swap,
     call,
     give_way,
+    offset,
     peek,
     pointer,
     pointer_at,
     pointer_like,
     poke,
     spin_pause,
+    unpacked,
 )
 
-STATE, KERNEL, JOB, PARAMETERS, THREAD, LOCK, BELL_SIZE = *range(6), 16      # of a bell, int64 words
+STATE, JOB, THREAD, LOCK, BELL_SIZE = *range(4), 16      # of a bell, int64 words
 ASLEEP, AWAKE, CALLED = range(3)       # states
 AWAKE_SPINS = 100_000                  # some milliseconds
 
@@ -65,54 +66,32 @@ def serve(bell, acquire):
                     give_way()
             elif atomic_replace(words, STATE, AWAKE, ASLEEP):
                 call(acquire, peek(words, LOCK), 1)
-        call(peek(words, KERNEL), pointer_like(peek(words, JOB), words), pointer_like(peek(words, PARAMETERS), words),
-             peek(words, THREAD))                  # a pointer is a pointer, whatever the dtype
+        job = pointer_like(peek(words, JOB), words)
+        what = unpacked(offset(job, CALL_AT), Call, ())
+        call(what.kernel, job, pointer_like(what.parameters, words), peek(words, THREAD))
         atomic_swap(words, STATE, AWAKE)
 
 
 @part
-def put_down(job, layers, leaves, workspace, sync, gradient, words, order, losses, memory, numbers, rates, sums, out):
-    """Write the addresses of arrays into a job, as the fields of `plan.Arrays`."""
-    addresses = (address_of(layers), layers.shape[0], address_of(leaves), address_of(workspace), address_of(sync),
-                 address_of(gradient), address_of(words), address_of(order), address_of(losses), address_of(memory),
-                 memory.shape[1], address_of(numbers), address_of(rates), address_of(sums), address_of(out))
-    for i in range(len(addresses)):
-        poke(job, ARRAYS_AT + i, addresses[i])
-
-
-@kernel
-def launch(address, bells, release, job, layers, leaves, workspace, sync, parameters, gradient, words, order, losses,
-           memory, numbers, rates, sums, out):
+def launch(job):
     """Run a kernel of training.py on this thread and on those behind the bells; return when all are done.
 
     Parameters
     ----------
-    address : of the kernel, `Leaf.address`.
-    bells : int64, addresses of the bells of the other threads.
-    release : address of PyThread_release_lock.
-    job : int64 (JOB_SIZE,)
-        The numbers are there already.
-    layers ... out : arrays
-        As the kernel takes them.
-
-    Returns
-    -------
-    int
-        What the kernel left at DONE_AT.
+    job : address of a job, which names the kernel (`plan.Call`).
     """
-    j, p = pointer(job, 0), pointer(parameters, 0)
-    put_down(j, layers, leaves, workspace, sync, gradient, words, order, losses, memory, numbers, rates, sums, out)
-    for i in range(bells.size):
-        bell = pointer_at(bells[i], np.int64)
-        poke(bell, KERNEL, address)
-        poke(bell, JOB, address_of(job))
-        poke(bell, PARAMETERS, address_of(parameters))
+    words = pointer_at(job, np.int64)
+    what = unpacked(offset(words, CALL_AT), Call, ())
+    bells = pointer_at(what.bells, np.int64)
+    for i in range(what.n_bells):
+        bell = pointer_at(peek(bells, i), np.int64)
+        poke(bell, JOB, job)
         poke(bell, THREAD, i + 1)
         if atomic_swap(bell, STATE, CALLED) == ASLEEP:
-            call(release, peek(bell, LOCK))
-    call(address, j, p, 0)
-    for i in range(bells.size):
-        bell = pointer_at(bells[i], np.int64)
+            call(what.release, peek(bell, LOCK))
+    call(what.kernel, words, pointer_like(what.parameters, words), 0)      # a pointer is a pointer, whatever the dtype
+    for i in range(what.n_bells):
+        bell = pointer_at(peek(bells, i), np.int64)
         spins = 0
         while atomic_peek(bell, STATE) == CALLED:
             spins += 1
@@ -120,4 +99,6 @@ def launch(address, bells, release, job, layers, leaves, workspace, sync, parame
                 spin_pause()
             else:
                 give_way()
-    return peek(j, DONE_AT)
+
+
+launch = Leaf(launch, "i")

@@ -177,26 +177,35 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
                 bool(layers[:, BY_COLUMNS].any()), used, float(number))
 
 
-class Arrays(NamedTuple):
-    """Memory addresses of the arrays of a call, as `gang.launch` takes them.
-
-    n_layers is the length of Plan.layers, n_memory what each thread has of the memory.
-    """
+class Places(NamedTuple):
+    """Memory addresses of what all calls with a workspace share; n_layers is the length of Plan.layers."""
 
     layers: int
     n_layers: int
     leaves: int
     workspace: int
     sync: int
+
+
+class Call(NamedTuple):
+    """Memory addresses of a call: of the kernel, for `gang.launch`, and of the arrays.
+
+    bells, n_bells : addresses of the bells of the other threads, and how many these are.
+    release : address of PyThread_release_lock.
+    n_memory : numbers that each thread has of the memory.
+    """
+
+    kernel: int
+    bells: int
+    n_bells: int
+    release: int
+    parameters: int
     gradient: int
     words: int
     order: int
     losses: int
     memory: int
     n_memory: int
-    numbers: int
-    rates: int
-    sums: int
     out: int
 
 
@@ -218,6 +227,8 @@ class Data(NamedTuple):
 class Steps(NamedTuple):
     """What `train` is to do: which batches of how many samples, from which step on, and how to update.
 
+    first_batch ... threads : the SPAN, which differs from call to call (`pack_span`).
+    numbers, rates, sums : memory addresses, see `training.train_in_blocks`.
     n_states, to_first, to_second : the states of the rule are so many, and lie so many elements after the parameters.
     rate_scale : factor of the learning rate.
     is_fused : whether the register tile ends with the update; for rules up to RULES_OF_TILES without anything else.
@@ -225,16 +236,19 @@ class Steps(NamedTuple):
     The others are those of `fastbp.update.Update`, as codes and numbers.
     """
 
-    batch_size: int
     first_batch: int
     last_batch: int
     n_epochs: int
     step: int
     shuffles: bool
-    is_mean: bool
     threads: int
+    batch_size: int
+    is_mean: bool
     rule: int
     schedule: int
+    numbers: int
+    rates: int
+    sums: int
     n_states: int
     to_first: int
     to_second: int
@@ -260,27 +274,35 @@ class Wanted(NamedTuple):
     threads: int
 
 
-# A job: the steps that were done, the addresses of Arrays, the numbers of a plan, of Data, and of Steps or Wanted, each
-# a word of 8 bytes.  A kernel reads them from there (`simd.unpacked`): as arguments they would take longer than a small
-# step, and so any thread can take up a job at its address.
+# A job: the steps that were done, Call, Places, the numbers of a plan, Data, and Steps or Wanted, each number a word of
+# 8 bytes.  A kernel reads them from there (`simd.unpacked`): as arguments they would take longer than a small step, and
+# so any thread can take up a job at its address.
 def _numbers(kind):
     letters = {int: "q", bool: "q", float: "d"}
     return struct.Struct("".join(letters[field] for field in kind.__annotations__.values() if field in letters))
 
 
-_PACKED = {kind: _numbers(kind) for kind in (Arrays, Plan, Steps, Wanted, Data)}
-N_ARRAYS = 2                 # the first fields of a Plan
-DONE_AT, ARRAYS_AT = 0, 1
-PLAN_AT = ARRAYS_AT + len(Arrays._fields)
+_PACKED = {kind: _numbers(kind) for kind in (Call, Places, Plan, Data, Steps, Wanted)}
+SPAN = Steps._fields[:6]
+_PACKED_SPAN = struct.Struct("q" * len(SPAN))
+N_PLAN_ARRAYS = 2            # the first fields of a Plan
+DONE_AT, CALL_AT = 0, 1
+PLACES_AT = CALL_AT + len(Call._fields)
+PLAN_AT = PLACES_AT + len(Places._fields)
 DATA_AT = PLAN_AT + _PACKED[Plan].size // 8
 TASK_AT = DATA_AT + _PACKED[Data].size // 8
 JOB_SIZE = TASK_AT + max(_PACKED[Steps].size, _PACKED[Wanted].size) // 8
 
 
 def pack(job, at, numbers):
-    """Write the numbers of a Plan, Steps, Wanted or Data into a job, an int64 array, from element `at` on."""
+    """Write Call, Places, Data, Steps, Wanted, or the numbers of a Plan, into the bytes of a job, from word `at` on."""
     kind = type(numbers)
-    _PACKED[kind].pack_into(job, 8 * at, *(numbers[N_ARRAYS:] if kind is Plan else numbers))
+    _PACKED[kind].pack_into(job, 8 * at, *(numbers[N_PLAN_ARRAYS:] if kind is Plan else numbers))
+
+
+def pack_span(job, *numbers):
+    """Write the SPAN of the Steps of a job anew."""
+    _PACKED_SPAN.pack_into(job, 8 * TASK_AT, *numbers)
 
 
 class Tools(NamedTuple):

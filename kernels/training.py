@@ -31,7 +31,7 @@ from .block import (
 from .jit import Leaf, inner, kernel, part
 from .plan import (
     A_AT,
-    ARRAYS_AT,
+    CALL_AT,
     DATA_AT,
     DELTA_AT,
     DONE_AT,
@@ -39,13 +39,15 @@ from .plan import (
     N_LAYER_COLUMNS,
     N_LEAVES,
     N_OUT,
+    PLACES_AT,
     PLAN_AT,
     ROW,
     TASK_AT,
     X_FLOAT32,
     X_FLOAT64,
-    Arrays,
+    Call,
     Data,
+    Places,
     Plan,
     Steps,
     Tools,
@@ -182,13 +184,13 @@ def _train_with(engine, name, repeats_batches):
         Parameters
         ----------
         job : pointer to int64
-            The numbers of Plan, Data and Steps (`plan.pack`), and the Arrays.  DONE_AT receives the steps done; fewer
-            than asked for when the loss of the next one is not finite.  All engines but that of blocks take
+            Call, Places, the numbers of Plan, Data and Steps (`plan.pack`).  DONE_AT receives the steps done;
+            fewer than asked for when the loss of the next one is not finite.  All engines but that of blocks take
             steps.threads == 1, and settings that `trainer_for` takes for plain.
         parameters : pointer (n_parameters,), updated in place, as are the states that lie at distances from them.
         thread : number of this thread, from 0.
 
-        The Arrays:
+        At the addresses of Call and Steps:
 
         gradient : (n_parameters,), scratch, wherever the update does not follow part by part; else size 0.
         workspace : (plan.size,); x's column of ones is set by the caller.
@@ -200,21 +202,21 @@ def _train_with(engine, name, repeats_batches):
         sums : float64, one for each SQUARES_CHUNK elements of the gradient where its norm is limited.
         sync : int64 (16,), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
         """
-        arrays, plan, data = read(job)
+        what, places, plan, data = read(job)
         steps = unpacked(offset(job, TASK_AT), Steps, ())
         control = flush_subnormals()
-        p, work, meeting = parameters, pointer_like(arrays.workspace, parameters), pointer_like(arrays.sync, job)
-        gradient, numbers = pointer_like(arrays.gradient, p), pointer_at(arrays.numbers, np.float64)
-        words = carray(pointer_at(arrays.words, np.uint32), (steps.n_epochs, data.n))
-        order, losses = carray(pointer_like(arrays.order, job), (data.n,)), pointer_at(arrays.losses, np.float64)
+        p, work, meeting = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
+        gradient, numbers = pointer_like(what.gradient, p), pointer_at(steps.numbers, np.float64)
+        words = carray(pointer_at(what.words, np.uint32), (steps.n_epochs, data.n))
+        order, losses = carray(pointer_like(what.order, job), (data.n,)), pointer_at(what.losses, np.float64)
         threads = steps.threads
         finish = steps.rule + 1 if steps.is_fused else STORE
         has_own = (threads > 1 and steps.batch_size <= plan.rows and steps.clip_norm == 0 and steps.max_norm == 0
                    and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row)
         tools = Tools(p, work, gradient, offset(work, plan.factors_at + thread * N_FACTORS),
                       offset(work, plan.pack_at + thread * plan.pack_size),
-                      pointer_at(arrays.memory + thread * 8 * arrays.n_memory, np.float64), numbers,
-                      pointer_at(arrays.rates, np.float64), pointer_at(arrays.sums, np.float64), meeting, thread,
+                      pointer_at(what.memory + thread * 8 * what.n_memory, np.float64), numbers,
+                      pointer_at(steps.rates, np.float64), pointer_at(steps.sums, np.float64), meeting, thread,
                       threads, has_own, finish, steps.key)
         momentum = as_float(peek(numbers, 0) if steps.is_fused and steps.rule != 0 else 0.0, p)
         to_velocity = steps.to_first if steps.is_fused else distance(p, gradient)
@@ -252,12 +254,12 @@ def _train_with(engine, name, repeats_batches):
 
 @inner
 def read(job):
-    """Return Arrays, Plan and Data of a job."""
-    arrays = unpacked(offset(job, ARRAYS_AT), Arrays, ())
-    layers = carray(pointer_like(arrays.layers, job), (arrays.n_layers, N_LAYER_COLUMNS))
-    leaves = carray(pointer_like(arrays.leaves, job), (N_LEAVES,))
+    """Return Call, Places, Plan and Data of a job."""
+    what, places = unpacked(offset(job, CALL_AT), Call, ()), unpacked(offset(job, PLACES_AT), Places, ())
+    layers = carray(pointer_like(places.layers, job), (places.n_layers, N_LAYER_COLUMNS))
+    leaves = carray(pointer_like(places.leaves, job), (N_LEAVES,))
     plan = unpacked(offset(job, PLAN_AT), Plan, (layers, leaves))
-    return arrays, plan, unpacked(offset(job, DATA_AT), Data, ())
+    return what, places, plan, unpacked(offset(job, DATA_AT), Data, ())
 
 
 train_in_blocks = _train_with(in_blocks, "train_in_blocks", False)
@@ -310,8 +312,7 @@ def evaluate(job, parameters, thread):
     Parameters
     ----------
     job : pointer to int64
-        The numbers of Plan, Data and Wanted (`plan.pack`), and the Arrays, of which are used: workspace, sync,
-        gradient, out, losses.
+        Call, of which are used: gradient, losses, out; Places, the numbers of Plan, Data and Wanted (`plan.pack`).
         Wanted.wants is a sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs, and sync[NOT_FINITE] becomes 1
         where X may not be finite (its squares have no finite sum).  WANT_LOSS: `losses` float64 (n,)
         of the samples.  WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in)
@@ -320,12 +321,12 @@ def evaluate(job, parameters, thread):
     parameters : pointer (n_parameters,)
     thread : number of this thread, from 0.
     """
-    arrays, plan, data = read(job)
+    what, places, plan, data = read(job)
     wanted = unpacked(offset(job, TASK_AT), Wanted, ())
     wants, scale, threads = wanted.wants, wanted.scale, wanted.threads
-    p, work, meeting = parameters, pointer_like(arrays.workspace, parameters), pointer_like(arrays.sync, job)
-    out, losses = pointer_like(arrays.out, p), pointer_at(arrays.losses, np.float64)
-    tools = Tools(p, work, pointer_like(arrays.gradient, p), work,
+    p, work, meeting = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
+    out, losses = pointer_like(what.out, p), pointer_at(what.losses, np.float64)
+    tools = Tools(p, work, pointer_like(what.gradient, p), work,
                   offset(work, plan.pack_at + thread * plan.pack_size), losses, losses, losses, losses, meeting, thread,
                   threads, False, STORE, 0)
     nothing = as_float(0, p)

@@ -36,9 +36,9 @@ def main():
     sys.unraisablehook = lambda error: errors.append(error.exc_value)
     backend = fastbp.Network([3, 8, 8, 4], seed=0)._backend
     order = np.zeros(8, np.int64)[:3]             # one batch too many
-    backend.train(np.zeros(backend.n_parameters, np.float32), State(0, 1, np.float32), np.zeros((3, 3)),
-                  np.zeros((3, 4), np.float32), weights=None, batch_size=1, words=None, order=order, first_batch=0,
-                  last_batch=4, update=Update(), losses=np.zeros(1))
+    train = backend.training(np.zeros(backend.n_parameters, np.float32), State(0, 1, np.float32), batch_size=1,
+                             order=order, update=Update())
+    train(np.zeros((3, 3)), np.zeros((3, 4), np.float32), None, None, 0, 4, np.zeros(1))
     assert isinstance(errors.pop(), IndexError) and not errors, "the engine's errors are not seen"
     rng = np.random.default_rng(0)
     for row in table["TABLE"]:

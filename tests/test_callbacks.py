@@ -97,8 +97,8 @@ def test_epochs_are_trained_together_where_nobody_looks(backend, data, monkeypat
 
     def calls_of(callbacks):
         trainer, calls = make(backend), []
-        train = trainer._train
-        monkeypatch.setattr(trainer, "_train", lambda *arguments: calls.append(len(arguments[-1])) or train(*arguments))
+        made = trainer._made
+        monkeypatch.setattr(trainer, "_made", lambda *arguments: calls.append(len(arguments[-1])) or made(*arguments))
         trainer.fit(data.X, data.Y, epochs=50, callbacks=callbacks)
         return calls
 

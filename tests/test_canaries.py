@@ -268,19 +268,19 @@ def run_network(i, dtype, memory):
                     {"clip_norm": 0.3, "max_norm": 0.5, "rule": "adam", "numbers": (0.9, 0.99, 1e-8)}][i // 3 % 3]
         update = Update(**{"rule": rule, "numbers": (momentum,) if momentum else (),
                            "rates": (0.02 / (n if i % 2 else 1),), **settings})
-        options = dict(batch_size=batch_size, first_batch=0, last_batch=-(-n // batch_size), update=update,
-                       threads=1 + i % 3)
+        options = dict(batch_size=batch_size, update=update, threads=1 + i % 3)
+        span = 0, -(-n // batch_size)
         weights = np.linspace(0, 2, n) if i % 4 == 0 else None
         states = [State(N_STATES[update.rule], n_parameters, float_type) for float_type in (np.dtype(float), dtype)]
         wanted = [parameters.astype(float), np.arange(n), np.zeros(2)]
-        steps = exact.train(wanted[0], states[0], X, Y, words=words, weights=weights, order=wanted[1], losses=wanted[2],
-                            **options)
+        steps = exact.training(wanted[0], states[0], order=wanted[1], **options)(X, Y, weights, words, *span, wanted[2])
         given = [memory.put(parameters), memory.put(np.arange(n)), memory.put(np.zeros(2))]
         states[1].buffers = [memory.put(buffer) for buffer in states[1].buffers]
         states[1].memory = memory.put(states[1].memory)
-        assert steps == backend.train(given[0], states[1], memory.put(X), memory.put(Y), words=memory.put(words),
-                                      weights=None if weights is None else memory.put(weights.astype(dtype)),
-                                      order=given[1], losses=given[2], **options)
+        train = backend.training(given[0], states[1], order=given[1], **options)
+        assert steps == train(memory.put(X), memory.put(Y),
+                              None if weights is None else memory.put(weights.astype(dtype)), memory.put(words), *span,
+                              given[2])
         given = [a.copy() for a in (*given, *states[1].buffers)]
         check("train")
         for one, other in zip(given, (*wanted, *states[0].buffers), strict=True):

@@ -74,11 +74,10 @@ class Case:
         calls = [(slice(e, e + 1), *span) for e in range(epochs) for span in spans]
         if not cuts:
             calls = [(slice(0, epochs), 0, n_batches)]
+        train = backend.training(parameters, state, batch_size=batch_size, order=order, update=update, threads=threads)
         for which, first, last in calls:
             part = losses[which].copy()
-            steps += backend.train(parameters, state, self.X, Y, weights=weights, batch_size=batch_size,
-                                   words=words[which] if shuffles else None, order=order, first_batch=first,
-                                   last_batch=last, update=update, losses=part, threads=threads)
+            steps += train(self.X, Y, weights, words[which] if shuffles else None, first, last, part)
             losses[which] = part
         assert state.step == steps
         return dict(parameters=parameters, velocity=state.buffers if len(state.buffers) else None, order=order,

@@ -94,9 +94,9 @@ def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
         backend = engine.NumbaBackend((20, 150, 4), ("tanh", "sigmoid"), "squared_error", "mean", np.float32)
         parameters, losses, order = start.copy(), np.zeros(n_epochs), np.arange(240)
         n_batches = -(-240 // batch_size)
-        done = backend.train(parameters, State(0, parameters.size, np.float32), X, Y, weights=None,
-                             batch_size=batch_size, words=words, order=order, first_batch=0,
-                             last_batch=n_batches, update=Update(), losses=losses, threads=2)
+        train = backend.training(parameters, State(0, parameters.size, np.float32), batch_size=batch_size, order=order,
+                                 update=Update(), threads=2)
+        done = train(X, Y, None, words, 0, n_batches, losses)
         assert done == n_epochs * n_batches
         assert bool(backend._paces) == trials
         if trials and n_batches * n_epochs >= 4 * engine.TRIALS:

@@ -1,7 +1,9 @@
 """Training: against loops written out in NumPy, and that nothing but the arguments decides the result."""
 
+import gc
 import pickle
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -100,16 +102,25 @@ def test_the_chunk_decides_nothing(backend, n, seconds, monkeypatch):
     assert train(seconds, [1] * 12) == expected
 
 
+def watch_training(net, monkeypatch, look):
+    """Have look(X, Y, weights, words, first=, last=, losses=) called before each call of the backend's training."""
+    training = net._backend.training
+
+    def watched(*args, **options):
+        train = training(*args, **options)
+
+        def call(*data, first, last, losses):
+            look(*data, first=first, last=last, losses=losses)
+            return train(*data, first, last, losses)
+        return lambda *args: call(*args[:4], first=args[4], last=args[5], losses=args[6])
+
+    monkeypatch.setattr(net._backend, "training", watched)
+
+
 def test_the_chunk_grows_and_never_passes_an_epoch_that_python_must_see(backend, monkeypatch):
     calls = []
     net = make(backend)
-    train = net._backend.train
-
-    def spy(*args, **options):
-        calls.append((len(options["losses"]), options["first_batch"], options["last_batch"]))
-        return train(*args, **options)
-
-    monkeypatch.setattr(net._backend, "train", spy)
+    watch_training(net, monkeypatch, lambda *_, first, last, losses: calls.append((len(losses), first, last)))
     monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", 1e9)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=1, seed=0)
     trainer.fit(*data(12), epochs=40)
@@ -327,17 +338,17 @@ def test_the_whole_state_goes_back(backend, first, chunk_seconds, monkeypatch):
         net = fastbp.Network([3, 2], "leaky_relu", "absolute_error", init="zeros", backend=backend)
         trainer = fastbp.Trainer(net, fastbp.SGD(3e38, 0.5), batch_size=2, seed=0)
         X, Y = data(7)[0] / 99, [[-1e38] * 2] * 7
-    train = trainer._train
+    made = trainer._made
 
     def counted(*arguments):
-        first_batch, step = arguments[6], trainer.state.step
+        first_batch, step = arguments[5], trainer.state.step
         assert step % 4 == first_batch
-        done = train(*arguments)
+        done = made(*arguments)
         trainer.state.memory[0] *= 0.5**done
         trainer.state.step = step + done + (not np.isfinite(arguments[-1]).all())  # a step that failed was tried, too
         return done
 
-    monkeypatch.setattr(trainer, "_train", counted)
+    monkeypatch.setattr(trainer, "_made", counted)
     with pytest.warns(RuntimeWarning, match="non-finite") as caught:
         history = trainer.fit(X, Y, epochs=100)
     batch = int(str(caught[0].message).split("(batch ")[1][0])
@@ -352,18 +363,19 @@ def test_steps_that_are_skipped(backend, chunk_seconds, monkeypatch):
     X[4] = 1e300  # the loss of this sample is infinite
     net, twin = (make(backend, activations=["identity", "identity"]) for _ in "ab")
     trainer = fastbp.Trainer(net, fastbp.SGD(0.01, 0.5), 1, shuffle=False, on_nonfinite="skip")
-    train = trainer._train
+    made = trainer._made
 
-    def one_by_one(X, Y, weights, batch_size, order, words, first, last, losses):
+    def one_by_one(*given):
+        *data, first, last, losses = given
         done = 0
         for epoch in range(len(losses)):
             for batch in range(first if epoch == 0 else 0, last):
                 total = losses[epoch : epoch + 1].copy()
-                made = train(X, Y, weights, batch_size, order, words, batch, batch + 1, total)
-                losses[epoch], done = total[0] if made else losses[epoch], done + made
+                n_made = made(*data, batch, batch + 1, total)
+                losses[epoch], done = total[0] if n_made else losses[epoch], done + n_made
         return done
 
-    monkeypatch.setattr(trainer, "_train", one_by_one)
+    monkeypatch.setattr(trainer, "_made", one_by_one)
     history = trainer.fit(X, Y, epochs=3)
     good = [0, 1, 2, 3, 5]
     same = fastbp.Trainer(twin, fastbp.SGD(0.01, 0.5), 1, shuffle=False)
@@ -481,13 +493,13 @@ def weights_of(Y, sizes=(2, 3), loss="cross_entropy", dtype="float32", **options
     """Weights that the backend is told for such targets."""
     net = fastbp.Network(sizes, "softmax" if loss == "cross_entropy" else "sigmoid", loss, dtype=dtype, seed=0)
     trainer, seen = fastbp.Trainer(net, fastbp.SGD(0.1)), []
-    train = trainer._train
+    made = trainer._made
 
-    def spy(X, Y, weights, *rest):
+    def spy(training, X, Y, weights, *rest):
         seen.append(weights)
-        return train(X, Y, weights, *rest)
+        return made(training, X, Y, weights, *rest)
 
-    trainer._train = spy
+    trainer._made = spy
     trainer.fit(np.ones((len(Y), sizes[0])), Y, **options)
     return seen[0]
 
@@ -543,15 +555,14 @@ def test_progress_without_rich_says_what_to_install(monkeypatch):
 
 def test_ctrl_c_between_calls_keeps_what_is_done(backend, monkeypatch):
     net = make(backend)
-    train, calls = net._backend.train, []
+    calls = []
 
-    def interrupted(*args, **options):
+    def interrupted(*args, **span):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return train(*args, **options)
 
-    monkeypatch.setattr(net._backend, "train", interrupted)
+    watch_training(net, monkeypatch, interrupted)
     monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", 0.0)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1), 11, seed=0)
     with pytest.warns(RuntimeWarning, match="interrupted after 3 of 9 epochs"):
@@ -560,3 +571,49 @@ def test_ctrl_c_between_calls_keeps_what_is_done(backend, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert trainer.fit(*data(), epochs=2).epochs == [4, 5]
+
+
+def test_a_trainer_keeps_neither_data_nor_itself(backend):
+    """The next call of fit finds much ready, but no data; and what is dropped goes at once, without the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        X, Y = data(12)
+        trainer = fastbp.Trainer(make(backend), fastbp.SGD(0.1, 0.5), batch_size=3, seed=0)
+        trainer.fit(X, Y, epochs=2)
+        run, seen = trainer._last_run, weakref.ref(X)
+        del X
+        assert seen() is None
+        trainer.fit(*data(12), epochs=2)
+        assert trainer._last_run is run
+        seen = weakref.ref(trainer)
+        del trainer, run
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("change", ["batch_size", "shuffle", "n", "lr", "optimizer"])
+def test_what_is_ready_from_the_last_call_is_not_used_for_other_settings(backend, change):
+    """A trainer that goes on with something changed trains as one that never trained before."""
+    X, Y = data(12)
+    used, fresh = (fastbp.Trainer(make(backend), fastbp.SGD(0.1, 0.5), batch_size=3, seed=0, shuffle=False)
+                   for _ in "ab")
+    used.fit(X, Y)
+    fresh.net.parameters[:], fresh.state.buffers[:], fresh.state.step = (
+        used.net.parameters, used.state.buffers, used.state.step)
+    for trainer in (used, fresh):
+        if change == "batch_size":
+            trainer.batch_size = 5
+        elif change == "shuffle":
+            trainer.shuffle, trainer.rng = True, np.random.default_rng(5)
+        elif change == "n":
+            X, Y = X[:7], Y[:7]
+        elif change == "lr":
+            trainer.lr_scale = 0.5
+        else:
+            trainer.optimizer = fastbp.SGD(0.3, 0.9)
+    before = used.net.parameters.copy()
+    for trainer in (used, fresh):
+        trainer.fit(X, Y, epochs=2)
+    assert used.net.parameters.tobytes() == fresh.net.parameters.tobytes() != before.tobytes()
