@@ -634,9 +634,9 @@ def shuffle(words, order):
 def class_counts(A, Y, counts):
     """Of each class the samples that are right, are predicted to be it, and are it; added to counts (3, n_out).
 
-    The class is the first largest number of a row; Y may hold labels (n_samples,).
+    The class is the first largest number of a row, NaN being none; Y may hold labels (n_samples,).
     """
-    predicted, true = A.argmax(axis=1), _classes(Y)
+    predicted, true = _classes(A), _classes(Y)
     for row, classes in zip(counts, (true[predicted == true], predicted, true), strict=True):
         row += np.bincount(classes, minlength=len(row))
 
@@ -675,7 +675,10 @@ def error_sums(A, Y, totals):
 
 
 def _classes(Y):
-    return Y if Y.ndim == 1 else Y.argmax(axis=1)
+    if Y.ndim == 1:
+        return Y
+    largest = np.where(np.isnan(Y), -np.inf, Y).max(axis=1, keepdims=True)
+    return (Y == largest).argmax(axis=1)
 
 
 # ------------------------------------------------------------------ the whole network

@@ -204,16 +204,19 @@ def load_leaves(plan, n_leaves, dtype):
 
 
 @part
-def bring(plan, data, tools, order, start, in_order, rows, smoothing, deviation, step, place):
+def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, deviation, step, place):
     """Gather a block of samples: one thread's share, or all inputs into its own copy; return the kind of the targets.
 
-    Row 0 is the sample at `start` of the order, and row `place` of its batch, which names the noise added to it.
+    Without `inputs` only the targets.  Row 0 is the sample at `start` of the order, and row `place` of its batch, which
+    names the noise added to it.
     """
     last_layer, work = plan.layers[plan.layers.shape[0] - 1], tools.work
     first, last = share(rows, tools.thread, tools.threads)
     top, bottom = first, last
     if plan.x_size > 0:
         top, bottom = 0, rows
+    if not inputs:
+        bottom = top
     x = gathered(plan, tools)
     call(plan.leaves[GATHER], data.x_address, data.x_kind, plan.layers[0, N_IN], as_float(data.x_scale, work), x,
          plan.x_row, data.y_address, data.y_kind, last_layer[N_OUT], as_float(smoothing, work),

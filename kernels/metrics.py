@@ -7,22 +7,36 @@ A is (n_samples, n_out), Y the same, or, where it says so, int64 class labels (n
 """
 import numpy as np
 
-from .jit import kernel, part
+from .jit import inner, kernel
+from .simd import first_equal, first_lanes, lanes, largest_number_of, load_part, offset, pointer, where
 
 SUMS = 7               # rows of the totals of `error_sums`
 
 
-@part
+@inner
+def part_of(a, n):
+    """Return the first of n numbers as a vector, in whose other lanes is nothing that is larger than any."""
+    return first_lanes(load_part(a, 0, min(n, lanes(a))), n, -np.inf)
+
+
+@inner
 def class_of(A, r):
     """Return the first of the largest numbers of a row."""
-    best = 0
-    for j in range(1, A.shape[1]):
-        if A[r, j] > A[r, best]:
-            best = j
-    return best
+    n, width = A.shape[1], lanes(pointer(A, 0))
+    a = pointer(A, r * n)
+    top = part_of(a, 0)
+    for j in range(0, n, width):                         # so a NaN is passed over
+        v = part_of(offset(a, j), n - j)
+        top = where(v > top, v, top)
+    largest = largest_number_of(top)
+    for j in range(0, n, width):
+        at = j + first_equal(part_of(offset(a, j), n - j), largest)
+        if at < min(n, j + width):
+            return at
+    return 0                                             # nothing but NaN
 
 
-@part
+@inner
 def true_class(Y, r):
     """Return the class that labels or rows of targets name."""
     if Y.ndim == 1:
@@ -32,7 +46,7 @@ def true_class(Y, r):
 
 @kernel
 def class_counts(A, Y, counts):
-    """Count samples of one class each; that class is the first largest number of a row.
+    """Count samples of one class each; that class is the first largest number of a row, NaN being none.
 
     Parameters
     ----------

@@ -127,8 +127,8 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
         for block in range(0, n, plan.rows):
             rows = min(plan.rows, n - block)
             first, last = share(rows, thread, threads)
-            y_kind = bring(plan, data, tools, order, start + block, False, rows, steps.smoothing, steps.noise, now,
-                           block)
+            y_kind = bring(plan, data, tools, order, start + block, False, True, rows, steps.smoothing, steps.noise,
+                           now, block)
             forward(plan, tools, gathered(plan, tools), plan.x_row, rows, now, block)
             measure(plan, work, y_kind, first, last)
             output_delta(plan, work, y_kind, scale, first, last)
@@ -335,16 +335,16 @@ def evaluate(job, parameters, thread):
     no_order = carray(job, (0,))
     # samples of the right dtype need not be gathered, unless their rows lie so that those of a tile share cache sets
     size = by_dtype(work, 4, 8)
-    reads_in_place = wants == WANT_OUTPUT and data.x_scale == 1 and n_in * size % 512 != 0 and (
-        data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64))
+    reads_in_place = not wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT) and data.x_scale == 1 and (
+        n_in * size % 512 != 0 and data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64))
     for start in range(0, data.n, plan.rows):
         rows = min(plan.rows, data.n - start)
         first, last = share(rows, thread, threads)
         x, x_row = gathered(plan, tools), plan.x_row
         if reads_in_place:
             x, x_row = pointer_like(data.x_address + start * n_in * size, work), n_in
-        else:
-            bring(plan, data, tools, no_order, start, True, rows, 0.0, 0.0, 0, 0)
+        if not reads_in_place or wants & WANT_LOSS:
+            bring(plan, data, tools, no_order, start, True, not reads_in_place, rows, 0.0, 0.0, 0, 0)
         if wants & WANT_OUTPUT and not is_finite(offset(x, first * x_row), x_row, last - first, n_in):
             poke(meeting, NOT_FINITE, 1)
         forward(plan, tools, x, x_row, rows, 0, 0)

@@ -170,3 +170,26 @@ def test_a_metric_that_does_not_fit_changes_nothing(backend, names, words):
     with pytest.raises(ValueError, match=words):
         fastbp.Trainer(net, fastbp.SGD(0.1)).fit(np.ones((4, 2)), np.arange(4), metrics=names)
     np.testing.assert_array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("module", [kernels, reference], ids=["kernels", "reference"])
+def test_the_class_is_the_first_largest_number(module, dtype):
+    """Wherever it stands in rows narrower and wider than a vector; among equals, infinities and NaN."""
+    for n in (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65):
+        for place in range(n):
+            rows = np.full((5, n), -np.inf, dtype)
+            rows[1] = -3
+            rows[2, place:] = 5                                   # equals from here on
+            rows[3] = np.nan
+            rows[3, place] = -np.inf
+            rows[4] = np.arange(n)
+            rows[4, place] = np.inf
+            counts = np.zeros((3, n), np.int64)
+            for row, expected in zip(rows, (0, 0, place, place, place), strict=True):
+                counts[:] = 0
+                module.class_counts(row[None], np.array([n - 1]), counts)
+                assert counts[1].argmax() == expected and counts[1].sum() == 1, (n, place, row)
+    counts = np.zeros((3, 3), np.int64)
+    module.class_counts(np.full((1, 3), np.nan, dtype), np.array([1]), counts)
+    assert counts[1].tolist() == [1, 0, 0]
