@@ -47,7 +47,7 @@ from .kernels.plan import (
     Wanted,
     make_plan,
     pack,
-    pack_span,
+    pack_call,
 )
 from .kernels.schedules import KINDS
 from .kernels.simd import LANES
@@ -316,11 +316,11 @@ class NumbaBackend:
         """Leave the desks behind."""
         return {**self.__dict__, "_free": {}, "_paces": {}}
 
-    def _work(self, prepare, addresses, key, threads, look=None, settle=None):
-        """Call prepare(desk, threads), which returns the address of a kernel, and run this: (steps done, look(desk)).
+    def _work(self, prepare, key, threads, look=None, settle=None):
+        """Have prepare(desk, threads, *call) write a job, and run it: (steps done, look(desk)).
 
-        `addresses` are those of the parameters and what follows them in `plan.Call`; `key` are the arguments of the
-        desk: its rows, the most threads, and for training the number of states and dropout.
+        `call` are the fields of `plan.Call` between the kernel and the parameters; `key` are the arguments of the desk:
+        its rows, the most threads, and for training the number of states and dropout.
 
         `settle` is called with the desk at the end.  The desk is one's own, so several Python threads may use the same
         network.  Where the gang is at another caller's work there is one thread, for which the results are the same.
@@ -339,8 +339,7 @@ class NumbaBackend:
                 desk = free.pop()
             except IndexError:
                 desk = _Desk(self, *key)
-            kernel = prepare(desk, threads)
-            pack(desk.job, CALL_AT, Call(kernel, _address(bells), threads - 1, gang.RELEASE, *addresses))
+            prepare(desk, threads, _address(bells), threads - 1, gang.RELEASE)
             _launch()(desk.address)
             result = desk.done()
             if settle:
@@ -374,21 +373,21 @@ class NumbaBackend:
                      0 if out is None else _address(out))
         products = 3 if wants & t.WANT_GRADIENT else 1
 
-        def prepare(desk, threads):
+        def prepare(desk, threads, *call):
             desk.need(t.evaluate, N_EVALUATION_LEAVES)
             pack(desk.job, DATA_AT, data)
+            pack(desk.job, CALL_AT, Call(t.evaluate.address(self.dtype), *call, *addresses))
             pack(desk.job, TASK_AT, Wanted(wants, scale, threads))
-            return t.evaluate.address(self.dtype)
 
         work = products * self.n_parameters * n
         most = self._threads_for(min(n, rows), products) if work >= LEAST_SHARED_WORK else 1
         if most == 1 or work >= CERTAIN_WORK or look:
-            return losses, gradient, self._work(prepare, addresses, (rows, most), most, look, settle)[1]
+            return losses, gradient, self._work(prepare, (rows, most), most, look, settle)[1]
         # Other threads of this process or others may want the cores too: then one thread is several times as fast.
         pace = self._paces.setdefault((most,), _Pace(most, work))
         threads, is_trial = pace.turn()
         start = time.perf_counter()
-        self._work(prepare, addresses, (rows, most), threads, settle=settle)
+        self._work(prepare, (rows, most), threads, settle=settle)
         pace.note(threads, (time.perf_counter() - start) / work, is_trial)
         return losses, gradient, None
 
@@ -491,8 +490,8 @@ class _Training:
     def __call__(self, X, Y, weights, words, first_batch, last_batch, losses):
         """Whole epochs, or some batches of one; return the steps done."""
         most = self._most
-        data = Data(_address(X), X_KINDS[X.dtype], self._backend.scale, _address(Y), _kind_of(Y),
-                    0 if weights is None else _address(weights), len(self._order))
+        data = (_address(X), X_KINDS[X.dtype], self._backend.scale, _address(Y), _kind_of(Y),
+                0 if weights is None else _address(weights), len(self._order))
         if most == 1 or self._work >= CERTAIN_WORK:
             return self._do(data, words, first_batch, last_batch, losses, most)[0]
         paces = self._backend._paces
@@ -515,20 +514,19 @@ class _Training:
         backend, state = self._backend, self._state
         memory = state.memory if threads == 1 else np.tile(state.memory, threads)
 
-        def prepare(desk, threads):
+        def prepare(desk, threads, *call):
             if desk.holds != (self._steps, data):
                 self._put_down(desk, data)
-            pack_span(desk.job, first, last, len(losses), state.step, words is not None, threads)
-            return desk.kernel
+            pack_call(desk.job, desk.kernel, *call, *self._addresses, 0 if words is None else _address(words),
+                      _address(self._order), _address(losses), _address(memory), state.memory.size, 0,
+                      first, last, len(losses), state.step, words is not None, threads)
 
         def skipped(desk):
             state.skipped += int(desk.sync[t.SKIPPED])
             desk.sync[t.SKIPPED] = 0
 
-        addresses = (*self._addresses, 0 if words is None else _address(words), _address(self._order), _address(losses),
-                     _address(memory), memory.size // threads, 0)
         start = time.perf_counter()
-        done = backend._work(prepare, addresses, self._key, threads,
+        done = backend._work(prepare, self._key, threads,
                              settle=skipped if self._rules.update.skips else None)[0]
         seconds = time.perf_counter() - start
         if threads > 1:
@@ -536,16 +534,16 @@ class _Training:
         state.step += done
         return done, seconds / max(done, 1)
 
-    def _put_down(self, desk, data):
-        """Write into the job of a desk what does not differ from call to call."""
-        backend, rules = self._backend, self._rules
+    def _put_down(self, desk, numbers):
+        """Write into the job of a desk what does not differ from call to call; the numbers are those of `plan.Data`."""
+        backend, rules, data = self._backend, self._rules, Data(*numbers)
         kernel = t.trainer_for(desk.plan, self._batch_size, backend._lanes, rules.is_plain and not data.weights)
         is_whole = self._batch_size <= self._rows
         desk.need(kernel, N_PLAIN_LEAVES if rules.is_plain and rules.is_fused and is_whole else len(LEAVES))
         desk.kernel = kernel.address(backend.dtype)
         pack(desk.job, DATA_AT, data)
         pack(desk.job, TASK_AT, self._steps)
-        desk.holds = self._steps, data
+        desk.holds = self._steps, numbers
 
 
 def _kind_of(Y):

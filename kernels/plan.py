@@ -227,7 +227,7 @@ class Data(NamedTuple):
 class Steps(NamedTuple):
     """What `train` is to do: which batches of how many samples, from which step on, and how to update.
 
-    first_batch ... threads : the SPAN, which differs from call to call (`pack_span`).
+    first_batch ... threads : the SPAN, which differs from call to call (`pack_call`).
     numbers, rates, sums : memory addresses, see `training.train_in_blocks`.
     n_states, to_first, to_second : the states of the rule are so many, and lie so many elements after the parameters.
     rate_scale : factor of the learning rate.
@@ -274,7 +274,7 @@ class Wanted(NamedTuple):
     threads: int
 
 
-# A job: the steps that were done, Call, Places, the numbers of a plan, Data, and Steps or Wanted, each number a word of
+# A job: the steps that were done, Places, the numbers of a plan, Data, Call, and Steps or Wanted, each number a word of
 # 8 bytes.  A kernel reads them from there (`simd.unpacked`): as arguments they would take longer than a small step, and
 # so any thread can take up a job at its address.
 def _numbers(kind):
@@ -282,27 +282,27 @@ def _numbers(kind):
     return struct.Struct("".join(letters[field] for field in kind.__annotations__.values() if field in letters))
 
 
-_PACKED = {kind: _numbers(kind) for kind in (Call, Places, Plan, Data, Steps, Wanted)}
+_PACKED = {kind: _numbers(kind) for kind in (Places, Plan, Data, Call, Steps, Wanted)}
 SPAN = Steps._fields[:6]
-_PACKED_SPAN = struct.Struct("q" * len(SPAN))
 N_PLAN_ARRAYS = 2            # the first fields of a Plan
-DONE_AT, CALL_AT = 0, 1
-PLACES_AT = CALL_AT + len(Call._fields)
+DONE_AT, PLACES_AT = 0, 1
 PLAN_AT = PLACES_AT + len(Places._fields)
 DATA_AT = PLAN_AT + _PACKED[Plan].size // 8
-TASK_AT = DATA_AT + _PACKED[Data].size // 8
+CALL_AT = DATA_AT + _PACKED[Data].size // 8
+TASK_AT = CALL_AT + len(Call._fields)
 JOB_SIZE = TASK_AT + max(_PACKED[Steps].size, _PACKED[Wanted].size) // 8
+_PACKED_CALL = struct.Struct("q" * (len(Call._fields) + len(SPAN)))
 
 
 def pack(job, at, numbers):
-    """Write Call, Places, Data, Steps, Wanted, or the numbers of a Plan, into the bytes of a job, from word `at` on."""
+    """Write Places, Data, Call, Steps, Wanted, or the numbers of a Plan, into the bytes of a job, from word `at` on."""
     kind = type(numbers)
     _PACKED[kind].pack_into(job, 8 * at, *(numbers[N_PLAN_ARRAYS:] if kind is Plan else numbers))
 
 
-def pack_span(job, *numbers):
-    """Write the SPAN of the Steps of a job anew."""
-    _PACKED_SPAN.pack_into(job, 8 * TASK_AT, *numbers)
+def pack_call(job, *numbers):
+    """Write those of a Call and of the SPAN of Steps, which lie side by side, into the bytes of a job."""
+    _PACKED_CALL.pack_into(job, 8 * CALL_AT, *numbers)
 
 
 class Tools(NamedTuple):
