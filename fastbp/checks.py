@@ -179,6 +179,7 @@ def metadata(value):
 # ------------------------------------------------------------------ arrays
 
 _KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8))  # what the kernels read as it is
+_SQUARES = {dtype: float(np.finfo(dtype).max) ** 2 if dtype == np.float32 else math.inf for dtype in _KEPT[:2]}
 _FEW = 32  # elements that Python looks at faster than NumPy
 _PIECE = 1 << 16  # elements looked at together: no temporary grows with the data
 
@@ -368,13 +369,15 @@ def _as_floats(argument, array, dtype):
     return array
 
 
-def is_finite(array):
-    """Whether every element is finite.  A finite sum of squares says so at once; it may also overflow."""
+def is_finite(array, dtype=None):
+    """Whether every element is finite, or would be in `dtype`."""
     flat = array.ravel()
-    if flat.size <= _FEW:
+    dtype = flat.dtype if dtype is None else dtype
+    if flat.size <= _FEW and flat.dtype == dtype:
         return all(map(math.isfinite, flat.tolist()))
     with np.errstate(all="ignore"):
-        return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+        # So small a sum of squares says so at once, without a copy; another says nothing.
+        return bool(np.dot(flat, flat) < _SQUARES[dtype] or np.isfinite(flat.astype(dtype, copy=False)).all())
 
 
 def finite(argument, array, dtype, original=None):
@@ -384,11 +387,9 @@ def finite(argument, array, dtype, original=None):
     flat = array.ravel()
     for start in range(0, flat.size, _PIECE):
         piece = flat[start : start + _PIECE]
-        if piece.dtype != dtype:
+        if not is_finite(piece, dtype):
             with np.errstate(over="ignore"):
-                piece = piece.astype(dtype)
-        if not is_finite(piece):
-            finite = np.isfinite(piece)
+                finite = np.isfinite(piece.astype(dtype))
             where = np.unravel_index(start + int(finite.argmin()), array.shape)
             value = (array if original is None else original)[where]
             place = ", ".join(map(str, where))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from . import checks
+from .losses import row_of
 
 BUFFER_BYTES = 32 << 20  # of samples, targets and their order in one buffer
 BLOCK_BYTES = 1 << 20  # read at one place: long enough for a disk, and some thirty places mix in one buffer
@@ -127,7 +128,7 @@ class Stream:
         Yields
         ------
         X : ndarray (n, n_in)
-            C-contiguous; uint8 where the first chunk is, otherwise of the dtype of the network.
+            C-contiguous; uint8 where the first chunk is, otherwise of the dtype of the network; in place as it is.
         Y : ndarray (n, n_out) of the dtype of the network, or class labels, int64 (n,)
             Both are written over when the next buffer is asked for.
 
@@ -197,7 +198,8 @@ class Stream:
                 return
             piece, label = self._source.X[start:stop], f"rows {start} to {stop - 1}"
             checks.samples(piece, net.sizes[0], net.dtype, f"{label}: X")
-            checks.targets(Y[start:stop], stop - start, net.sizes[-1], net.loss_name, net.dtype, False, f"{label}: Y")
+            checks.targets(self._source.Y[start:stop], stop - start, net.sizes[-1], net.loss_name, net.dtype, False,
+                           f"{label}: Y")
             seen.append(piece)
             places.append(np.arange(start, stop))
             n += stop - start
@@ -263,14 +265,23 @@ class _Arrays:
             yield start, min(start + n_rows, self.n_samples)
 
     def in_place(self, net):
-        """Return X and Y as the kernels can read them where they are, or None."""
+        """Return X and Y as the kernels can read them where they are, Y converted where it is small; or None."""
         X, Y = self.X, self.Y
         if not (isinstance(X, np.ndarray) and isinstance(Y, np.ndarray) and X.ndim == 2 and checks.is_kept(X)):
             return None
-        if Y.ndim == 1 and Y.dtype.kind in "iu" and Y.dtype != np.int64 and 8 * len(Y) <= BUFFER_BYTES:
-            Y = Y.astype(np.int64)
-        fits = Y.dtype == (np.int64 if Y.ndim == 1 else net.dtype) and checks.is_plain(Y)
-        return (np.asarray(X), np.asarray(Y)) if fits and X.dtype in (net.dtype, np.uint8) else None
+        kinds, dtype = "biuf", net.dtype
+        if Y.ndim == 1 and row_of(net.loss_name).takes_labels:
+            kinds, dtype = "iu", np.dtype(np.int64)
+        elif Y.ndim == 1:
+            Y = Y.reshape(-1, 1)
+        if Y.ndim > 2 or Y.dtype.kind not in kinds:
+            return None  # whoever reads them says what is wrong
+        if Y.dtype != dtype or not checks.is_plain(Y):
+            if Y.size * dtype.itemsize > BUFFER_BYTES:
+                return None
+            with np.errstate(over="ignore"):  # infinities are found piece by piece
+                Y = np.array(Y, dtype, order="C")
+        return np.asarray(X), np.asarray(Y)
 
     def __repr__(self):
         return f"arrays {tuple(self.X.shape)} and {tuple(self.Y.shape)}"

@@ -574,15 +574,16 @@ def memory_map(tmp_path, X):
     (lambda X, y, path: (np.asfortranarray(X), y), False),
     (lambda X, y, path: (X.astype(">f4"), y), False),
     (lambda X, y, path: (np.hstack([X, X])[:, :3], y), False),
-    (lambda X, y, path: (X, np.repeat(y, 2)[::2]), False),
+    (lambda X, y, path: (X, np.repeat(y, 2)[::2]), True),
+    (lambda X, y, path: (memory_map(path, X.astype(float)), y), True),
 ])
 @pytest.mark.parametrize("settings", [{}, {"class_weight": {0: 2.0, 3: 0.5}}])
 def test_training_where_the_samples_lie(settings, as_given, is_in_place, data, backend, small_blocks, tmp_path):
     """The same bits, whether the kernels read the arrays themselves or copies of their rows."""
     X, y = data
     X = X / 100
-    results = []
-    for source in (as_given(X, y, tmp_path), (X.astype(">f4"), y)):
+    results, given = [], as_given(X, y, tmp_path)
+    for source in (given, (np.asfortranarray(given[0]), y)):
         net = fastbp.Network([N_IN, 6, 5], ["tanh", "softmax"], "cross_entropy", backend=backend, seed=0)
         trainer = fastbp.Trainer(net, fastbp.SGD(0.1, momentum=0.5), batch_size=8, seed=0)
         stream = fastbp.stream(*source, buffer_rows=40)
@@ -590,6 +591,38 @@ def test_training_where_the_samples_lie(settings, as_given, is_in_place, data, b
         history = trainer.fit(stream, epochs=2, **settings)
         results.append((net.parameters.tobytes(), history.loss))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("form", [
+    lambda Y: Y.astype(np.float32), lambda Y: Y, lambda Y: Y.astype(int), lambda Y: Y > 0, lambda Y: Y[:, None],
+    lambda Y: np.repeat(Y.astype(np.float32)[:, None], 2, 1)[:, ::2], lambda Y: Y.astype(">f4"),
+])
+@pytest.mark.parametrize("small", [True, False])
+def test_targets_of_any_form_are_what_fit_takes_them_for(form, small, data, backend, monkeypatch):
+    """One output: numbers in a row are no labels.  Targets too large to be converted at once come in pieces."""
+    X, Y = data[0] / 1000, form(np.round(3 * np.sin(np.arange(N))))
+    if not small:
+        monkeypatch.setattr(streams, "BUFFER_BYTES", N)
+    results = []
+    for arguments in ((fastbp.stream(X, Y),), (X, Y)):
+        net = fastbp.Network([N_IN, 6, 1], ["tanh", "identity"], backend=backend, seed=0)
+        fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=8, shuffle=False).fit(*arguments, epochs=2)
+        results.append(net.parameters.tobytes())
+    assert results[0] == results[1]
+
+
+def test_targets_that_do_not_fit_are_named_where_the_samples_lie(data, small_blocks):
+    X, y = data
+    for net, Y, message in [
+        (fastbp.Network([N_IN, 5], "softmax", "cross_entropy"), y.astype(float), "rows 0 to 16: Y is 1-D, so it holds"),
+        (fastbp.Network([N_IN, 5]), y, "rows 0 to 16: Y is 1-D, but the network has 5 outputs"),
+        (fastbp.Network([N_IN, 1]), np.where(y == 2, 1e300, 0.0), r"rows 0 to 16: Y\[2, 0\] is 1e\+300"),
+        (fastbp.Network([N_IN, 1]), y.astype(str), "rows 0 to 1: Y must hold real numbers"),
+    ]:
+        before = net.parameters.copy()
+        with pytest.raises((ValueError, TypeError), match=message):
+            fastbp.Trainer(net, fastbp.SGD(0.1), shuffle=False).fit(fastbp.stream(X, Y))
+        assert (net.parameters == before).all()
 
 
 def test_a_bad_row_is_named_where_the_samples_lie(data, small_blocks):
