@@ -272,8 +272,7 @@ class _Rules:
     def __init__(self, update):
         self.update = update
         self.rule, self.schedule = RULES[update.rule], KINDS[update.schedule]
-        self._arrays = np.array([*update.numbers, 0.0]), np.array(update.rates, np.float64)
-        self.addresses = tuple(map(_address, self._arrays))
+        self.arrays = np.array([*update.numbers, 0.0]), np.array(update.rates, np.float64)
         self.dropout = update.dropout if any(update.dropout) else ()
         self.is_fused = self.rule <= RULES_OF_TILES and not (
             update.l1 or update.l2 or update.clip_value or update.clip_norm)
@@ -327,7 +326,7 @@ class NumbaBackend:
         """
         crew = _gang
         in_gang = threads > 1 and crew.lock.acquire(blocking=False)
-        threads, bells = threads if in_gang else 1, self._no_losses
+        threads, bells = threads if in_gang else 1, None
         try:
             if in_gang:
                 try:
@@ -339,7 +338,7 @@ class NumbaBackend:
                 desk = free.pop()
             except IndexError:
                 desk = _Desk(self, *key)
-            prepare(desk, threads, _address(bells), threads - 1, gang.RELEASE)
+            prepare(desk, threads, 0 if threads == 1 else _address(bells), threads - 1, gang.RELEASE)
             _launch()(desk.address)
             result = desk.done()
             if settle:
@@ -475,42 +474,43 @@ class _Training:
         needs_gradient = batch_size > rows or update.clip_norm or not rules.is_fused and (
             batch_size == 1 or n_parameters <= MOST_LANE_PARAMETERS)
         self._gradient = aligned_zeros(n_parameters, backend.dtype) if needs_gradient else backend._nothing
-        self._sums = np.empty(-(-n_parameters // SQUARES_CHUNK)) if update.clip_norm else backend._no_losses
-        self._most = backend._threads_for(rows, 3, threads)
+        self._sums = np.empty(-(-n_parameters // SQUARES_CHUNK)) if update.clip_norm else None
+        self._threads = threads
         self._work = 3 * n_parameters * batch_size
-        self._key = rows, self._most, n_states, rules.dropout
+        self._kind = n_states, rules.dropout
         to = [(_address(state.buffers[k]) - _address(parameters)) // backend.dtype.itemsize for k in range(n_states)]
         self._steps = Steps(
             *[0] * len(SPAN), batch_size, backend.reduction == "mean", rules.rule, rules.schedule,
-            *rules.addresses, _address(self._sums), n_states, *(*to, 0, 0)[:2], update.rate_scale, rules.is_fused,
-            rules.advances, update.l1, update.l2, update.clip_value, update.clip_norm, update.max_norm,
-            update.label_smoothing, update.input_noise, rules.key, update.skips)
+            *map(_address, rules.arrays), 0 if self._sums is None else _address(self._sums), n_states,
+            *(*to, 0, 0)[:2], update.rate_scale, rules.is_fused, rules.advances, update.l1, update.l2,
+            update.clip_value, update.clip_norm, update.max_norm, update.label_smoothing, update.input_noise,
+            rules.key, update.skips)
         self._addresses = _address(parameters), _address(self._gradient)
 
     def __call__(self, X, Y, weights, words, first_batch, last_batch, losses):
         """Whole epochs, or some batches of one; return the steps done."""
-        most = self._most
+        most = self._backend._threads_for(self._rows, 3, self._threads)
         data = (_address(X), X_KINDS[X.dtype], self._backend.scale, _address(Y), _kind_of(Y),
                 0 if weights is None else _address(weights), len(self._order))
         if most == 1 or self._work >= CERTAIN_WORK:
-            return self._do(data, words, first_batch, last_batch, losses, most)[0]
+            return self._do(data, words, first_batch, last_batch, losses, most, most)[0]
         paces = self._backend._paces
         if (self._rows, most) not in paces:
-            self._do(data, None, 0, 0, losses[:0], 1)    # loads the kernel, so that no trial pays for it
+            self._do(data, None, 0, 0, losses[:0], 1, most)      # loads the kernel, so that no trial pays for it
         pace = paces.setdefault((self._rows, most), _Pace(most, self._work))
         total = 0
         for number, epochs, first, last in pace.pieces(slice(0, len(losses)), first_batch, last_batch):
             threads = number or pace.best
             done, seconds = self._do(data, None if words is None else words[epochs], first, last, losses[epochs],
-                                     threads)
+                                     threads, most)
             total += done
             if done < (epochs.stop - epochs.start) * last - first:
                 break
             pace.note(threads, seconds, number is not None)
         return total
 
-    def _do(self, data, words, first, last, losses, threads):
-        """Train without trials: (steps done, seconds of one)."""
+    def _do(self, data, words, first, last, losses, threads, most):
+        """Train without trials, at a desk for the most threads: (steps done, seconds of one)."""
         backend, state = self._backend, self._state
         memory = state.memory if threads == 1 else np.tile(state.memory, threads)
 
@@ -526,7 +526,7 @@ class _Training:
             desk.sync[t.SKIPPED] = 0
 
         start = time.perf_counter()
-        done = backend._work(prepare, self._key, threads,
+        done = backend._work(prepare, (self._rows, most, *self._kind), threads,
                              settle=skipped if self._rules.update.skips else None)[0]
         seconds = time.perf_counter() - start
         if threads > 1:

@@ -24,7 +24,8 @@ MAX_GROWTH = 10  # of the chunk from one call to the next, while its speed is be
 SNAPSHOT_SHARE = 50  # copying the parameters takes at most 1/50 of the time
 LEAST_SNAPSHOT_SECONDS = 0.005  # between two snapshots of however few parameters
 COPY_BYTES_PER_SECOND = 2e9  # of that estimate; low on purpose
-PREDICTED_NUMBERS = 1 << 30  # multiply-adds of one call that evaluates; Ctrl-C waits until it returns
+PREDICTED_NUMBERS = 1 << 30  # multiply-adds of one call that evaluates: Ctrl-C waits until it returns
+NUMBERS_OF_A_NEURON = 256  # as many as its activation costs, and its loss, at the most
 DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
 EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
 MOST_HISTORIES = 10_000  # of calls of fit, kept one by one
@@ -315,20 +316,21 @@ class Trainer:
         epochs = checks.integer("epochs", epochs)
         if isinstance(X, Stream):
             self._check_stream(X, Y, epochs, sample_weight, class_weight, metrics, validation_data)
-            run, sets = _StreamRun(self, X, class_weight), []
+            sets = []
         else:
             X, Y = self._data(X, Y)
-            weights = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype)
-            run, sets = self._run(X, Y, weights, epochs), [("", X, Y)]
+            weights, sets = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype), [("", X, Y)]
         tol = None if tol is None else checks.number("tol", tol, at_least=0)
         if validation_data is not None:
             if not isinstance(validation_data, list | tuple) or len(validation_data) != 2:
                 raise TypeError(f"validation_data must be a pair (X, Y), got {type(validation_data).__name__}")
             sets.append(("validation_", *self._data(*validation_data, "validation_data: X", "validation_data: Y")))
-        metrics = named(metrics) if metrics != () else {}
+        metrics = {} if _is_left_out(metrics) else named(metrics)
         measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net)) if metrics else None
-        callbacks = Callbacks(callbacks) if callbacks != () else _NO_CALLBACKS
+        callbacks = _NO_CALLBACKS if _is_left_out(callbacks) else Callbacks(callbacks)
         bar = _progress_bar(progress, epochs)
+        is_stream = isinstance(X, Stream)
+        run = _StreamRun(self, X, class_weight) if is_stream else self._run(X, Y, weights, epochs)
         history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
                           _has_validation=validation_data is not None)
         self._remember(history)
@@ -561,12 +563,12 @@ class Trainer:
         return training(*call) - (self.state.skipped - skipped)
 
     def _run(self, X, Y, weights, epochs, order=None):
-        """Return a `_Run` that is ready to begin, the last one if that was over as many samples."""
+        """Return a `_Run` that is ready to begin: the last one, if it was like this one."""
         run, self._last_run = self._last_run, None
         if order is not None:
-            run = _Run(self, order, False, self.batch_size, run)
-        elif run is None or (run.n_samples, run.may_shuffle, run.most) != (len(X), self.shuffle, self.batch_size):
-            run = _Run(self, np.arange(len(X)), self.shuffle, self.batch_size, run)
+            run = _Run(self, order, None, run)
+        elif run is None or not run.is_for(self, len(X)):
+            run = _Run(self, np.arange(len(X)), self.shuffle, run)
         run.begin(self, X, Y, weights, epochs)
         return run
 
@@ -598,7 +600,7 @@ class Trainer:
         """Losses and metrics of the epoch just done, in one pass over each set."""
         backend, parameters = self.net._backend, self.net.parameters
         for prefix, X, Y in sets:
-            rows = max(1, PREDICTED_NUMBERS // parameters.size)
+            rows = max(1, PREDICTED_NUMBERS // (parameters.size + NUMBERS_OF_A_NEURON * sum(self.net.sizes)))
             pieces = [(X[start : start + rows], Y[start : start + rows]) for start in range(0, len(X), rows)]
             losses = []
             if measures:
@@ -664,28 +666,38 @@ class _Plateau:
 
 
 class _Run:
-    """The steps of one call of `fit`: which are done, which come next, and how to do the last ones again.
+    """The steps of a call of `fit`: which are done, which come next, and how to do the last ones again.
+
+    Between calls it is at rest, without the data, and what it has made ready serves the next one that is like it.
 
     A step is counted from the start of the call.  One native call does either batches of one epoch or whole
     epochs.  Since the last snapshot of the parameters every call is noted, so that a training that left the
     finite numbers can be led back to its last finite step, wherever the borders of the calls fell.
     """
 
-    def __init__(self, trainer, order, shuffle, batch_size, last):
-        self.order, self.n_samples, self.may_shuffle, self.most = order, len(order), shuffle, batch_size
+    def __init__(self, trainer, order, shuffle, last):
+        net, state, batch_size = self._owner = trainer.net, trainer.state, trainer.batch_size
+        self.order, self.n_samples, self._may_shuffle = order, len(order), shuffle  # None: the order is not its own
         self.batch_size = min(batch_size or self.n_samples, self.n_samples)
         self.n_batches = -(-self.n_samples // self.batch_size)
-        self.shuffle = shuffle and self.n_batches > 1
+        self.shuffle = bool(shuffle) and self.n_batches > 1
         self._settings = self._training = None
-        self._floats = [trainer.net.parameters, *trainer.state.buffers]
-        self._kept = [trainer.state.memory, *self._floats]
+        self._floats = [net.parameters, *state.buffers]
+        self._kept = [state.memory, *self._floats]
         if self.shuffle:
             self._kept.append(self.order)
         self._copies = [] if last is None else last._copies  # new memory would cost more than the copying
-        if [array.shape for array in self._copies] != [array.shape for array in self._kept]:
+        copies, kept = ([(array.shape, array.dtype) for array in arrays] for arrays in (self._copies, self._kept))
+        if copies != kept:
             self._copies = [np.empty_like(array) for array in self._kept]
         bytes_kept = sum([array.nbytes for array in self._kept])
         self._snapshot_seconds = max(LEAST_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
+
+    def is_for(self, trainer, n_samples):
+        """Whether it can serve a call of `fit` over so many samples, in an order of its own."""
+        mine, theirs = self._owner, (trainer.net, trainer.state, trainer.batch_size)
+        return (self.n_samples == n_samples and self._may_shuffle is trainer.shuffle
+                and mine[0] is theirs[0] and mine[1] is theirs[1] and mine[2] == theirs[2])
 
     def begin(self, trainer, X, Y, weights, epochs):
         """Begin a call of `fit`."""
@@ -776,6 +788,7 @@ class _Run:
     def close(self):
         """Be at rest: without the data, for the next call of `fit`."""
         trainer, self.trainer, self.X, self.Y, self.weights = self.trainer, None, None, None, None
+        self._calls = []
         if trainer is not None:
             trainer._last_run = self
 
@@ -843,7 +856,7 @@ class _StreamRun:
         """Train for about CHUNK_SECONDS, at most to the end of a buffer, or a single batch."""
         trainer = self.trainer
         if self.buffers is None:
-            self.start, self.loss, self.n_samples, self.steps = time.perf_counter(), 0.0, 0, 0
+            self.start, self.loss, self.share, self.steps = time.perf_counter(), 0.0, 0, 0
             self.buffers = self.stream.buffers(trainer.net, trainer.rng, trainer.shuffle, trainer.batch_size,
                                                as_order=True, in_place=self.class_weight is None)
             self._take_buffer()
@@ -855,12 +868,12 @@ class _StreamRun:
             return
         if np.isfinite(self.part.loss[0]):  # not every batch of it was skipped
             share = self.run.n_samples if trainer.net.reduction == "mean" else 1
-            self.loss, self.n_samples = self.loss + self.part.loss[0] * share, self.n_samples + share
+            self.loss += self.part.loss[0] * share
+            self.share = self.share + share if trainer.net.reduction == "mean" else 1
         self.steps += self.run.n_batches
         if not self._take_buffer():
             self.buffers = None
-            share = (self.n_samples or np.nan) if trainer.net.reduction == "mean" else 1
-            history._add(np.array([self.loss]), share, time.perf_counter() - self.start)
+            history._add(np.array([self.loss]), self.share or np.nan, time.perf_counter() - self.start)
 
     def _take_buffer(self):
         buffer = next(self.buffers, None)
@@ -901,6 +914,11 @@ class _StreamRun:
 
 _NO_BAR = nullcontext(lambda history: None)
 _NO_CALLBACKS = Callbacks(())
+
+
+def _is_left_out(value):
+    """Whether it is the empty tuple of the defaults."""
+    return isinstance(value, tuple) and not value
 
 
 def _progress_bar(progress, epochs):

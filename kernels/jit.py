@@ -240,15 +240,17 @@ class Leaf:
             if self._on_disk:
                 cfunc._cache = cache = KernelCache(self._function)
                 cfunc.compile = cache.serialised(cfunc.compile)
-            self._compiled[dtype] = cfunc
+            self._compiled.setdefault(dtype, cfunc)
         return self._compiled[dtype]
 
     def address(self, dtype):
         """Return the address of its machine code for a dtype, compiled or loaded now if need be."""
         if dtype not in self._addresses:
-            cfunc = self._cfunc(np.dtype(dtype))
-            cfunc.compile()
-            self._addresses[dtype] = cfunc.address
+            with global_compiler_lock:                   # a second thread's would take the place of the first's code
+                if dtype not in self._addresses:
+                    cfunc = self._cfunc(np.dtype(dtype))
+                    cfunc.compile()
+                    self._addresses[dtype] = cfunc.address
         return self._addresses[dtype]
 
     def is_cached(self, dtype):

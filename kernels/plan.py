@@ -292,6 +292,7 @@ CALL_AT = DATA_AT + _PACKED[Data].size // 8
 TASK_AT = CALL_AT + len(Call._fields)
 JOB_SIZE = TASK_AT + max(_PACKED[Steps].size, _PACKED[Wanted].size) // 8
 _PACKED_CALL = struct.Struct("q" * (len(Call._fields) + len(SPAN)))
+assert all(Steps.__annotations__[field] in (int, bool) for field in SPAN)
 
 
 def pack(job, at, numbers):

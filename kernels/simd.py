@@ -353,7 +353,7 @@ def random_unit(typingctx, p, seed, column):
 def sum_of(typingctx, v):
     """Return the sum of the lanes, halves added to halves: one fixed order on every host."""
     def codegen(context, builder, sig, args):
-        return _fold(builder, args[0], "fadd")
+        return _fold(builder, args[0], builder.fadd)
     return signature(v.dtype, v), codegen
 
 
@@ -362,7 +362,7 @@ def sum_of_four(typingctx, v):
     """Return the sum of the first four lanes; what `sum_of` gives where the others are zero."""
     def codegen(context, builder, sig, args):
         few = builder.shuffle_vector(args[0], args[0], ir.Constant(ir.VectorType(i32, 4), [0, 1, 2, 3]))
-        return _fold(builder, few, "fadd")
+        return _fold(builder, few, builder.fadd)
     return signature(v.dtype, v), codegen
 
 
@@ -370,7 +370,7 @@ def sum_of_four(typingctx, v):
 def largest_of(typingctx, v):
     """Return the largest lane (NaN lanes are passed over)."""
     def codegen(context, builder, sig, args):
-        return _fold(builder, args[0], "maxnum")
+        return _fold(builder, args[0], lambda a, b: _llvm(builder, "maxnum", a.type, a, b))
     return signature(v.dtype, v), codegen
 
 
@@ -378,11 +378,7 @@ def largest_of(typingctx, v):
 def largest_number_of(typingctx, v):
     """Return the largest lane; none may be NaN.  Takes half the time of `largest_of`."""
     def codegen(context, builder, sig, args):
-        v = args[0]
-        while v.type.count > 1:
-            low, high = _halves(builder, v)
-            v = builder.select(builder.fcmp_ordered(">", low, high), low, high)
-        return builder.extract_element(v, ir.Constant(i32, 0))
+        return _fold(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
     return signature(v.dtype, v), codegen
 
 
@@ -402,10 +398,9 @@ def _halves(builder, v):
             for part in (range(n // 2), range(n // 2, n))]
 
 
-def _fold(builder, v, how):
+def _fold(builder, v, combine):
     while v.type.count > 1:
-        low, high = _halves(builder, v)
-        v = builder.fadd(low, high) if how == "fadd" else _llvm(builder, how, low.type, low, high)
+        v = combine(*_halves(builder, v))
     return builder.extract_element(v, ir.Constant(i32, 0))
 
 
@@ -427,15 +422,6 @@ def pointer_at(typingctx, address, kind):
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
     return signature(types.CPointer(kind.instance_type), types.intp, kind), codegen
-
-
-@intrinsic
-def address_of(typingctx, array):
-    """Return the memory address of a contiguous array, an integer."""
-    def codegen(context, builder, sig, args):
-        return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, i64)
-    if isinstance(array, types.Array):
-        return signature(types.intp, array), codegen
 
 
 @intrinsic

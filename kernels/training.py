@@ -184,7 +184,7 @@ def _train_with(engine, name, repeats_batches):
         Parameters
         ----------
         job : pointer to int64
-            Call, Places, the numbers of Plan, Data and Steps (`plan.pack`).  DONE_AT receives the steps done;
+            Places, the numbers of Plan, Data, Call and Steps (`plan.pack`).  DONE_AT receives the steps done;
             fewer than asked for when the loss of the next one is not finite.  All engines but that of blocks take
             steps.threads == 1, and settings that `trainer_for` takes for plain.
         parameters : pointer (n_parameters,), updated in place, as are the states that lie at distances from them.
@@ -312,7 +312,7 @@ def evaluate(job, parameters, thread):
     Parameters
     ----------
     job : pointer to int64
-        Call, of which are used: gradient, losses, out; Places, the numbers of Plan, Data and Wanted (`plan.pack`).
+        Places, the numbers of Plan, Data, Call, of which are used: gradient, losses, out, and Wanted (`plan.pack`).
         Wanted.wants is a sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs, and sync[NOT_FINITE] becomes 1
         where X may not be finite (its squares have no finite sum).  WANT_LOSS: `losses` float64 (n,)
         of the samples.  WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in)

@@ -114,7 +114,7 @@ def trained(backend, sizes, output, loss, Y, names, Yv=None):
 
 
 def test_metrics_of_classes_in_training(backend, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 200)  # a few rows at a time
+    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 20_000)  # a few rows at a time
     labels = np.random.default_rng(0).integers(0, 4, 50)
     names = ["accuracy", TopK(2), "top_3", "precision", "recall", metrics.f1]
     keys = ["accuracy", "top_2", "top_3", "precision", "recall", "f1"]
@@ -149,7 +149,7 @@ def test_multi_label_targets_and_several_numbers_are_just_rows(backend):
 
 
 def test_functions_see_all_outputs_at_once(backend, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 200)
+    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 20_000)
     Y = np.random.default_rng(0).normal(size=(50, 2))
     seen = []
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fastbp
 from fastbp import engine
 from fastbp.update import State, Update
 
@@ -104,3 +105,25 @@ def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
             assert len(pace.seconds) == 2 and all(seconds > 0 for seconds in pace.seconds.values())
         results.append((parameters.tobytes(), losses.tobytes(), order.tobytes()))
     assert results[0] == results[1]
+
+
+def test_a_limit_of_threads_holds_for_a_trainer_that_has_trained_before(monkeypatch):
+    X, Y = np.ones((512, 64), np.float32), np.ones((512, 32), np.float32)
+    trainer = fastbp.Trainer(fastbp.Network([64, 256, 32], seed=0), fastbp.SGD(0.1), batch_size=128, seed=0)
+    monkeypatch.setattr(engine, "CERTAIN_WORK", 0)
+    work, seen = engine.NumbaBackend._work, []
+
+    def spy(self, prepare, key, threads, *rest, **options):
+        seen.append(threads)
+        return work(self, prepare, key, threads, *rest, **options)
+
+    monkeypatch.setattr(engine.NumbaBackend, "_work", spy)
+    before = engine._threads
+    try:
+        for limit in (2, 1, 3):
+            fastbp.set_num_threads(limit)
+            seen.clear()
+            trainer.fit(X, Y)
+            assert set(seen) == {limit}
+    finally:
+        engine._threads = before

@@ -634,10 +634,11 @@ def test_a_bad_row_is_named_where_the_samples_lie(data, small_blocks):
         trainer.fit(fastbp.stream(X, y))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
-def test_an_epoch_of_which_every_step_is_skipped_has_no_loss(backend):
+def test_an_epoch_of_which_every_step_is_skipped_has_no_loss(backend, reduction):
     X, Y = np.ones((40, 2)), np.full((40, 1), 1e300)
-    net = fastbp.Network([2, 1], "identity", backend=backend, dtype="float64")
+    net = fastbp.Network([2, 1], "identity", backend=backend, dtype="float64", reduction=reduction)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=8, on_nonfinite="skip")
     history = trainer.fit(fastbp.stream(X, Y, buffer_rows=16), epochs=2)
     assert np.isnan(history.loss).all() and len(history) == 2 and history.skipped == 10

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import fastbp
 import fastbp.trainer
 from fastbp import reference
+from fastbp.update import State
 
 
 def make(backend, seed=0, dtype="float64", sizes=(3, 4, 2), **options):
@@ -168,7 +169,7 @@ def test_fit_changes_none_of_its_arguments(backend):
 
 
 def test_validation_and_metrics(backend, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 100)  # so that a few rows are predicted at a time
+    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 20_000)  # so that a few rows are predicted at a time
     X, Y = data(40)
     Xv, Yv = data(9, seed=2)
 
@@ -593,27 +594,78 @@ def test_a_trainer_keeps_neither_data_nor_itself(backend):
         gc.enable()
 
 
-@pytest.mark.parametrize("change", ["batch_size", "shuffle", "n", "lr", "optimizer"])
-def test_what_is_ready_from_the_last_call_is_not_used_for_other_settings(backend, change):
+@pytest.mark.parametrize("argument", ["callbacks", "metrics"])
+@pytest.mark.parametrize("value", [np.array([]), np.array([1, 2]), None, "nonsense"])
+def test_what_is_no_sequence_of_callbacks_or_metrics(backend, argument, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{argument} "):
+        fastbp.Trainer(make(backend), fastbp.SGD(0.1)).fit(*data(), **{argument: value})
+
+
+def change_batch_size(trainer, X, Y):
+    trainer.batch_size = 5
+
+
+def change_order(trainer, X, Y):
+    trainer.shuffle, trainer.rng = True, np.random.default_rng(5)
+
+
+def change_rate(trainer, X, Y):
+    trainer.lr_scale = 0.5
+
+
+def change_rule(trainer, X, Y):
+    trainer.optimizer = fastbp.SGD(0.3, 0.9)
+
+
+def change_net(trainer, X, Y):
+    trainer.net = make(trainer.net.backend, seed=7)
+
+
+def change_state(trainer, X, Y):
+    trainer.state = State(1, trainer.net.parameters.size, trainer.net.dtype)
+
+
+def change_threads(trainer, X, Y):
+    trainer.threads = 1
+
+
+CHANGES = {
+    "batch size": (change_batch_size, {}), "order": (change_order, {}), "rate": (change_rate, {}),
+    "rule": (change_rule, {}), "net": (change_net, {}), "state": (change_state, {}), "threads": (change_threads, {}),
+    "fewer": (None, {"rows": 7}), "float32": (None, {"dtype": np.float32}), "weights": (None, {"weight": True}),
+    "uint8": (None, {"dtype": np.uint8}), "nothing": (None, {}),
+}
+
+
+@pytest.mark.parametrize("between", ["nothing", "stream", "shuffled stream", "step", "weighted", "refused"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_ready_from_the_last_call_is_not_used_for_another(backend, change, between):
     """A trainer that goes on with something changed trains as one that never trained before."""
+    change, how = CHANGES[change]
     X, Y = data(12)
-    used, fresh = (fastbp.Trainer(make(backend), fastbp.SGD(0.1, 0.5), batch_size=3, seed=0, shuffle=False)
-                   for _ in "ab")
+    X *= 9
+    used = fastbp.Trainer(make(backend), fastbp.SGD(0.1, 0.5), batch_size=3, seed=0, shuffle=False)
     used.fit(X, Y)
+    if "stream" in between:
+        used.shuffle = between == "shuffled stream"
+        used.fit(fastbp.stream(X, Y, buffer_rows=15))
+        used.shuffle = False
+    elif between == "step":
+        used.step(X[:3], Y[:3])
+    elif between == "weighted":
+        used.fit(X, Y, sample_weight=np.arange(12))
+    elif between == "refused":
+        with pytest.raises(ValueError, match="tol"):
+            used.fit(X, Y, tol=-1)
+    fresh = fastbp.Trainer(make(backend), fastbp.SGD(0.1, 0.5), batch_size=3, seed=0, shuffle=False)
     fresh.net.parameters[:], fresh.state.buffers[:], fresh.state.step = (
         used.net.parameters, used.state.buffers, used.state.step)
+    X, Y = X.astype(how.get("dtype", float))[: how.get("rows")], Y[: how.get("rows")]
     for trainer in (used, fresh):
-        if change == "batch_size":
-            trainer.batch_size = 5
-        elif change == "shuffle":
-            trainer.shuffle, trainer.rng = True, np.random.default_rng(5)
-        elif change == "n":
-            X, Y = X[:7], Y[:7]
-        elif change == "lr":
-            trainer.lr_scale = 0.5
-        else:
-            trainer.optimizer = fastbp.SGD(0.3, 0.9)
-    before = used.net.parameters.copy()
-    for trainer in (used, fresh):
-        trainer.fit(X, Y, epochs=2)
-    assert used.net.parameters.tobytes() == fresh.net.parameters.tobytes() != before.tobytes()
+        if change:
+            change(trainer, X, Y)
+        before = trainer.net.parameters.copy()
+        trainer.fit(X, Y, epochs=2, sample_weight=np.arange(12) if how.get("weight") else None)
+        assert trainer.net.parameters.tobytes() != before.tobytes()
+    assert used.net.parameters.tobytes() == fresh.net.parameters.tobytes()
+    assert used.state.buffers.tobytes() == fresh.state.buffers.tobytes() and used.state.step == fresh.state.step
