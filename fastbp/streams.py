@@ -89,7 +89,7 @@ class Stream:
     def __init__(self, source, buffer_rows=None):
         self._source, self.buffer_rows = source, buffer_rows
         self.n_samples = source.n_samples
-        self.classes, self.columns = getattr(source, "classes", None), getattr(source, "columns", None)
+        self.classes, self.columns = source.classes, source.columns
 
     @property
     def n_epochs(self):
@@ -238,10 +238,18 @@ def _shuffled(gathered, n, order, turns, as_order):
 # ------------------------------------------------------------------ sources: blocks(order) yields (label, X, Y)
 
 
-class _Arrays:
-    """A pair of arrays, mapped or not, or of gzipped IDX files."""
+class _Source:
+    """What is the same for most sources."""
 
-    n_epochs = None
+    n_epochs = n_samples = classes = columns = None
+
+    def in_place(self, net):
+        """Return X and Y as the kernels can read them where they are, or None."""
+        return None
+
+
+class _Arrays(_Source):
+    """A pair of arrays, mapped or not, or of gzipped IDX files."""
 
     def __init__(self, X, Y):
         if not X.shape or not Y.shape or X.shape[0] != Y.shape[0]:
@@ -265,7 +273,7 @@ class _Arrays:
             yield start, min(start + n_rows, self.n_samples)
 
     def in_place(self, net):
-        """Return X and Y as the kernels can read them where they are, Y converted where it is small; or None."""
+        """Return them; Y is converted where it is small."""
         X, Y = self.X, self.Y
         if not (isinstance(X, np.ndarray) and isinstance(Y, np.ndarray) and X.ndim == 2 and checks.is_kept(X)):
             return None
@@ -311,10 +319,8 @@ def _let_go(piece):
     mapped.madvise(mmap.MADV_DONTNEED, first, start + piece.nbytes - first)
 
 
-class _Csv:
+class _Csv(_Source):
     """A CSV file."""
-
-    n_epochs = None
 
     def __init__(self, path, target, task, header):
         from .datasets.tables import CsvPieces
@@ -330,10 +336,8 @@ class _Csv:
         return f"{os.fspath(self._csv.path)!r}"
 
 
-class _Chunks:
+class _Chunks(_Source):
     """Chunks (X, Y) of the user's own."""
-
-    n_samples = None
 
     def __init__(self, chunks):
         self._is_function = callable(chunks) and not hasattr(type(chunks), "__iter__")

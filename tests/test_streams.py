@@ -113,6 +113,22 @@ def source(kind, data, folder):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("settings", [{}, {"class_weight": {1: 2.0}}])
+def test_every_source_trains(kind, settings, data, tmp_path, backend, small_blocks):
+    """In the order of the source, as the arrays themselves do."""
+    X, Y = data[0] / 1000, data[1]
+    epochs, results = 1 if kind == "generator" else 2, []
+    for given in ((source(kind, (X, Y), tmp_path),), (X, Y)):
+        if kind == "lists of lists":                     # their first rows are whole numbers
+            X[:5] = X[:5].astype(int)
+        net = fastbp.Network([N_IN, 5], "softmax", "cross_entropy", backend=backend, seed=0)
+        trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=8, shuffle=False)
+        history = trainer.fit(*given, epochs=epochs, **settings)
+        results.append((net.parameters.tobytes(), len(history), trainer.state.step))
+    assert results[0] == results[1] and results[0][1] == epochs
+
+
+@pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_every_row_once(kind, shuffle, net, data, tmp_path, small_blocks):
     stream = source(kind, data, tmp_path)
