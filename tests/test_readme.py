@@ -1,0 +1,71 @@
+"""The README's examples run as they stand, one after the other, on files like those they name."""
+
+import gzip
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp
+
+README = Path(__file__).parents[1].joinpath("README.md").read_text()
+FEATURES = ["load_digits", "verify", "Activation(", "Quantile", "@njit", "LBFGS", "Cosine", "dropout=", "EarlyStopping",
+            "load_checkpoint", "fastbp.stream(chunks)", 'fastbp.stream("table.csv"', "idx3-ubyte"]
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def write_idx(name, array):
+    """Write bytes in MNIST's format, gzipped and not."""
+    content = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+    Path(name).write_bytes(content)
+    Path(name + ".gz").write_bytes(gzip.compress(content))
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Digits in every form that the README reads."""
+    monkeypatch.chdir(tmp_path)
+    X, y = fastbp.datasets.load_digits()
+    X, y = X[:400].astype(np.float32), y[:400]
+    np.save("X.npy", X)
+    np.save("Y.npy", y)
+    write_idx("train-images-idx3-ubyte", (X * 255).astype(np.uint8).reshape(-1, 8, 8))
+    write_idx("train-labels-idx1-ubyte", y.astype(np.uint8))
+    columns = [f"pixel{i}" for i in range(64)]
+    lines = [",".join(map("{:g}".format, row)) for row in X]
+    Path("new.csv").write_text("\n".join([",".join(columns), *lines[:9]]) + "\n")
+    rows = [f"{line},{label}" for line, label in zip(lines, y, strict=True)]
+    Path("table.csv").write_text("\n".join([",".join([*columns, "price"]), *rows]) + "\n")
+    return X, y
+
+
+def test_every_feature_has_an_example():
+    text = "".join(blocks("python"))
+    assert not [feature for feature in FEATURES if feature not in text]
+
+
+def test_python_examples(files, capsys):
+    pytest.importorskip("scipy")
+    X, y = files
+    names = {"measured": lambda day: (X[day : day + 5], y[day : day + 5])}
+    for i, block in enumerate(blocks("python")):
+        exec(compile(block, f"example {i + 1} of README.md", "exec"), names)     # noqa: S102
+    assert names["net"].predict(names["X"]).argmax(axis=1).tolist().count(0) > 50
+    assert np.mean(names["net"].predict(names["X"][:1000]).argmax(axis=1) == names["y"][:1000]) > 0.9
+
+
+def test_commands(files):
+    runner = pytest.importorskip("typer.testing").CliRunner()
+    app = pytest.importorskip("fastbp.cli").make_app()
+    commands = [line[2:].split("#")[0] for block in blocks("console") for line in block.splitlines()
+                if line.startswith("$ fastbp")]
+    assert [command.split()[1] for command in commands] == ["train", "predict", "train", "verify", "trace"]
+    for command in commands:
+        result = runner.invoke(app, shlex.split(command)[1:])
+        assert result.exit_code == 0 and result.output, (command, result.output, result.exception)
+    assert Path("model.npz").exists() and Path("mnist.npz").exists()
