@@ -7,6 +7,7 @@ import csv
 import math
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class Callback:
     def on_batch_end(self, trainer: Any, history: Any, step: int, loss: float) -> bool | None:
         """After each update: the number of the step, and the loss of its batch before it.
 
-        It has the network trained by one native call for every batch, which is slow for small ones.
+        It has the network trained by one native call for every batch, and its parameters copied, which is slow for
+        small ones.  Methods of the full batch have no updates of their own.
         """
 
     def state_dict(self) -> dict:
@@ -81,7 +83,7 @@ class Callbacks:
                 if method is not None and getattr(method, "__func__", None) is not getattr(Callback, event):
                     methods.append((type(callback).__name__, method))
         self._events = {event for event, methods in self._methods.items() if methods}
-        self.names = [type(callback).__name__ for callback in callbacks]
+        self.final = [type(callback).__name__ for callback in callbacks if not isinstance(callback, TimeLimit)]
 
     def has(self, *events: str) -> bool:
         """Whether any callback has any of these methods."""
@@ -273,18 +275,35 @@ class Checkpoint(Callback):
     every : int
         Epochs from one checkpoint to the next, counted from the first of the trainer.
     keep : int
-        How many are kept, the last ones.
+        How many are kept, the last ones.  Those of later epochs, of another training, are left alone.
+
+    Warns
+    -----
+    RuntimeWarning
+        Where there are such, for `checkpoints.latest` will take them for this training's.
     """
 
     def __init__(self, path: str | Path, every: int = 1, keep: int = 3) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path of Checkpoint must be a str or Path, got {path!r}")
+        checkpoints.numbered(path, 0)
         self.path = path
         self.every, self.keep = checks.integer("every", every), checks.integer("keep", keep)
+
+    def on_train_begin(self, trainer: Any, history: Any) -> None:
+        """See that the folder is there, and no checkpoint of a later epoch."""
+        if not Path(self.path).parent.is_dir():
+            raise FileNotFoundError(f"the folder of Checkpoint({str(self.path)!r}) does not exist")
+        newest = checkpoints.latest(self.path) if not os.path.isdir(self.path) else None
+        if newest is not None and checkpoints.number_of(newest) > trainer.epochs:
+            warnings.warn(f"{newest} is of a later epoch than this training has reached ({trainer.epochs}): if it is "
+                          "of another training, use another path", RuntimeWarning, stacklevel=4)
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Write one, and delete the oldest of too many."""
         if trainer.epochs % self.every == 0:
             trainer.save_checkpoint(checkpoints.numbered(self.path, trainer.epochs))
-            checkpoints.rotate(self.path, self.keep)
+            checkpoints.rotate(self.path, self.keep, trainer.epochs)
 
 
 class ReduceLROnPlateau(_Monitor):
@@ -314,6 +333,7 @@ class ReduceLROnPlateau(_Monitor):
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Start anew."""
         super().on_train_begin(trainer, history)
+        _ = trainer.lr  # a method of the full batch says that it has none
         self._since = history.first_epoch - 1
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
@@ -433,7 +453,7 @@ class TimeLimit(Callback):
     Parameters
     ----------
     seconds : float
-        From the begin of the call of `fit`.
+        From the begin of the call of `fit`.  A training that is resumed has as much time again.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -198,7 +198,12 @@ def latest(place):
     return max(heads.values(), key=_time, default=None)
 
 
-def rotate(pattern, keep):
+def number_of(path):
+    """Return the last number in the name of a checkpoint, -1 where there is none."""
+    return _last_number(Path(path))
+
+
+def rotate(pattern, keep, last=None):
     """Keep the checkpoints of the highest `keep` numbers and delete the others of this pattern.
 
     What writers that were killed left beside them is deleted too, once it is older than all that is kept.
@@ -208,6 +213,8 @@ def rotate(pattern, keep):
     pattern : str or Path
         As in `numbered`.
     keep : int
+    last : int, optional
+        Those of higher numbers are neither counted nor deleted.
 
     Returns
     -------
@@ -215,7 +222,7 @@ def rotate(pattern, keep):
         What is kept, the newest last.
     """
     keep = checks.integer("keep", keep)
-    members = _members(pattern)
+    members = [path for path in _members(pattern) if last is None or _last_number(path) <= last]
     kept = members[-keep:]
     for path in members[:-keep]:
         path.unlink(missing_ok=True)

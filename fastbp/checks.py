@@ -90,7 +90,7 @@ def dropout(value, n_layers):
 def label_smoothing(value, loss):
     """Check the share of the targets that is spread over the classes."""
     value = number("label_smoothing", value, at_least=0, below=1)
-    if value and not (LOSSES[loss].takes_labels or loss == "binary_cross_entropy"):
+    if value and not (losses.row_of(loss).takes_labels or loss == "binary_cross_entropy"):
         known = ", ".join(key for key, row in LOSSES.items() if row.takes_labels or key == "binary_cross_entropy")
         raise ValueError(f"label_smoothing needs a loss of classes ({known}), but the network has {loss!r}")
     return value
@@ -199,7 +199,7 @@ def inputs(X, n_in, dtype, argument="X", is_trusted=False):
     if X.shape[-1] != n_in:
         if single:
             raise ValueError(f"{argument} is 1-D, which is one sample of {n_in} numbers, but holds {len(X)}; for "
-                             f"{len(X)} samples of one number write {argument}.reshape(-1, 1)")
+                             f"{len(X)} samples of one number write {argument.split(': ')[-1]}.reshape(-1, 1)")
         raise ValueError(f"{argument} has {X.shape[1]} columns (shape {X.shape}), but the network takes {n_in}")
     X = X[None] if single else X
     if is_kept(X):
@@ -225,7 +225,7 @@ def samples(X, n_in, dtype, argument="X"):
     X, single = inputs(X, n_in, dtype, argument)
     if single:
         raise ValueError(f"{argument} must be 2-D, (n_samples, {n_in}), got 1-D; "
-                         f"for one sample write {argument}[None, :]")
+                         f"for one sample write {argument.split(': ')[-1]}[None, :]")
     return X
 
 
@@ -292,7 +292,8 @@ def _class_weights(value, Y, n_out):
     """Weight of each sample by its class."""
     if not isinstance(value, dict) and not (isinstance(value, str) and value == "balanced"):
         raise TypeError(f"class_weight must be 'balanced' or a dict {{class: weight}}, got {value!r}")
-    low, high = (-1 if n_out == 1 and (Y < 0).any() else 0), 1
+    has_signs = n_out == 1 and ((Y < 0).any() or isinstance(value, dict) and -1 in value)  # of a piece, perhaps all 1
+    low, high = (-1 if has_signs else 0), 1
     if Y.ndim == 1:
         labels, known = Y, range(n_out)
     elif ((Y == low) | (Y == high)).all() and (n_out == 1 or (Y.sum(axis=1) == 1).all()):

@@ -64,6 +64,10 @@ class LBFGS:
         if find_spec("scipy") is None:
             raise ImportError("LBFGS needs the package scipy: pip install 'fastbp[scipy]'")
 
+    def check(self, net, update):
+        """Refuse settings of an `Update` that it does not know."""
+        _check(self, update)
+
     def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None):
         """Iterate, leaving the last iterate in `net.parameters` whatever ends it, Ctrl-C too.
 
@@ -91,7 +95,7 @@ class LBFGS:
         """
         from scipy.optimize import minimize
 
-        _check(self, update)
+        self.check(net, update)
         objective = Objective(net, X, Y, weights, update)
         accepted = net.parameters.astype(np.float64)
         if not np.isfinite(objective(accepted)[0]):
@@ -165,8 +169,8 @@ class LevenbergMarquardt:
         checks.number("max_damping", self.max_damping, above=self.damping)
         checks.number("gtol", self.gtol, at_least=0)
 
-    def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None):
-        """Iterate; as `LBFGS.minimise`.  The damping over the first one is kept in memory[0], for later calls."""
+    def check(self, net, update):
+        """Refuse settings of an `Update`, and networks, that it does not know."""
         _check(self, update)
         n_parameters = net.parameters.size
         if net.loss_name != "squared_error":
@@ -175,6 +179,10 @@ class LevenbergMarquardt:
         if n_parameters > MOST_PARAMETERS:
             raise ValueError(f"LevenbergMarquardt solves for all parameters at once and takes at most "
                              f"{MOST_PARAMETERS:,}, but the network has {n_parameters:,}; LBFGS takes any number")
+
+    def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None):
+        """Iterate; as `LBFGS.minimise`.  The damping over the first one is kept in memory[0], for later calls."""
+        self.check(net, update)
         memory = np.ones(MEMORY) if memory is None else memory
         objective = Objective(net, X, Y, weights, update)
         accepted, eps = net.parameters.astype(np.float64), np.finfo(net.dtype).eps
@@ -193,7 +201,9 @@ class LevenbergMarquardt:
                     step = _solution(H, -gradient)
                     if is_first and 0 <= -0.5 * (gradient @ step) <= eps * total:
                         return "converged"
-                    lower = objective.value(accepted + step)
+                    with np.errstate(all="ignore"):  # as the network holds it: later calls go on from there
+                        tried = (accepted + step).astype(net.dtype).astype(np.float64)
+                    lower = objective.value(tried)
                     if lower < total:
                         break
                     if damping * self.factor > self.max_damping:
@@ -201,7 +211,7 @@ class LevenbergMarquardt:
                         return "stalled"
                     memory[0] *= self.factor
                     is_first = False
-                accepted, total = accepted + step, lower
+                accepted, total = tried, lower
                 memory[0] = max(memory[0] / self.factor, LEAST_DAMPING / self.damping)
                 if after(objective.loss):
                     return None

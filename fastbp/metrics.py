@@ -33,11 +33,12 @@ class Kind(NamedTuple):
     threshold: float | None  # None: one class for each sample
 
 
-def kind_of(n_out: int, targets: list[np.ndarray]) -> Kind:
-    """Tell from all the targets of a training how they name classes."""
+def kind_of(n_out: int, targets: list[np.ndarray], has_signs: bool) -> Kind:
+    """Tell from all the targets of a training how they name classes; `has_signs`: the loss takes -1 and 1."""
     if any(Y.ndim == 1 for Y in targets):
         return Kind(n_out, True, None)
-    threshold = 0.0 if _hold_only(targets, -1, 1) and any((Y < 0).any() for Y in targets) else 0.5
+    has_signs = has_signs or _hold_only(targets, -1, 1) and any((Y < 0).any() for Y in targets)
+    threshold = 0.0 if has_signs else 0.5
     is_multi_label = (threshold == 0.0 or _hold_only(targets, 0, 1)) and any(
         ((Y > threshold).sum(axis=1) != 1).any() for Y in targets)
     return Kind(n_out, False, threshold if n_out == 1 or is_multi_label else None)
@@ -214,6 +215,9 @@ METRICS = {metric.name: metric for metric in (accuracy, TopK(3), TopK(5), precis
                                               explained_variance)}
 
 
+RESERVED = ("loss", "epoch", "seconds")
+
+
 def by_name(name: Any) -> Metric:
     """Return the metric of this name."""
     top = re.fullmatch(r"top_([1-9]\d*)", name) if isinstance(name, str) else None
@@ -231,6 +235,9 @@ def named(metrics: Any) -> dict[str, Callable]:
              for metric in functions]
     if len(set(names)) < len(names):
         raise ValueError(f"metrics must have different names, got {names}")
+    for name in names:
+        if name in RESERVED or name.startswith("validation_"):
+            raise ValueError(f"metrics must not be named {name!r}, which is recorded anyway: rename the function")
     return dict(zip(names, functions, strict=True))
 
 
@@ -245,6 +252,8 @@ class Measures:
         Of every set that will be measured.
     kernels : module
         `fastbp.kernels`, or `fastbp.reference`.
+    has_signs : bool
+        Whether the targets are -1 and 1, even where none is -1.
 
     Raises
     ------
@@ -252,11 +261,11 @@ class Measures:
         Where a metric is not defined for these targets.
     """
 
-    def __init__(self, metrics: dict[str, Callable], n_out: int, targets: list[np.ndarray],
-                 kernels: ModuleType) -> None:
+    def __init__(self, metrics: dict[str, Callable], n_out: int, targets: list[np.ndarray], kernels: ModuleType,
+                 has_signs: bool = False) -> None:
         self._metrics, self._kernels = metrics, kernels
         self._built_in = [metric for metric in metrics.values() if isinstance(metric, Metric)]
-        self._kind = kind_of(n_out, targets) if self._built_in else Kind(n_out, False, None)
+        self._kind = kind_of(n_out, targets, has_signs) if self._built_in else Kind(n_out, False, None)
         self._totals()
 
     def _totals(self) -> dict:
@@ -271,9 +280,16 @@ class Measures:
             if len(self._built_in) < len(self._metrics):
                 outputs.append(A)
         everything = np.concatenate(outputs) if outputs else None
-        return {name: float(metric.value(totals[metric.totals]) if isinstance(metric, Metric) else
-                            metric(everything, Y))
-                for name, metric in self._metrics.items()}
+        return {name: metric.value(totals[metric.totals]) if isinstance(metric, Metric) else
+                _number(name, metric(everything, Y)) for name, metric in self._metrics.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    """Check what a function of the user's own returned."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"the metric {name!r} must return a number, got {value!r}") from None
 
 
 def kernels_of(net: Any) -> ModuleType:

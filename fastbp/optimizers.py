@@ -1,6 +1,8 @@
 """The table of optimizers: the settings of each update rule, validated once."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
 
 from . import checks
 from .fullbatch import LBFGS, LevenbergMarquardt
@@ -23,9 +25,18 @@ def schedule_of(lr):
     return schedule.kind, schedule.numbers
 
 
+def described(optimizer):
+    """Return the call that makes an optimizer; a number is the same whether it is Python's or NumPy's."""
+    values = {field.name: getattr(optimizer, field.name) for field in fields(optimizer)}
+    return repr(replace(optimizer, **{name: v.item() for name, v in values.items() if isinstance(v, np.generic)}))
+
+
 def _check_lr(lr):
-    if not isinstance(lr, Schedule):
-        checks.number("lr", lr, above=0)
+    if isinstance(lr, Schedule):
+        return
+    if callable(lr):
+        raise TypeError(f"lr must be a number or one of fastbp.schedules, got {lr!r}")
+    checks.number("lr", lr, above=0)
 
 
 def _check_decay(**rates):

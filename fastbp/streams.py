@@ -191,6 +191,8 @@ class Stream:
 
     def _picked(self, X, Y, net, order, batch_size, closed):
         """Yield places in whole arrays; the pages of one buffer are let go when the next but one is looked at."""
+        if not len(X):
+            raise ValueError("the stream gave no samples")
         rows = self._rows(X[:1].nbytes + Y[:1].nbytes + 8, batch_size)
         places, n, before, seen = [], 0, [], []
         for start, stop in self._source.places(order):
@@ -296,7 +298,11 @@ class _Arrays(_Source):
 
 
 def _row_bytes(array):
-    return np.dtype(array.dtype).itemsize * int(np.prod(array.shape[1:]))
+    try:
+        dtype = np.dtype(getattr(array, "dtype", float))  # a table of several types has none
+    except TypeError:
+        dtype = np.dtype(float)
+    return dtype.itemsize * int(np.prod(array.shape[1:]))
 
 
 def _pieces(array, places):
@@ -353,7 +359,10 @@ class _Chunks(_Source):
         for number in count(1):
             try:
                 if number == 1:
-                    chunks = iter(self._chunks() if self._is_function else self._chunks)
+                    given = self._chunks() if self._is_function else self._chunks
+                    if not hasattr(given, "__iter__"):
+                        raise TypeError(f"the function must return an iterable of chunks (X, Y), got {given!r}")
+                    chunks = iter(given)
                 chunk = next(chunks)
             except StopIteration:
                 return

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import checkpoints, checks, optimizers, reference
 from .callbacks import Callbacks
+from .losses import row_of
 from .metrics import Measures, kernels_of, named
 from .network import Network
 from .streams import Stream
@@ -262,7 +263,9 @@ class Trainer:
 
     @property
     def lr(self):
-        """Step size of the next update."""
+        """Step size of the next update; methods of the full batch have none."""
+        if self._is_full_batch:
+            raise TypeError(f"{type(self.optimizer).__name__} has no learning rate")
         kind, rates = optimizers.schedule_of(self.optimizer.lr)
         out = np.empty(1)
         reference.learning_rate(kind, rates, np.array([self.state.step]), out)
@@ -326,15 +329,20 @@ class Trainer:
                 raise TypeError(f"validation_data must be a pair (X, Y), got {type(validation_data).__name__}")
             sets.append(("validation_", *self._data(*validation_data, "validation_data: X", "validation_data: Y")))
         metrics = {} if _is_left_out(metrics) else named(metrics)
-        measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net)) if metrics else None
+        measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net),
+                            row_of(net.loss_name).takes_signs) if metrics else None
         callbacks = _NO_CALLBACKS if _is_left_out(callbacks) else Callbacks(callbacks)
         bar = _progress_bar(progress, epochs)
+        update = self._update()
+        if self._is_full_batch:
+            self.optimizer.check(net, update)
         is_stream = isinstance(X, Stream)
         run = _StreamRun(self, X, class_weight) if is_stream else self._run(X, Y, weights, epochs)
         history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
                           _has_validation=validation_data is not None)
         self._remember(history)
         one_batch = callbacks.has("on_batch_end")
+        has_events = callbacks.has("on_epoch_begin", "on_epoch_end", "on_batch_end")
         watched = (bool(metrics) or validation_data is not None or tol is not None
                    or callbacks.has("on_epoch_begin", "on_epoch_end"))
         plateau = _Plateau(tol)
@@ -354,7 +362,7 @@ class Trainer:
             if resumed is not None:
                 callbacks.go_on(resumed["callbacks"])
                 plateau.best, plateau.count = resumed["plateau"]
-                if resumed["stopped"] in callbacks.names or (resumed["stopped"] == "tol" and tol is not None):
+                if resumed["stopped"] in callbacks.final or (resumed["stopped"] == "tol" and tol is not None):
                     self.stop_training, history.stopped = True, resumed["stopped"]
                 self._resumed = None
             self._watchers = callbacks, plateau
@@ -368,7 +376,7 @@ class Trainer:
                         if self.stop_training:
                             break
                     n_done = len(history)
-                    run.advance(history, watched or self.on_nonfinite == "skip", one_batch)
+                    run.advance(history, watched or self.on_nonfinite == "skip", one_batch, has_events)
                     if history.nonfinite:
                         break
                     self.epochs += len(history) - n_done
@@ -388,6 +396,10 @@ class Trainer:
             history.interrupted, history.stopped = True, "interrupted"
             message = f"training was interrupted after {len(history)} of {epochs} epochs; the network is usable"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
+        except BaseException:
+            if not len(history):
+                self._histories = [other for other in self._histories if other is not history]
+            raise
         finally:
             self.epochs = history.first_epoch - 1 + len(history)
             run.close()
@@ -510,10 +522,10 @@ class Trainer:
             "network": {"sizes": net.sizes, "activations": list(map(str, net.activations)), "loss": net.loss_name,
                         "loss_settings": net.loss_settings, "reduction": net.reduction, "dtype": net.dtype.name,
                         "scale": net.scale},
-            "optimizer": repr(self.optimizer), "batch_size": self.batch_size, "shuffle": self.shuffle, "l1": self.l1,
-            "l2": self.l2, "dropout": self.dropout, "clip_norm": self.clip_norm, "clip_value": self.clip_value,
-            "max_norm": self.max_norm, "label_smoothing": self.label_smoothing, "input_noise": self.input_noise,
-            "on_nonfinite": self.on_nonfinite,
+            "optimizer": optimizers.described(self.optimizer), "batch_size": self.batch_size, "shuffle": self.shuffle,
+            "l1": self.l1, "l2": self.l2, "dropout": self.dropout, "clip_norm": self.clip_norm,
+            "clip_value": self.clip_value, "max_norm": self.max_norm, "label_smoothing": self.label_smoothing,
+            "input_noise": self.input_noise, "on_nonfinite": self.on_nonfinite,
         }
         return json.loads(json.dumps(config))  # tuples become lists, as in the file
 
@@ -542,6 +554,10 @@ class Trainer:
                     self.label_smoothing, self.input_noise, self.key, self.on_nonfinite, self.lr_scale)
         if settings == self._settings:
             return self._last_update
+        needed, there = self.optimizer.n_states, len(self.state.buffers)
+        if needed != there:
+            raise ValueError(f"optimizer {self.optimizer!r} remembers {needed} numbers of each parameter, but the "
+                             f"state of this trainer has {there}: make a new Trainer")
         rule, numbers, schedule = "sgd", (), ("constant", (0.0,))
         if not self._is_full_batch:
             rule, numbers = self.optimizer.rule, self.optimizer.numbers
@@ -593,8 +609,10 @@ class Trainer:
             history.stopped = history.stopped or stopped
         if history.stopped == "nonfinite":
             history.nonfinite, history.stopped = True, "non-finite"
-            warnings.warn("the loss is not finite at the parameters that training starts from: nothing was changed",
-                          RuntimeWarning, stacklevel=3)
+            message = "the loss is not finite at the parameters that training starts from: nothing was changed"
+            if self.on_nonfinite == "raise":
+                raise FloatingPointError(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def _evaluate(self, history, sets, measures):
         """Losses and metrics of the epoch just done, in one pass over each set."""
@@ -706,15 +724,20 @@ class _Run:
         self.done = 0
         self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
         self.batch_loss = 0.0  # of the last step, where a call makes one
-        self.skipped = 0  # steps of the epoch under way
+        self.skipped = 0  # samples of the epoch under way
         self._first_step = trainer.state.step
         self._copy()
         self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
 
-    def advance(self, history, one_epoch, one_batch=False):
-        """Train for about CHUNK_SECONDS, at most to the end of the epoch if `one_epoch`, or a single batch."""
+    def advance(self, history, one_epoch, one_batch=False, is_watched=False):
+        """Train for about CHUNK_SECONDS, at most to the end of the epoch if `one_epoch`, or a single batch.
+
+        `is_watched`: before each epoch, or batch, callbacks may have changed anything: no step before it can be done
+        again.
+        """
         trainer, start = self.trainer, time.perf_counter()
-        if start - self._snapshot_time > self._snapshot_seconds:
+        is_changed = is_watched and self.done and (one_batch or self.is_between_epochs())
+        if is_changed or start - self._snapshot_time > self._snapshot_seconds:
             self._snapshot(history)
             if history.nonfinite:
                 return
@@ -723,11 +746,13 @@ class _Run:
         if one_epoch or first_batch or n_epochs < 1:
             n_epochs = 1
         steps = min(trainer._chunk, self.n_batches - first_batch) if n_epochs == 1 else n_epochs * self.n_batches
+        if trainer.on_nonfinite == "skip" and self.n_samples % self.batch_size:  # a call skips batches of one length
+            steps = min(steps, max(1, self.n_batches - 1 - first_batch))
         if one_batch:
             n_epochs = steps = 1
         words = None
         if self.shuffle and first_batch == 0:
-            words = trainer.rng.integers(0, 2**32, (n_epochs, self.n_samples), dtype=np.uint32)
+            words = self._words(n_epochs)
         losses = np.zeros(n_epochs)
         losses[0] = self.epoch_loss
         self._calls.append((self.done, self.done + steps, words))
@@ -737,7 +762,8 @@ class _Run:
             rows = min(self.batch_size, self.n_samples - first_batch * self.batch_size)
             self.batch_loss = float(losses[0] - self.epoch_loss) / min(rows, share) if done else float("nan")
         if trainer.on_nonfinite == "skip":  # all were tried
-            self.skipped += steps - done
+            rows = min(self.batch_size, self.n_samples - first_batch * self.batch_size)
+            self.skipped += (steps - done) * rows
             history.skipped += steps - done
             done = steps
         self.done += done
@@ -747,12 +773,17 @@ class _Run:
         n_whole = self.done // self.n_batches - epoch
         if n_whole:
             if self.skipped:  # then it is one epoch
-                made, self.skipped = self.n_batches - self.skipped, 0
-                losses *= (self.n_batches / made if share > 1 else 1.0) if made else np.nan
+                share = (share - self.skipped if trainer.net.reduction == "mean" else 1.0) if self.n_made else np.nan
             history._add(losses[:n_whole], share, self.epoch_seconds + seconds)
+            self.last_made, self.skipped = self.n_made, 0
             self.epoch_loss = self.epoch_seconds = 0.0
         else:
             self.epoch_loss, self.epoch_seconds = losses[0], self.epoch_seconds + seconds
+
+    @property
+    def n_made(self):
+        """Samples of the epoch under way but those of steps left out."""
+        return self.n_samples - self.skipped
 
     def not_finite(self):
         """Whether a parameter, or what the update rule remembers of it, is not finite."""
@@ -769,7 +800,16 @@ class _Run:
             self._again(finite)
             self.done = finite
         self.trainer.state.step = self._first_step + self.done
-        return divmod(self.done, self.n_batches)
+        epoch, batch = divmod(self.done, self.n_batches)
+        if self.shuffle:  # words were drawn for as many epochs as a call was to do, which depends on the time
+            self.trainer.rng.bit_generator.state = self._rng_state
+            for _ in range(-(-self._snapshot_step // self.n_batches), epoch + 1):
+                self._words(1)
+        return epoch, batch
+
+    def _words(self, n_epochs):
+        """Draw what decides the orders of so many epochs."""
+        return self.trainer.rng.integers(0, 2**32, (n_epochs, self.n_samples), dtype=np.uint32)
 
     @property
     def of_batches(self):
@@ -810,6 +850,7 @@ class _Run:
         self._snapshot_step, self._snapshot_time, self._calls = self.done, time.perf_counter(), []
 
     def _copy(self):
+        self._rng_state = self.trainer.rng.bit_generator.state if self.shuffle else None
         for copy, array in zip(self._copies, self._kept, strict=True):
             copy[...] = array
 
@@ -849,10 +890,10 @@ class _StreamRun:
 
     def __init__(self, trainer, stream, class_weight):
         self.trainer, self.stream, self.class_weight = trainer, stream, class_weight
-        self.buffers = self.run = None  # of the epoch under way
+        self.buffers = self.run = self.part = None  # of the epoch under way
         self.batch_loss = 0.0
 
-    def advance(self, history, one_epoch, one_batch=False):
+    def advance(self, history, one_epoch, one_batch=False, is_watched=False):
         """Train for about CHUNK_SECONDS, at most to the end of a buffer, or a single batch."""
         trainer = self.trainer
         if self.buffers is None:
@@ -861,13 +902,13 @@ class _StreamRun:
                                                as_order=True, in_place=self.class_weight is None)
             self._take_buffer()
         self.epoch, skipped = len(history), self.part.skipped
-        self.run.advance(self.part, True, one_batch)
+        self.run.advance(self.part, True, one_batch, is_watched)
         self.batch_loss, history.skipped = self.run.batch_loss, history.skipped + self.part.skipped - skipped
         history.nonfinite = self.part.nonfinite or (len(self.part) > 0 and self.run.not_finite())
         if history.nonfinite or not len(self.part):
             return
         if np.isfinite(self.part.loss[0]):  # not every batch of it was skipped
-            share = self.run.n_samples if trainer.net.reduction == "mean" else 1
+            share = self.run.last_made if trainer.net.reduction == "mean" else 1
             self.loss += self.part.loss[0] * share
             self.share = self.share + share if trainer.net.reduction == "mean" else 1
         self.steps += self.run.n_batches
@@ -890,8 +931,8 @@ class _StreamRun:
         return self.buffers is None
 
     def not_finite(self):
-        """Whether a parameter, or what the update rule remembers of it, is not finite."""
-        return self.run.not_finite()
+        """Whether a step left a parameter, or what the update rule remembers of it, that is not finite."""
+        return self.run is not None and self.run.not_finite()
 
     def back_to_finite(self):
         """Lead the parameters back to the last step after which they were finite; return its epoch and batch."""

@@ -11,6 +11,7 @@ import fastbp
 import fastbp.callbacks
 from fastbp.callbacks import (
     Callback,
+    Checkpoint,
     CSVLogger,
     EarlyStopping,
     ModelCheckpoint,
@@ -313,3 +314,52 @@ def test_time_limit(backend, data, monkeypatch):
 def test_bad_settings(wrong, words):
     with pytest.raises((ValueError, TypeError), match=words):
         wrong()
+
+
+def test_checkpoints_of_another_training_are_left_alone(backend, data, tmp_path):
+    pattern = tmp_path / "r-{epoch}.ckpt"
+    make(backend).fit(data.X, data.Y, epochs=10, callbacks=[Checkpoint(pattern)])
+    other = make(backend)
+    with pytest.warns(RuntimeWarning, match="r-10.ckpt is of a later epoch"):
+        other.fit(data.X, data.Y, epochs=5, callbacks=[Checkpoint(pattern)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"r-{n}.ckpt" for n in (10, 3, 4, 5, 8, 9)]
+
+
+@pytest.mark.parametrize("path, error", [(5, TypeError), ("{epoch}-{loss}.ckpt", ValueError),
+                                         ("nowhere/r-{epoch}.ckpt", FileNotFoundError)])
+def test_a_path_that_cannot_hold_checkpoints_is_refused_before_the_first_epoch(backend, data, path, error, tmp_path,
+                                                                               monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = make(backend)
+    with pytest.raises(error):
+        trainer.fit(data.X, data.Y, callbacks=[Checkpoint(path)])
+    assert trainer.epochs == 0 and trainer.state.step == 0
+
+
+def test_a_time_limit_ends_one_call_only(backend, data, tmp_path, monkeypatch):
+    """A training that is resumed again and again, each time for a while, gets on."""
+    now = [0.0]
+    monkeypatch.setattr(fastbp.callbacks.time, "monotonic", lambda: now[0])
+
+    class Clock:
+        def on_epoch_begin(self, trainer, history):
+            now[0] += 1.0
+
+    for job in range(3):
+        trainer = make(backend)
+        if job:
+            trainer.load_checkpoint(fastbp.checkpoints.latest(tmp_path / "r-{epoch}.ckpt"))
+        callbacks = [Clock(), TimeLimit(4), Checkpoint(tmp_path / "r-{epoch}.ckpt")]
+        history = trainer.fit(data.X, data.Y, epochs=100, callbacks=callbacks)
+        assert history.stopped == "TimeLimit" and len(history) == 4 and trainer.epochs == 4 * (job + 1)
+
+
+def test_a_method_without_a_rate_says_so(data):
+    pytest.importorskip("scipy")
+    net = fastbp.Network([3, 4, 2], ["tanh", "identity"], dtype="float64", seed=0)
+    trainer = fastbp.Trainer(net, fastbp.LBFGS())
+    X, Y = np.ones((5, 3)), np.ones((5, 2))
+    for use in (lambda: trainer.lr, lambda: trainer.fit(X, Y, epochs=2, callbacks=[ReduceLROnPlateau("loss")])):
+        with pytest.raises(TypeError, match="LBFGS has no learning rate"):
+            use()
+    assert trainer.epochs == 0

@@ -448,3 +448,36 @@ def test_without_scipy(monkeypatch):
         fastbp.LBFGS()
     net = make("numpy")
     fastbp.Trainer(net, fastbp.LevenbergMarquardt()).fit(*data(), epochs=1)
+
+
+@pytest.mark.parametrize("optimizer", [fastbp.LBFGS(), fastbp.LevenbergMarquardt()])
+def test_a_start_that_is_not_finite_raises_where_it_is_to(optimizer):
+    net = fastbp.Network([3, 4, 2], ["tanh", "identity"], dtype="float64", seed=0)
+    net.parameters[:] = 1e300
+    trainer = fastbp.Trainer(net, optimizer, on_nonfinite="raise")
+    with pytest.raises(FloatingPointError, match="not finite at the parameters"):
+        trainer.fit(np.ones((5, 3)), np.ones((5, 2)))
+    assert trainer.epochs == 0 and (net.parameters == 1e300).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+def test_levenberg_marquardt_goes_on_from_call_to_call(dtype, l2):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
+    results = []
+    for parts in ([6], [3, 3], [1] * 6):
+        net = fastbp.Network([3, 5, 2], ["tanh", "identity"], dtype=dtype, seed=0)
+        trainer = fastbp.Trainer(net, fastbp.LevenbergMarquardt(), l2=l2)
+        losses = [loss for epochs in parts for loss in trainer.fit(X, Y, epochs=epochs).loss]
+        results.append((net.parameters.tobytes(), losses))
+    assert results[0] == results[1] == results[2]
+
+
+def test_settings_that_are_refused_change_nothing():
+    trainer = fastbp.Trainer(fastbp.Network([3, 4, 2], "tanh"), fastbp.LevenbergMarquardt(), l1=0.1)
+    seen = []
+    callback = type("C", (), {"on_train_begin": lambda *_: seen.append(1)})()
+    with pytest.raises(ValueError, match="l1 must be 0"):
+        trainer.fit(np.ones((5, 3)), np.ones((5, 2)), metrics=["r2"], callbacks=[callback])
+    assert not seen and trainer.history == {}

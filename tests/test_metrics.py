@@ -193,3 +193,28 @@ def test_the_class_is_the_first_largest_number(module, dtype):
     counts = np.zeros((3, 3), np.int64)
     module.class_counts(np.full((1, 3), np.nan, dtype), np.array([1]), counts)
     assert counts[1].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["loss", "epoch", "validation_f1"])
+def test_names_of_what_is_recorded_anyway(backend, name):
+    def function(A, Y):
+        return 42.0
+
+    function.__name__ = name
+    with pytest.raises(ValueError, match=f"metrics must not be named '{name}'"):
+        trained(backend, (3, 4, 2), "identity", "squared_error", np.zeros((5, 2)), [function])
+
+
+def test_a_function_that_returns_no_number_is_named(backend):
+    for function in (lambda A, Y: None, lambda A, Y: A):
+        with pytest.raises(TypeError, match="the metric '<lambda>' must return a number"):
+            trained(backend, (3, 4, 2), "identity", "squared_error", np.zeros((5, 2)), [function])
+
+
+def test_signs_that_are_all_positive_are_told_from_the_loss(backend):
+    X, Y = np.random.default_rng(0).normal(size=(40, 3)), np.ones((40, 1))
+    net = fastbp.Network([3, 1], "tanh", "hinge", seed=0, dtype="float64", backend=backend)
+    history = fastbp.Trainer(net, fastbp.SGD(1e-9)).fit(X, Y, metrics=["accuracy"], validation_data=(X[:9], Y[:9]))
+    A = net.predict(X)
+    assert ((A > 0) != (A > 0.5)).any(), "this no longer shows what it is to show"
+    assert history.metrics == {"accuracy": [(A > 0).mean()], "validation_accuracy": [(A[:9] > 0).mean()]}

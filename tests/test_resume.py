@@ -228,15 +228,15 @@ class Odd(Callback):
 
 
 def test_states_of_callbacks_of_ones_own(tmp_path):
-    path = tmp_path / "c.ckpt"
-    for value in (np.int64(3), np.float32(0.5), {"a": [1, np.arange(3)]}, "text", None):
+    for i, value in enumerate((np.int64(3), np.float32(0.5), {"a": [1, np.arange(3)]}, "text", None)):
+        path = tmp_path / f"{i}.ckpt"
         trainer, odd = make(fastbp.Adam(), "numpy"), Odd(value)
         trainer.fit(X, Y, callbacks=[odd, Checkpoint(path)])
         trainer.load_checkpoint(latest(path))
         trainer.fit(X, Y, callbacks=[odd])
         assert repr(odd.given) == repr(value.item() if isinstance(value, np.generic) else value)
     with pytest.raises(TypeError, match="state_dict of Odd must hold"):
-        make(fastbp.Adam(), "numpy").fit(X, Y, callbacks=[Odd(object()), Checkpoint(path)])
+        make(fastbp.Adam(), "numpy").fit(X, Y, callbacks=[Odd(object()), Checkpoint(tmp_path / "x.ckpt")])
 
 
 def test_the_state_of_a_monitor_is_for_one_of_the_same(tmp_path):

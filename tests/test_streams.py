@@ -485,7 +485,7 @@ def test_an_error_of_the_source_names_the_chunk(net, data):
     with pytest.raises(StreamError, match="chunk 3 of the stream failed: OSError: no carrier") as error:
         one_pass(fastbp.stream(chunks, buffer_rows=16), net)
     assert isinstance(error.value.__cause__, OSError) and thread_names() == []
-    with pytest.raises(StreamError, match="chunk 1 of the stream failed: TypeError: 'int' object is not iterable"):
+    with pytest.raises(StreamError, match="chunk 1 .* must return an iterable of chunks .*, got 3"):
         one_pass(fastbp.stream(lambda: 3), net)
 
 
@@ -658,3 +658,59 @@ def test_an_epoch_of_which_every_step_is_skipped_has_no_loss(backend, reduction)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=8, on_nonfinite="skip")
     history = trainer.fit(fastbp.stream(X, Y, buffer_rows=16), epochs=2)
     assert np.isnan(history.loss).all() and len(history) == 2 and history.skipped == 10
+
+
+@pytest.mark.parametrize("event", ["on_train_begin", "on_epoch_begin"])
+def test_training_that_ends_before_the_first_buffer(event, data, backend):
+    net = fastbp.Network([N_IN, 5], "softmax", "cross_entropy", backend=backend, seed=0)
+    before = net.parameters.tobytes()
+    callback = type("Ends", (), {event: lambda *_: True})()
+    history = fastbp.Trainer(net, fastbp.SGD(0.1)).fit(fastbp.stream(*data), epochs=3, callbacks=[callback])
+    assert history.stopped == "Ends" and len(history) == 0 and net.parameters.tobytes() == before
+
+
+def test_a_stream_of_no_rows(backend):
+    net = fastbp.Network([N_IN, 2], backend=backend)
+    for X in (np.empty((0, N_IN), np.float32), np.empty((0, N_IN), int)):
+        with pytest.raises(ValueError, match="the stream gave no samples"):
+            fastbp.Trainer(net, fastbp.SGD(0.1)).fit(fastbp.stream(X, np.empty((0, 2), np.float32)))
+
+
+def test_rows_of_something_without_a_dtype(data, net):
+    class Table:
+        def __init__(self, array):
+            self.array, self.shape = array, array.shape
+
+        def __getitem__(self, rows):
+            return self.array[rows]
+
+    X, y = data
+    rows = rows_of(one_pass(fastbp.stream(Table(X), Table(y)), net, shuffle=False))
+    np.testing.assert_array_equal(rows, np.arange(N))
+
+
+def test_classes_of_signs_of_which_a_buffer_holds_one(backend):
+    X, Y = np.linspace(-1, 1, 120).reshape(60, 2), np.where(np.arange(60) < 32, 1.0, -1.0)
+    results = []
+    for arguments in ((fastbp.stream(lambda: ((X[i : i + 8], Y[i : i + 8]) for i in range(0, 60, 8)), buffer_rows=8),),
+                      (X, Y)):
+        net = fastbp.Network([2, 1], "tanh", "hinge", backend=backend, seed=0)
+        trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=4, shuffle=False)
+        trainer.fit(*arguments, class_weight={-1: 2.0, 1: 0.5})
+        results.append(net.parameters.tobytes())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("source", ["arrays", "stream"])
+@pytest.mark.parametrize("bad", [0, 9])
+def test_the_loss_of_an_epoch_is_that_of_the_batches_not_skipped(source, bad, backend):
+    """Batches of 8 and of 2 samples; one of them is skipped."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(10, 4)), rng.normal(size=(10, 2))
+    X[bad] = 1e200
+    net = fastbp.Network([4, 5, 2], "identity", dtype="float64", seed=1, backend=backend)
+    trainer = fastbp.Trainer(net, fastbp.SGD(1e-300), batch_size=8, shuffle=False, on_nonfinite="skip")
+    arguments = (X, Y) if source == "arrays" else (fastbp.stream(X, Y),)
+    history = trainer.fit(*arguments, epochs=2)
+    others = slice(8, 10) if bad == 0 else slice(0, 8)
+    assert history.loss == pytest.approx([net.loss(X[others], Y[others])] * 2, rel=1e-12) and history.skipped == 2

@@ -669,3 +669,70 @@ def test_what_is_ready_from_the_last_call_is_not_used_for_another(backend, chang
         assert trainer.net.parameters.tobytes() != before.tobytes()
     assert used.net.parameters.tobytes() == fresh.net.parameters.tobytes()
     assert used.state.buffers.tobytes() == fresh.state.buffers.tobytes() and used.state.step == fresh.state.step
+
+
+def test_what_follows_a_nonfinite_end_does_not_depend_on_the_time(backend, monkeypatch):
+    """The generator is where it was in the epoch that training ended in, however long the calls were."""
+    losses = []
+    for seconds in (0.0, 0.05, 1e9):
+        monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", seconds)
+        trainer = fastbp.Trainer(make(backend, activations="identity", dtype="float32"), fastbp.SGD(0.01), 3, seed=0)
+        trainer.fit(*data(12), epochs=20)
+        trainer.lr_scale = 500
+        with pytest.warns(RuntimeWarning, match="non-finite"):
+            trainer.fit(*data(12), epochs=300)
+        trainer.net.parameters[:], trainer.lr_scale = 0.1, 1.0
+        losses.append(trainer.fit(*data(12), epochs=3).loss)
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("event", ["on_epoch_begin", "on_epoch_end", "on_batch_end"])
+@pytest.mark.parametrize("what", ["rate", "parameters"])
+def test_the_way_back_keeps_what_callbacks_did(backend, event, what):
+    """Five epochs are fine; then the rate is so large that the next step overflows."""
+    seen = []
+
+    def act(trainer, *_):
+        if trainer.epochs == 5 and not seen:
+            if what == "parameters":
+                trainer.net.parameters *= 0.5
+            trainer.lr_scale = 1e300
+            seen.append((trainer.net.parameters.tobytes(), trainer.state.step))
+
+    trainer = fastbp.Trainer(make(backend, dtype="float32"), fastbp.SGD(1e-2), 3, seed=0)
+    with pytest.warns(RuntimeWarning, match="non-finite in epoch 6"):
+        history = trainer.fit(*data(12), epochs=30, callbacks=[type("C", (), {event: staticmethod(act)})()])
+    assert len(history) == 5 == trainer.epochs and seen == [(trainer.net.parameters.tobytes(), trainer.state.step)]
+
+
+def test_an_optimizer_that_needs_another_state_is_refused(backend):
+    trainer = fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=0)
+    before = trainer.net.parameters.copy()
+    trainer.optimizer = fastbp.Adam()
+    for train in (trainer.fit, trainer.step):
+        with pytest.raises(ValueError, match="remembers 2 numbers of each parameter, but the state .* has 0"):
+            train(*data())
+    assert (trainer.net.parameters == before).all() and trainer.history == {}
+
+
+def test_a_call_that_fails_leaves_no_history(backend):
+    trainer = fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=0)
+    trainer.fit(*data())
+    before = trainer.history
+    with pytest.raises(ValueError, match="monitor"):
+        trainer.fit(*data(), metrics=["r2"], validation_data=data(), callbacks=[fastbp.callbacks.EarlyStopping("f1")])
+    assert trainer.history == before
+
+
+def test_label_smoothing_with_a_loss_of_ones_own(backend):
+    import numba
+
+    square, twice = numba.njit(lambda a, y: (a - y) ** 2), numba.njit(lambda a, y: 2 * (a - y))
+    net = fastbp.Network([3, 2], loss=fastbp.Loss(square, twice, "mine"), backend=backend)
+    with pytest.raises(ValueError, match="label_smoothing needs a loss of classes"):
+        fastbp.Trainer(net, fastbp.SGD(0.1), label_smoothing=0.1)
+
+
+def test_a_learning_rate_that_is_a_function():
+    with pytest.raises(TypeError, match=r"lr must be a number or one of fastbp.schedules, got <function"):
+        fastbp.SGD(lr=lambda step: 0.1)
