@@ -51,7 +51,7 @@ from .kernels.plan import (
 )
 from .kernels.schedules import KINDS
 from .kernels.simd import LANES
-from .losses import name_of, settings_of
+from .losses import name_of, settings_of, smoothing_classes
 from .network import aligned_zeros
 from .own import Own
 from .reference import Pass
@@ -483,8 +483,9 @@ class _Training:
             *[0] * len(SPAN), batch_size, backend.reduction == "mean", rules.rule, rules.schedule,
             *map(_address, rules.arrays), 0 if self._sums is None else _address(self._sums), n_states,
             *(*to, 0, 0)[:2], update.rate_scale, rules.is_fused, rules.advances, update.l1, update.l2,
-            update.clip_value, update.clip_norm, update.max_norm, update.label_smoothing, update.input_noise,
-            rules.key, update.skips)
+            update.clip_value, update.clip_norm, update.max_norm, update.label_smoothing,
+            update.label_smoothing / smoothing_classes(backend.loss, backend.sizes[-1]), update.input_noise, rules.key,
+            update.skips)
         self._addresses = _address(parameters), _address(self._gradient)
 
     def __call__(self, X, Y, weights, words, first_batch, last_batch, losses):

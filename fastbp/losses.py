@@ -114,6 +114,11 @@ def row_of(loss):
     return LOSSES.get(name_of(loss), OWN)
 
 
+def smoothing_classes(loss, n_out):
+    """Return over how many classes label smoothing spreads: with binary_cross_entropy each output is yes or no."""
+    return 2 if name_of(loss) == "binary_cross_entropy" else max(n_out, 2)
+
+
 def settings_of(loss):
     """Return the numbers of a loss by name: {} or one, which its kernels take besides A and Y."""
     settings = row_of(loss).settings

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import checks
-from .losses import name_of, settings_of
+from .losses import name_of, settings_of, smoothing_classes
 from .own import Own
 
 # ------------------------------------------------------------------ exp and log
@@ -881,7 +881,7 @@ class NumpyBackend:
             if update.input_noise:
                 X = _result(input_noise, X, update.key, step, update.input_noise, shape=X.shape)
             if update.label_smoothing:
-                K = max(self.sizes[-1], 2)
+                K = smoothing_classes(self.loss, self.sizes[-1])
                 Y = _rows(Y, np.empty((len(X), self.sizes[-1]), self.dtype))
                 Y = (1 - update.label_smoothing) * Y + update.label_smoothing / K
             Z, A, kept = self.forward_with_dropout(parameters, X, update, step)

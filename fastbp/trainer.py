@@ -159,7 +159,8 @@ class Trainer:
     max_norm : float or None
         Largest Euclidean norm of the weights into each neuron; larger ones are scaled down after the update.
     label_smoothing : float
-        Share of the targets that is spread evenly over the classes, in [0, 1); for losses of classes.
+        Share of the targets that is spread evenly over the classes, in [0, 1); for losses of classes.  With
+        binary_cross_entropy these are yes and no, for each output.
     input_noise : float
         Standard deviation of the normal noise added to the inputs in training.
     on_nonfinite : "stop", "raise" or "skip"

@@ -99,12 +99,12 @@ def _copied_rows(source, columns, scale, order, start, in_order, first, last, ou
 
 
 @part
-def gather(x_address, x_kind, n_in, scale, x, x_row, y_address, y_kind, n_out, smoothing, y, y_row, order, start,
-           in_order, top, bottom, first, last):
+def gather(x_address, x_kind, n_in, scale, x, x_row, y_address, y_kind, n_out, smoothing, smoothed,
+           y, y_row, order, start, in_order, top, bottom, first, last):
     """Bring samples times `scale` into rows top .. bottom - 1 of the block x, their targets to first .. last - 1 of y.
 
     Row r is the sample at place start + r of the order, or of the data themselves (`in_order`).  With `smoothing`
-    class labels become rows of targets; see `smooth`.
+    class labels become rows of targets, and all become (1 - smoothing) Y + smoothed (Szegedy et al. 2016).
     """
     if x_kind == X_FLOAT32 and is_single(x) or x_kind == X_FLOAT64 and not is_single(x):
         _copied_rows(pointer_like(x_address, x), n_in, scale, order, start, in_order, top, bottom, x, x_row)
@@ -129,17 +129,10 @@ def gather(x_address, x_kind, n_in, scale, x, x_row, y_address, y_kind, n_out, s
     elif y_kind != Y_NONE:
         _copied_rows(pointer_like(y_address, y), n_out, one, order, start, in_order, first, last, y, y_row)
     if smoothing != 0:
-        smooth(y, y_row, n_out, smoothing, first, last)
-
-
-@inner
-def smooth(y, y_row, n_out, smoothing, first, last):
-    """Y = (1 - smoothing) Y + smoothing / K over K classes, one output being two (Szegedy et al. 2016)."""
-    share = smoothing / as_float(max(n_out, 2), y)
-    for r in range(first, last):
-        for j in range(n_out):
-            at = r * y_row + j
-            poke(y, at, peek(y, at) * (as_float(1, y) - smoothing) + share)
+        for r in range(first, last):
+            for j in range(n_out):
+                at = r * y_row + j
+                poke(y, at, peek(y, at) * (one - smoothing) + smoothed)
 
 
 # ------------------------------------------------------------------------------------------------- threads
@@ -182,7 +175,7 @@ LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
           Leaf(elementwise.derive, "ipppiii"),
           Leaf(losses.measure, "ifiipppppiii"),
           Leaf(losses.output_gradient, "ifiippfpiii"),
-          Leaf(gather, "iiifpiiiifpioiiiiii"),
+          Leaf(gather, "iiifpiiiiffpioiiiiii"),
           Leaf(update.advance, "ididwidp"),
           Leaf(noise.drop_rows, "iiiipipiiiii"),
           Leaf(noise.noise_rows, "iifpiiiii"),
@@ -204,7 +197,7 @@ def load_leaves(plan, n_leaves, dtype):
 
 
 @part
-def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, deviation, step, place):
+def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, smoothed, deviation, step, place):
     """Gather a block of samples: one thread's share, or all inputs into its own copy; return the kind of the targets.
 
     Without `inputs` only the targets.  Row 0 is the sample at `start` of the order, and row `place` of its batch, which
@@ -220,7 +213,8 @@ def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, de
     x = gathered(plan, tools)
     call(plan.leaves[GATHER], data.x_address, data.x_kind, plan.layers[0, N_IN], as_float(data.x_scale, work), x,
          plan.x_row, data.y_address, data.y_kind, last_layer[N_OUT], as_float(smoothing, work),
-         offset(work, plan.y_at), last_layer[ROW], pointer(order, 0), start, in_order, top, bottom, first, last)
+         as_float(smoothed, work), offset(work, plan.y_at), last_layer[ROW], pointer(order, 0), start, in_order, top,
+         bottom, first, last)
     if deviation != 0:
         call(plan.leaves[NOISE], tools.key, step, as_float(deviation, work), x, plan.x_row, top, bottom, place,
              plan.layers[0, N_IN])

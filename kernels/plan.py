@@ -233,6 +233,7 @@ class Steps(NamedTuple):
     rate_scale : factor of the learning rate.
     is_fused : whether the register tile ends with the update; for rules up to RULES_OF_TILES without anything else.
     advances : whether the factors of the update differ from step to step.
+    smoothed : what label smoothing adds to each target.
     The others are those of `fastbp.update.Update`, as codes and numbers.
     """
 
@@ -261,6 +262,7 @@ class Steps(NamedTuple):
     clip_norm: float
     max_norm: float
     smoothing: float
+    smoothed: float
     noise: float
     key: int
     skips: bool

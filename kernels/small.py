@@ -267,7 +267,7 @@ def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr
         if x_is_own and is_squared and data.x_scale == 1:
             x = pointer_like(data.x_address + order[s] * n_x * by_dtype(work, 4, 8), work)
         else:
-            bring(plan, data, tools, order, s, False, True, 1, 0.0, 0.0, 0, 0)
+            bring(plan, data, tools, order, s, False, True, 1, 0.0, 0.0, 0.0, 0, 0)
         a = x
         for l in range(n_layers):
             layer = plan.layers[l]
@@ -379,7 +379,7 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
             start, total_at = 0, batch
         n = min(steps.batch_size, data.n - start)
         if repeats == 1 or batch == 0:
-            bring(plan, data, tools, order, start, False, True, n, 0.0, 0.0, 0, 0)
+            bring(plan, data, tools, order, start, False, True, n, 0.0, 0.0, 0.0, 0, 0)
             transpose_samples(offset(block, plan.x_at), plan.x_row, n_x, n, x)
             transpose_samples(offset(block, plan.y_at), plan.layers[n_layers - 1, ROW], n_y, n, y)
         here = first_lanes(zero + 1.0, n, 0.0)

@@ -127,8 +127,8 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
         for block in range(0, n, plan.rows):
             rows = min(plan.rows, n - block)
             first, last = share(rows, thread, threads)
-            y_kind = bring(plan, data, tools, order, start + block, False, True, rows, steps.smoothing, steps.noise,
-                           now, block)
+            y_kind = bring(plan, data, tools, order, start + block, False, True, rows, steps.smoothing, steps.smoothed,
+                           steps.noise, now, block)
             forward(plan, tools, gathered(plan, tools), plan.x_row, rows, now, block)
             measure(plan, work, y_kind, first, last)
             output_delta(plan, work, y_kind, scale, first, last)
@@ -344,7 +344,7 @@ def evaluate(job, parameters, thread):
         if reads_in_place:
             x, x_row = pointer_like(data.x_address + start * n_in * size, work), n_in
         if not reads_in_place or wants & WANT_LOSS:
-            bring(plan, data, tools, no_order, start, True, not reads_in_place, rows, 0.0, 0.0, 0, 0)
+            bring(plan, data, tools, no_order, start, True, not reads_in_place, rows, 0.0, 0.0, 0.0, 0, 0)
         if wants & WANT_OUTPUT and not is_finite(offset(x, first * x_row), x_row, last - first, n_in):
             poke(meeting, NOT_FINITE, 1)
         forward(plan, tools, x, x_row, rows, 0, 0)

@@ -270,6 +270,20 @@ def test_settings_of_an_update(many_threads, name, dtype):
                             **{"key": 2**63 + 12345 - i * 2**60, **SETTINGS[name]})
 
 
+@pytest.mark.parametrize("sizes, output, loss, classes", [
+    ((4, 5, 3), "softmax", "cross_entropy", 3), ((4, 5, 3), "sigmoid", "binary_cross_entropy", 2),
+    ((4, 5, 1), "sigmoid", "binary_cross_entropy", 2),
+])
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_smoothing_is_training_on_smoothed_targets(sizes, output, loss, classes, backend):
+    case = Case(sizes, ("tanh", output), loss, np.float64)
+    smoothed = case.train(getattr(case, backend), 7, label_smoothing=0.3)
+    case.Y = 0.7 * case.Y + 0.3 / classes
+    plain = case.train(getattr(case, backend), 7)
+    np.testing.assert_allclose(smoothed["parameters"], plain["parameters"], 1e-12)
+    np.testing.assert_allclose(smoothed["losses"], plain["losses"], 1e-12)
+
+
 @each_dtype
 def test_weights_of_samples(many_threads, dtype):
     """A sample of weight 2 is one that comes twice, one of weight 0 does not count."""
