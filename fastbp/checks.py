@@ -149,8 +149,21 @@ def dtype(value):
     return result
 
 
-def layer_arrays(argument, value, shapes):
-    """Check a sequence of (W, b), one per layer, and return it as float64 arrays."""
+def layer(W, b):
+    """Check the arrays of one layer, which are used as they are."""
+    for name, array, n_dimensions in (("W", W, 2), ("b", b, 1)):
+        if not isinstance(array, np.ndarray) or array.dtype not in _KEPT[:2] or not is_plain(array):
+            what = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"{name} must be a C-contiguous float32 or float64 array, got {what}")
+        if array.ndim != n_dimensions or array.size == 0:
+            raise ValueError(f"{name} must be {n_dimensions}-D and not empty, got shape {array.shape}")
+    if b.shape != W.shape[1:] or b.dtype != W.dtype:
+        raise ValueError(f"b must be {W.dtype} of shape {W.shape[1:]}, as W is {W.shape}, got {b.dtype} {b.shape}")
+    return W, b
+
+
+def layer_arrays(argument, value, shapes, dtype):
+    """Check a sequence of (W, b), one per layer, finite in `dtype`, and return it as float64 arrays."""
     pairs = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
     if not pairs:
         raise TypeError(f"{argument} must be a name, an initialiser or one pair (W, b) per layer, got {value!r}")
@@ -163,7 +176,9 @@ def layer_arrays(argument, value, shapes):
             array = _numbers(f"{argument}: {letter} of layer {layer}", given)
             if array.shape != shape:
                 raise ValueError(f"{argument}: {letter} of layer {layer} has shape {array.shape}, expected {shape}")
-            arrays.append(_as_floats(f"{argument}: {letter} of layer {layer}", array, np.dtype(np.float64)))
+            array = _as_floats(f"{argument}: {letter} of layer {layer}", array, np.dtype(np.float64))
+            finite(f"{argument}: {letter} of layer {layer}", array, dtype)
+            arrays.append(array)
         result.append(tuple(arrays))
     return result
 

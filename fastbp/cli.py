@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,9 +38,15 @@ MAX_CONFUSION = 12  # classes of a confusion table; of more, only the commonest 
 class Screen:
     """Where the commands write: results to the standard output, remarks and errors to the standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, goes_on: bool = False) -> None:
         self.out = Console(highlight=False, soft_wrap=True)
         self.err = Console(highlight=False, soft_wrap=True, stderr=True)
+        if goes_on:  # to its end, though nobody listens any more
+            self.out.on_broken_pipe = self._say_no_more  # type: ignore[method-assign]
+
+    def _say_no_more(self) -> None:
+        self.out.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def announce_compilation(self, net: Any) -> None:
         """Say it if the kernels have yet to be compiled."""
@@ -121,14 +128,15 @@ def train(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     backend: Annotated[str, typer.Option(help="numba, or numpy: plain and slow.")] = "numba",
     out: Annotated[Path | None, typer.Option(help="Save the model there.", show_default="not saved")] = None,
+    header: Annotated[bool | None, typer.Option(
+        help="Whether the first line of a CSV file holds names.", show_default="looked at")] = None,
 ) -> None:
     """Train a network; show loss and accuracy as it learns, then how it does on samples held out."""
     from . import SGD, Trainer
 
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f"cannot save to {out}: there is no folder {out.parent}")
-    screen = Screen()
-    samples = read(data, target=target, task=task)
+    _check_out(out, data)
+    screen = Screen(goes_on=out is not None)
+    samples = read(data, target=target, task=task, header=header)
     y = _targets(samples, data)
     rows, test = split(y, test_fraction if len(y) >= MIN_TEST_DATA else 0, samples.classes is not None)
     recipe = Recipe.of(samples, rows)
@@ -148,15 +156,29 @@ def train(
     X, Y = recipe.inputs(samples.X, net.dtype), recipe.targets(y, net.loss_name)
     interrupted = _train(screen, trainer, X[rows], Y[rows], epochs, (X[test], Y[test]) if len(test) else None,
                          bool(recipe.classes))
+    if out is not None:
+        net.save(out, metadata=recipe.metadata())
     shown = test if len(test) else rows
     _show_result(screen.out, recipe, y[shown], net.predict(X[shown]), "test" if len(test) else "training")
     if out is not None:
-        net.save(out, metadata=recipe.metadata())
         screen.out.print(f"saved; now try: fastbp predict {escape(f'{out} {data}')}")
     if interrupted:
         kept = "what was learnt is saved" if out is not None else "not saved, as there was no --out"
         screen.err.print(f"stopped by Ctrl-C after {trainer.epochs} epochs; {kept}", style="yellow")
         raise typer.Exit(130)
+
+
+def _check_out(out: Path | None, *inputs: str | Path) -> None:
+    """Refuse a file that cannot be written, or that is read."""
+    if out is None:
+        return
+    if not out.parent.is_dir():
+        raise ValueError(f"cannot save to {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise ValueError(f"cannot save to {out}: it is a folder")
+    for name in inputs:
+        if Path(name).exists() and out.exists() and out.samefile(name):
+            raise ValueError(f"cannot save to {out}: it is read, and would be lost")
 
 
 def _network(recipe: Recipe, samples: Any, hidden: list[str] | None, activation: str, loss: str | None,
@@ -302,6 +324,8 @@ def predict(
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for train; targets may be there or not.")],
     out: Annotated[Path | None, typer.Option(help="CSV file to write.", show_default="the screen")] = None,
     backend: Annotated[str, typer.Option(help="numba or numpy.")] = "numba",
+    header: Annotated[bool | None, typer.Option(
+        help="Whether the first line of a CSV file holds names.", show_default="looked at")] = None,
 ) -> None:
     """Predict with a saved model; where the data have targets, say how good the predictions are."""
     from . import load
@@ -309,9 +333,10 @@ def predict(
     screen = Screen()
     if not model.is_file():
         raise FileNotFoundError(f"no file {str(model)!r}")
+    _check_out(out, model, data)
     net = load(model, backend=backend)
     recipe = Recipe.from_metadata(net.metadata)
-    samples = read(data, recipe=recipe)
+    samples = read(data, recipe=recipe, n_features=net.sizes[0], header=header)
     n_in = samples.X.shape[1]
     if n_in != net.sizes[0]:
         raise ValueError(f"{data} has {n_in} features, but {model} takes {net.sizes[0]}")
@@ -353,7 +378,7 @@ def _known_targets(samples: Any, recipe: Recipe) -> np.ndarray | None:
     if samples.y is None or (samples.classes is None) != (recipe.classes is None):
         return None
     if recipe.classes is None:
-        return samples.y
+        return samples.y if as_columns(samples.y).shape[1] == len(recipe.target_mean) else None
     names = np.array(samples.classes)[samples.y]
     known = {name: i for i, name in enumerate(recipe.classes)}
     return np.array([known[name] for name in names]) if set(names) <= set(known) else None

@@ -39,7 +39,7 @@ def save(net, path, metadata):
     arrays = {}
     for layer, (W, b) in enumerate(zip(net.weights, net.biases, strict=True), start=1):
         arrays[f"W{layer}"], arrays[f"b{layer}"] = W, b
-    encode = _encode_safetensors if path.suffix == ".safetensors" else _encode_npz
+    encode = _encode_safetensors if path.suffix.lower() == ".safetensors" else _encode_npz
     _write_at_once(path, encode(json.dumps(header), arrays))
 
 

@@ -100,7 +100,7 @@ INITIALIZERS = {
 }
 
 
-def draw(init, sizes, seed):
+def draw(init, sizes, seed, dtype=np.float64):
     """First weights and biases of every layer.
 
     Parameters
@@ -109,6 +109,8 @@ def draw(init, sizes, seed):
         A name of `INITIALIZERS`, an initialiser, or arrays of one's own: one pair (W, b) per layer.
     sizes : sequence of int
     seed : None, int, SeedSequence, BitGenerator or Generator
+    dtype : numpy.dtype
+        In which they must be finite.
 
     Returns
     -------
@@ -121,4 +123,4 @@ def draw(init, sizes, seed):
         init = INITIALIZERS[checks.name("init", init, INITIALIZERS)]
     if callable(init):
         init = [init(rng, n_in, n_out) for n_in, n_out in shapes]
-    return checks.layer_arrays("init", init, shapes)
+    return checks.layer_arrays("init", init, shapes, np.dtype(dtype))

@@ -70,7 +70,8 @@ class Layer:
     ----------
     W : ndarray (n_in, n_out)
     b : ndarray (n_out,)
-        Used as they are, not copied: the layers of a network share its parameters.
+        Used as they are, not copied: the layers of a network share its parameters.  C-contiguous, both float32 or both
+        float64.
     activation : str or fastbp.Activation
     backend : "numba" or "numpy"
 
@@ -80,10 +81,20 @@ class Layer:
         Of the last `forward`.
     dW, db : ndarray or None
         Of the last `backward`, with the shapes of W and b.
+
+    Notes
+    -----
+    `forward` keeps what it is given and hands out its own A: `backward` is wrong where either was written to since.
+    The scale of a network's inputs is not part of its layers.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument does not fit.
     """
 
     def __init__(self, W, b, activation="sigmoid", backend="numba"):
-        self.W, self.b = W, b
+        self.W, self.b = checks.layer(W, b)
         (self.activation,) = checks.activations(activation, 1)
         self.backend = checks.name("backend", backend, BACKENDS)
         self.A_prev = self.Z = self.A = self.dW = self.db = None
@@ -181,9 +192,9 @@ class Network:
         reduction = checks.name("reduction", reduction, ("mean", "sum"))
         dtype = checks.dtype(dtype)
         checks.name("backend", backend, BACKENDS)
-        scale = checks.number("scale", scale, above=0)
+        scale = checks.number("scale", scale, above=float(np.finfo(dtype).tiny), below=float(np.finfo(dtype).max))
         self._build(sizes, activations, loss, reduction, dtype, scale, backend)
-        for layer, (W, b) in enumerate(draw(init, sizes, seed)):
+        for layer, (W, b) in enumerate(draw(init, sizes, seed, dtype)):
             self.weights[layer], self.biases[layer] = W, b
 
     def _build(self, sizes, activations, loss, reduction, dtype, scale, backend):
@@ -390,7 +401,8 @@ class Network:
         metadata : dict of str, optional
             Texts to keep in the file, besides those in ``net.metadata``.
         """
-        files.save(self, path, {**self.metadata, **({} if metadata is None else checks.metadata(metadata))})
+        kept = checks.metadata(self.metadata)
+        files.save(self, path, {**kept, **({} if metadata is None else checks.metadata(metadata))})
 
     @classmethod
     def _restore(cls, config, backend, parameters, metadata):

@@ -86,11 +86,11 @@ class Recipe:
 
     def predictions(self, A: np.ndarray) -> np.ndarray:
         """Decode outputs: class indices (n_samples,), or numbers (n_samples, n_out) in their own units."""
-        return A * self.target_scale + self.target_mean if self.classes is None else A.argmax(axis=1)
+        return A.astype(np.float64) * self.target_scale + self.target_mean if self.classes is None else A.argmax(axis=1)
 
 
 def read(source: str, *, target: str | None = None, task: str = "auto",
-         recipe: Recipe | None = None) -> Dataset:
+         recipe: Recipe | None = None, n_features: int | None = None, header: bool | None = None) -> Dataset:
     """Read bundled data by name, or a CSV, npz or IDX file (told apart by their first bytes).
 
     Parameters
@@ -101,6 +101,10 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
         As in `fastbp.datasets.read_csv`.
     recipe : Recipe, optional
         Read what this one asks for.
+    n_features : int, optional
+        A CSV file of so many columns has no target.
+    header : bool, optional
+        As in `fastbp.datasets.read_csv`.
     """
     if recipe is not None:
         target, task = recipe.target, recipe.task
@@ -119,8 +123,12 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
     if magic == b"PK\3\4":
         return datasets.read_npz(files[0], task=task)
     if recipe is not None and recipe.columns is not None:
-        return datasets.read_csv(files[0], target, task=task, columns=recipe.columns)
-    return datasets.read_csv(files[0], -1 if target is None else target, task=task)
+        return datasets.read_csv(files[0], target, task=task, header=header, columns=recipe.columns)
+    if n_features is not None and target is None:
+        samples = datasets.read_csv(files[0], None, task=task, header=header)
+        if samples.X.shape[1] == n_features:
+            return samples
+    return datasets.read_csv(files[0], -1 if target is None else target, task=task, header=header)
 
 
 def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -145,9 +153,14 @@ def as_columns(y: np.ndarray) -> np.ndarray:
 
 
 def _standard(X: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every column, 1 for a constant one."""
-    mean, scale = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
-    return mean.tolist(), np.where(scale > 1e-9 * np.abs(mean), scale, 1.0).tolist()
+    """Mean and standard deviation of every column, 1 for one that is constant but for the rounding of its numbers."""
+    X = X.astype(np.float64)
+    low, high = X.min(axis=0), X.max(axis=0)
+    middle = low / 2 + high / 2                               # so that no square leaves the range of the numbers
+    size = np.maximum(high / 2 - low / 2, np.finfo(np.float64).tiny)
+    scaled = (X - middle) / size
+    mean, scale = middle + size * scaled.mean(axis=0), size * scaled.std(axis=0)
+    return mean.tolist(), np.where(scale > 8 * np.finfo(np.float64).eps * np.abs(mean), scale, 1.0).tolist()
 
 
 def _files(source: str) -> list[str]:

@@ -32,6 +32,10 @@ try:
 except ImportError:                                 # Windows: first compiles are then not serialised
     fcntl = None
 
+if config.DISABLE_JIT:
+    raise ImportError("fastbp's kernels are machine code, but NUMBA_DISABLE_JIT is set: unset it, or use "
+                      "backend='numpy'")
+
 # error_model="numpy": division as IEEE has it.  fastmath is never used: it deletes the checks for NaN.
 FLAGS = {"nogil": True, "error_model": "numpy"}
 BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}

@@ -453,3 +453,59 @@ def test_recipe_survives_json(flowers):
     assert set(made.metadata()) == {METADATA_KEY} and tuple(again.columns) == data.columns
     assert tuple(again.classes) == ("lily", "rose") and (again.mean, again.scale) == (made.mean, made.scale)
     assert Recipe.from_metadata({"other": "text"}) is None and recipe.BUNDLED == ("digits", "xor")
+
+
+def test_a_model_is_kept_whatever_becomes_of_the_screen(flowers, tmp_path):
+    command = [*LAUNCH, "train", str(flowers), "--epochs", "60", "--out", str(tmp_path / "m.npz"), "--backend", "numpy"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0, process.stderr.read()
+    assert fastbp.load(tmp_path / "m.npz").sizes[-1] == 2
+
+
+def test_files_that_are_read_are_not_written_over(flowers, tmp_path):
+    before = flowers.read_bytes()
+    assert "it is read, and would be lost" in error_line("train", flowers, "--out", flowers)
+    assert "it is a folder" in error_line("train", flowers, "--out", tmp_path)
+    run("train", flowers, "--epochs", 2, "--out", tmp_path / "m.npz")
+    model = (tmp_path / "m.npz").read_bytes()
+    for out in (flowers, tmp_path / "m.npz"):
+        assert "would be lost" in error_line("predict", tmp_path / "m.npz", flowers, "--out", out)
+    assert flowers.read_bytes() == before and (tmp_path / "m.npz").read_bytes() == model
+
+
+def test_a_model_without_a_recipe_reads_features_alone_or_with_a_target(tmp_path):
+    fastbp.Network([3, 3, 1], seed=0).save(tmp_path / "m.npz")
+    results = []
+    for text in ("a,b,c\n1,2,3\n4,5,6\n", "a,b,c,t\n1,2,3,0\n4,5,6,1\n"):
+        (tmp_path / "t.csv").write_text(text)
+        results.append(run("predict", tmp_path / "m.npz", tmp_path / "t.csv").stdout)
+    assert results[0] == results[1] and len(results[0].splitlines()) == 3
+
+
+def test_targets_of_another_shape_are_not_compared(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "two.npz", X=rng.random((30, 3)), y=rng.random((30, 2)))
+    np.savez(tmp_path / "one.npz", X=rng.random((4, 3)), y=rng.random(4))
+    run("train", tmp_path / "two.npz", "--epochs", 2, "--out", tmp_path / "m.npz")
+    result = run("predict", tmp_path / "m.npz", tmp_path / "one.npz")
+    assert len(result.stdout.splitlines()) == 5 and "RMSE" not in result.output
+
+
+@pytest.mark.parametrize("offset, width", [(1.7e18, 1e9), (0.0, 1e200), (0.0, 1e-290), (5.0, 1.0)])
+def test_columns_of_any_size_are_standardised(offset, width):
+    column = offset + width * np.random.default_rng(0).random(500)
+    samples = fastbp.datasets.dataset.Dataset(np.column_stack([column, np.full(500, 7.7)]), column)
+    recipe = Recipe.of(samples, np.arange(500))
+    X = recipe.inputs(samples.X, np.dtype(np.float64))
+    np.testing.assert_allclose([X[:, 0].mean(), X[:, 0].std()], [0, 1], atol=1e-6)
+    assert np.abs(X[:, 1]).max() < 1e-9
+    np.testing.assert_allclose(recipe.predictions(recipe.targets(column, "squared_error").astype(np.float32))[:, 0],
+                               column, rtol=1e-5, atol=1e-5 * width)
+
+
+def test_whether_the_first_line_is_a_header_can_be_said(tmp_path):
+    (tmp_path / "t.csv").write_text("\n".join(f"{i + 100},{i % 7},{i % 3 / 2}" for i in range(40)))
+    assert "40 samples" in run("train", tmp_path / "t.csv", "--epochs", 1).stdout
+    assert "39 samples" in run("train", tmp_path / "t.csv", "--epochs", 1, "--header").stdout

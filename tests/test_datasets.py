@@ -208,7 +208,7 @@ def test_csv_columns_of_a_model_without_names(table, text, y):
     ("n,t\n5,yes\n6,no\n", ["no column 'color'"]),
     ("farbe,zahl\nred,5\nblue,6\n", ["no column 'color', 'n'"]),
     ("1,2,3,4\n", ["4 columns", "2 features", "color, n"]),
-    ("n,color\n5,1\n6,2\n", ["'color'", "number for a text"]),
+    ("n,color\n5,1\n6,2\n", ["'color'", "unknown category", "'1'", "lines 2, 3"]),
     ("n,color\nx,red\ny,red\n", ["'n'", "text for a number"]),
 ])
 def test_csv_columns_of_a_model_that_do_not_fit(table, text, words):
@@ -320,3 +320,36 @@ def test_idx_errors(tmp_path):
         write_idx(labels, wrong, code)
         with pytest.raises(ValueError, match="/l: expected 3 labels"):
             read_idx(path, labels)
+
+
+def test_names_of_columns_that_are_numbers_and_categories_that_look_like_them(table):
+    """A model's columns say what the file before it holds, where the file alone does not tell."""
+    columns = read_csv(table("y,2019,2020\n" + "\n".join(f"{i},{i * i},{-i}" for i in range(20))), "y").columns
+    X = read_csv(table("2019,2020\n1,2\n3,4\n"), "y", columns=columns).X
+    assert X.tolist() == [[1, 2], [3, 4]]
+    assert read_csv(table("1,2\n3,4\n"), "y", columns=columns).X.tolist() == [[1, 2], [3, 4]]
+    columns = read_csv(table("c,t\n1,0\nA,1\nB,0\nA,1\n"), "t").columns
+    assert columns[0].categories == ("1", "A", "B")
+    for text, expected in [("c\n1\n", [[1, 0, 0]]), ("c\nA\n1\n", [[0, 1, 0], [1, 0, 0]])]:
+        assert read_csv(table(text), "t", columns=columns).X.tolist() == expected
+
+
+def test_rows_of_empty_cells_are_missing_values(table):
+    with pytest.raises(ValueError, match="missing value in line 3"):
+        read_csv(table("a,b,c\n1,2,3\n,,\n4,5,6\n"))
+    assert len(read_csv(table("a,b,c\n1,2,3\n\n  \n4,5,6\n\n")).X) == 2
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_targets_that_are_not_finite_are_named(tmp_path, bad):
+    np.savez(tmp_path / "d.npz", X=np.ones((8, 2)), y=np.array([1, bad] * 4))
+    with pytest.raises(ValueError, match=rf"d.npz, targets: every value must be finite, found {bad}"):
+        read_npz(tmp_path / "d.npz")
+
+
+def test_labels_too_large_to_be_classes(tmp_path):
+    image, label = tmp_path / "images-idx3", tmp_path / "labels-idx1"
+    image.write_bytes(b"\0\0\x08\x02" + (2).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"\1\2")
+    label.write_bytes(b"\0\0\x0c\x01" + (2).to_bytes(4, "big") + (2**31 - 1).to_bytes(4, "big") * 2)
+    with pytest.raises(ValueError, match="the label 2147483647 is too large"):
+        read_idx(image, label)

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.metadata
+import os
 import pickle
 import subprocess
 import sys
@@ -230,3 +231,41 @@ def test_importing_is_light():
     )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output == "[]\n"
+
+
+def test_metadata_that_could_not_be_read_again_is_not_written(tmp_path):
+    net = fastbp.Network([2, 1])
+    net.save(tmp_path / "m.npz")
+    before = (tmp_path / "m.npz").read_bytes()
+    for wrong in ({"epoch": 3}, {1: "x"}, None):
+        net.metadata = wrong
+        with pytest.raises(TypeError, match="metadata must be a dict of strings"):
+            net.save(tmp_path / "m.npz")
+    assert (tmp_path / "m.npz").read_bytes() == before
+
+
+def test_numbers_too_large_for_the_dtype():
+    large = [(np.full((2, 1), 1e39), [0.0])]
+    for options, name in [({"init": large}, "init: W"), ({"scale": 1e40}, "scale"), ({"scale": 1e-50}, "scale")]:
+        with pytest.raises(ValueError, match=f"^{name}"):
+            fastbp.Network([2, 1], **options)
+        assert np.isfinite(fastbp.Network([2, 1], dtype="float64", **options).predict([[1.0, 2.0]])).all()
+
+
+@pytest.mark.parametrize("W, b, message", [
+    (np.ones((3, 2)), np.zeros(5), r"b must be float64 of shape \(2,\)"),
+    (np.ones((3, 2)), np.zeros(2, np.float32), "b must be float64"), ([[1.0]], np.zeros(1), "W must be .* got list"),
+    (np.ones((3, 2), int), np.zeros(2), "W must be .* got int64 array"), (np.ones(3), np.zeros(3), "W must be 2-D"),
+    (np.ones((3, 2)).T, np.zeros(3), "W must be a C-contiguous"),
+])
+def test_a_layer_of_arrays_that_do_not_fit(W, b, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        fastbp.network.Layer(W, b)
+
+
+def test_numba_without_its_compiler():
+    code = ("import fastbp; print(fastbp.Network([2, 1], backend='numpy').predict([1.0, 2.0]).shape)\n"
+            "try: fastbp.Network([2, 1])\nexcept ImportError as error: print(error)")
+    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True,
+                            capture_output=True, text=True)
+    assert result.stdout.startswith("(1,)\n") and "NUMBA_DISABLE_JIT is set" in result.stdout

@@ -15,6 +15,7 @@ import numpy as np
 
 from .dataset import Dataset, encoded_target, opened, some
 
+MOST_CLASSES = 1_000_000
 NPZ_NAMES = (("X", "y"), ("X", "Y"), ("x", "y"), ("x_train", "y_train"), ("X_train", "y_train"),
              ("data", "target"), ("images", "labels"))
 
@@ -94,6 +95,8 @@ def read_idx(images: str | Path, labels: str | Path | None = None) -> Dataset:
     y = read_idx_array(labels)
     if y.dtype.kind not in "iu" or y.shape != (len(X),) or y.min() < 0:
         raise ValueError(f"{labels}: expected {len(X)} labels 0, 1 ..., found {y.dtype} of shape {y.shape}")
+    if y.max() >= MOST_CLASSES:
+        raise ValueError(f"{labels}: the label {y.max()} is too large; at most {MOST_CLASSES:,} classes are read")
     return Dataset(X, y.astype(np.int64), classes=tuple(map(str, range(int(y.max()) + 1))), pixels=True)
 
 

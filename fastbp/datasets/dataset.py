@@ -73,6 +73,8 @@ def encoded_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tu
     if y.dtype.kind not in "biufUST":
         raise ValueError(f"{where}: expected numbers or text as targets, found {y.dtype}")
     is_text = y.dtype.kind in "UST"
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise ValueError(f"{where}: every value must be finite, found {y[~np.isfinite(y)][0]}")
     if (task == "numbers" and not is_text) or (y.ndim > 1 and task == "auto"):
         return y.astype(np.float64), None
     if y.ndim > 1:
@@ -113,7 +115,7 @@ def some(items: Sequence[Any], limit: int = 5) -> str:
 
 
 def _all_integers(values: np.ndarray) -> bool:
-    return values.dtype.kind in "biu" or bool(np.all(values == np.floor(values)))
+    return values.dtype.kind in "biu" or bool(np.isfinite(values).all() and np.all(values == np.floor(values)))
 
 
 def _class_name(value: Any) -> str:

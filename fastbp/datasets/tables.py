@@ -50,7 +50,8 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
         What the target is. "auto": text is classes, integers with few distinct values are classes, other
         numbers are numbers.
     header : bool, optional
-        Whether the first line holds names. By default it does if the first cell of any column is text
+        Whether the first line holds names. By default it does if it holds those of `columns`, or if the first
+        cell of any column is text
         while all below it are numbers; or, if there are no numbers at all, if no cell of it occurs again
         in its column.
     columns : sequence of Column, optional
@@ -72,7 +73,7 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
         numbers and text or has too many categories. The message names file, line and column.
     """
     check_task(task)
-    table = _read_table(path, header)
+    table = _read_table(path, header, columns or ())
     if columns is not None:
         places = _places(table, columns, target)
         X = table.features(places, columns)
@@ -204,8 +205,7 @@ class _Table:
         """Return column j as float64 or text; ValueError if values are missing, or numbers and text mixed."""
         if isinstance(self.cells, np.ndarray):
             return self.cells[:, j]
-        texts = [row[j] for row in self.cells]
-        self._reject("missing value", j, [i for i, text in enumerate(texts) if text.lower() in MISSING])
+        texts = self._texts(j)
         numbers = [_number(text, self.delimiter) for text in texts]
         not_numbers = [i for i, number in enumerate(numbers) if number is None]
         if len(not_numbers) > len(texts) / 2:
@@ -214,6 +214,11 @@ class _Table:
         column = np.array(numbers, np.float64)
         self._reject("infinity", j, np.flatnonzero(~np.isfinite(column)))
         return column
+
+    def _texts(self, j: int) -> list[str]:
+        texts = [row[j] for row in self.cells]
+        self._reject("missing value", j, [i for i, text in enumerate(texts) if text.lower() in MISSING])
+        return texts
 
     def column(self, j: int) -> Column:
         """Describe column j as a feature."""
@@ -236,13 +241,14 @@ class _Table:
         return np.column_stack([self._encoded(j, column) for j, column in zip(places, columns, strict=True)])
 
     def _encoded(self, j: int, column: Column) -> np.ndarray:
-        values = self.values(j)
         if column.categories is None:
+            values = self.values(j)
             if values.dtype.kind == "U":
                 self._reject("text for a number", j, range(len(values)), values)
             return values
-        if values.dtype.kind != "U":
-            self._reject("number for a text", j, range(len(values)), values)
+        if isinstance(self.cells, np.ndarray):
+            self._reject("number for a text", j, range(len(self.cells)), self.cells[:, j])
+        values = np.array(self._texts(j))
         categories = np.array(column.categories)
         self._reject("unknown category", j, np.flatnonzero(~np.isin(values, categories)), values)
         return (values[:, None] == categories).astype(np.float64)
@@ -279,9 +285,10 @@ def _target_if_there(table: _Table, target: str | int | None, task: str, feature
         return None, None
 
 
-def _read_table(path: str | Path, header: bool | None) -> _Table:
-    head = _headed(path, header)
-    cells = _all_numbers(head)
+def _read_table(path: str | Path, header: bool | None, columns: Sequence[Column]) -> _Table:
+    head = _headed(path, header, columns)
+    has_texts = any(column.categories is not None for column in columns)      # some of which may look like numbers
+    cells = None if has_texts else _all_numbers(head)
     if cells is not None:
         return head.table(cells, range(head.skip + 1, head.skip + 1 + len(cells)))
     return head.text_table(list(head.rows()))
@@ -319,9 +326,12 @@ class _Head:
         return self.table([row for _, row in rows], [line for line, _ in rows])
 
 
-def _headed(path: str | Path, header: bool | None) -> _Head:
+def _headed(path: str | Path, header: bool | None, columns: Sequence[Column] = ()) -> _Head:
     delimiter, head = _sniffed(path)
     first_line, first = head[0]
+    known = {column.name for column in columns}
+    if header is None and known <= set(first) and not known <= set(map(str, range(len(first) + 1))):
+        header = True                                          # names that are not just numbers of columns
     if header is None:
         header = _looks_like_header([row for _, row in head], delimiter)
     names = [(header and name) or str(j) for j, name in enumerate(first)]
@@ -339,7 +349,7 @@ def _rows(path: str | Path, delimiter: str, strict: bool = True) -> Iterator[tup
         with io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="") as stream:  # type: ignore[type-var]
             reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=strict)
             for row in reader:
-                if any(cell.strip() for cell in row):
+                if len(row) > 1 or any(cell.strip() for cell in row):      # cells that are all empty are missing values
                     yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
