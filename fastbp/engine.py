@@ -419,6 +419,17 @@ class NumbaBackend:
         """(sample losses, flat gradient of the reduced loss), both with the weights of the samples, (n,) or None."""
         return self._evaluate(t.WANT_LOSS | t.WANT_GRADIENT, parameters, X, Y, _kind_of(Y), weights=weights)[:2]
 
+    def gradient_from(self, parameters, X, dA):
+        """Return the flat gradient for an output gradient dA."""
+        return self._evaluate(t.WANT_GRADIENT, parameters, X, dA, Y_GRADIENT)[1]
+
+    def input_gradient(self, parameters, X, Y):
+        """Return the gradient of the reduced loss with respect to X."""
+        dX = np.empty((len(X), self.sizes[0]), self.dtype)
+        self._evaluate(t.WANT_INPUT_GRADIENT, parameters, X, Y, _kind_of(Y), out=dX)
+        dX *= self.dtype.type(self.scale)
+        return dX
+
     def record(self, parameters, X, Y=None, dA=None):
         """Every Z, A and delta of one pass, as a `Pass`: forward only, or back from targets Y or a gradient dA."""
         n = len(X)

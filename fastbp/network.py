@@ -320,7 +320,7 @@ class Network:
     def input_gradient(self, X, Y):
         """Gradient of the loss with respect to X, of the shape of X."""
         X, Y, single = self._data(X, Y)
-        dX = self._backend.record(self._parameters, X, Y).dX
+        dX = self._backend.input_gradient(self._parameters, X, Y)
         return dX[0] if single else dX
 
     def activations_of(self, X):
@@ -345,7 +345,7 @@ class Network:
         """
         X, single = self._inputs(X)
         dA = checks.output_gradient(dA, len(X), self.sizes[-1], self.dtype, single)
-        gradient = self._backend.record(self._parameters, X, dA=dA).gradient
+        gradient = self._backend.gradient_from(self._parameters, X, dA)
         return Gradients(None, *layer_views(gradient, self.sizes))
 
     def trace(self, X, Y):

@@ -754,6 +754,14 @@ class NumpyBackend:
                 losses, delta = losses * weights, delta * weights[:, None]
             return losses, self.backward(parameters, Z, A, delta)[1]
 
+    def gradient_from(self, parameters, X, dA):
+        """Flat gradient for an output gradient dA."""
+        return self.record(parameters, X, dA=dA).gradient
+
+    def input_gradient(self, parameters, X, Y):
+        """Gradient of the reduced loss with respect to X."""
+        return self.record(parameters, X, Y).dX
+
     def record(self, parameters, X, Y=None, dA=None):
         """Forward, and with targets Y or an output gradient dA also backward: every intermediate."""
         with np.errstate(all="ignore"):  # a diverging training is told by its losses

@@ -243,7 +243,8 @@ def run_network(i, dtype, memory):
             stack.enter_context(mock.patch.object(engine, name, value))
         backend = NumbaBackend(sizes, activations, loss, reduction, dtype)
         for what, arguments in {"predict": (X,), "losses": (X, Y), "outputs_and_losses": (X, Y),
-                                "gradient": (X, Y), "record": (X, Y)}.items():
+                                "gradient": (X, Y), "input_gradient": (X, Y), "gradient_from": (X, dA),
+                                "record": (X, Y)}.items():
             placed = [memory.put(parameters), *map(memory.put, arguments)]
             given = getattr(backend, what)(*placed)
             inputs = [a.copy() for a in placed]

@@ -103,6 +103,10 @@ class Case:
         self.assert_same(losses, wanted_losses, "losses")
         self.assert_same(gradient, wanted, "gradient")
         np.testing.assert_array_equal(self.numba.losses(self.parameters, self.X, self.Y), losses)
+        self.assert_same(self.numba.input_gradient(self.parameters, self.X, self.Y),
+                         self.numpy.input_gradient(exact, self.X, Y), "input gradient")
+        self.assert_same(self.numba.gradient_from(self.parameters, self.X, self.dA),
+                         self.numpy.gradient_from(exact, self.X, self.dA.astype(float)), "gradient from dA")
         for backend in (self.numba, self.numpy):
             both = backend.outputs_and_losses(self.parameters, self.X, self.Y)
             np.testing.assert_array_equal(both[0], backend.predict(self.parameters, self.X))
