@@ -294,10 +294,11 @@ class Checkpoint(Callback):
         """See that the folder is there, and no checkpoint of a later epoch."""
         if not Path(self.path).parent.is_dir():
             raise FileNotFoundError(f"the folder of Checkpoint({str(self.path)!r}) does not exist")
-        newest = checkpoints.latest(self.path) if not os.path.isdir(self.path) else None
-        if newest is not None and checkpoints.number_of(newest) > trainer.epochs:
-            warnings.warn(f"{newest} is of a later epoch than this training has reached ({trainer.epochs}): if it is "
-                          "of another training, use another path", RuntimeWarning, stacklevel=4)
+        last = checkpoints.last_number(self.path)
+        if last > trainer.epochs:
+            warnings.warn(f"{checkpoints.numbered(self.path, last)} is of a later epoch than this training has reached "
+                          f"({trainer.epochs}): if it is of another training, use another path", RuntimeWarning,
+                          stacklevel=4)
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Write one, and delete the oldest of too many."""

@@ -192,15 +192,15 @@ def latest(place):
         whose names differ in the last number alone, it is the number that counts.
     """
     if not os.path.isdir(place):
-        return (_members(place) or [None])[-1]
+        return (_members(place) or [(-1, None)])[-1][1]
     files = [path for path in Path(place).iterdir() if path.is_file() and _is_checkpoint(path)]
     heads = {_pattern_of(path): path for path in sorted(files, key=_last_number)}
     return max(heads.values(), key=_time, default=None)
 
 
-def number_of(path):
-    """Return the last number in the name of a checkpoint, -1 where there is none."""
-    return _last_number(Path(path))
+def last_number(pattern):
+    """Return the highest number of the checkpoints of a pattern as in `numbered`, -1 where there is none."""
+    return max((number for number, _ in _members(pattern)), default=-1)
 
 
 def rotate(pattern, keep, last=None):
@@ -222,7 +222,7 @@ def rotate(pattern, keep, last=None):
         What is kept, the newest last.
     """
     keep = checks.integer("keep", keep)
-    members = [path for path in _members(pattern) if last is None or _last_number(path) <= last]
+    members = [path for number, path in _members(pattern) if last is None or number <= last]
     kept = members[-keep:]
     for path in members[:-keep]:
         path.unlink(missing_ok=True)
@@ -246,12 +246,11 @@ def _split(pattern):
 
 
 def _members(pattern):
-    """Return the checkpoints of a pattern, the highest number last."""
+    """Return numbers and paths of the checkpoints of a pattern, the highest number last."""
     folder, before, _, after = _split(pattern)
     name = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}")
-    found = [(int(match[1]), path) for path in (folder.iterdir() if folder.is_dir() else ())
-             if (match := name.fullmatch(path.name)) and _is_checkpoint(path)]
-    return [path for _, path in sorted(found)]
+    return sorted((int(match[1]), path) for path in (folder.iterdir() if folder.is_dir() else ())
+                  if (match := name.fullmatch(path.name)) and _is_checkpoint(path))
 
 
 def _before(path):

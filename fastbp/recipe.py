@@ -13,6 +13,7 @@ import numpy as np
 from . import datasets
 from .datasets import Column, Dataset
 from .datasets.dataset import opened
+from .datasets.tables import n_columns
 
 BUNDLED = ("digits", "xor")
 METADATA_KEY = "recipe"
@@ -124,11 +125,9 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
         return datasets.read_npz(files[0], task=task)
     if recipe is not None and recipe.columns is not None:
         return datasets.read_csv(files[0], target, task=task, header=header, columns=recipe.columns)
-    if n_features is not None and target is None:
-        samples = datasets.read_csv(files[0], None, task=task, header=header)
-        if samples.X.shape[1] == n_features:
-            return samples
-    return datasets.read_csv(files[0], -1 if target is None else target, task=task, header=header)
+    if target is None and n_columns(files[0]) != n_features:
+        return datasets.read_csv(files[0], -1, task=task, header=header)
+    return datasets.read_csv(files[0], target, task=task, header=header)
 
 
 def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np.ndarray]:

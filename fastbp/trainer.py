@@ -318,7 +318,8 @@ class Trainer:
         """
         net = self.net
         epochs = checks.integer("epochs", epochs)
-        if isinstance(X, Stream):
+        is_stream = isinstance(X, Stream)
+        if is_stream:
             self._check_stream(X, Y, epochs, sample_weight, class_weight, metrics, validation_data)
             sets = []
         else:
@@ -337,15 +338,13 @@ class Trainer:
         update = self._update()
         if self._is_full_batch:
             self.optimizer.check(net, update)
-        is_stream = isinstance(X, Stream)
         run = _StreamRun(self, X, class_weight) if is_stream else self._run(X, Y, weights, epochs)
         history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
                           _has_validation=validation_data is not None)
         self._remember(history)
         one_batch = callbacks.has("on_batch_end")
-        has_events = callbacks.has("on_epoch_begin", "on_epoch_end", "on_batch_end")
-        watched = (bool(metrics) or validation_data is not None or tol is not None
-                   or callbacks.has("on_epoch_begin", "on_epoch_end"))
+        has_events = callbacks.has("on_epoch_begin", "on_epoch_end")
+        watched = bool(metrics) or validation_data is not None or tol is not None or has_events
         plateau = _Plateau(tol)
         self.stop_training = False
 
@@ -377,7 +376,8 @@ class Trainer:
                         if self.stop_training:
                             break
                     n_done = len(history)
-                    run.advance(history, watched or self.on_nonfinite == "skip", one_batch, has_events)
+                    run.advance(history, watched or self.on_nonfinite == "skip", one_batch,
+                                one_batch or has_events)
                     if history.nonfinite:
                         break
                     self.epochs += len(history) - n_done

@@ -376,7 +376,7 @@ def largest_of(typingctx, v):
 
 @intrinsic
 def largest_number_of(typingctx, v):
-    """Return the largest lane; none may be NaN.  Takes half the time of `largest_of`."""
+    """Return the largest lane; none may be NaN, for which `largest_of` looks at every step."""
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
     return signature(v.dtype, v), codegen

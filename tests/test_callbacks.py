@@ -316,13 +316,15 @@ def test_bad_settings(wrong, words):
         wrong()
 
 
-def test_checkpoints_of_another_training_are_left_alone(backend, data, tmp_path):
-    pattern = tmp_path / "r-{epoch}.ckpt"
+@pytest.mark.parametrize("name", ["r-{epoch}.ckpt", "r-{epoch}.ckpt2"])
+def test_checkpoints_of_another_training_are_left_alone(backend, data, name, tmp_path, recwarn):
+    pattern = tmp_path / name
     make(backend).fit(data.X, data.Y, epochs=10, callbacks=[Checkpoint(pattern)])
     other = make(backend)
-    with pytest.warns(RuntimeWarning, match="r-10.ckpt is of a later epoch"):
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match="r-10.ckpt2? is of a later epoch"):
         other.fit(data.X, data.Y, epochs=5, callbacks=[Checkpoint(pattern)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"r-{n}.ckpt" for n in (10, 3, 4, 5, 8, 9)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name.format(epoch=n) for n in (10, 3, 4, 5, 8, 9)]
 
 
 @pytest.mark.parametrize("path, error", [(5, TypeError), ("{epoch}-{loss}.ckpt", ValueError),

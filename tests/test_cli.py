@@ -478,10 +478,11 @@ def test_files_that_are_read_are_not_written_over(flowers, tmp_path):
 def test_a_model_without_a_recipe_reads_features_alone_or_with_a_target(tmp_path):
     fastbp.Network([3, 3, 1], seed=0).save(tmp_path / "m.npz")
     results = []
-    for text in ("a,b,c\n1,2,3\n4,5,6\n", "a,b,c,t\n1,2,3,0\n4,5,6,1\n"):
+    names = "".join(f"1,2,3,name {i % 40}\n" for i in range(99))      # a target that no feature could be
+    for text in ("a,b,c\n1,2,3\n4,5,6\n", "a,b,c,t\n1,2,3,0\n4,5,6,1\n", "a,b,c,t\n" + names):
         (tmp_path / "t.csv").write_text(text)
         results.append(run("predict", tmp_path / "m.npz", tmp_path / "t.csv").stdout)
-    assert results[0] == results[1] and len(results[0].splitlines()) == 3
+    assert results[0] == results[1] and [len(result.splitlines()) for result in results] == [3, 3, 100]
 
 
 def test_targets_of_another_shape_are_not_compared(tmp_path):

@@ -115,7 +115,7 @@ def some(items: Sequence[Any], limit: int = 5) -> str:
 
 
 def _all_integers(values: np.ndarray) -> bool:
-    return values.dtype.kind in "biu" or bool(np.isfinite(values).all() and np.all(values == np.floor(values)))
+    return values.dtype.kind in "biu" or bool(np.all(values == np.floor(values)))
 
 
 def _class_name(value: Any) -> str:

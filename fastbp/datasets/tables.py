@@ -50,10 +50,9 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
         What the target is. "auto": text is classes, integers with few distinct values are classes, other
         numbers are numbers.
     header : bool, optional
-        Whether the first line holds names. By default it does if it holds those of `columns`, or if the first
-        cell of any column is text
-        while all below it are numbers; or, if there are no numbers at all, if no cell of it occurs again
-        in its column.
+        Whether the first line holds names. By default it does if it holds those of `columns`; if the first
+        cell of any column is text while all below it are numbers; or, if there are no numbers at all, if no
+        cell of it occurs again in its column.
     columns : sequence of Column, optional
         Read these features (the `columns` of the data a model was trained on) instead of all but the
         target: by name, or by place if one of the files has no names. The target may then be absent or
@@ -89,6 +88,11 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
         return Dataset(X, None, None, columns)
     y, classes = encoded_target(table.values(j), task, f"{path}, target column {table.names[j]!r}")
     return Dataset(X, y, classes, columns, table.names[j])
+
+
+def n_columns(path: str | Path) -> int:
+    """Count the columns of a CSV file, by its first lines."""
+    return len(_headed(path, None).names)
 
 
 class CsvPieces:
