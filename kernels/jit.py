@@ -54,9 +54,10 @@ def source_hash():
 
 @functools.cache
 def cache_folder():
-    """Return the first writable folder of: NUMBA_CACHE_DIR, beside the source, the user's cache folder; or None."""
+    """Return the first writable folder of: NUMBA_CACHE_DIR, the user's cache folder, beside the source; or None."""
     candidates = [Path(config.CACHE_DIR) / "fastbp"] if config.CACHE_DIR else []
-    candidates += [_HERE / "__pycache__", Path(AppDirs("fastbp", appauthor=False).user_cache_dir)]
+    # The user's folder first: what is left beside an installed package outlives it, and hides the next one.
+    candidates += [Path(AppDirs("fastbp", appauthor=False).user_cache_dir), _HERE / "__pycache__"]
     for folder in candidates:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -182,29 +182,46 @@ answer(before=compiled(), parameters=train(), updated=updated(), after=compiled(
     assert sum(counts.values()) == len(files(tmp_path))
 
 
+def home(folder):
+    """The environment of a user whose folders lie in this one, and who has not said where compiled kernels go."""
+    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "LOCALAPPDATA": str(folder / "cache"),
+            "USERPROFILE": str(folder)}
+
+
 def test_no_folder_can_be_written(tmp_path):
     package = copy_of_package(tmp_path / "package")
     (package / "file").write_text("a file where folders are looked for")
     (package / "fastbp" / "kernels" / "__pycache__").write_text("another")
     here = str(package / "file")
-    environment = {"HOME": here, "XDG_CACHE_HOME": here, "LOCALAPPDATA": here, "USERPROFILE": here}
     code = """
 values = updated()
 out = np.empty((1, 1))
 kernels.exp(np.zeros((1, 1)), out)
 answer(updated=values, exp=out.tolist(), cached=engine.is_compiled("float32"))
 """
-    answer = run(package, here, code, **environment)
+    answer = run(package, here, code, **home(package / "file"))
     assert answer["updated"] == UPDATED and answer["exp"] == [[1.0]] and answer["cached"] is False
     assert len(answer["warnings"]) == 1 and here in answer["warnings"][0]
 
 
 def test_the_next_folder_is_used_where_one_cannot_be_written(tmp_path):
     package = copy_of_package(tmp_path / "package")
+    beside = package / "fastbp" / "kernels" / "__pycache__"
     (package / "file").write_text("a file where a folder is looked for")
-    answer = run(package, package / "file", "answer(updated=updated())")
-    assert answer == {"updated": UPDATED, "warnings": []}
-    assert list((package / "fastbp" / "kernels" / "__pycache__").glob("fastbp-sgd-*.nbc"))
+    code, wanted = "answer(updated=updated())", {"updated": UPDATED, "warnings": []}
+    assert run(package, package / "file", code, **home(tmp_path / "user")) == wanted
+    assert len(list((tmp_path / "user").rglob("fastbp-sgd-*.nbc"))) == 1 and not beside.exists()
+    assert run(package, package / "file", code, **home(package / "file")) == wanted
+    assert len(list(beside.glob("fastbp-sgd-*.nbc"))) == 1
+
+
+def test_a_package_that_was_used_holds_what_was_installed(tmp_path):
+    """Pip takes out what it put in: a folder that keeps more stays, and Python imports it, empty, as `fastbp`."""
+    package = copy_of_package(tmp_path / "package")
+    before = sorted(package.rglob("*"))
+    assert run(package, "", TRAIN + "answer(trained=len(train()) > 0)", **home(tmp_path / "user"))["trained"]
+    assert sorted(package.rglob("*")) == before
+    assert len(list((tmp_path / "user").rglob("fastbp-*.nbc"))) > 1
 
 
 def test_a_failed_save_is_said_and_leaves_nothing(package, tmp_path):
