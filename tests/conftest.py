@@ -2,6 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: whether a change passes is not left to chance.  `pytest --hypothesis-profile=default
+# --hypothesis-seed=N` tries others.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", params=["numpy", "numba"])

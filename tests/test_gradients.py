@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import fastbp
@@ -64,6 +64,23 @@ def test_class_labels(backend, output, central_differences):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
 
 
+CORNERS = {"elu": 0.0, "softsign": 0.0}  # where f'' jumps: a central difference across one is wrong by the step
+
+
+def is_smooth_around(net, X, Y):
+    """Whether central differences can be trusted: no derivative jumps, or grows fast, near by."""
+    record = net.with_backend("numpy")._backend.record(net.parameters, X)
+    far = [np.abs(Z - CORNERS[name]).min() > 1e-3
+           for name, Z in zip(net.activations, record.Z, strict=True) if name in CORNERS]
+    far.append(max(np.abs(A).max() for A in record.A) < 100)
+    distance = np.abs(record.A[-1] - Y)
+    if LOSSES[net.loss_name].has_kink:
+        far.append(distance.min() > 1e-3)
+    if net.loss_name == "huber":
+        far.append(np.abs(distance - 1.0).min() > 1e-3)
+    return all(far)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=2, max_size=5),
@@ -81,7 +98,9 @@ def test_any_shape_and_values(backend, sizes, n_samples, scale, loss, seed, data
     rng = np.random.default_rng(seed)
     net.parameters[:] += 0.1 * rng.normal(size=net.parameters.size)
     X = scale * rng.normal(size=(n_samples, sizes[0]))
-    assert_gradients(net, X, make_targets(rng, loss, n_samples, sizes[-1]), central_differences)
+    Y = make_targets(rng, loss, n_samples, sizes[-1])
+    assume(is_smooth_around(net, X, Y))
+    assert_gradients(net, X, Y, central_differences)
 
 
 def test_backpropagate_is_the_gradient_of_a_linear_loss(backend, central_differences):
