@@ -474,15 +474,6 @@ def _prefetch(builder, address, locality):
 
 
 @intrinsic
-def prefetch(typingctx, p, n):
-    """Ask for the cache line of element n to be brought into the second-level cache."""
-    def codegen(context, builder, sig, args):
-        _prefetch(builder, _element(context, builder, sig, args), 2)
-        return context.get_dummy_value()
-    return signature(types.void, p, n), codegen
-
-
-@intrinsic
 def call(typingctx, address, *args):
     """Call the native function at an address, all integers as 64-bit ones (see `jit.Leaf`)."""
     kinds = [types.intp if isinstance(types.unliteral(a), types.Integer | types.Boolean) else a for a in args]
@@ -629,6 +620,7 @@ def lanes(typingctx, p):
 START_ZERO, START_BIAS, START_C = 0, 1, 2
 STORE, SGD, MOMENTUM, NESTEROV = 0, 1, 2, 3
 MOST_OUTER_DEPTH = 13    # of `outer`: twice as many registers hold B, five more are at work
+LINE_BYTES = 64
 
 
 @functools.cache
@@ -669,8 +661,8 @@ def tile_lanes(dtype):
 
 def _tile_type(scalar):
     p = scalar.as_pointer()
-    #                                a  a_row a_col b  b_row k    c  c_row last start bias finish lr momentum velocity
-    return ir.FunctionType(ir.VoidType(), [p, i64, i64, p, i64, i64, p, i64, i64, i64, p, i64, scalar, scalar, i64])
+    a, b, c, bias, ahead = (p, i64, i64), (p, i64, i64), (p, i64, i64), (p, i64), (p, p, i64, i64)
+    return ir.FunctionType(ir.VoidType(), [*a, *b, *c, i64, *bias, scalar, scalar, i64, *ahead])
 
 
 def _tile_function(module, dtype, rows, columns):
@@ -681,7 +673,8 @@ def _tile_function(module, dtype, rows, columns):
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     fn.attributes.add("nounwind")
-    a, a_row, a_col, b, b_row, k, c, c_row, last, start, bias, finish, lr, momentum, velocity = fn.args
+    a, a_row, a_col, b, b_row, k, c, c_row, last, start, bias, finish, lr, momentum, velocity = fn.args[:15]
+    c_soon, ahead, ahead_step, interval = fn.args[15:]
     cells = [(i, j) for i in range(rows) for j in range(columns)]
     entry = ir.IRBuilder(fn.append_basic_block("entry"))
     mask = _lane_mask(entry, last, lanes)
@@ -704,16 +697,16 @@ def _tile_function(module, dtype, rows, columns):
         else:
             builder.store(value, _as_vector(builder, address, vector), align=itemsize)
 
-    # C is wanted when the sums are done, if that takes a while
+    # this tile of C is wanted when the sums are done, or the next one before they begin; a short sum is not worth it
     with entry.if_then(entry.icmp_signed(">", k, i64(MOST_OUTER_DEPTH))):
         for i in range(rows):
             for j in range(columns):
-                _prefetch(entry, at(entry, c, i, c_row, i64(j * lanes)), 3)
+                _prefetch(entry, at(entry, c_soon, i, c_row, i64(j * lanes)), 3)
 
     # where the sums start: at zero, at the bias, or at what C holds
     begin = {}
     blocks = {name: fn.append_basic_block(f"start_{name}") for name in (START_ZERO, START_BIAS, START_C)}
-    loop_block, done = fn.append_basic_block("loop"), fn.append_basic_block("done")
+    fetch_block, loop_block, done = (fn.append_basic_block(name) for name in ("fetch", "loop", "done"))
     switch = entry.switch(start, blocks[START_ZERO])
     for name, block in blocks.items():
         builder = ir.IRBuilder(block)
@@ -726,22 +719,37 @@ def _tile_function(module, dtype, rows, columns):
             begin[name] = [read(builder, at(builder, c, i, c_row), j) for i, j in cells]
         if name != START_ZERO:
             switch.add_case(i64(name), block)
-        builder.cbranch(builder.icmp_signed(">", k, i64(0)), loop_block, done)
+        builder.cbranch(builder.icmp_signed(">", k, i64(0)), fetch_block, done)
 
-    # the sum over k, in order; rows are reached from every third one, so that addresses fit the registers
+    # the sum over k, in order, cut into intervals; at the start of each two lines are asked for
+    outer = ir.IRBuilder(fetch_block)
+    outer_left, outer_b = outer.phi(i64), outer.phi(b.type)
+    outer_bases = [outer.phi(a.type) for _ in range(0, rows, 3)]
+    outer_accumulators = [outer.phi(vector) for _ in cells]
+    wanted = outer.phi(a.type)
+    for name, block in blocks.items():
+        builder = ir.IRBuilder(block)
+        builder.position_before(block.terminator)
+        outer_left.add_incoming(k, block)
+        outer_b.add_incoming(b, block)
+        for g, base in enumerate(outer_bases):
+            base.add_incoming(at(builder, a, 3 * g, a_row), block)
+        for phi, value in zip(outer_accumulators, begin[name], strict=True):
+            phi.add_incoming(value, block)
+        wanted.add_incoming(ahead, block)
+    for place in (0, LINE_BYTES // itemsize):
+        _prefetch(outer, outer.gep(wanted, [i64(place)]), 2)
+    now = outer.select(outer.icmp_signed("<", outer_left, interval), outer_left, interval)
+    outer.branch(loop_block)
+
+    # rows are reached from every third one, so that addresses fit the registers
     loop = ir.IRBuilder(loop_block)
     left, b_at = loop.phi(i64), loop.phi(b.type)
     bases = [loop.phi(a.type) for _ in range(0, rows, 3)]
     accumulators = [loop.phi(vector) for _ in cells]
-    for name, block in blocks.items():
-        builder = ir.IRBuilder(block)
-        builder.position_before(block.terminator)
-        left.add_incoming(k, block)
-        b_at.add_incoming(b, block)
-        for g, base in enumerate(bases):
-            base.add_incoming(at(builder, a, 3 * g, a_row), block)
-        for phi, value in zip(accumulators, begin[name], strict=True):
-            phi.add_incoming(value, block)
+    left.add_incoming(now, fetch_block)
+    for phi, value in zip([b_at, *bases, *accumulators], [outer_b, *outer_bases, *outer_accumulators], strict=True):
+        phi.add_incoming(value, fetch_block)
     b_row_vectors = [read(loop, b_at, j) for j in range(columns)]
     sums = []
     for i in range(rows):
@@ -751,12 +759,19 @@ def _tile_function(module, dtype, rows, columns):
                  for j in range(columns)]
     fewer = loop.sub(left, i64(1))
     left.add_incoming(fewer, loop_block)
-    b_at.add_incoming(loop.gep(b_at, [b_row]), loop_block)
-    for base in bases:
-        base.add_incoming(loop.gep(base, [a_col]), loop_block)
-    for phi, value in zip(accumulators, sums, strict=True):
+    following = [loop.gep(b_at, [b_row]), *[loop.gep(base, [a_col]) for base in bases], *sums]
+    for phi, value in zip([b_at, *bases, *accumulators], following, strict=True):
         phi.add_incoming(value, loop_block)
-    branch = loop.cbranch(loop.icmp_signed(">", fewer, i64(0)), loop_block, done)
+    latch_block = fn.append_basic_block("latch")
+    branch = loop.cbranch(loop.icmp_signed(">", fewer, i64(0)), loop_block, latch_block)
+    branch.set_metadata("llvm.loop", _no_unrolling(module))
+    latch = ir.IRBuilder(latch_block)
+    still = latch.sub(outer_left, now)
+    outer_left.add_incoming(still, latch_block)
+    for phi, value in zip([outer_b, *outer_bases, *outer_accumulators], following, strict=True):
+        phi.add_incoming(value, latch_block)
+    wanted.add_incoming(latch.gep(wanted, [ahead_step]), latch_block)
+    branch = latch.cbranch(latch.icmp_signed(">", still, i64(0)), fetch_block, done)
     branch.set_metadata("llvm.loop", _no_unrolling(module))
 
     # what becomes of the sums
@@ -765,7 +780,7 @@ def _tile_function(module, dtype, rows, columns):
     for n, phi in enumerate(results):
         for name, block in blocks.items():
             phi.add_incoming(begin[name][n], block)
-        phi.add_incoming(sums[n], loop_block)
+        phi.add_incoming(sums[n], latch_block)
     finishers = {name: fn.append_basic_block(f"finish_{name}") for name in (STORE, SGD, MOMENTUM, NESTEROV)}
     switch = end.switch(finish, finishers[STORE])
     for name, block in finishers.items():
@@ -822,16 +837,19 @@ def _tile_table(module, dtype):
 
 @intrinsic
 def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last, start, bias, finish, lr, momentum,
-         velocity):
+         velocity, c_soon, ahead, ahead_step, interval):
     """C[i, j] = finish(start + sum over k of a[i * a_row + k * a_col] * b[k * b_row + j]) for one tile.
 
     rows, columns : rows, and registers of columns, of this tile (see `tile_shape`, `tile_widths`); `last` lanes of
         the last register are used.  start: START_ZERO, START_BIAS (the row at `bias`), START_C (what C holds).
     finish : STORE the sum; SGD: C -= lr * sum; MOMENTUM, NESTEROV: the same with the velocity that lies
         `velocity` elements after C.
+    c_soon, ahead : what to ask the memory for meanwhile: the tile of C to be loaded next, at once; and after every
+        `interval` steps of the sum two cache lines, the first at `ahead`, the next `ahead_step` elements on.  All
+        at once these would keep the tile's own loads waiting.
     """
     n = types.intp
-    sig = signature(types.void, n, n, a, n, n, a, n, n, a, n, n, n, a, n, a.dtype, a.dtype, n)
+    sig = signature(types.void, n, n, a, n, n, a, n, n, a, n, n, n, a, n, a.dtype, a.dtype, n, a, a, n, n)
 
     def codegen(context, builder, sig, args):
         table = _tile_table(builder.module, a.dtype)

@@ -47,7 +47,7 @@ SAMPLES = list(product((1, 2, 3, 7, 8, 9, 15, 16, 17, 33), COLUMNS))
 TILES = [*[(rows, columns, DEPTHS[(i + shift) % len(DEPTHS)])
            for i, (rows, columns) in enumerate([*product(ROWS_OF_TILES, COLUMNS), *product(FEW_ROWS, WIDE_ROWS)])
            for shift in (0, 3)],
-         (25, 256, 3), (37, 259, 257), (49, 300, 2), (2, 3, 513), (1, 1, 1031)]
+         (25, 256, 3), (37, 259, 257), (49, 300, 2), (2, 3, 513), (1, 1, 1031), (37, 515, 517)]
 
 
 def nan(dtype, *shape):
