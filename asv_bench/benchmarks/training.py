@@ -1,8 +1,8 @@
 """Time and peak memory of training: sigmoid networks, half squared error, plain SGD, float32."""
 
 import statistics
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -196,7 +196,7 @@ def tile_rate(A, B, C, n):
     wide, lane = tile_columns(a)
     for _ in range(n):
         tile(A.shape[0], wide // lane, a, A.shape[1], 1, b, B.shape[1], B.shape[0], c, C.shape[1], lane, 0, c, 0,
-             nothing, nothing, 0)
+             nothing, nothing, 0, c, a, 0, B.shape[0])
 
 
 def seconds(function, *arguments):
@@ -225,11 +225,8 @@ class Floor:
         self.on_all_cores(1)
 
     def on_all_cores(self, n):
-        threads = [threading.Thread(target=tile_rate, args=(*arrays, n)) for arrays in self.tiles]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(self.tiles)) as pool:
+            list(pool.map(lambda arrays: tile_rate(*arrays, n), self.tiles))  # the list raises what a thread raised
 
     def track_share(self, rung):
         sizes, _, n_samples, epochs = LADDER[rung]
