@@ -44,6 +44,7 @@ from .plan import (
     Z_AT,
 )
 from .simd import (
+    LINE_BYTES,
     START_BIAS,
     START_C,
     START_ZERO,
@@ -66,6 +67,7 @@ from .simd import (
     spin_pause,
     store,
     store_part,
+    tile_columns,
 )
 
 # ------------------------------------------------------------------------------------------- moving samples
@@ -170,7 +172,7 @@ FLAT_ROW = 65            # rows up to this length go through elementwise functio
 # ------------------------------------------------------------------------------------- leaves and their callers
 
 # in the order of `plan.MULTIPLY` ... `plan.LIMIT_COLUMNS`
-LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffip"),
+LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffipi"),
           Leaf(elementwise.activate, "ippiipi"),
           Leaf(elementwise.derive, "ipppiii"),
           Leaf(losses.measure, "ifiipppppiii"),
@@ -234,10 +236,10 @@ def affine(plan, a, a_row, w, w_row, n_in, columns, z, z_row, rows, pack):
         for r in range(rows):
             poke(z, r, peek(b, 0))
         call(plan.leaves[MULTIPLY], 1, rows, n_in, w, 0, 1, a, a_row, True, z, 0, START_C, b, STORE, nothing, nothing,
-             0, pack)
+             0, pack, 0)
     else:
         call(plan.leaves[MULTIPLY], rows, columns, n_in, a, a_row, 1, w, w_row, False, z, z_row, START_BIAS, b, STORE,
-             nothing, nothing, 0, pack)
+             nothing, nothing, 0, pack, 0)
 
 
 @part
@@ -381,7 +383,7 @@ def propagate(plan, delta, delta_row, w, n_in, n_out, first, last, out, out_row,
     """Columns first .. last - 1 of out = delta @ W.T."""
     nothing = as_float(0, w)
     call(plan.leaves[MULTIPLY], rows, last - first, n_out, delta, delta_row, 1, offset(w, first * n_out), n_out,
-         n_out > 1, offset(out, first), out_row, START_ZERO, w, STORE, nothing, nothing, 0, pack)
+         n_out > 1, offset(out, first), out_row, START_ZERO, w, STORE, nothing, nothing, 0, pack, 0)
 
 
 @part
@@ -416,6 +418,25 @@ def backward(plan, tools, rows, step, place):
                offset(work, before[A_AT] + top * row + left), offset(delta, left), right - left, bottom - top)
 
 
+@part
+def look_ahead(plan, data, tools, start, rows):
+    """Note what `bring` will gather next, up to so many rows from `start` of the order on; see `dense.next_lines`.
+
+    The gradient of the first layer asks for it: where samples are large, it is among the largest products.
+    """
+    soon = pointer_at(tools.soon, np.int64)
+    rows = max(0, min(rows, data.n - start))
+    first, last = (0, rows) if plan.x_size > 0 else share(rows, tools.thread, tools.threads)
+    top, bottom, left, right = part_of_w(plan.layers[0], tools.thread, tools.threads)
+    wide, _ = tile_columns(tools.work)
+    n_tiles = ((bottom - top) // dense.OUTER_ROWS + 1) * ((right - left + wide - 1) // wide)
+    tiles_of_sample = max(1, n_tiles // max(1, last - first))
+    poke(soon, dense.SOON_FIRST, start + first)
+    poke(soon, dense.SOON_LAST, start + last)
+    poke(soon, dense.SOON_PLACE, 0)
+    poke(soon, dense.SOON_LINES, peek(soon, dense.SOON_BYTES) // LINE_BYTES // tiles_of_sample + 1)
+
+
 # ------------------------------------------------------------------------------------- the gradient and the update
 
 @inner
@@ -424,10 +445,10 @@ def gradient_tiles(plan, tools, rows, delta, delta_row, a, a_row, n, columns, w,
     """A.T @ delta for n columns of `a` and some columns of delta, put into `w` as `finish` says (see `simd.tile`)."""
     if w_row == 1:                                 # one column: it lies along the registers
         call(plan.leaves[MULTIPLY], 1, n, rows, delta, 0, delta_row, a, a_row, False, w, 0, start, w, finish, lr,
-             momentum, velocity, tools.pack)
+             momentum, velocity, tools.pack, tools.soon)
     else:
         call(plan.leaves[MULTIPLY], n, columns, rows, a, 1, a_row, delta, delta_row, False, w, w_row, start, w, finish,
-             lr, momentum, velocity, tools.pack)
+             lr, momentum, velocity, tools.pack, tools.soon)
 
 
 @part

@@ -316,6 +316,8 @@ class Tools(NamedTuple):
     meeting : pointer to int64, where threads meet.
     has_own : whether its columns of the first layer are in `block.take_own`'s place.
     finish : how the register tile ends a gradient (`simd.tile`), STORE where the update comes after it.
+    soon : where it stands which samples come next, for the gradient to ask the memory for (`dense.next_lines`); 0 where
+        they stay in the cache.
     """
 
     parameters: object
@@ -333,3 +335,4 @@ class Tools(NamedTuple):
     has_own: bool
     finish: int
     key: int
+    soon: int

@@ -863,8 +863,8 @@ def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last,
 
 def _outer_type(scalar):
     p = scalar.as_pointer()
-    #                                rows a  a_col b  b_row c  c_row second finish lr momentum velocity
-    return ir.FunctionType(ir.VoidType(), [i64, p, i64, p, i64, p, i64, i64, i64, scalar, scalar, i64])
+    a, b, c, ahead = (p, i64), (p, i64), (p, i64, i64), (p, i64)
+    return ir.FunctionType(ir.VoidType(), [i64, *a, *b, *c, i64, scalar, scalar, i64, *ahead])
 
 
 def _outer_function(module, dtype, depth):
@@ -875,7 +875,7 @@ def _outer_function(module, dtype, depth):
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     fn.attributes.add("nounwind")
-    rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity = fn.args
+    rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity, ahead, ahead_step = fn.args
     entry = ir.IRBuilder(fn.append_basic_block("entry"))
     places = i64(0), second                        # of the two registers of a row; they may overlap
 
@@ -896,7 +896,8 @@ def _outer_function(module, dtype, depth):
     entry.branch(loop_block)
 
     loop = ir.IRBuilder(loop_block)
-    i, a_at, c_at = loop.phi(i64), loop.phi(a.type), loop.phi(c.type)
+    i, a_at, c_at, ahead_at = loop.phi(i64), loop.phi(a.type), loop.phi(c.type), loop.phi(ahead.type)
+    _prefetch(loop, ahead_at, 2)
     sums = [ir.Constant(vector, None)] * 2
     for k in range(depth):
         element = _splat(loop, loop.load(loop.gep(a_at, [columns_of_a[k]]), align=itemsize), lanes)
@@ -925,7 +926,8 @@ def _outer_function(module, dtype, depth):
     step = ir.IRBuilder(next_block)
     after = step.add(i, i64(1))
     for phi, first, following in ((i, i64(0), after), (a_at, a, step.gep(a_at, [i64(1)])),
-                                  (c_at, c, step.gep(c_at, [c_row]))):
+                                  (c_at, c, step.gep(c_at, [c_row])),
+                                  (ahead_at, ahead, step.gep(ahead_at, [ahead_step]))):
         phi.add_incoming(first, entry_block)
         phi.add_incoming(following, next_block)
     branch = step.cbranch(step.icmp_signed("<", after, rows), loop_block, done)
@@ -946,15 +948,17 @@ def most_outer(typingctx):
 
 
 @intrinsic
-def outer(typingctx, depth, rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity):
+def outer(typingctx, depth, rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity, ahead,
+          ahead_step):
     """C[i, j] = finish(sum over k of a[i + k * a_col] * b[k * b_row + j]): few outer products, one or more rows of C.
 
     depth : 1 to `outer_depth`.  C has the columns of two registers, the second of which starts at column `second`,
         at most one register; columns in both are computed twice.  No memory beyond them is touched, so a row need not
         wait for the one before.  finish : as in `tile`, to the same bits.
+    ahead : with each row of C a cache line is asked for, the first at `ahead`, the next `ahead_step` elements on.
     """
     n = types.intp
-    sig = signature(types.void, n, n, a, n, a, n, a, n, n, n, a.dtype, a.dtype, n)
+    sig = signature(types.void, n, n, a, n, a, n, a, n, n, n, a.dtype, a.dtype, n, a, n)
 
     def codegen(context, builder, sig, args):
         name, kind = f"fastbp_outers_{_SUFFIX[a.dtype]}", _outer_type(_FLOATS[a.dtype]).as_pointer()

@@ -9,9 +9,10 @@ import time
 from hashlib import sha256
 from itertools import product
 
+import numba
 import numpy as np
 import pytest
-from fastbp.kernels import gang
+from fastbp.kernels import dense, gang, simd
 from fastbp.kernels import plan as plans
 from fastbp.kernels.optimizers import N_STATES
 
@@ -387,6 +388,50 @@ def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, 
         assert many["steps"] == one["steps"] == 4
         for what in ("parameters", "velocity", "losses"):
             assert np.array_equal(one[what], many[what]) or one[what] is many[what] is None, what
+
+
+@numba.njit
+def walk(state, X, most):
+    """Where `dense.next_lines` says to look, call by call, in bytes from X on, and how far apart the lines are."""
+    x, places = simd.pointer(X, 0), []
+    for _ in range(most):
+        at, step, _ = dense.next_lines(state.ctypes.data, x)
+        if step == 0:
+            break
+        places.append((simd.distance(x, at) * X.itemsize, step * X.itemsize))
+    return places
+
+
+@each_dtype
+@pytest.mark.parametrize("n_in", [5, 16, 32, 33, 200])
+def test_the_lines_of_the_next_samples_are_all_asked_for(n_in, dtype):
+    rng, X = np.random.default_rng(0), np.zeros((40, n_in), dtype)
+    order, size = rng.permutation(40), n_in * X.itemsize
+    for first, last, lines in ((0, 40, 1), (3, 9, 4), (39, 40, 100), (7, 7, 2)):
+        state = np.zeros(dense.SOON_SIZE, np.int64)
+        for place, value in ((dense.SOON_X, X.ctypes.data), (dense.SOON_BYTES, size),
+                             (dense.SOON_ORDER, order.ctypes.data), (dense.SOON_FIRST, first),
+                             (dense.SOON_LAST, last), (dense.SOON_LINES, lines)):
+            state[place] = value
+        wanted = [(order[i] * size + at, 64) for i in range(first, last) for at in range(0, size, 64 * lines)]
+        assert walk(state, X, 10_000) == wanted
+        assert walk(state, X, 10_000) == []
+
+
+@each_dtype
+@pytest.mark.parametrize("x_dtype, n", [(np.float32, 700), (np.float64, 350), (np.uint8, 2800)])
+def test_samples_that_do_not_stay_in_the_cache(many_threads, x_dtype, n, dtype):
+    """Of the next batch they are asked for while this one's gradient is computed."""
+    for sizes, batch_size in (((400, 20, 3), 10), ((400, 130, 3), 64)):
+        case = Case(sizes, ("tanh", "sigmoid"), "squared_error", dtype, n=n, x_dtype=x_dtype, x_scale=0.3)
+        assert case.X.nbytes > dense.FAR_BYTES, "this data no longer shows what it is to show"
+        for settings in ({"momentum": 0.9}, ADAM):
+            case.check_training(batch_size, **settings)
+            one, cut, many = (case.train(case.numba, batch_size, **options, **settings)
+                              for options in ({}, {"cuts": (1, 3)}, {"threads": 2}))
+            for what in ("parameters", "velocity", "losses"):
+                np.testing.assert_array_equal(cut[what], one[what])
+                np.testing.assert_array_equal(many[what], one[what])
 
 
 @each_dtype
