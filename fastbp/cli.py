@@ -14,6 +14,7 @@ from typing import IO, Annotated, Any
 
 import numpy as np
 
+from .losses import LOSSES, OWN
 from .recipe import Recipe, as_columns, read, split
 
 try:
@@ -213,11 +214,14 @@ def _hidden(hidden: list[str] | None) -> list[int]:
 
 def _output(loss: str, task: str) -> str:
     """Activation of the output layer that goes with a loss."""
+    row = LOSSES.get(loss, OWN)  # Network tells of names that there are not
     if task == "numbers":
-        if "cross_entropy" in loss:
+        if row.within_01 or row.takes_signs:
             raise ValueError(f"--loss {loss} is for classes, but the targets are numbers")
+        if row.is_positive:
+            raise ValueError(f"--loss {loss} is for counts, but numbers are trained with mean 0 and deviation 1 here")
         return "identity"
-    return "softmax" if loss == "cross_entropy" else "sigmoid"
+    return "softmax" if row.takes_labels else "identity" if row.takes_signs else "sigmoid"
 
 
 def _train(screen: Screen, trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: int, validation: Any,

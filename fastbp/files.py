@@ -9,6 +9,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,8 @@ def _write_at_once(path, *pieces):
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, beside)
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from . import datasets
 from .datasets import Column, Dataset
 from .datasets.dataset import opened
 from .datasets.tables import n_columns
+from .losses import LOSSES
 
 BUNDLED = ("digits", "xor")
 METADATA_KEY = "recipe"
@@ -80,10 +81,13 @@ class Recipe:
         return ((X - np.array(self.mean, exact)) / np.array(self.scale, exact)).astype(dtype, copy=False)
 
     def targets(self, y: np.ndarray, loss: str) -> np.ndarray:
-        """Encode targets: class indices for cross_entropy, else one-hot rows; numbers standardised."""
+        """Encode targets: class indices, one-hot rows, or rows of -1 and 1, as the loss takes; numbers standardised."""
         if self.classes is None:
             return (as_columns(y) - self.target_mean) / self.target_scale
-        return y if loss == "cross_entropy" else np.eye(len(self.classes))[y]
+        if LOSSES[loss].takes_labels:
+            return y
+        rows = np.eye(len(self.classes))[y]
+        return 2 * rows - 1 if LOSSES[loss].takes_signs else rows
 
     def predictions(self, A: np.ndarray) -> np.ndarray:
         """Decode outputs: class indices (n_samples,), or numbers (n_samples, n_out) in their own units."""

@@ -219,7 +219,7 @@ class Trainer:
         self.lr_scale = 1.0
         self.stop_training = False
         self._settings = self._last_update = None
-        self._watchers = None  # while fit runs: its Callbacks and its _Plateau
+        self._watchers = None  # while fit runs: its Callbacks and its _Plateau, or () before they begin
         self._resumed = None  # from a checkpoint: what they knew
         self._last_run = None  # at rest, for the next call of fit
         self._past: dict[str, list] = {}  # what was recorded, but for the calls of fit in the next list
@@ -313,10 +313,14 @@ class Trainer:
         ------
         ValueError, TypeError
             Where an argument does not fit; nothing is changed then.
+        RuntimeError
+            Called by a callback of this trainer, or by another thread, while it runs.
         FloatingPointError
             With ``on_nonfinite="raise"``, instead of the warning.
         """
         net = self.net
+        if self._watchers is not None:
+            raise RuntimeError("fit was called while fit of the same trainer runs: callbacks may train another trainer")
         epochs = checks.integer("epochs", epochs)
         is_stream = isinstance(X, Stream)
         if is_stream:
@@ -355,9 +359,10 @@ class Trainer:
             callbacks.call("on_epoch_end", self, history)
             show(history)
 
-        outer, resumed = self._watchers, self._resumed
+        resumed = self._resumed
         before = None if resumed is None else self.net.parameters.copy()
         try:
+            self._watchers = ()
             callbacks.call("on_train_begin", self, history)
             if resumed is not None:
                 callbacks.go_on(resumed["callbacks"])
@@ -404,7 +409,7 @@ class Trainer:
         finally:
             self.epochs = history.first_epoch - 1 + len(history)
             run.close()
-            self._watchers = outer
+            self._watchers = None
             callbacks.call("on_train_end", self, history)
             if self._resumed is not None:  # it never began: the next call goes on
                 self.net.parameters[:] = before

@@ -132,6 +132,21 @@ def test_each_can_end_the_training(backend, data, event, epochs, how):
     assert len(trainer.fit(data.X, data.Y, epochs=2)) == 2
 
 
+@pytest.mark.parametrize("event", ["on_train_begin", "on_epoch_begin", "on_batch_end", "on_epoch_end"])
+def test_fit_of_the_same_trainer_is_refused(backend, data, event):
+    trainer, other = make(backend), make(backend)
+    again = SimpleNamespace(**{event: lambda *_: trainer.fit(data.X, data.Y)})
+    with pytest.raises(RuntimeError, match="fit was called while fit of the same trainer runs"):
+        trainer.fit(data.X, data.Y, epochs=3, callbacks=[again])
+    done = trainer.epochs
+    beside = SimpleNamespace(**{event: lambda *_: other.fit(data.X, data.Y) and None})
+    assert len(trainer.fit(data.X, data.Y, epochs=2, callbacks=[beside])) == 2
+    assert trainer.epochs == done + 2 and other.epochs == {"on_train_begin": 1, "on_batch_end": 6}.get(event, 2)
+    after = SimpleNamespace(on_train_end=lambda *_: trainer.fit(data.X, data.Y) and None)
+    trainer.fit(data.X, data.Y, callbacks=[after])
+    assert trainer.epochs == done + 4
+
+
 def test_the_end_is_told_after_errors_too(data):
     ends = []
 

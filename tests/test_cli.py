@@ -137,7 +137,7 @@ def test_train_xor_learns_all_four_rows():
     assert accuracy(run("train", "xor").stdout, "training") == 100
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "squared_error", "huber"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "squared_error", "huber", "hinge", "focal"])
 def test_losses_for_classes(flowers, loss):
     text = run("train", flowers, "--loss", loss, "--epochs", 30).stdout
     assert accuracy(text) >= 90 and loss in text
@@ -300,6 +300,8 @@ def test_idx_files(tmp_path, pair):
     (["train", "{curve}", "--activation", "sigmod"], ["'sigmod'", "sigmoid"]),
     (["train", "{curve}", "--loss", "square_error"], ["squared_error"]),
     (["train", "{curve}", "--loss", "cross_entropy"], ["numbers"]),
+    (["train", "{curve}", "--loss", "hinge"], ["numbers"]),
+    (["train", "{curve}", "--loss", "poisson"], ["counts"]),
     (["train", "{curve}", "--hidden", "3,x"], ["--hidden", "3,x"]),
     (["train", "{curve}", "--hidden", "-3"], ["--hidden"]),
     (["train", "{curve}", "--lr", "-1"], ["lr", "-1"]),

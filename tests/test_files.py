@@ -160,6 +160,9 @@ def test_a_link_stays_a_link_and_the_permissions_are_the_usual_ones(net, tmp_pat
     net.save(tmp_path / "link.npz")
     assert (tmp_path / "link.npz").is_symlink()
     assert (fastbp.load(tmp_path / "m.npz", net.backend).parameters == 2).all()
+    os.chmod(tmp_path / "m.npz", 0o600)
+    net.save(tmp_path / "m.npz")
+    assert (tmp_path / "m.npz").stat().st_mode & 0o777 == 0o600
 
 
 def test_safetensors_missing_says_what_to_install(net, tmp_path, monkeypatch):
