@@ -33,6 +33,7 @@ WIDTH = 13  # of its columns
 N_UPDATES = 200  # of the progress bar
 MIN_TEST_DATA = 20  # with fewer samples none are held out
 TYPICAL_UPDATES = 2000  # of the parameters, from which the number of epochs follows
+WIDEST = 10_000  # columns of a screen
 MAX_CONFUSION = 12  # classes of a confusion table; of more, only the commonest confusions are listed
 
 
@@ -293,7 +294,13 @@ def _show_result(console: Console, recipe: Recipe, y: np.ndarray, A: np.ndarray,
     n = len(recipe.classes)
     counts = np.bincount(y * n + predicted, minlength=n * n).reshape(n, n)
     if n <= MAX_CONFUSION:
-        console.print(_confusion_table(recipe.classes, counts))
+        table = _confusion_table(recipe.classes, recipe.classes, counts)
+        wanted = console.measure(table, options=console.options.update_width(WIDEST)).maximum
+        if wanted > console.width:  # long names: numbers above the columns
+            numbers = [str(i) for i in range(n)]
+            rows = [f"{number} {name}" for number, name in zip(numbers, recipe.classes, strict=True)]
+            table = _confusion_table(rows, numbers, counts)
+        console.print(table)
         return
     errors = np.where(np.eye(n), 0, counts).ravel()
     for k in np.argsort(-errors, kind="stable")[:MAX_CONFUSION]:
@@ -302,11 +309,11 @@ def _show_result(console: Console, recipe: Recipe, y: np.ndarray, A: np.ndarray,
             console.print(f"  {true} taken for {wrong}: {errors[k]}")
 
 
-def _confusion_table(classes: Sequence[str], counts: np.ndarray) -> Table:
+def _confusion_table(rows: Sequence[str], columns: Sequence[str], counts: np.ndarray) -> Table:
     table = Table("true \\ predicted", box=None, header_style="dim")
-    for name in classes:
+    for name in columns:
         table.add_column(escape(name), justify="right")
-    for i, name in enumerate(classes):
+    for i, name in enumerate(rows):
         cells = [f"[green]{c}[/green]" if i == j else f"[red]{c}[/red]" if c else "[dim].[/dim]"
                  for j, c in enumerate(counts[i])]
         table.add_row(escape(name), *cells)

@@ -200,6 +200,21 @@ def test_many_classes_list_the_commonest_confusions(tmp_path):
     assert sum(errors) == total - right
 
 
+def test_columns_of_long_names_have_numbers(tmp_path, monkeypatch):
+    names = [f"a rather long name of class {'abcdefgh'[i]}" for i in range(8)]
+    path = tmp_path / "long.csv"
+    path.write_text("x,kind\n" + "".join(f"{i % 8 * 3},{names[i % 8]}\n" for i in range(160)))
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run("train", path, "--epochs", 1).stdout
+    lines = text[text.index("true \\ predicted") :].splitlines()
+    assert lines[0].split()[-8:] == list("01234567") and len(lines) == 9
+    for i, line in enumerate(lines[1:]):
+        assert line.split()[: 1 + len(names[i].split())] == [str(i), *names[i].split()] and len(line) <= 80
+    monkeypatch.setenv("COLUMNS", "400")
+    text = run("train", path, "--epochs", 1).stdout
+    assert re.search(rf"predicted +{' +'.join(names)}\s", text)
+
+
 def test_the_compilation_is_announced(monkeypatch, flowers):
     from fastbp import engine
     for compiled in (False, True):
