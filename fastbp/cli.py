@@ -14,7 +14,7 @@ from typing import IO, Annotated, Any
 
 import numpy as np
 
-from .losses import LOSSES, OWN
+from .losses import row_of
 from .recipe import Recipe, as_columns, read, split
 
 try:
@@ -215,7 +215,7 @@ def _hidden(hidden: list[str] | None) -> list[int]:
 
 def _output(loss: str, task: str) -> str:
     """Activation of the output layer that goes with a loss."""
-    row = LOSSES.get(loss, OWN)  # Network tells of names that there are not
+    row = row_of(loss)  # Network tells of names that there are not
     if task == "numbers":
         if row.within_01 or row.takes_signs:
             raise ValueError(f"--loss {loss} is for classes, but the targets are numbers")

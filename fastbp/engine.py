@@ -16,8 +16,7 @@ from . import checks
 from .kernels import gang
 from .kernels import training as t
 from .kernels.ahead import compile_beside, is_ready, n_cores
-from .kernels.block import LEAVES, load_leaves
-from .kernels.dense import SOON_SIZE
+from .kernels.block import LEAVES, load_leaves, sync_size
 from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .kernels.optimizers import RULES, SQUARES_CHUNK
 from .kernels.plan import (
@@ -172,7 +171,7 @@ class _Desk:
         self._words = (ctypes.c_ssize_t * JOB_SIZE).from_buffer(self.job)
         self.address, self.kernel = ctypes.addressof(self._words), 0
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
-        self.sync = aligned_zeros(t.SYNC_SIZE + SOON_SIZE * threads, np.int64)
+        self.sync = aligned_zeros(sync_size(threads), np.int64)
         layers, leaves = self.plan.layers, self.plan.leaves
         others = map(_address, (leaves, self.workspace, self.sync))
         pack(self.job, PLACES_AT, Places(_address(layers), len(layers), *others))

@@ -14,7 +14,7 @@ from . import datasets
 from .datasets import Column, Dataset
 from .datasets.dataset import opened
 from .datasets.tables import n_columns
-from .losses import LOSSES
+from .losses import row_of
 
 BUNDLED = ("digits", "xor")
 METADATA_KEY = "recipe"
@@ -84,10 +84,11 @@ class Recipe:
         """Encode targets: class indices, one-hot rows, or rows of -1 and 1, as the loss takes; numbers standardised."""
         if self.classes is None:
             return (as_columns(y) - self.target_mean) / self.target_scale
-        if LOSSES[loss].takes_labels:
+        row = row_of(loss)
+        if row.takes_labels:
             return y
-        rows = np.eye(len(self.classes))[y]
-        return 2 * rows - 1 if LOSSES[loss].takes_signs else rows
+        one_hot = np.eye(len(self.classes))[y]
+        return 2 * one_hot - 1 if row.takes_signs else one_hot
 
     def predictions(self, A: np.ndarray) -> np.ndarray:
         """Decode outputs: class indices (n_samples,), or numbers (n_samples, n_out) in their own units."""

@@ -146,6 +146,12 @@ def share(n, thread, threads):
 
 
 SPINS = 400              # about 20 us of waiting before the core is offered to others
+SYNC_SIZE = 16           # numbers of sync before the notes of `look_ahead`, SOON_SIZE for each thread
+
+
+def sync_size(threads):
+    """Return how many numbers sync has for so many threads."""
+    return SYNC_SIZE + dense.SOON_SIZE * threads
 
 
 @part
@@ -416,6 +422,19 @@ def backward(plan, tools, rows, step, place):
             drop(plan, tools, l - 1, step, place, delta, delta, bottom - top, top, left, right)
         derive(plan, before, offset(work, before[Z_AT] + top * row + left),
                offset(work, before[A_AT] + top * row + left), offset(delta, left), right - left, bottom - top)
+
+
+@part
+def begin_looking_ahead(plan, steps, data, order, sync, thread):
+    """Return where in sync a thread's notes of `look_ahead` are, having begun them; 0 where it would not pay."""
+    size = plan.layers[0, N_IN] * (4 if data.x_kind == X_FLOAT32 else 8 if data.x_kind == X_FLOAT64 else 1)
+    address = sync + 8 * (SYNC_SIZE + dense.SOON_SIZE * thread)
+    soon = pointer_at(address, np.int64)
+    poke(soon, dense.SOON_X, data.x_address)
+    poke(soon, dense.SOON_BYTES, size)
+    poke(soon, dense.SOON_ORDER, order)
+    pays = data.n * size > dense.FAR_BYTES and 4 * size * min(steps.batch_size, plan.rows) <= dense.FAR_BYTES
+    return address if pays else 0
 
 
 @part

@@ -43,13 +43,11 @@ GROUP_BYTES = 2048     # of a row of B: the panels packed together for dW; with 
 LEAST_OUTER_ROWS = 12   # of C for `outer`, which loads all of B first
 OUTER_ROWS = 16         # of C that `outer` works on together: they stay in the cache from panel to panel
 A_ROW = 16             # distance between the rows of a packed strip of A, which is as wide as a tile is high
-FAR_BYTES = 1 << 20    # of B, or of a thread's part: more do not stay in the L2 from one product to the next
+FAR_BYTES = 1 << 20    # of a thread's part of B, or of X: more do not stay in the L2 from one use to the next
 LEAST_INTERVAL = 8     # steps of a tile's sum between two pairs of cache lines that it asks for
 PACK_STRIDE_BYTES = 1024   # rows of B further apart than this are packed: they fall into few cache sets and many pages
-
-
-(SOON_X, SOON_BYTES, SOON_ORDER, SOON_FIRST, SOON_LAST, SOON_PLACE, SOON_LINES) = range(7)   # see `next_lines`
-SOON_SIZE = 8          # of these numbers: a cache line
+SOON_X, SOON_BYTES, SOON_ORDER, SOON_FIRST, SOON_LAST, SOON_PLACE, SOON_LINES = range(7)     # see `next_lines`
+SOON_SIZE = 8          # room for these numbers: a cache line
 
 
 @inner
@@ -69,7 +67,7 @@ def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_r
 
     Wide B is copied into panels as wide as a tile.  Where the columns of A lie apart, as in A.T @ delta, so is a strip
     of A as high as a tile, and serves many panels: without it 2048 x 2048 x 256 ran at 104 GFLOP/s, with it at 178.
-    What is packed from far away is asked for ahead by the tiles before: 256 x 2048 x 2048 at 132 instead of 122.
+    What is packed from far away is asked for ahead by the tiles before: 256 x 2048 x 2048 at 140 instead of 130.
     """
     wide, lane = tile_columns(a)
     if a_row == 1 and depth <= most_outer() and columns > lane and rows >= LEAST_OUTER_ROWS and depth > 0 and (
@@ -146,10 +144,10 @@ def next_lines(soon, a):
     its next line is, in bytes; and how many lines to ask for at a time.
     """
     state = pointer_at(soon, np.int64)
-    first, place, lines = peek(state, SOON_FIRST), peek(state, SOON_PLACE), peek(state, SOON_LINES)
+    first, place = peek(state, SOON_FIRST), peek(state, SOON_PLACE)
     if first >= peek(state, SOON_LAST):
-        return a, 0, lines
-    size = peek(state, SOON_BYTES)
+        return a, 0, 1                                 # nothing is left: a line that is there, once
+    size, lines = peek(state, SOON_BYTES), peek(state, SOON_LINES)
     sample = peek(state, SOON_X) + peek(pointer_at(peek(state, SOON_ORDER), np.int64), first) * size
     after = place + LINE_BYTES * lines
     if after >= size:

@@ -722,11 +722,11 @@ def _tile_function(module, dtype, rows, columns):
         builder.cbranch(builder.icmp_signed(">", k, i64(0)), fetch_block, done)
 
     # the sum over k, in order, cut into intervals; at the start of each two lines are asked for
-    outer = ir.IRBuilder(fetch_block)
-    outer_left, outer_b = outer.phi(i64), outer.phi(b.type)
-    outer_bases = [outer.phi(a.type) for _ in range(0, rows, 3)]
-    outer_accumulators = [outer.phi(vector) for _ in cells]
-    wanted = outer.phi(a.type)
+    fetch = ir.IRBuilder(fetch_block)
+    outer_left, outer_b = fetch.phi(i64), fetch.phi(b.type)
+    outer_bases = [fetch.phi(a.type) for _ in range(0, rows, 3)]
+    outer_accumulators = [fetch.phi(vector) for _ in cells]
+    wanted = fetch.phi(a.type)
     for name, block in blocks.items():
         builder = ir.IRBuilder(block)
         builder.position_before(block.terminator)
@@ -738,9 +738,9 @@ def _tile_function(module, dtype, rows, columns):
             phi.add_incoming(value, block)
         wanted.add_incoming(ahead, block)
     for place in (0, LINE_BYTES // itemsize):
-        _prefetch(outer, outer.gep(wanted, [i64(place)]), 2)
-    now = outer.select(outer.icmp_signed("<", outer_left, interval), outer_left, interval)
-    outer.branch(loop_block)
+        _prefetch(fetch, fetch.gep(wanted, [i64(place)]), 2)
+    now = fetch.select(fetch.icmp_signed("<", outer_left, interval), outer_left, interval)
+    fetch.branch(loop_block)
 
     # rows are reached from every third one, so that addresses fit the registers
     loop = ir.IRBuilder(loop_block)

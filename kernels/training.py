@@ -15,6 +15,7 @@ from .block import (
     accumulate_and_update,
     advance,
     backward,
+    begin_looking_ahead,
     bring,
     forward,
     gathered,
@@ -29,7 +30,6 @@ from .block import (
     update_all,
     weigh,
 )
-from .dense import FAR_BYTES, SOON_BYTES, SOON_ORDER, SOON_SIZE, SOON_X
 from .jit import Leaf, inner, kernel, part
 from .plan import (
     A_AT,
@@ -82,7 +82,6 @@ from .simd import (
 from .small import in_few_lanes, in_many_lanes, online
 from .update import N_FACTORS, RATE
 
-SYNC_SIZE = 16              # numbers in sync before what the threads look ahead to, SOON_SIZE for each
 SKIPPED = 12                # place in sync: steps left out because their loss was not finite
 NOT_FINITE = 13             # place in sync: 1 where inputs may not be finite
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
@@ -181,19 +180,6 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
     return steps.last_batch - first_batch
 
 
-@part
-def begin_looking_ahead(plan, steps, data, order, sync, thread):
-    """Return where `look_ahead` keeps its notes, with those that hold for the whole call; 0 where it would not pay."""
-    size = plan.layers[0, N_IN] * (4 if data.x_kind == X_FLOAT32 else 8 if data.x_kind == X_FLOAT64 else 1)
-    address = sync + 8 * (SYNC_SIZE + SOON_SIZE * thread)
-    soon = pointer_at(address, np.int64)
-    poke(soon, SOON_X, data.x_address)
-    poke(soon, SOON_BYTES, size)
-    poke(soon, SOON_ORDER, order)
-    pays = data.n * size > FAR_BYTES and 4 * size * min(steps.batch_size, plan.rows) <= FAR_BYTES
-    return address if pays else 0
-
-
 def _train_with(engine, name, repeats_batches):
     """Return the kernel that trains with an engine: one of its own for each, since few programs need them all."""
     def train(job, parameters, thread):
@@ -218,8 +204,7 @@ def _train_with(engine, name, repeats_batches):
         memory : float64 (threads, n_memory): what the rule carries from step to step, the same for each thread.
         numbers, rates : float64, settings of the rule and of the learning rate.
         sums : float64, one for each SQUARES_CHUNK elements of the gradient where its norm is limited.
-        sync : int64 (SYNC_SIZE + SOON_SIZE * threads,), zeros, shared by the threads; sync[SKIPPED] counts the steps
-            left out.
+        sync : int64 (block.sync_size(threads),), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
         """
         what, places, plan, data = read(job)
         steps = unpacked(offset(job, TASK_AT), Steps, ())

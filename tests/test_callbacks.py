@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,9 +136,15 @@ def test_each_can_end_the_training(backend, data, event, epochs, how):
 @pytest.mark.parametrize("event", ["on_train_begin", "on_epoch_begin", "on_batch_end", "on_epoch_end"])
 def test_fit_of_the_same_trainer_is_refused(backend, data, event):
     trainer, other = make(backend), make(backend)
-    again = SimpleNamespace(**{event: lambda *_: trainer.fit(data.X, data.Y)})
-    with pytest.raises(RuntimeError, match="fit was called while fit of the same trainer runs"):
-        trainer.fit(data.X, data.Y, epochs=3, callbacks=[again])
+
+    def in_another_thread():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(trainer.fit, data.X, data.Y).result()
+
+    for fit in (lambda: trainer.fit(data.X, data.Y), in_another_thread):
+        again = SimpleNamespace(**{event: lambda *_, fit=fit: fit()})
+        with pytest.raises(RuntimeError, match="fit was called while fit of the same trainer runs"):
+            trainer.fit(data.X, data.Y, epochs=3, callbacks=[again])
     done = trainer.epochs
     beside = SimpleNamespace(**{event: lambda *_: other.fit(data.X, data.Y) and None})
     assert len(trainer.fit(data.X, data.Y, epochs=2, callbacks=[beside])) == 2
