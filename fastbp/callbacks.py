@@ -298,7 +298,7 @@ class Checkpoint(Callback):
         if last > trainer.epochs:
             warnings.warn(f"{checkpoints.numbered(self.path, last)} is of a later epoch than this training has reached "
                           f"({trainer.epochs}): if it is of another training, use another path", RuntimeWarning,
-                          stacklevel=4)
+                          stacklevel=6)
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Write one, and delete the oldest of too many."""

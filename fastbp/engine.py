@@ -12,7 +12,7 @@ import time
 import numba
 import numpy as np
 
-from . import checks
+from . import checks, interrupts
 from .kernels import gang
 from .kernels import training as t
 from .kernels.ahead import compile_beside, is_ready, n_cores
@@ -74,6 +74,8 @@ CERTAIN_WORK = 100_000_000  # an update of more multiply-adds is divided without
 # Multiply-adds of an evaluation for several threads: 25 us on one.  Threads that are awake pay from 0.5 million on; one
 # that must be woken comes 0.05 to 0.1 ms late, and then two threads are even with one.
 LEAST_SHARED_WORK = 1_000_000
+# Multiply-adds of one native call, which Ctrl-C must wait for: 20 to 80 ms.
+INTERRUPTIBLE_WORK = 2_000_000_000
 REMEMBERING = ("adam", "adamw", "nadam")  # rules whose factors differ from step to step
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
 
@@ -124,7 +126,7 @@ class _Gang:
             threading.Thread(target=gang.serve, args=(bell, gang.ACQUIRE), daemon=True, name="fastbp").start()
             self._bells.append(bell)
         if len(self._addresses) != len(self._bells):
-            self._addresses = np.array([_address(bell) for bell in self._bells])
+            self._addresses = np.array([_address(bell) for bell in self._bells], np.int64)
         return self._addresses[:others]
 
 
@@ -184,8 +186,9 @@ class _Desk:
     def need(self, kernel, n_leaves):
         """Have the first so many leaves at hand, which `kernel` will call; the others need not be compiled."""
         if self._n_leaves < n_leaves:
-            compile_beside(kernel, n_leaves, self._dtype)
-            load_leaves(self.plan, n_leaves, self._dtype)
+            with interrupts.allowed():
+                compile_beside(kernel, n_leaves, self._dtype)
+                load_leaves(self.plan, n_leaves, self._dtype)
             self._n_leaves = n_leaves
 
     def done(self):
@@ -365,30 +368,46 @@ class NumbaBackend:
         rows = rows or (FEW_ROWS if n <= FEW_ROWS else BLOCK_ROWS)
         losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
         gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & t.WANT_GRADIENT else self._nothing
-        scale = 1.0 / n if self.reduction == "mean" else 1.0
+        products = 3 if wants & t.WANT_GRADIENT else 1
+        task = Wanted(wants, 1.0 / n if self.reduction == "mean" else 1.0, 1, False)
+        n_at_once = _blocks(products * self.n_parameters * rows) * rows
+        if n <= n_at_once:
+            seen = self._evaluate_rows(task, products, rows, parameters, gradient, y_kind, look, settle, X, Y, weights,
+                                       losses, out)
+            return losses, gradient, seen
+        for start in range(0, n, n_at_once):
+            arrays = (array if array is None or array is self._no_losses else array[start:start + n_at_once]
+                      for array in (X, Y, weights, losses, out))
+            self._evaluate_rows(task._replace(adds=start > 0), products, rows, parameters, gradient, y_kind, look,
+                                settle, *arrays)
+        return losses, gradient, None
+
+    def _evaluate_rows(self, task, products, rows, parameters, gradient, y_kind, look, settle, X, Y, weights, losses,
+                       out):
+        """Evaluate these samples in one native call; return look(desk)."""
+        n = len(X)
         data = Data(_address(X), X_KINDS[X.dtype], self.scale, 0 if Y is None else _address(Y), y_kind,
                     0 if weights is None else _address(weights), n)
         addresses = (_address(parameters), _address(gradient), 0, 0, _address(losses), 0, 0,
                      0 if out is None else _address(out))
-        products = 3 if wants & t.WANT_GRADIENT else 1
 
         def prepare(desk, threads, *call):
             desk.need(t.evaluate, N_EVALUATION_LEAVES)
             pack(desk.job, DATA_AT, data)
             pack(desk.job, CALL_AT, Call(t.evaluate.address(self.dtype), *call, *addresses))
-            pack(desk.job, TASK_AT, Wanted(wants, scale, threads))
+            pack(desk.job, TASK_AT, task._replace(threads=threads))
 
         work = products * self.n_parameters * n
         most = self._threads_for(min(n, rows), products) if work >= LEAST_SHARED_WORK else 1
         if most == 1 or work >= CERTAIN_WORK or look:
-            return losses, gradient, self._work(prepare, (rows, most), most, look, settle)[1]
+            return self._work(prepare, (rows, most), most, look, settle)[1]
         # Other threads of this process or others may want the cores too: then one thread is several times as fast.
         pace = self._paces.setdefault((most,), _Pace(most, work))
         threads, is_trial = pace.turn()
         start = time.perf_counter()
         self._work(prepare, (rows, most), threads, settle=settle)
         pace.note(threads, (time.perf_counter() - start) / work, is_trial)
-        return losses, gradient, None
+        return None
 
     def predict(self, parameters, X):
         """Return outputs (n, n_out) of samples (n, n_in), which must be finite."""
@@ -404,7 +423,7 @@ class NumbaBackend:
 
         def look(desk):
             nonlocal is_finite
-            is_finite, desk.sync[t.NOT_FINITE] = not desk.sync[t.NOT_FINITE], 0
+            is_finite, desk.sync[t.NOT_FINITE] = is_finite and not desk.sync[t.NOT_FINITE], 0
 
         losses = self._evaluate(wants, parameters, X, *targets, out=out, settle=look)[0]
         if not is_finite:                                # or only so large that their squares are not
@@ -479,6 +498,7 @@ class _Training:
     def __init__(self, backend, rules, parameters, state, batch_size, order, threads):
         update, n_states, n_parameters = rules.update, len(state.buffers), backend.n_parameters
         self._backend, self._rules, self._state = backend, rules, state
+        assert order.dtype == np.int64, order.dtype      # kernels read it as such
         self._parameters, self._order = parameters, order
         self._batch_size = batch_size = min(batch_size, len(order))
         self._rows = rows = min(batch_size, BLOCK_ROWS)
@@ -488,6 +508,7 @@ class _Training:
         self._sums = np.empty(-(-n_parameters // SQUARES_CHUNK)) if update.clip_norm else None
         self._threads = threads
         self._work = 3 * n_parameters * batch_size
+        self._rows_at_once = _blocks(3 * n_parameters * rows) * rows
         self._kind = n_states, rules.dropout
         to = [(_address(state.buffers[k]) - _address(parameters)) // backend.dtype.itemsize for k in range(n_states)]
         self._steps = Steps(
@@ -504,6 +525,8 @@ class _Training:
         most = self._backend._threads_for(self._rows, 3, self._threads)
         data = (_address(X), X_KINDS[X.dtype], self._backend.scale, _address(Y), _kind_of(Y),
                 0 if weights is None else _address(weights), len(self._order))
+        if self._rows_at_once < self._batch_size:
+            return self._in_parts(data, words, first_batch, last_batch, losses, most)
         if most == 1 or self._work >= CERTAIN_WORK:
             return self._do(data, words, first_batch, last_batch, losses, most, most)[0]
         paces = self._backend._paces
@@ -521,7 +544,27 @@ class _Training:
             pace.note(threads, seconds, number is not None)
         return total
 
-    def _do(self, data, words, first, last, losses, threads, most):
+    def _in_parts(self, data, words, first_batch, last_batch, losses, threads):
+        """Train batches that take long, each in several native calls; Ctrl-C between them leaves all as it was."""
+        state, total = self._state, 0
+        for epoch in range(len(losses)):
+            one = slice(epoch, epoch + 1)
+            for batch in range(first_batch if epoch == 0 else 0, last_batch):
+                before, skipped, done, first_row = losses[epoch], state.skipped, 0, 0
+                while not done and np.isfinite(losses[epoch]):
+                    interrupts.check()
+                    last_row = first_row + self._rows_at_once
+                    done, _ = self._do(data, None if words is None else words[one], batch, batch + 1, losses[one],
+                                       threads, threads, first_row, last_row)
+                    first_row = last_row
+                if not done:
+                    return total
+                if state.skipped > skipped:
+                    losses[epoch] = before
+                total += done
+        return total
+
+    def _do(self, data, words, first, last, losses, threads, most, first_row=0, last_row=0):
         """Train without trials, at a desk for the most threads: (steps done, seconds of one)."""
         backend, state = self._backend, self._state
         memory = state.memory if threads == 1 else np.tile(state.memory, threads)
@@ -531,7 +574,7 @@ class _Training:
                 self._put_down(desk, data)
             pack_call(desk.job, desk.kernel, *call, *self._addresses, 0 if words is None else _address(words),
                       _address(self._order), _address(losses), _address(memory), state.memory.size, 0,
-                      first, last, len(losses), state.step, words is not None, threads)
+                      first, last, len(losses), state.step, words is not None, threads, first_row, last_row)
 
         def skipped(desk):
             state.skipped += int(desk.sync[t.SKIPPED])
@@ -552,10 +595,16 @@ class _Training:
         kernel = t.trainer_for(desk.plan, self._batch_size, backend._lanes, rules.is_plain and not data.weights)
         is_whole = self._batch_size <= self._rows
         desk.need(kernel, N_PLAIN_LEAVES if rules.is_plain and rules.is_fused and is_whole else len(LEAVES))
-        desk.kernel = kernel.address(backend.dtype)
+        with interrupts.allowed():
+            desk.kernel = kernel.address(backend.dtype)
         pack(desk.job, DATA_AT, data)
         pack(desk.job, TASK_AT, self._steps)
         desk.holds = self._steps, numbers
+
+
+def _blocks(work):
+    """Return how many blocks of so many multiply-adds go into a native call, at least one."""
+    return max(1, INTERRUPTIBLE_WORK // work)
 
 
 def _kind_of(Y):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import checks, files, losses
+from .attributes import Fixed
 from .initializers import draw
 from .own import Own
 from .reference import layer_views
@@ -85,6 +86,7 @@ class Layer:
     Notes
     -----
     `forward` keeps what it is given and hands out its own A: `backward` is wrong where either was written to since.
+    W, b, A_prev, Z and A cannot be replaced: kernels read and write as far as the shapes of the first ones say.
     The scale of a network's inputs is not part of its layers.
 
     Raises
@@ -93,20 +95,25 @@ class Layer:
         Where an argument does not fit.
     """
 
+    W, b = Fixed("write into it, layer.W[:] = values"), Fixed("write into it, layer.b[:] = values")
+    A_prev, Z, A = Fixed("call forward"), Fixed("call forward"), Fixed("call forward")
+
     def __init__(self, W, b, activation="sigmoid", backend="numba"):
-        self.W, self.b = checks.layer(W, b)
+        W, b = checks.layer(W, b)
         (self.activation,) = checks.activations(activation, 1)
         self.backend = checks.name("backend", backend, BACKENDS)
-        self.A_prev = self.Z = self.A = self.dW = self.db = None
+        vars(self).update(W=W, b=b, A_prev=None, Z=None, A=None)
+        self.dW = self.db = None
 
     def forward(self, A_prev):
         """Output A (n_samples, n_out) for the input A_prev (n_samples, n_in); a 1-D A_prev is one sample."""
         A_prev, single = checks.inputs(A_prev, len(self.W), self.W.dtype, "A_prev")
-        self.A_prev = A_prev.astype(self.W.dtype, copy=False)
-        self.Z = self._run("affine_forward", self.A_prev, self.W, self.b, shape=(len(A_prev), len(self.b)))
+        A_prev = A_prev.astype(self.W.dtype, copy=False)
+        Z = self._run("affine_forward", A_prev, self.W, self.b, shape=(len(A_prev), len(self.b)))
         function = self.activation.twin() if isinstance(self.activation, Own) else self.activation
-        self.A = self._run(function, self.Z, shape=self.Z.shape)
-        return self.A[0] if single else self.A
+        A = self._run(function, Z, shape=Z.shape)
+        vars(self).update(A_prev=A_prev, Z=Z, A=A)
+        return A[0] if single else A
 
     def backward(self, dA):
         """Input gradient dA_prev (n_samples, n_in) for the output gradient dA of the last `forward`.

@@ -371,3 +371,9 @@ class Rprop(Optimizer):
 
 
 OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop, LBFGS, LevenbergMarquardt)
+
+
+def share_state(one, other):
+    """Whether two optimizers remember the same of each parameter, so that one can go on where the other was."""
+    kinds = {type(one), type(other)}
+    return one.n_states == other.n_states and (len(kinds) == 1 or kinds == {Adam, AdamW})

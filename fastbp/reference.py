@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checks
+from . import checks, interrupts
 from .losses import name_of, settings_of, smoothing_classes
 from .own import Own
 
@@ -859,8 +859,9 @@ class NumpyBackend:
             for batch in range(first, last_batch):
                 rows = order[batch * batch_size : (batch + 1) * batch_size]
                 lr = update.rate_scale * self.learning_rate(update, state.step)
-                sample_losses, gradient = self.noisy_gradient(parameters, X[rows], Y[rows], update, state.step,
-                                                              None if weights is None else weights[rows])
+                with interrupts.allowed():
+                    sample_losses, gradient = self.noisy_gradient(parameters, X[rows], Y[rows], update, state.step,
+                                                                  None if weights is None else weights[rows])
                 total = losses[epoch] + sample_losses.sum()
                 is_finite = np.isfinite(total)
                 if not is_finite and not update.skips:

@@ -3,17 +3,18 @@
 import mmap
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count, cycle
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from . import checks
+from . import checks, interrupts
 from .losses import row_of
 
 BUFFER_BYTES = 32 << 20  # of samples, targets and their order in one buffer
 BLOCK_BYTES = 1 << 20  # read at one place: long enough for a disk, and some thirty places mix in one buffer
+PATIENCE = 0.1  # seconds that Ctrl-C, or the end of a stream, waits for a source
 _END = object()
 
 
@@ -88,6 +89,7 @@ class Stream:
 
     def __init__(self, source, buffer_rows=None):
         self._source, self.buffer_rows = source, buffer_rows
+        self._left = None  # the thread that an earlier call left in the source
         self.n_samples = source.n_samples
         self.classes, self.columns = source.classes, source.columns
 
@@ -97,7 +99,10 @@ class Stream:
         return self._source.n_epochs
 
     def check_epochs(self, epochs):
-        """Raise ValueError unless the source can be gone through `epochs` times."""
+        """Raise ValueError unless the source can be gone through `epochs` times, RuntimeError where it is in use."""
+        if self._left is not None and self._left.is_alive():
+            raise RuntimeError("the source of this stream is still busy: an earlier call was ended while it waited for "
+                               "the next chunk, which has not come yet")
         if self.n_epochs is not None and epochs > self.n_epochs:
             state = "is used up" if self.n_epochs == 0 else f"gives one epoch, not {epochs}"
             raise ValueError(f"a stream of an iterator {state}: pass a function that returns a new one, such as "
@@ -147,14 +152,15 @@ class Stream:
             buffers = self._filled(net, order, batch_size, closed, as_order)
         else:
             buffers = self._picked(*whole, net, order, batch_size, closed)
-        with ThreadPoolExecutor(1, "fastbp-stream") as thread:
-            try:
-                ahead = thread.submit(next, buffers, _END)
-                while (buffer := ahead.result()) is not _END:
-                    ahead = thread.submit(next, buffers, _END)
-                    yield buffer
-            finally:
-                closed.set()
+        reader = _Reader(buffers)
+        try:
+            reader.ask()
+            while (buffer := reader.answer()) is not _END:
+                reader.ask()
+                yield buffer
+        finally:
+            closed.set()
+            self._left = reader.end()
 
     def _filled(self, net, order, batch_size, closed, as_order):
         """Yield buffers by turns: one is in use while the next one is filled."""
@@ -203,18 +209,18 @@ class Stream:
             checks.targets(self._source.Y[start:stop], stop - start, net.sizes[-1], net.loss_name, net.dtype, False,
                            f"{label}: Y")
             seen.append(piece)
-            places.append(np.arange(start, stop))
+            places.append(np.arange(start, stop, dtype=np.int64))
             n += stop - start
             while n >= rows:
                 ready = np.concatenate(places)
-                yield X, Y, ready[:rows] if order is None else ready[order.permutation(rows)]
+                yield X, Y, ready[:rows] if order is None else ready[_places(rows, order)]
                 places, n = [ready[rows:]], n - rows
                 for piece in before:
                     _let_go(piece)
                 before, seen = seen, []
         if n:
             ready = np.concatenate(places)
-            yield X, Y, ready if order is None else ready[order.permutation(n)]
+            yield X, Y, ready if order is None else ready[_places(n, order)]
         for piece in before + seen:
             _let_go(piece)
 
@@ -228,9 +234,59 @@ class Stream:
         return f"Stream({n} samples from {self._source})"
 
 
+class _Reader:
+    """A thread that takes one item after the other from an iterator, each when it is asked for.
+
+    It is a daemon: a source may wait for ever, and neither Ctrl-C nor the end of the program waits with it.
+    """
+
+    def __init__(self, items):
+        self._questions, self._answers = SimpleQueue(), SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(items,), daemon=True, name="fastbp-stream")
+        self._thread.start()
+
+    def _run(self, items):
+        while self._questions.get():
+            try:
+                self._answers.put((next(items, _END), None))
+            except BaseException as error:  # for whoever asked
+                self._answers.put((_END, error))
+        items.close()
+
+    def ask(self):
+        """Have the next item taken."""
+        self._questions.put(True)
+
+    def answer(self):
+        """Wait for it; `_END` where there is none.  Raise what the iterator raised."""
+        while True:
+            try:
+                item, error = self._answers.get(timeout=PATIENCE)
+            except Empty:
+                interrupts.check()
+                continue
+            if error is not None:
+                raise error
+            return item
+
+    def end(self):
+        """End the thread after the item it is at; return it where it stays there."""
+        self._questions.put(False)
+        self._thread.join(PATIENCE)
+        return self._thread if self._thread.is_alive() else None
+
+
+def _places(n, order):
+    """Return 0 .. n - 1, in a random order where there is a generator; int64 on every system, as kernels read it."""
+    places = np.arange(n, dtype=np.int64)
+    if order is not None:
+        order.shuffle(places)
+    return places
+
+
 def _shuffled(gathered, n, order, turns, as_order):
     """Return the first n rows in a new order, in the next of the buffers, or with that order; or as they are."""
-    rows = np.arange(n) if order is None else order.permutation(n)
+    rows = _places(n, order)
     if order is None or as_order:
         return (*(array[:n] for array in gathered), rows)[: 3 if as_order else 2]
     # mode="clip": with "raise" NumPy gathers in a buffer of its own before it writes to `out`.

@@ -3,16 +3,19 @@
 import json
 import os
 import sys
+import threading
 import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import wraps
 from importlib.metadata import version
 from importlib.util import find_spec
 
 import numpy as np
 
-from . import checkpoints, checks, optimizers, reference
+from . import checkpoints, checks, interrupts, optimizers, reference
+from .attributes import Checked, Fixed
 from .callbacks import Callbacks
 from .losses import row_of
 from .metrics import Measures, kernels_of, named
@@ -131,6 +134,60 @@ class History:
         return f"History(epochs {self.first_epoch} to {last}: {course}; {sum(self.seconds):.3g} s{end})"
 
 
+def _exclusive(method):
+    """Let one call at a time change a Trainer: another, by a callback or another thread, is refused."""
+
+    @wraps(method)
+    def call(self, *arguments, **options):
+        mine = _Caller(os.getpid(), threading.get_ident())
+        try:
+            # One indivisible step, which Ctrl-C cannot cut in two, unlike taking a lock and noting that it was taken.
+            caller = vars(self).setdefault("_caller", mine)
+            if caller.process != mine.process:  # that call runs in the process that this one was forked from
+                caller = self._caller = mine
+            if caller is not mine and (caller.thread != mine.thread or self._watchers is not None):  # on_train_end may
+                raise RuntimeError(f"{method.__name__} was called while fit of the same trainer runs: callbacks may "
+                                   "train another trainer")
+            return method(self, *arguments, **options)
+        finally:
+            if vars(self).get("_caller") is mine:
+                del self._caller
+
+    return call
+
+
+@dataclass(frozen=True, eq=False)
+class _Caller:
+    """A process and a thread that trains."""
+
+    process: int
+    thread: int
+
+
+def _setting(check):
+    """Return an attribute that ``check(name, value)`` checks."""
+    return Checked(lambda trainer, name, value: check(name, value))
+
+
+def _or_none(name, value):
+    return None if value is None else checks.integer(name, value)
+
+
+def _at_least_0(name, value):
+    return checks.number(name, value, at_least=0)
+
+
+def _optimizer(trainer, name, value):
+    """Check an optimizer, and that it can go on with the state of the one before."""
+    if not isinstance(value, optimizers.OPTIMIZERS):
+        raise TypeError(f"optimizer must be one such as fastbp.SGD(lr=0.1), got {value!r}")
+    before = vars(trainer).get(name)
+    if before is not None and not optimizers.share_state(before, value):
+        raise ValueError(f"optimizer {value!r} remembers other numbers of each parameter than {before!r}, whose state "
+                         "this trainer has: make a new Trainer")
+    return value
+
+
 class Trainer:
     """Trains a network.
 
@@ -189,34 +246,41 @@ class Trainer:
     -----
     Nothing but the arguments decides the result: not the speed of the machine, and not how epochs are divided
     among calls of `fit`.
+
+    Every argument but `net` and `seed` is an attribute that may be set, and is checked then; the optimizer to one of
+    the same class.  `net` and `state` cannot be replaced.
     """
+
+    net = Fixed("make a new Trainer")
+    state = Fixed("make a new Trainer, or write into state.buffers and state.memory")
+    optimizer = Checked(_optimizer)
+    batch_size = _setting(_or_none)
+    shuffle = _setting(checks.flag)
+    threads = _setting(_or_none)
+    l1, l2 = _setting(_at_least_0), _setting(_at_least_0)
+    dropout = Checked(lambda trainer, name, value: checks.dropout(value, len(trainer.net.shapes)))
+    clip_norm, clip_value, max_norm = _setting(checks.limit), _setting(checks.limit), _setting(checks.limit)
+    label_smoothing = Checked(lambda trainer, name, value: checks.label_smoothing(value, trainer.net.loss_name))
+    input_noise, lr_scale = _setting(_at_least_0), _setting(_at_least_0)
+    on_nonfinite = _setting(lambda name, value: checks.name(name, value, ("stop", "raise", "skip")))
+    rng = _setting(checks.generator)
 
     def __init__(self, net, optimizer, batch_size=32, shuffle=True, seed=None, threads=None, l1=0.0, l2=0.0,
                  dropout=0.0, clip_norm=None, clip_value=None, max_norm=None, label_smoothing=0.0, input_noise=0.0,
                  on_nonfinite="stop"):
         if not isinstance(net, Network):
             raise TypeError(f"net must be a fastbp.Network, got {net!r}")
-        if not isinstance(optimizer, optimizers.OPTIMIZERS):
-            raise TypeError(f"optimizer must be one such as fastbp.SGD(lr=0.1), got {optimizer!r}")
-        self.net, self.optimizer = net, optimizer
-        self.batch_size = None if batch_size is None else checks.integer("batch_size", batch_size)
-        self.shuffle = checks.flag("shuffle", shuffle)
-        self.threads = None if threads is None else checks.integer("threads", threads)
-        self.l1, self.l2 = checks.number("l1", l1, at_least=0), checks.number("l2", l2, at_least=0)
-        self.dropout = checks.dropout(dropout, len(net.shapes))
-        self.clip_norm = checks.limit("clip_norm", clip_norm)
-        self.clip_value = checks.limit("clip_value", clip_value)
-        self.max_norm = checks.limit("max_norm", max_norm)
-        self.label_smoothing = checks.label_smoothing(label_smoothing, net.loss_name)
-        self.input_noise = checks.number("input_noise", input_noise, at_least=0)
-        self.on_nonfinite = checks.name("on_nonfinite", on_nonfinite, ("stop", "raise", "skip"))
-        self.rng = checks.generator("seed", seed)
-        # A stream of its own, so that dropout and noise change nothing in the orders.
-        draws = self.dropout or self.input_noise
-        self.key = int(self.rng.spawn(1)[0].integers(2**64, dtype=np.uint64)) if draws else 0
-        self.epochs = 0
-        self.state = State(optimizer.n_states, net.parameters.size, net.dtype)
+        vars(self)["net"] = net
+        self.optimizer, self.batch_size, self.shuffle, self.threads = optimizer, batch_size, shuffle, threads
+        self.l1, self.l2, self.dropout = l1, l2, dropout
+        self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
+        self.label_smoothing, self.input_noise, self.on_nonfinite = label_smoothing, input_noise, on_nonfinite
         self.lr_scale = 1.0
+        self.rng = checks.generator("seed", seed)
+        # A stream of its own, so that dropout and noise change nothing in the orders; they may be set later.
+        self.key = int(self.rng.spawn(1)[0].integers(2**64, dtype=np.uint64))
+        self.epochs = 0
+        vars(self)["state"] = State(optimizer.n_states, net.parameters.size, net.dtype)
         self.stop_training = False
         self._settings = self._last_update = None
         self._watchers = None  # while fit runs: its Callbacks and its _Plateau, or () before they begin
@@ -228,7 +292,15 @@ class Trainer:
 
     def __getstate__(self):
         """Leave behind what belongs to a call of `fit`."""
-        return {**self.__dict__, "_watchers": None, "_last_run": None}
+        kept = {**self.__dict__, "_watchers": None, "_last_run": None}
+        kept.pop("_caller", None)
+        return kept
+
+    def __setstate__(self, kept):
+        """Take it up; version 0.1 kept `lr_scale` under another name."""
+        vars(self).update(kept)
+        if "_lr_scale" in kept:
+            vars(self)["lr_scale"] = vars(self).pop("_lr_scale")
 
     @property
     def _is_full_batch(self):
@@ -254,15 +326,6 @@ class Trainer:
         return result
 
     @property
-    def lr_scale(self):
-        """Factor of the learning rate."""
-        return self._lr_scale
-
-    @lr_scale.setter
-    def lr_scale(self, value):
-        self._lr_scale = checks.number("lr_scale", value, at_least=0)
-
-    @property
     def lr(self):
         """Step size of the next update; methods of the full batch have none."""
         if self._is_full_batch:
@@ -272,6 +335,7 @@ class Trainer:
         reference.learning_rate(kind, rates, np.array([self.state.step]), out)
         return float(out[0]) * self.lr_scale
 
+    @_exclusive
     def fit(self, X, Y=None, epochs=1, validation_data=None, sample_weight=None, class_weight=None, metrics=(),
             callbacks=(), tol=None, progress=None):
         """Train for some epochs, going on from where training is.
@@ -314,13 +378,27 @@ class Trainer:
         ValueError, TypeError
             Where an argument does not fit; nothing is changed then.
         RuntimeError
-            Called by a callback of this trainer, or by another thread, while it runs.
+            Called by a callback of this trainer, or by another thread, while it runs (as `step` and `load_checkpoint`
+            are not to be, either).
         FloatingPointError
             With ``on_nonfinite="raise"``, instead of the warning.
         """
+        history = History(self.epochs + 1)
+        try:
+            self._fit(history, X, Y, epochs, validation_data, sample_weight, class_weight, metrics, callbacks, tol,
+                      progress)
+        except KeyboardInterrupt:  # before training began, or after it ended
+            history.interrupted, history.stopped = True, "interrupted"
+        if history.interrupted:
+            message = f"training was interrupted after {len(history)} of {epochs} epochs; the network is usable"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return history
+
+    def _fit(self, history, X, Y, epochs, validation_data, sample_weight, class_weight, metrics, callbacks, tol,
+             progress):
+        """Check the arguments of `fit`, train, and write what was done into `history`."""
         net = self.net
-        if self._watchers is not None:
-            raise RuntimeError("fit was called while fit of the same trainer runs: callbacks may train another trainer")
+        self._check_arrays()
         epochs = checks.integer("epochs", epochs)
         is_stream = isinstance(X, Stream)
         if is_stream:
@@ -343,8 +421,8 @@ class Trainer:
         if self._is_full_batch:
             self.optimizer.check(net, update)
         run = _StreamRun(self, X, class_weight) if is_stream else self._run(X, Y, weights, epochs)
-        history = History(self.epochs + 1, metrics={prefix + name: [] for prefix, *_ in sets for name in metrics},
-                          _has_validation=validation_data is not None)
+        history.metrics = {prefix + name: [] for prefix, *_ in sets for name in metrics}
+        history._has_validation = validation_data is not None
         self._remember(history)
         one_batch = callbacks.has("on_batch_end")
         has_events = callbacks.has("on_epoch_begin", "on_epoch_end")
@@ -381,8 +459,9 @@ class Trainer:
                         if self.stop_training:
                             break
                     n_done = len(history)
-                    run.advance(history, watched or self.on_nonfinite == "skip", one_batch,
-                                one_batch or has_events)
+                    with interrupts.deferred():
+                        run.advance(history, watched or self.on_nonfinite == "skip", one_batch,
+                                    one_batch or has_events)
                     if history.nonfinite:
                         break
                     self.epochs += len(history) - n_done
@@ -395,13 +474,12 @@ class Trainer:
                     else:
                         show(history)
                 if not self._is_full_batch:
-                    self._end_if_nonfinite(run, history)
+                    with interrupts.deferred():
+                        self._end_if_nonfinite(run, history)
             if self.stop_training and history.stopped is None:
                 history.stopped = "stop_training"
         except KeyboardInterrupt:
             history.interrupted, history.stopped = True, "interrupted"
-            message = f"training was interrupted after {len(history)} of {epochs} epochs; the network is usable"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
         except BaseException:
             if not len(history):
                 self._histories = [other for other in self._histories if other is not history]
@@ -413,7 +491,6 @@ class Trainer:
             callbacks.call("on_train_end", self, history)
             if self._resumed is not None:  # it never began: the next call goes on
                 self.net.parameters[:] = before
-        return history
 
     def partial_fit(self, X, Y=None):
         """Train one pass over these rows, going on from where training is.
@@ -425,6 +502,7 @@ class Trainer:
         """
         return self.fit(X, Y, progress=False)
 
+    @_exclusive
     def step(self, X, Y):
         """Update once, on exactly these rows.
 
@@ -436,14 +514,17 @@ class Trainer:
         """
         if self._is_full_batch:
             raise TypeError(f"{type(self.optimizer).__name__} makes no single steps: use fit")
+        self._check_arrays()
         X, Y = self._data(X, Y)
         losses = np.zeros(1)
-        training = self._training(len(X), np.arange(len(X)))
-        if not self._made(training, X, Y, None, None, 0, 1, losses):
+        training = self._training(len(X), np.arange(len(X), dtype=np.int64))
+        with interrupts.deferred():
+            n_made = self._made(training, X, Y, None, None, 0, 1, losses)
+        if not n_made:
             message = f"the loss of this step is not finite, first in {self._origin(X, Y)}: no update was made"
             if self.on_nonfinite == "raise":
                 raise FloatingPointError(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
             return float(losses[0]) if not np.isfinite(losses[0]) else float("nan")
         return float(losses[0] / (len(X) if self.net.reduction == "mean" else 1))
 
@@ -458,6 +539,9 @@ class Trainer:
         ----------
         path : str or Path
         """
+        caller = vars(self).get("_caller")
+        if caller is not None and caller.process == os.getpid() and caller.thread != threading.get_ident():
+            raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
         arrays = {"parameters": self.net.parameters, "buffers": self.state.buffers, "memory": self.state.memory}
         info = {**self._config(), "step": self.state.step, "epochs": self.epochs, "key": self.key,
                 "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng), "history": self.history,
@@ -482,6 +566,7 @@ class Trainer:
             info["fit"] = {**fit, "callbacks": states}
         checkpoints.write(path, arrays, info)
 
+    @_exclusive
     def load_checkpoint(self, path):
         """Go on where `save_checkpoint` was called: with the same data, to the same bits.
 
@@ -499,6 +584,7 @@ class Trainer:
         ValueError
             Where the network or the trainer is not like the one that was saved.  Nothing is changed then.
         """
+        self._check_arrays()
         arrays, info = checkpoints.read(path)
         for key, here in self._config().items():
             if info.get(key) != here:
@@ -549,6 +635,14 @@ class Trainer:
             raise ValueError(f"{type(self.optimizer).__name__} takes all samples at once: give arrays, not a stream")
         stream.check_epochs(epochs)
 
+    def _check_arrays(self):
+        """Refuse to train where an array that is written to cannot be: kernels would write all the same."""
+        for name, array in (("net.parameters", self.net.parameters), ("state.buffers", self.state.buffers),
+                            ("state.memory", self.state.memory)):
+            if not array.flags.writeable:
+                raise ValueError(f"{name} is read-only, but training writes to it: set {name}.flags.writeable = True, "
+                                 "or make a new one")
+
     def _data(self, X, Y, *names):
         net = self.net
         X = checks.samples(X, net.sizes[0], net.dtype, *names[:1])
@@ -560,10 +654,6 @@ class Trainer:
                     self.label_smoothing, self.input_noise, self.key, self.on_nonfinite, self.lr_scale)
         if settings == self._settings:
             return self._last_update
-        needed, there = self.optimizer.n_states, len(self.state.buffers)
-        if needed != there:
-            raise ValueError(f"optimizer {self.optimizer!r} remembers {needed} numbers of each parameter, but the "
-                             f"state of this trainer has {there}: make a new Trainer")
         rule, numbers, schedule = "sgd", (), ("constant", (0.0,))
         if not self._is_full_batch:
             rule, numbers = self.optimizer.rule, self.optimizer.numbers
@@ -590,7 +680,7 @@ class Trainer:
         if order is not None:
             run = _Run(self, order, None, run)
         elif run is None or not run.is_for(self, len(X)):
-            run = _Run(self, np.arange(len(X)), self.shuffle, run)
+            run = _Run(self, np.arange(len(X), dtype=np.int64), self.shuffle, run)
         run.begin(self, X, Y, weights, epochs)
         return run
 
@@ -618,7 +708,7 @@ class Trainer:
             message = "the loss is not finite at the parameters that training starts from: nothing was changed"
             if self.on_nonfinite == "raise":
                 raise FloatingPointError(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            warnings.warn(message, RuntimeWarning, stacklevel=5)
 
     def _evaluate(self, history, sets, measures):
         """Losses and metrics of the epoch just done, in one pass over each set."""
@@ -658,7 +748,7 @@ class Trainer:
                    "the last finite parameters; a smaller lr may help")
         if self.on_nonfinite == "raise":
             raise FloatingPointError(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
 
     def _origin(self, X, Y):
         """Name where the first number that is not finite arises when these samples pass through the network."""
@@ -799,11 +889,15 @@ class _Run:
         """Lead the parameters back to the last step after which they were finite; return how many steps that is."""
         if self.not_finite():
             finite, nonfinite = self._snapshot_step, self.done
-            while nonfinite - finite > 1:
-                middle = (finite + nonfinite) // 2
-                self._again(middle)
-                finite, nonfinite = (finite, middle) if self.not_finite() else (middle, nonfinite)
-            self._again(finite)
+            try:
+                while nonfinite - finite > 1:
+                    middle = (finite + nonfinite) // 2
+                    self._again(middle)
+                    finite, nonfinite = (finite, middle) if self.not_finite() else (middle, nonfinite)
+                self._again(finite)
+            except KeyboardInterrupt:
+                self._again(self._snapshot_step)
+                raise
             self.done = finite
         self.trainer.state.step = self._first_step + self.done
         epoch, batch = divmod(self.done, self.n_batches)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .attributes import Fixed
 from .network import aligned_zeros
 
 MEMORY = 8  # numbers that an update rule may carry from step to step, such as beta**t
@@ -57,8 +58,16 @@ class State:
         Steps done so far, skipped ones too: place in the schedule, and of the random numbers of dropout and noise.
     """
 
+    buffers = Fixed("write into it, state.buffers[:] = values")
+    memory = Fixed("write into it, state.memory[:] = values")
+
     def __init__(self, n_states, n_parameters, dtype):
         row = -(-n_parameters // 16) * 16
-        self.buffers = aligned_zeros(n_states * row, dtype).reshape(n_states, row)[:, :n_parameters]
-        self.memory = np.ones(MEMORY)
-        self.step = self.skipped = 0
+        buffers = aligned_zeros(n_states * row, dtype).reshape(n_states, row)[:, :n_parameters]
+        vars(self).update(buffers=buffers, memory=np.ones(MEMORY), step=0, skipped=0)
+
+    def __setstate__(self, kept):
+        """Copy what was unpickled into memory of its own: kernels write to it, and it may be a mapped file's."""
+        self.__init__(len(kept["buffers"]), kept["buffers"].shape[1], kept["buffers"].dtype)
+        self.buffers[:], self.memory[:] = kept["buffers"], kept["memory"]
+        self.step, self.skipped = kept["step"], kept["skipped"]

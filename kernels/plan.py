@@ -227,7 +227,9 @@ class Data(NamedTuple):
 class Steps(NamedTuple):
     """What `train` is to do: which batches of how many samples, from which step on, and how to update.
 
-    first_batch ... threads : the SPAN, which differs from call to call (`pack_call`).
+    first_batch ... last_row : the SPAN, which differs from call to call (`pack_call`).
+    first_row, last_row : rows of the one batch that a call does, whole blocks but for the last; the update comes with
+        the last row of the batch, and until then `gradient` holds the sum so far.  last_row is 0 for whole batches.
     numbers, rates, sums : memory addresses, see `training.train_in_blocks`.
     n_states, to_first, to_second : the states of the rule are so many, and lie so many elements after the parameters.
     rate_scale : factor of the learning rate.
@@ -243,6 +245,8 @@ class Steps(NamedTuple):
     step: int
     shuffles: bool
     threads: int
+    first_row: int
+    last_row: int
     batch_size: int
     is_mean: bool
     rule: int
@@ -269,11 +273,15 @@ class Steps(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What `evaluate` is to compute: a sum of WANT_..., the factor of the output delta, and by how many threads."""
+    """What `evaluate` is to compute: a sum of WANT_..., the factor of the output delta, and by how many threads.
+
+    adds : whether the gradient is added to the one that is there.
+    """
 
     wants: int
     scale: float
     threads: int
+    adds: bool
 
 
 # A job: the steps that were done, Places, the numbers of a plan, Data, Call, and Steps or Wanted, each number a word of
@@ -285,7 +293,7 @@ def _numbers(kind):
 
 
 _PACKED = {kind: _numbers(kind) for kind in (Places, Plan, Data, Call, Steps, Wanted)}
-SPAN = Steps._fields[:6]
+SPAN = Steps._fields[:8]
 N_PLAN_ARRAYS = 2            # the first fields of a Plan
 DONE_AT, PLACES_AT = 0, 1
 PLAN_AT = PLACES_AT + len(Places._fields)

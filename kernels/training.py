@@ -114,11 +114,12 @@ def shuffle(words, order):
 def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total_loss, lr, momentum, to_velocity):
     """Train batches first_batch .. steps.last_batch - 1 in blocks of samples, once; return how many were trained.
 
-    Their losses are added to the number at `total_loss`; the batch whose loss is not finite is not trained.
+    Their losses are added to the number at `total_loss`; the batch whose loss is not finite is not trained.  Nor is one
+    of which more rows follow in the next call (`plan.Steps`).
     """
     p, work, thread, threads, meeting = tools.parameters, tools.work, tools.thread, tools.threads, tools.meeting
     nothing = as_float(0, p)
-    total = peek(total_loss, 0)
+    total, n_done = peek(total_loss, 0), steps.last_batch - first_batch
     for batch in range(first_batch, steps.last_batch):
         now = step + batch - first_batch
         start = batch * steps.batch_size
@@ -126,7 +127,10 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
         scale = as_float(1, p) / as_float(n, p) if steps.is_mean else as_float(1, p)
         updates_at_once = n <= plan.rows and steps.clip_norm == 0
         before, is_skipped = total, False
-        for block in range(0, n, plan.rows):
+        first_row, last_row = 0, n
+        if steps.last_row > 0:
+            first_row, last_row = steps.first_row, min(n, steps.last_row)
+        for block in range(first_row, last_row, plan.rows):
             rows = min(plan.rows, n - block)
             first, last = share(rows, thread, threads)
             y_kind = bring(plan, data, tools, order, start + block, False, True, rows, steps.smoothing, steps.smoothed,
@@ -166,6 +170,9 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
                 poke(meeting, SKIPPED, peek(meeting, SKIPPED) + 1)
             meet(meeting, threads)
             continue
+        if last_row < n:
+            n_done = 0
+            break
         if not updates_at_once:
             if steps.advances:
                 advance(plan, steps, tools, now)
@@ -177,7 +184,7 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
     meet(meeting, threads)                         # nobody shuffles while another still reads the order
     if thread == 0:
         poke(total_loss, 0, total)
-    return steps.last_batch - first_batch
+    return n_done
 
 
 def _train_with(engine, name, repeats_batches):
@@ -235,7 +242,7 @@ def _train_with(engine, name, repeats_batches):
         while epoch < steps.n_epochs:
             first_batch, repeats = steps.first_batch if epoch == 0 else 0, 1
             now, total = steps.step + done, offset(losses, epoch)
-            if steps.shuffles and first_batch == 0:
+            if steps.shuffles and first_batch == 0 and steps.first_row == 0:
                 if thread == 0:
                     shuffle_order(words[epoch], order, data.n)
                 meet(meeting, threads)
@@ -320,8 +327,8 @@ def evaluate(job, parameters, thread):
         Places, the numbers of Plan, Data, Call, of which are used: gradient, losses, out, and Wanted (`plan.pack`).
         Wanted.wants is a sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs, and sync[NOT_FINITE] becomes 1
         where X may not be finite (its squares have no finite sum).  WANT_LOSS: `losses` float64 (n,)
-        of the samples.  WANT_GRADIENT: `gradient` (n_parameters,) the gradient.  WANT_INPUT_GRADIENT: `out` (n, n_in)
-        d loss / d X.  Wanted.scale is 1 / n for the mean over samples.
+        of the samples.  WANT_GRADIENT: `gradient` (n_parameters,) the gradient, added to what is there if Wanted.adds.
+        WANT_INPUT_GRADIENT: `out` (n, n_in) d loss / d X.  Wanted.scale is 1 / n for the mean over samples.
         Data are taken in order.  The targets may be an output gradient of the caller's own (Y_GRADIENT), used as it is.
     parameters : pointer (n_parameters,)
     thread : number of this thread, from 0.
@@ -372,7 +379,8 @@ def evaluate(job, parameters, thread):
                           0, n_in, offset(out, (start + first) * n_in), n_in, last - first, tools.pack)
             meet(meeting, threads)
             if wants & WANT_GRADIENT:
-                accumulate(plan, tools, rows, tools.gradient, START_ZERO if start == 0 else START_C, STORE, nothing,
+                is_first = start == 0 and not wanted.adds
+                accumulate(plan, tools, rows, tools.gradient, START_ZERO if is_first else START_C, STORE, nothing,
                            nothing, 0)
         if wants & WANT_LOSS:
             for r in range(first, last):

@@ -338,6 +338,83 @@ def test_input_noise_is_normal():
 # ------------------------------------------------------------------ calls, threads, processes
 
 
+@pytest.fixture
+def short_calls(monkeypatch):
+    """Native calls of one block each."""
+    calls, work = [], NumbaBackend._work
+    monkeypatch.setattr(engine, "INTERRUPTIBLE_WORK", 1)
+    monkeypatch.setattr(NumbaBackend, "_work", lambda *args, **options: (calls.append(1), work(*args, **options))[1])
+    return calls
+
+
+@each_dtype
+@pytest.mark.parametrize("name", [*SETTINGS, "plain"])
+def test_a_batch_in_several_calls_has_the_same_bits(many_threads, short_calls, name, dtype, monkeypatch):
+    for i, (sizes, batch_size) in enumerate([((2, 3, 2, 1), 600), ((20, 17, 140, 5), 300), ((9, 20, 3), 257)]):
+        output, loss = [("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")][sizes[-1] > 1]
+        case = Case(sizes, ("tanh",) * (len(sizes) - 2) + (output,), loss, dtype, n=2 * batch_size + 20,
+                    labels=i == 1)
+        settings = SETTINGS.get(name, {})
+        if "dropout" in settings:
+            settings = {**settings, "dropout": (settings["dropout"] * 2)[: len(sizes) - 2]}
+        options = dict(threads=1 + i % 2, weights=np.random.default_rng(i).random(case.n) if i == 2 else None,
+                       key=77, **settings)
+        del short_calls[:]
+        parts = case.train(case.numba, batch_size, **options)
+        n_blocks = sum(-(-min(batch_size, case.n - start) // 256) for start in range(0, case.n, batch_size))
+        assert len(short_calls) == 2 * n_blocks
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, "INTERRUPTIBLE_WORK", 10**12)
+            whole = case.train(case.numba, batch_size, **options)
+        assert parts["steps"] == whole["steps"] and parts["skipped"] == whole["skipped"]
+        for what in ("parameters", "velocity", "order", "losses", "memory"):
+            np.testing.assert_array_equal(parts[what], whole[what], what)
+
+
+@each_dtype
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("bad", [0, 299, 300, 555, 899])
+def test_a_loss_that_is_not_finite_in_a_part_of_a_batch(short_calls, bad, skips, dtype):
+    """Three batches of 300 samples, each in two calls."""
+    case = Case((5, 20, 2), ("relu", "identity"), "squared_error", dtype, n=900)
+    case.Y[bad] = np.inf
+    given, wanted = (case.train(backend, 300, shuffles=False, skips=skips, epochs=2, momentum=0.5)
+                     for backend in (case.numba, case.numpy))
+    assert given["steps"] == wanted["steps"] == (6 if skips else bad // 300) and given["skipped"] == 2 * skips
+    for what in ("parameters", "velocity", "losses") if skips else ("parameters", "velocity"):
+        case.assert_same(given[what], wanted[what], what)
+    assert np.isfinite(given["losses"]).tolist() == [skips, True]      # the second epoch was not begun, or is finite
+
+
+@each_dtype
+def test_an_evaluation_in_several_calls_has_the_same_bits(many_threads, short_calls, dtype, monkeypatch):
+    for sizes, labels in (((9, 40, 3), True), ((9, 40, 3), False), ((70, 1), False)):
+        output, loss = [("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")][sizes[-1] > 1]
+        case = Case(sizes, ("tanh",) * (len(sizes) - 2) + (output,), loss, dtype, n=1000, labels=labels)
+        weights = np.random.default_rng(0).random(1000).astype(dtype)
+
+        def evaluated(case=case, weights=weights):
+            backend, arguments = case.numba, (case.parameters, case.X, case.Y)
+            return [backend.predict(*arguments[:2]), backend.losses(*arguments), *backend.gradient(*arguments),
+                    *backend.gradient(*arguments, weights), backend.input_gradient(*arguments),
+                    backend.gradient_from(*arguments[:2], case.dA), *backend.outputs_and_losses(*arguments)]
+
+        del short_calls[:]
+        parts = evaluated()
+        assert len(short_calls) == 7 * 4
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, "INTERRUPTIBLE_WORK", 10**12)
+            whole = evaluated()
+        for one, other in zip(parts, whole, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for bad in (3, 999):
+            X = case.X.copy()
+            X[bad] = np.nan
+            with pytest.raises(ValueError, match=rf"X\[{bad}, 0\] is nan"):
+                case.numba.predict(case.parameters, X)
+
+
+
 @each_dtype
 @pytest.mark.parametrize("batch_size", [1, 4, 17, 300])
 @pytest.mark.parametrize("sizes", [(2, 2, 1), (9, 16, 3), (33, 20, 20, 3)])

@@ -148,6 +148,18 @@ def test_a_layer_without_a_network(backend):
     assert repr(layer) == "Layer(2 -> 2, relu)"
 
 
+@pytest.mark.parametrize("name", ["W", "b", "A_prev", "Z", "A"])
+def test_arrays_of_a_layer_cannot_be_replaced(backend, name):
+    net = fastbp.Network([3, 2], backend=backend, seed=0)
+    for layer in (net.layers[0], Layer(np.eye(3), np.zeros(3), backend=backend)):
+        layer.forward(np.ones((4, 3)))
+        before = getattr(layer, name)
+        with pytest.raises(AttributeError, match=f"{name} of a Layer cannot be replaced"):
+            setattr(layer, name, np.ones((1, 1)))
+        assert getattr(layer, name) is before
+        assert layer.backward(np.ones((4, len(layer.b)))).shape == (4, 3)
+
+
 def test_copies_are_independent(backend, xor):
     options = dict(loss="binary_cross_entropy", reduction="sum", backend=backend)
     net = fastbp.Network([2, 3, 1], ["tanh", "sigmoid"], seed=0, **options)

@@ -1,7 +1,12 @@
 """Training: against loops written out in NumPy, and that nothing but the arguments decides the result."""
 
 import gc
+import os
 import pickle
+import subprocess
+import sys
+import textwrap
+import threading
 import warnings
 import weakref
 
@@ -13,7 +18,6 @@ from hypothesis import strategies as st
 import fastbp
 import fastbp.trainer
 from fastbp import reference
-from fastbp.update import State
 
 
 def make(backend, seed=0, dtype="float64", sizes=(3, 4, 2), **options):
@@ -483,7 +487,8 @@ def test_the_settings_of_every_update():
         dropout=(0.3, 0.3), label_smoothing=0.7, input_noise=0.8, skips=True, rate_scale=0.5)
     assert trainer.lr == 0.25 and 0 < update.key < 2**64
     plain = fastbp.Trainer(net, fastbp.SGD(0.5), seed=1)
-    assert plain._update() == fastbp.update.Update("sgd", (), "constant", (0.5,)) and plain.velocity is None
+    assert plain._update()._replace(key=0) == fastbp.update.Update("sgd", (), "constant", (0.5,))
+    assert plain.velocity is None and plain._update().key > 0
     assert trainer.rng.bit_generator.state == plain.rng.bit_generator.state  # dropout changes nothing in the orders
     assert fastbp.Trainer(net, fastbp.SGD(0.5), seed=1, dropout=[0.0, 0.5])._update().dropout == (0.0, 0.5)
     keys = {fastbp.Trainer(net, fastbp.SGD(0.5), seed=seed, dropout=0.5).key for seed in (1, 1, 2)}
@@ -617,21 +622,13 @@ def change_rule(trainer, X, Y):
     trainer.optimizer = fastbp.SGD(0.3, 0.9)
 
 
-def change_net(trainer, X, Y):
-    trainer.net = make(trainer.net.backend, seed=7)
-
-
-def change_state(trainer, X, Y):
-    trainer.state = State(1, trainer.net.parameters.size, trainer.net.dtype)
-
-
 def change_threads(trainer, X, Y):
     trainer.threads = 1
 
 
 CHANGES = {
     "batch size": (change_batch_size, {}), "order": (change_order, {}), "rate": (change_rate, {}),
-    "rule": (change_rule, {}), "net": (change_net, {}), "state": (change_state, {}), "threads": (change_threads, {}),
+    "rule": (change_rule, {}), "threads": (change_threads, {}),
     "fewer": (None, {"rows": 7}), "float32": (None, {"dtype": np.float32}), "weights": (None, {"weight": True}),
     "uint8": (None, {"dtype": np.uint8}), "nothing": (None, {}),
 }
@@ -705,14 +702,227 @@ def test_the_way_back_keeps_what_callbacks_did(backend, event, what):
     assert len(history) == 5 == trainer.epochs and seen == [(trainer.net.parameters.tobytes(), trainer.state.step)]
 
 
-def test_an_optimizer_that_needs_another_state_is_refused(backend):
+OTHERS = {
+    "states added": (fastbp.SGD(0.1), fastbp.Adam()), "states removed": (fastbp.SGD(0.1, 0.5), fastbp.SGD(0.1)),
+    "states of another meaning": (fastbp.RMSprop(), fastbp.Adagrad()),
+    "products of another meaning": (fastbp.Adam(), fastbp.Nadam()),
+}
+
+
+@pytest.mark.parametrize("before, after", OTHERS.values(), ids=OTHERS)
+def test_an_optimizer_that_needs_another_state_is_refused(backend, before, after):
+    trainer = fastbp.Trainer(make(backend), before, seed=0)
+    with pytest.raises(ValueError, match="remembers other numbers of each parameter than .* make a new Trainer"):
+        trainer.optimizer = after
+    assert trainer.optimizer is before
+    trainer.fit(*data())
+
+
+def test_an_optimizer_goes_on_with_the_state_of_its_like(backend):
+    net = make(backend)
+    trainer = fastbp.Trainer(net, fastbp.Adam(), 4, seed=0)
+    trainer.fit(*data())
+    trainer.optimizer = fastbp.AdamW(lr=0.5, weight_decay=0.0)
+    trainer.fit(*data())
+    twin = fastbp.Trainer(make(backend), fastbp.Adam(), 4, seed=0)
+    twin.fit(*data())
+    twin.optimizer = fastbp.Adam(lr=0.5)
+    twin.fit(*data())
+    np.testing.assert_allclose(net.parameters, twin.net.parameters, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["net", "state"])
+def test_what_a_trainer_is_built_on_cannot_be_replaced(backend, name):
+    """Kernels read and write at the addresses of these."""
+    trainer, other = (fastbp.Trainer(make(backend, sizes=sizes), fastbp.SGD(0.1, 0.5)) for sizes in ((3, 4, 2), (3, 2)))
+    with pytest.raises(AttributeError, match=f"{name} of a Trainer cannot be replaced: make a new Trainer"):
+        setattr(trainer, name, getattr(other, name))
+    for part in ("buffers", "memory"):
+        with pytest.raises(AttributeError, match=f"{part} of a State cannot be replaced: write into it"):
+            setattr(trainer.state, part, np.zeros(1))
+    trainer.state.buffers *= 0.5
+    trainer.state = trainer.state
+    trainer.fit(*data())
+
+
+SETTINGS = [
+    ("optimizer", "sgd", TypeError), ("batch_size", 0, ValueError), ("batch_size", 2.5, TypeError),
+    ("shuffle", 1, TypeError), ("threads", 0, ValueError), ("l1", -1, ValueError), ("l2", "x", TypeError),
+    ("dropout", 1.0, ValueError), ("dropout", [0.1, 0.1], ValueError), ("clip_norm", 0, ValueError),
+    ("clip_value", -1.0, ValueError), ("max_norm", np.nan, ValueError), ("label_smoothing", 0.1, ValueError),
+    ("input_noise", -0.1, ValueError), ("on_nonfinite", "go on", ValueError), ("rng", -1, ValueError),
+    ("lr_scale", np.inf, ValueError),
+]
+
+
+@pytest.mark.parametrize("name, value, error", SETTINGS)
+def test_settings_are_checked_when_they_are_set(backend, name, value, error):
+    trainer = fastbp.Trainer(make(backend), fastbp.SGD(0.1))
+    before = getattr(trainer, name)
+    with pytest.raises(error, match=rf"^{name}\b"):
+        setattr(trainer, name, value)
+    assert getattr(trainer, name) is before
+
+
+def test_settings_that_are_set_later_are_those_of_the_start(backend):
+    """Dropout and noise too, whose random numbers are drawn from the seed in any case."""
+    given = dict(batch_size=4, shuffle=False, threads=1, l1=0.01, l2=0.1, dropout=0.4, clip_norm=1.0, clip_value=0.5,
+                 max_norm=2.0, input_noise=0.2, on_nonfinite="raise")
+    trainers = fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=3), fastbp.Trainer(make(backend), fastbp.SGD(0.1),
+                                                                                     seed=3, **given)
+    for name, value in given.items():
+        setattr(trainers[0], name, value)
+    for trainer in trainers:
+        trainer.fit(*data(), epochs=3)
+    assert trainers[0].net.parameters.tobytes() == trainers[1].net.parameters.tobytes()
+    trainers[0].dropout = 0.0
+    assert trainers[0].dropout == ()
+
+
+def read_only(array):
+    array.flags.writeable = False
+
+
+@pytest.mark.parametrize("name", ["net.parameters", "state.buffers", "state.memory"])
+@pytest.mark.parametrize("call", ["fit", "partial_fit", "step", "load_checkpoint"])
+def test_arrays_that_cannot_be_written_to_are_refused(backend, name, call, tmp_path):
+    trainer = fastbp.Trainer(make(backend), fastbp.Adam(), seed=0)
+    trainer.fit(*data())
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    before = trainer.net.parameters.tobytes(), trainer.state.buffers.tobytes(), trainer.epochs, trainer.state.step
+    read_only({"net.parameters": trainer.net.parameters, "state.buffers": trainer.state.buffers,
+               "state.memory": trainer.state.memory}[name])
+    with pytest.raises(ValueError, match=f"^{name} is read-only"):
+        getattr(trainer, call)(*[tmp_path / "c.ckpt"] if call == "load_checkpoint" else data())
+    now = trainer.net.parameters.tobytes(), trainer.state.buffers.tobytes(), trainer.epochs, trainer.state.step
+    assert now == before and len(trainer.history["loss"]) == 1
+
+
+def unpickled_in_place(trainer):
+    """Unpickle with the arrays in bytes objects, which nobody may change."""
+    buffers = []
+    data = pickle.dumps(trainer, protocol=5, buffer_callback=buffers.append)
+    kept = [bytes(buffer) for buffer in buffers]
+    return pickle.loads(data, buffers=kept), kept
+
+
+@pytest.mark.parametrize("optimizer", [fastbp.SGD(0.1, 0.9), fastbp.Adam(), fastbp.Lion()], ids=repr)
+def test_unpickled_state_is_memory_of_its_own(backend, optimizer):
+    trainer = fastbp.Trainer(make(backend), optimizer, 4, seed=0)
+    trainer.fit(*data())
+    copy, kept = unpickled_in_place(trainer)
+    before = list(map(bytearray, kept))
+    for other in (trainer, copy):
+        other.fit(*data(), epochs=2)
+        other.step(*data())
+    assert kept == before and len(kept) > 1
+    assert copy.net.parameters.tobytes() == trainer.net.parameters.tobytes()
+    assert copy.state.buffers.tobytes() == trainer.state.buffers.tobytes()
+    assert all(buffer.ctypes.data % 64 == 0 for buffer in copy.state.buffers)
+
+
+def test_a_trainer_mapped_from_a_file_trains(backend, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    nets = [fastbp.Network([1, 4000, 1], seed=0, backend=backend) for _ in range(2)]
+    trainer, twin = (fastbp.Trainer(net, fastbp.SGD(0.01, momentum=0.9)) for net in nets)
+    joblib.dump(trainer, tmp_path / "trainer")
+    written = (tmp_path / "trainer").read_bytes()
+    for mode in ("r", "c", "r+"):
+        mapped = joblib.load(tmp_path / "trainer", mmap_mode=mode)
+        mapped.step([[1.0]], [[0.0]])
+    twin.step([[1.0]], [[0.0]])
+    assert mapped.net.parameters.tobytes() == twin.net.parameters.tobytes()
+    assert (tmp_path / "trainer").read_bytes() == written
+
+
+def test_one_thread_at_a_time(backend):
+    """While one call of fit waits in a callback, every other call that trains is refused at once."""
     trainer = fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=0)
-    before = trainer.net.parameters.copy()
-    trainer.optimizer = fastbp.Adam()
-    for train in (trainer.fit, trainer.step):
-        with pytest.raises(ValueError, match="remembers 2 numbers of each parameter, but the state .* has 0"):
-            train(*data())
-    assert (trainer.net.parameters == before).all() and trainer.history == {}
+    entered, leave, seen = threading.Event(), threading.Event(), []
+
+    def wait(*_):
+        entered.set()
+        leave.wait(60)
+
+    thread = threading.Thread(target=trainer.fit, args=data(), kwargs={
+        "epochs": 3, "callbacks": [type("C", (), {"on_epoch_end": staticmethod(wait)})()]})
+    thread.start()
+    try:
+        assert entered.wait(60)
+        for name in ("fit", "partial_fit", "step"):
+            with pytest.raises(RuntimeError, match="was called while fit of the same trainer runs"):
+                getattr(trainer, name)(*data())
+        for name in ("load_checkpoint", "save_checkpoint"):
+            with pytest.raises(RuntimeError, match="was called while"):
+                getattr(trainer, name)("no such file")
+        seen.append(pickle.loads(pickle.dumps(trainer)))
+    finally:
+        leave.set()
+        thread.join()
+    assert len(trainer.history["loss"]) == trainer.epochs == 3
+    trainer.fit(*data())
+    seen[0].fit(*data())
+
+
+def test_threads_that_enter_at_once(backend):
+    """All are at the door together; as many epochs are recorded as calls got in."""
+    trainer = fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=0)
+    trainer.fit(*data())
+    for _ in range(20):
+        door, results = threading.Barrier(4), []
+
+        def enter(door=door, results=results):
+            door.wait()
+            try:
+                results.append(len(trainer.fit(*data(), epochs=2)))
+            except RuntimeError as error:
+                results.append(str(error))
+
+        before = trainer.epochs
+        threads = [threading.Thread(target=enter) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        n_in = results.count(2)
+        assert n_in >= 1 and all(result == 2 or "was called while fit" in result for result in results)
+        assert trainer.epochs == before + 2 * n_in == len(trainer.history["loss"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_forked_while_a_thread_trains_can_train(tmp_path):
+    code = textwrap.dedent("""
+        import os, signal, threading
+        import numpy as np
+        import fastbp
+
+        X, Y = np.ones((4, 2)), np.ones((4, 1))
+        trainer = fastbp.Trainer(fastbp.Network([2, 1], seed=0), fastbp.SGD(0.1), seed=0)
+        trainer.fit(X, Y)
+        entered, leave = threading.Event(), threading.Event()
+
+        class Wait:
+            def on_epoch_end(self, trainer, history):
+                entered.set()
+                leave.wait(60)
+
+        thread = threading.Thread(target=trainer.fit, args=(X, Y), kwargs={"callbacks": [Wait()]})
+        thread.start()
+        entered.wait(60)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            trainer.fit(X, Y, epochs=2)
+            trainer.step(X, Y)
+            trainer.save_checkpoint("child.ckpt")
+            os._exit(0)
+        leave.set()
+        thread.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """)
+    result = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], cwd=tmp_path,
+                            capture_output=True, text=True, timeout=120)
+    assert result.stdout == "0\n", result.stderr
 
 
 def test_a_call_that_fails_leaves_no_history(backend):
@@ -736,3 +946,29 @@ def test_label_smoothing_with_a_loss_of_ones_own(backend):
 def test_a_learning_rate_that_is_a_function():
     with pytest.raises(TypeError, match=r"lr must be a number or one of fastbp.schedules, got <function"):
         fastbp.SGD(lr=lambda step: 0.1)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_orders_are_int64_where_integers_are_int32(is_stream, shuffle, monkeypatch):
+    """As on Windows with NumPy 1: kernels read an order as int64, and the engine insists on it."""
+    arange, seen = np.arange, []
+
+    def narrow(*args, dtype=None):
+        return arange(*args, dtype=np.int32 if dtype is None and all(type(a) is int for a in args) else dtype)
+
+    monkeypatch.setattr(np, "arange", narrow)
+    assert np.arange(3).dtype == np.int32
+    net = make("numba")
+    training = net._backend.training
+    monkeypatch.setattr(net._backend, "training", lambda *args, **options: (seen.append(options["order"].dtype),
+                                                                            training(*args, **options))[1])
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.1), 4, shuffle=shuffle, seed=0)
+    X, Y = data(50)
+    trainer.fit(*(fastbp.stream(X, Y, buffer_rows=8),) if is_stream else (X, Y), epochs=2)
+    trainer.fit(*(fastbp.stream(lambda: [(X, Y)], buffer_rows=8),) if is_stream else (X, Y), validation_data=(X, Y),
+                metrics=["r2"])
+    trainer.step(X, Y)
+    assert set(seen) == {np.dtype(np.int64)}
+    with pytest.raises(AssertionError, match="int32"):
+        training(net.parameters, trainer.state, batch_size=4, order=np.arange(50), update=trainer._update())
