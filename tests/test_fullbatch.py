@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -376,6 +377,7 @@ print(json.dumps(dict(interrupted=history.interrupted, epochs=len(history), move
 """
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process on Windows")
 @pytest.mark.parametrize("method", ["fastbp.LBFGS(gtol=0, ftol=0)", "fastbp.LevenbergMarquardt(gtol=0)"])
 def test_ctrl_c(method):
     with subprocess.Popen([sys.executable, "-c", CHILD.format(method)], stdout=subprocess.PIPE, text=True) as child:

@@ -1,6 +1,7 @@
 """A real Ctrl-C: SIGINT to a process that trains, or that waits or computes for long."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ print(json.dumps(dict(
 """
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process on Windows")
 @pytest.mark.parametrize("n_samples, width", [(4, 3), (400_000, 256)])  # many epochs a call; a part of one epoch a call
 def test_ctrl_c_stops_soon_and_leaves_a_usable_network(backend, n_samples, width):
     command = [sys.executable, "-c", CHILD, backend, str(n_samples), str(width)]
