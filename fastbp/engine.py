@@ -15,8 +15,9 @@ import numpy as np
 from . import checks, interrupts
 from .kernels import gang
 from .kernels import training as t
-from .kernels.ahead import compile_beside, is_ready, n_cores
+from .kernels.ahead import compile_beside, is_ready
 from .kernels.block import LEAVES, load_leaves, sync_size
+from .kernels.cores import n_cores
 from .kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .kernels.optimizers import RULES, SQUARES_CHUNK
 from .kernels.plan import (
@@ -83,12 +84,16 @@ _threads = None
 
 
 def get_num_threads():
-    """Return the most threads in use: by `set_num_threads`, else the cores that this process may use."""
+    """Return the most threads in use: by `set_num_threads`, else the default.
+
+    The default is the least of the cores that the process may use (its affinity), the processor time that its Linux
+    control group may use, rounded up, and the numbers in OMP_NUM_THREADS and NUMBA_NUM_THREADS where these are set.
+    """
     return n_cores() if _threads is None else _threads
 
 
 def set_num_threads(n):
-    """Limit the threads that training and evaluation use; None lifts the limit.
+    """Limit the threads that training and evaluation use; None returns to the default of `get_num_threads`.
 
     Results have the same bits for any number of threads, and small networks use one in any case.
 

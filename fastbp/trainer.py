@@ -204,7 +204,8 @@ class Trainer:
     seed : None, int, SeedSequence or Generator
         Source of the orders; a seed gives the same orders on both backends.
     threads : int or None
-        Threads of the kernels; None leaves it to them.  The result is the same bits for every number.
+        Most threads of the kernels; None: as many as `get_num_threads` says.  The result has the same bits for every
+        number.
     l1, l2 : float
         Penalties l1 * sum |W| + l2 / 2 * sum W**2 (biases have none), of which only the gradients are added, once for
         each update; the loss is without them.

@@ -11,14 +11,10 @@ from pathlib import Path
 
 from . import training
 from .block import LEAVES
+from .cores import n_cores
 from .jit import Lock, cache_folder, fcntl
 
 _asked = set()
-
-
-def n_cores():
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_ready(kernel, n_leaves, dtype):
