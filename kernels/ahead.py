@@ -12,7 +12,7 @@ from pathlib import Path
 from . import training
 from .block import LEAVES
 from .cores import n_cores
-from .jit import Lock, cache_folder, fcntl
+from .jit import cache_folder, fcntl, open_beside
 
 _asked = set()
 
@@ -39,7 +39,7 @@ def compile_beside(kernel, n_leaves, dtype):
     is_python = Path(sys.executable or "").name.lower().startswith("python")       # not a program that contains one
     if (fcntl is None or not is_python or n_cores() < 2 or LEAVES[0].is_cached(dtype) or cache_folder() is None):
         return
-    lock = Lock.taken(cache_folder() / "fastbp.lock", 0)
+    lock = _lock()
     if lock is None:
         return                                     # another process is being helped already
     code = (f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; "
@@ -47,12 +47,29 @@ def compile_beside(kernel, n_leaves, dtype):
     command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]         # as multiprocessing does
     try:
         helper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                  stderr=subprocess.DEVNULL, pass_fds=[lock.descriptor])
+                                  stderr=subprocess.DEVNULL, pass_fds=[lock])
     except OSError:
-        lock.give_back()
         return
-    os.close(lock.descriptor)                      # the other one holds it until it ends
+    finally:
+        os.close(lock)                             # the other one holds it until it ends
     atexit.register(_end, helper)
+
+
+def _lock():
+    """Return a locked file that a child process can inherit, None where another process has it.
+
+    Locks of bytes as in `jit.Lock` are not inherited, those of whole files are; some systems do not allow both kinds
+    on the same file.
+    """
+    descriptor = None
+    try:
+        descriptor = open_beside(cache_folder() / "helper.lock", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
 
 
 def _end(helper):

@@ -5,15 +5,21 @@ were compiled into it, and changes of compile flags; two processes that compile 
 entries; and it raises at import when no folder is writable.  Here an entry is one file, named after everything that
 went into it (the source of all kernels, signature, processor, versions, flags) and renamed into place when complete;
 a first compile holds a lock, so that processes that start together compile once.
+
+What is read from the folder is run.  So a folder or file is read only if it belongs to the user whose rights this
+process has, and if nobody else can write to it.  The folders above are not checked: whoever may rename things there
+can put another folder in place, but cannot make it, or a file in it, the user's.
 """
 import functools
 import hashlib
 import os
 import pickle
+import stat
 import sys
 import tempfile
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import llvmlite
@@ -39,8 +45,9 @@ if config.DISABLE_JIT:
 # error_model="numpy": division as IEEE has it.  fastmath is never used: it deletes the checks for NaN.
 FLAGS = {"nogil": True, "error_model": "numpy"}
 BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-LOCK_PATIENCE_S = 60.0
+LOCK_PATIENCE_S, LOCK_MESSAGE_S = 60.0, 2.0
 _HERE = Path(__file__).parent
+_WINDOWS = os.name == "nt"
 
 
 @functools.cache
@@ -52,26 +59,64 @@ def source_hash():
     return digest.hexdigest()
 
 
+def _folders():
+    """Return where compiled kernels may be kept, best first."""
+    user = Path(AppDirs("fastbp", appauthor=False).user_cache_dir)
+    if not user.is_absolute():                      # XDG_CACHE_HOME is empty or relative, which counts as not set
+        user = Path(os.path.expanduser("~/.cache/fastbp"))
+    # The user's folder first: what is left beside an installed package outlives it, and hides the next one.
+    folders = [user, _HERE / "__pycache__" / "fastbp"]
+    return [Path(config.CACHE_DIR) / "fastbp", *folders] if config.CACHE_DIR else folders
+
+
+def _danger(info):
+    """Return what in an `os.stat_result` lets another user decide what a folder or file holds, or None."""
+    if stat.S_ISLNK(info.st_mode):
+        return "is a symbolic link"
+    if _WINDOWS:                                    # which has neither owners nor permissions in these numbers
+        return None
+    if info.st_uid != os.geteuid():
+        return f"belongs to user {info.st_uid}, not to user {os.geteuid()}"
+    return "can be written by other users" if info.st_mode & 0o022 else None
+
+
 @functools.cache
 def cache_folder():
-    """Return the first writable folder of: NUMBA_CACHE_DIR, the user's cache folder, beside the source; or None."""
-    candidates = [Path(config.CACHE_DIR) / "fastbp"] if config.CACHE_DIR else []
-    # The user's folder first: what is left beside an installed package outlives it, and hides the next one.
-    candidates += [Path(AppDirs("fastbp", appauthor=False).user_cache_dir), _HERE / "__pycache__"]
-    for folder in candidates:
+    """Return the first folder that is safe and writable of: NUMBA_CACHE_DIR, the user's, beside the source; or None."""
+    found, unsafe, others = None, [], []
+    for folder in _folders():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            danger = "is not an absolute path"
+            if folder.is_absolute():
+                for made in (*reversed(folder.parents), folder):
+                    made.mkdir(0o700, exist_ok=True)
+                danger = _danger(folder.lstat())
+            if danger:
+                unsafe.append(f"{folder} {danger}")
+                continue
             tempfile.TemporaryFile(dir=folder).close()
-            return folder
+            found = folder
+            break
         except OSError:
-            continue
-    warnings.warn("fastbp: no folder can be written to keep compiled kernels in, so every process compiles them "
-                  f"anew; tried {', '.join(map(str, candidates))}", RuntimeWarning, stacklevel=2)
-    return None
+            others.append(str(folder))
+    if unsafe:
+        warnings.warn(f"fastbp: not used as the folder of compiled kernels: {'; '.join(unsafe)}", RuntimeWarning,
+                      stacklevel=2)
+    if found is None:
+        warnings.warn("fastbp: there is no folder to keep compiled kernels in, so every process compiles them anew"
+                      + (f"; cannot be written: {', '.join(others)}" if others else ""), RuntimeWarning, stacklevel=2)
+    return found
+
+
+def open_beside(path, flags):
+    """Open a file of the cache folder, never through a symbolic link; a new one is readable by its owner alone."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 class KernelCache:
     """What a Numba dispatcher asks of its cache, over one file per compiled signature."""
+
+    _has_warned = False                             # of a file that is not safe to read; once in a process
 
     def __init__(self, py_func):
         self._py_func = py_func
@@ -102,7 +147,7 @@ class KernelCache:
             return None
         found = self._read(path, target_context)
         if found is None and self._lock is None:
-            self._lock = Lock.taken(path.with_suffix(".lock"), LOCK_PATIENCE_S)
+            self._lock = Lock.taken(path.name)
             found = self._read(path, target_context)         # by now another process may have compiled it
         return found
 
@@ -112,23 +157,40 @@ class KernelCache:
         if path is None or cres.library.has_dynamic_globals:
             return
         data = dumps(cres._reduce())
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_bytes(hashlib.sha256(data).digest() + data)
-            os.replace(temporary, path)
+            if self._lock is not None:                       # what a process left that was killed in the middle
+                for left in path.parent.glob(f"{path.name}.*.tmp"):
+                    left.unlink(missing_ok=True)
+            descriptor, temporary = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)     # a new file, mode 0600
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(hashlib.sha256(data).digest() + data)
+                os.replace(temporary, path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            if _WINDOWS and isinstance(error, PermissionError) and path.exists():
+                return                                       # another process has saved it, and a third one reads it
             warnings.warn(f"fastbp: compiled kernels were not saved: {error}", RuntimeWarning, stacklevel=2)
 
     def _read(self, path, target_context):
         try:
-            content = path.read_bytes()
+            with open(path, "rb", opener=open_beside) as file:
+                danger, content = _danger(os.fstat(file.fileno())), file.read()
+            if danger:
+                if not KernelCache._has_warned:
+                    KernelCache._has_warned = True
+                    warnings.warn(f"fastbp: compiled kernels are not read from {path}, which {danger}; compiling again",
+                                  RuntimeWarning, stacklevel=2)
+                return None
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 raise ValueError("wrong checksum")
             return compiler.CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
         except FileNotFoundError:
             return None
         except Exception as error:                  # a damaged file: compiled again and overwritten
+            if _WINDOWS and isinstance(error, PermissionError):
+                return None                         # another process is putting a new one in its place
             warnings.warn(f"fastbp: {path.name} is damaged ({type(error).__name__}: {error}); compiling again",
                           RuntimeWarning, stacklevel=2)
             return None
@@ -153,43 +215,56 @@ class KernelCache:
 
 
 class Lock:
-    """A lock of several processes: a locked file, deleted by each that gives the lock back.
+    """A lock among processes: one byte, for each kernel another, of the one lock file in the cache folder.
 
-    Who waits for the deleted file gets its lock too, beside another who made a new one.  Both look into the cache
-    first, and compile twice only what could not be compiled or saved.
+    The system frees what a process held however it ends, and a forked child has none of its parent's locks.  A process
+    that has once waited in vain, for one that is stopped, say, waits no more.
     """
 
-    def __init__(self, path, descriptor):
-        self.path, self.descriptor = path, descriptor
+    _has_told = _has_given_up = False
+
+    def __init__(self, descriptor, byte):
+        self._descriptor, self._byte = descriptor, byte
 
     @staticmethod
-    def taken(path, patience_s):
-        """Return the lock at a path; None where there are no locks or it was not free in time."""
-        if fcntl is None:
+    @functools.cache
+    def _file():
+        """Return the open lock file, None where there is none; closing it would free all locks of this process."""
+        if fcntl is None or cache_folder() is None:
             return None
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+            return open_beside(cache_folder() / "kernels.lock", os.O_RDWR | os.O_CREAT)
         except OSError:
             return None
-        deadline = time.monotonic() + patience_s
+
+    @staticmethod
+    def taken(name):
+        """Return the lock of a name; None where there are no locks, or it was not free in time."""
+        lock, start = Lock(Lock._file(), zlib.crc32(name.encode())), time.monotonic()
+        if lock._descriptor is None:
+            return None
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return Lock(path, descriptor)
-            except OSError:
-                if time.monotonic() >= deadline:
-                    os.close(descriptor)
-                    return None
+                lock._change(fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except (BlockingIOError, PermissionError):         # held by another process
+                waited = time.monotonic() - start
+            except OSError:                                    # this file system has no locks
+                return None
+            if waited >= LOCK_MESSAGE_S and not Lock._has_told:
+                Lock._has_told = True
+                print("fastbp: waiting for another process that is compiling kernels", file=sys.stderr, flush=True)
+            if waited >= LOCK_PATIENCE_S or Lock._has_given_up:
+                Lock._has_given_up = True
+                return None
             time.sleep(0.02)
 
     def give_back(self):
         """Let others have it."""
-        try:
-            self.path.unlink()
-        except OSError:
-            pass                                       # another's file in a shared folder, say
-        finally:
-            os.close(self.descriptor)
+        self._change(fcntl.LOCK_UN)
+
+    def _change(self, operation):
+        fcntl.lockf(self._descriptor, operation, 1, self._byte)
 
 
 def kernel(function):

@@ -1,4 +1,4 @@
-"""Machine code kept on disk: edits are noticed, damage is mended, processes that start together get on.
+"""Machine code kept on disk: edits are noticed, damage is mended, only one's own is read, processes get on.
 
 Every test runs processes of their own over a copy of the package, with a cache folder of their own.
 """
@@ -188,6 +188,7 @@ def home(folder):
             "USERPROFILE": str(folder)}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not take the user's folder from the environment")
 def test_no_folder_can_be_written(tmp_path):
     package = copy_of_package(tmp_path / "package")
     (package / "file").write_text("a file where folders are looked for")
@@ -204,6 +205,7 @@ answer(updated=values, exp=out.tolist(), cached=engine.is_compiled("float32"))
     assert len(answer["warnings"]) == 1 and here in answer["warnings"][0]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not take the user's folder from the environment")
 def test_the_next_folder_is_used_where_one_cannot_be_written(tmp_path):
     package = copy_of_package(tmp_path / "package")
     beside = package / "fastbp" / "kernels" / "__pycache__"
@@ -212,9 +214,10 @@ def test_the_next_folder_is_used_where_one_cannot_be_written(tmp_path):
     assert run(package, package / "file", code, **home(tmp_path / "user")) == wanted
     assert len(list((tmp_path / "user").rglob("fastbp-sgd-*.nbc"))) == 1 and not beside.exists()
     assert run(package, package / "file", code, **home(package / "file")) == wanted
-    assert len(list(beside.glob("fastbp-sgd-*.nbc"))) == 1
+    assert len(list((beside / "fastbp").glob("fastbp-sgd-*.nbc"))) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not take the user's folder from the environment")
 def test_a_package_that_was_used_holds_what_was_installed(tmp_path):
     """Pip takes out what it put in: a folder that keeps more stays, and Python imports it, empty, as `fastbp`."""
     package = copy_of_package(tmp_path / "package")
@@ -236,6 +239,150 @@ answer(updated=updated())
     assert answer["updated"] == UPDATED
     assert len(answer["warnings"]) == 1 and "no space left" in answer["warnings"][0]
     assert files(tmp_path) == []
+
+
+def test_what_killed_writers_left_is_cleared_and_names_are_not_foreseen(package, tmp_path):
+    code = """
+import os
+names, replace = [], os.replace
+jit.os.replace = lambda source, target: (names.append(os.path.basename(source)), replace(source, target))
+updated()
+(path,) = jit.cache_folder().glob("*.nbc")
+path.unlink()
+for name in (f"{path.name}.left.tmp", "fastbp-other-0.nbc.left.tmp"):
+    path.with_name(name).write_bytes(b"unfinished")
+jit.kernel(kernels.sgd.py_func)(np.arange(5.0), 0.5, np.ones(5))
+answer(n=len(set(names)), new=[path.name, "fastbp-other-0.nbc.left.tmp"])
+"""
+    answer = run(package, tmp_path, code)
+    assert answer["n"] == 2 and answer["warnings"] == []         # one kernel of one process under two temporary names
+    assert files(tmp_path) == sorted(answer["new"])
+
+
+def test_files_in_use_are_no_news_on_windows(package, tmp_path):
+    """There, a file that is open cannot be replaced, nor one opened that is being replaced."""
+    code = "answer(updated=updated())"
+    assert run(package, tmp_path, code)["updated"] == UPDATED
+    (name,) = files(tmp_path)
+    code = """
+def in_use(*arguments, **options):
+    raise PermissionError(13, "The process cannot access the file because it is being used by another process")
+jit.os.replace = jit.open_beside = in_use
+jit._WINDOWS = %s
+""" + code
+    assert run(package, tmp_path, code % "True") == {"updated": UPDATED, "warnings": []}
+    assert len(run(package, tmp_path, code % "False")["warnings"]) > 1       # elsewhere they are
+    assert files(tmp_path) == [name]
+
+
+# ------------------------------------------------------------------ whose the files are
+
+PLANT = """
+import hashlib, pickle
+class Planted:
+    def __reduce__(self):
+        return open, ({!r}, "w")
+updated()
+(path,) = jit.cache_folder().glob("*.nbc")
+content = pickle.dumps(Planted())
+path.write_bytes(hashlib.sha256(content).digest() + content)
+answer()
+"""
+posix = pytest.mark.skipif(os.name == "nt", reason="there are no owners and permissions in a mode on Windows")
+
+
+@pytest.fixture(scope="module")
+def plant(package, tmp_path_factory):
+    """Return a cache with code in place of a kernel, and the file that the code writes."""
+    cache = tmp_path_factory.mktemp("plant")
+    run(package, cache, PLANT.format(str(cache / "ran")))
+    return cache / "fastbp", cache / "ran"
+
+
+@pytest.fixture
+def planted(plant, package, tmp_path):
+    """Return a cache with the plant in it, and a function that tells whether it runs."""
+    cache, (source, ran) = tmp_path / "cache", plant
+    shutil.copytree(source, cache / "fastbp")
+
+    def runs(cache=cache, code="", **environment):
+        """Whether the planted code ran in a process that needs a kernel, and the warnings."""
+        environment = {**home(tmp_path / "user"), **environment}
+        answer = run(package, cache, code + "\nanswer(updated=updated())", **environment)
+        assert answer["updated"] == UPDATED
+        was_run = ran.exists()
+        ran.unlink(missing_ok=True)
+        return was_run, answer["warnings"]
+    return cache, runs
+
+
+def test_what_lies_in_the_cache_is_run(planted):
+    """What the tests below plant would be: here it is the user's own."""
+    was_run, warnings = planted[1]()
+    assert was_run and any("damaged" in warning for warning in warnings)         # code, but no kernel
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_others_can_write_is_not_read(what, mode, planted, tmp_path):
+    cache, runs = planted
+    (path,) = (cache / "fastbp").glob("*.nbc")
+    (path if what == "file" else path.parent).chmod(mode)
+    was_run, warnings = runs()
+    assert not was_run and len(warnings) == 1 and "can be written by other users" in warnings[0]
+    assert str(path if what == "file" else path.parent) in warnings[0]
+    if what == "folder":                                         # the next one is used instead
+        assert len(list((tmp_path / "user").rglob("fastbp-sgd-*.nbc"))) == 1
+        assert len(runs()[1]) == 1                               # and read
+    else:
+        assert path.stat().st_mode & 0o777 == 0o600 and runs() == (False, [])       # a new file
+
+
+@posix
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_what_belongs_to_another_user_is_not_read(which, planted):
+    """To a process of another user, this user's files are another's."""
+    code = "import os\nmine = os.geteuid()\njit.os.geteuid = lambda: mine + 1\n"
+    if which == "file":
+        code = "jit.cache_folder()\n" + code
+    was_run, warnings = planted[1](code=code)
+    assert not was_run and "belongs to user" in warnings[0]
+
+
+@posix
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_symbolic_links_are_not_followed(which, planted):
+    cache, runs = planted
+    (path,) = (cache / "fastbp").glob("*.nbc")
+    link = path if which == "file" else path.parent
+    link.rename(cache / "elsewhere")
+    link.symlink_to(cache / "elsewhere")
+    was_run, warnings = runs()
+    assert not was_run and len(set(warnings)) == 1 and "symbolic link" in warnings[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not take the user's folder from the environment")
+@pytest.mark.parametrize("cache, xdg", [("", ""), ("", "cache"), ("cache", None)])
+def test_the_current_folder_is_no_cache(cache, xdg, planted, package, tmp_path):
+    for folder in (tmp_path, tmp_path / "cache"):
+        if not (folder / "fastbp").exists():
+            shutil.copytree(tmp_path / "cache" / "fastbp", folder / "fastbp")
+    environment = {} if xdg is None else {"XDG_CACHE_HOME": xdg}
+    code = "import os; os.chdir(" + repr(str(tmp_path)) + ")"
+    was_run, warnings = planted[1](cache, code, **environment)
+    assert not was_run and len(warnings) == bool(cache)          # what a user has set is not ignored in silence
+    assert all("is not an absolute path" in warning for warning in warnings)
+
+
+@posix
+def test_what_is_made_is_for_its_owner_alone(package, tmp_path):
+    cache = tmp_path / "new" / "cache"
+    answer = run(package, cache, "import os; os.umask(0); answer(updated=updated())")
+    assert answer == {"updated": UPDATED, "warnings": []}
+    modes = {path.name: path.stat().st_mode & 0o777 for path in cache.parent.rglob("*")}
+    assert cache.parent.stat().st_mode & 0o777 == modes.pop("cache") == modes.pop("fastbp") == 0o700
+    assert len(modes) == 2 and set(modes.values()) == {0o600}    # the kernel and the lock file
 
 
 def test_threads_of_one_process_start_together(package, tmp_path):
@@ -272,10 +419,67 @@ try:
     failed = False
 except NumbaError:
     failed = True
-answer(failed=failed, updated=updated())
+import subprocess
+path = str(jit.cache_folder() / "kernels.lock")
+code = f"import fcntl; fcntl.lockf(open({path!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+def others_can_lock():
+    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
+lock = jit.Lock.taken("any")
+held = others_can_lock()
+lock.give_back()
+answer(failed=failed, free=[held, others_can_lock()], updated=updated())
 """
-    assert run(package, tmp_path, code) == {"failed": True, "updated": UPDATED, "warnings": []}
-    assert not list((tmp_path / "fastbp").glob("*.lock"))   # a lock that is held is a file of its own
+    expected = {"failed": True, "free": [False, True], "updated": UPDATED, "warnings": []}
+    assert run(package, tmp_path, code) == expected
+
+
+HOLDER = """
+import fcntl, os, sys
+os.makedirs(sys.argv[1], mode=0o700)
+file = open(sys.argv[1] + "/kernels.lock", "w")
+fcntl.lockf(file, fcntl.LOCK_EX)                   # every byte: the lock of every kernel
+print("held", flush=True)
+sys.stdin.read()
+"""
+WAITING = """
+import contextlib, io, types
+clock = [0.0]
+jit.time = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.__setitem__(0, clock[0] + s))
+out = np.empty((1, 1))
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    values = updated()
+    kernels.exp(np.zeros((1, 1)), out)
+    kernels.tanh(np.zeros((1, 1)), out)
+answer(updated=values, waited=clock[0], said=said.getvalue().splitlines())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no file locks on Windows")
+def test_a_lock_that_stays_held_is_waited_for_once(package, tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "fastbp")], **pipes) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            held = run(package, tmp_path, WAITING)
+        finally:
+            holder.kill()
+    assert held["updated"] == UPDATED and held["warnings"] == [] and 59 < held["waited"] < 61
+    assert len(held["said"]) == 1 and "another process" in held["said"][0]
+    for path in (tmp_path / "fastbp").glob("*.nbc"):
+        path.unlink()
+    free = run(package, tmp_path, WAITING)                   # its holder was killed
+    assert free == {"updated": UPDATED, "waited": 0.0, "said": [], "warnings": []}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no file locks on Windows")
+def test_no_waiting_where_there_are_no_locks(package, tmp_path):
+    code = """
+import errno
+def lockf(*arguments):
+    raise OSError(errno.ENOLCK, "No locks available")
+jit.fcntl.lockf = jit.fcntl.flock = lockf
+""" + WAITING
+    assert run(package, tmp_path, code) == {"updated": UPDATED, "waited": 0.0, "said": [], "warnings": []}
 
 
 HELPED = TRAIN + """
@@ -306,7 +510,7 @@ def test_another_process_compiles_ahead(package, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no file locks on Windows")
 @pytest.mark.parametrize("obstacle", ["sys.executable = '/opt/program'", "ahead.n_cores = lambda: 1",
-                                      "held = jit.Lock.taken(jit.cache_folder() / 'fastbp.lock', 0)"])
+                                      "held = ahead._lock()"])
 def test_no_other_process_where_there_is_no_place_for_it(obstacle, package, tmp_path):
     code = HELPED + """
 from fastbp.kernels import ahead
