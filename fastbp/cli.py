@@ -346,13 +346,16 @@ def predict(
         raise FileNotFoundError(f"no file {str(model)!r}")
     _check_out(out, model, data)
     net = load(model, backend=backend)
-    recipe = Recipe.from_metadata(net.metadata)
+    recipe = Recipe.from_metadata(net.metadata, net.sizes, model)
     samples = read(data, recipe=recipe, n_features=net.sizes[0], header=header)
     n_in = samples.X.shape[1]
     if n_in != net.sizes[0]:
         raise ValueError(f"{data} has {n_in} features, but {model} takes {net.sizes[0]}")
     screen.announce_compilation(net)
     A = net.predict(samples.X if recipe is None else recipe.inputs(samples.X, net.dtype))
+    if not np.isfinite(A).all():
+        row = int(np.isfinite(A).all(axis=1).argmin())
+        raise ValueError(f"{model}: the output for row {row} of {data} is {A[row][~np.isfinite(A[row])][0]}")
     titles, rows = _predictions(net, recipe, A)
     if out is None:
         _write_csv(sys.stdout, titles, rows)

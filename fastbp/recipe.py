@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import reprlib
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from . import datasets
+from . import checks, datasets
 from .datasets import Column, Dataset
 from .datasets.dataset import opened
 from .datasets.tables import n_columns
@@ -18,6 +22,10 @@ from .losses import row_of
 
 BUNDLED = ("digits", "xor")
 METADATA_KEY = "recipe"
+OPTIONAL: set[str] = set()  # fields that models saved by earlier versions lack
+MAX_TEXT = 1 << 17  # characters of a name, as of a cell that the csv module reads
+MAX_CATEGORY_TEXT = 1 << 24  # characters of the categories of a column as an array: 64 MB
+FLOAT32 = np.finfo(np.float32)
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,11 @@ class Recipe:
         The columns to be read from a table, text encoded one-hot.
     target : str or None
         The target column of a table.
+
+    Raises
+    ------
+    ValueError
+        Where a field does not fit; the message names it.
     """
 
     mean: list[float]
@@ -45,6 +58,10 @@ class Recipe:
     target_scale: Sequence[float] = (1.0,)
     columns: Sequence[Column] | None = None
     target: str | None = None
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _check(self)
 
     @classmethod
     def of(cls, data: Dataset, rows: np.ndarray) -> Recipe:
@@ -56,15 +73,33 @@ class Recipe:
         return cls(mean, scale, None, *_standard(as_columns(data.y)[rows]), data.columns, data.target)
 
     @classmethod
-    def from_metadata(cls, metadata: dict[str, str]) -> Recipe | None:
-        """Read back what `metadata` wrote; None if there is nothing."""
-        if METADATA_KEY not in metadata:
+    def from_metadata(cls, metadata: dict[str, str], sizes: Sequence[int] | None = None,
+                      path: str | Path = "the model") -> Recipe | None:
+        """Read back what `metadata` wrote; None if there is nothing.
+
+        Parameters
+        ----------
+        metadata : dict of str
+            That of a network.
+        sizes : sequence of int, optional
+            The sizes of the network, which the recipe must fit.
+        path : str or Path
+            The file of the network, for the messages.
+
+        Raises
+        ------
+        ValueError
+            Where it is damaged, or does not fit the network; the message names file and field.
+        """
+        if METADATA_KEY not in checks.metadata(metadata):
             return None
-        fields = json.loads(metadata[METADATA_KEY])
-        if fields["columns"] is not None:
-            fields["columns"] = tuple(Column(name, categories and tuple(categories))
-                                      for name, categories in fields["columns"])
-        return cls(**fields)
+        try:
+            recipe = cls(**_field_values(metadata[METADATA_KEY], {field.name for field in fields(cls)}))
+            if sizes is not None:
+                _check(recipe, sizes[0], sizes[-1])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, metadata {METADATA_KEY!r}: {error}") from None
+        return recipe
 
     def metadata(self) -> dict[str, str]:
         """Write itself as text for `Network.save`."""
@@ -78,6 +113,8 @@ class Recipe:
     def inputs(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Standardise samples: in float32 if that holds their values, else in float64; then as `dtype`."""
         exact = np.result_type(X, np.float32)
+        if max(np.abs([*self.mean, *self.scale])) > FLOAT32.max or min(self.scale) < FLOAT32.tiny:
+            exact = np.dtype(np.float64)
         return ((X - np.array(self.mean, exact)) / np.array(self.scale, exact)).astype(dtype, copy=False)
 
     def targets(self, y: np.ndarray, loss: str) -> np.ndarray:
@@ -93,6 +130,100 @@ class Recipe:
     def predictions(self, A: np.ndarray) -> np.ndarray:
         """Decode outputs: class indices (n_samples,), or numbers (n_samples, n_out) in their own units."""
         return A.astype(np.float64) * self.target_scale + self.target_mean if self.classes is None else A.argmax(axis=1)
+
+
+def _check(recipe: Recipe, n_in: int | None = None, n_out: int | None = None) -> None:
+    """Raise ValueError unless every field is of its type, and they fit each other and the network."""
+    for field in ("mean", "target_mean"):
+        _check_numbers(field, getattr(recipe, field))
+    for field, other in (("scale", recipe.mean), ("target_scale", recipe.target_mean)):
+        _check_numbers(field, getattr(recipe, field), positive=True)
+        _check_length(field, getattr(recipe, field), len(other), "one for each mean")
+    if recipe.columns is not None:
+        _check_texts("columns", [column.name for column in recipe.columns])
+        for i, column in enumerate(recipe.columns):
+            if column.categories is not None:
+                _check_texts(f"columns[{i}].categories", column.categories, MAX_CATEGORY_TEXT)
+        width = sum(1 if column.categories is None else len(column.categories) for column in recipe.columns)
+        if n_in not in (None, width):
+            raise ValueError(f"columns make {width} inputs, but the network has {n_in}")
+        n_in = width
+    if len(recipe.mean) > 1:
+        _check_length("mean", recipe.mean, n_in, "one for each input")
+    if recipe.classes is None:
+        _check_length("target_mean", recipe.target_mean, n_out, "one for each output")
+    else:
+        _check_texts("classes", recipe.classes)
+        _require(len(recipe.classes) > 1, "classes", "a list of two or more", recipe.classes)
+        _check_length("classes", recipe.classes, n_out, "one for each output")
+    if recipe.target is not None:
+        _check_text("target", recipe.target)
+        known = [column.name for column in recipe.columns or ()]
+        _require(recipe.target not in known, "target", "none of the columns", recipe.target)
+
+
+def _check_numbers(field: str, values: Any, positive: bool = False) -> None:
+    """Raise ValueError unless these are one or more finite numbers."""
+    _require(isinstance(values, list | tuple) and len(values) > 0, field, "a list of numbers", values)
+    for i, value in enumerate(values):
+        is_finite = (isinstance(value, int | float) and not isinstance(value, bool)
+                     and abs(value) <= sys.float_info.max)
+        _require(is_finite and (value > 0 or not positive), f"{field}[{i}]",
+                 "a finite number" + " above 0" * positive, value)
+
+
+def _check_texts(field: str, values: Any, limit: float = np.inf) -> None:
+    """Raise ValueError unless these are one or more texts, all different, within the limit as an array."""
+    _require(isinstance(values, list | tuple) and len(values) > 0, field, "a list of texts", values)
+    seen = set()
+    for i, value in enumerate(values):
+        _check_text(f"{field}[{i}]", value)
+        _require(value not in seen, f"{field}[{i}]", "different from those before it", value)
+        seen.add(value)
+    _require(len(values) * max(map(len, values)) <= limit, field, f"texts of {limit:,} characters in all", values)
+
+
+def _check_text(field: str, value: Any) -> None:
+    """Raise ValueError unless this is a text that a cell of a table, and an array, can hold as it is."""
+    _require(isinstance(value, str), field, "text", value)
+    _require(len(value) <= MAX_TEXT, field, f"a text of at most {MAX_TEXT:,} characters", value)
+    _require(not re.search("[\0\ud800-\udfff]", value), field, "a text without NUL and lone surrogates", value)
+
+
+def _check_length(field: str, values: Sequence, n: int | None, each: str) -> None:
+    _require(n in (None, len(values)), field, f"a list of {n}, {each}", values)
+
+
+def _require(is_so: bool, field: str, expected: str, value: Any) -> None:
+    if not is_so:
+        raise ValueError(f"{field} must be {expected}, got {reprlib.repr(value)}")
+
+
+def _field_values(text: str, known: set[str]) -> dict[str, Any]:
+    """Parse the fields of a recipe; ValueError if one is missing, unknown or there twice."""
+    def different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in values:
+                raise ValueError(f"the field {reprlib.repr(name)} is there twice")
+            values[name] = value
+        return values
+
+    values = json.loads(text, parse_int=float, object_pairs_hook=different)  # an int of 400 digits is infinite
+    _require(isinstance(values, dict), "it", "an object", values)
+    for names, what in ((known - OPTIONAL - set(values), "missing"), (set(values) - known, "unknown")):
+        if names:
+            raise ValueError(f"the field {reprlib.repr(min(names))} is {what}")
+    if values["columns"] is not None:
+        _require(isinstance(values["columns"], list), "columns", "a list or null", values["columns"])
+        values["columns"] = tuple(_column(f"columns[{i}]", value) for i, value in enumerate(values["columns"]))
+    return values
+
+
+def _column(field: str, value: Any) -> Column:
+    _require(isinstance(value, list) and len(value) == 2, field, "a list of a name and its categories", value)
+    name, categories = value
+    return Column(name, tuple(categories) if isinstance(categories, list) else categories)
 
 
 def read(source: str, *, target: str | None = None, task: str = "auto",

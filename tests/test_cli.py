@@ -3,6 +3,8 @@
 import csv
 import gzip
 import io
+import json
+import math
 import os
 import re
 import signal
@@ -304,6 +306,159 @@ def test_idx_files(tmp_path, pair):
     paths["labels"].unlink()
     assert not run("predict", out, paths["images"]).stderr
     assert "no targets" in error_line("train", paths["images"])
+
+
+# ------------------------------------------------------------------ damaged models
+
+GOOD = {  # what version 0.1.0 wrote for a table of sizes, colors and kinds
+    "mean": [5.0, 0.25, 0.75], "scale": [2.0, 1.0, 0.5], "classes": ["lily", "rose"], "target_mean": [0.0],
+    "target_scale": [1.0], "columns": [["size", None], ["color", ["blue", "red"]]], "target": "kind"}
+NUMBERS = {**GOOD, "classes": None, "target_mean": [10.0, -1.0], "target_scale": [3.0, 0.5]}
+DEEP = 100_000
+
+
+def recipe_model(path, text):
+    """Save a network of 3 inputs and 2 outputs with a recipe as given."""
+    net = fastbp.Network([3, 4, 2], ["tanh", "identity"], dtype="float64", seed=0, backend="numpy")
+    net.save(path, metadata={METADATA_KEY: text if isinstance(text, str) else json.dumps(text)})
+    return net
+
+
+def without(name):
+    return {key: value for key, value in GOOD.items() if key != name}
+
+
+DAMAGED = [
+    # no recipe at all
+    ("", "Expecting value"), ("size", "Expecting value"), ("{", "Expecting"), ("{'mean': [0]}", "Expecting"),
+    ("\ufeff{}", "UTF-8 BOM"), (json.dumps(GOOD)[:-20], "line 1"), (json.dumps(GOOD) + "x", "Extra data"),
+    ("[" * DEEP + "]" * DEEP, "recursion"), ('{"mean": ' * DEEP + "0" + "}" * DEEP, "recursion"),
+    ("null", "an object, got None"), ("true", "an object, got True"), ("7", "an object, got 7"),
+    ('"text"', "an object, got 'text'"), ("[]", "an object, got []"), (json.dumps([GOOD]), "an object, got [{"),
+    # fields
+    ("{}", "'classes' is missing"), *((without(name), f"{name!r} is missing") for name in GOOD),
+    ({**GOOD, "version": 2}, "'version' is unknown"), ({**GOOD, "": 0}, "'' is unknown"),
+    ({**GOOD, "Mean": [0.0]}, "'Mean' is unknown"), ({**GOOD, "a" * 10**6: 0}, "is unknown"),
+    ({**GOOD, "\x1b[2J": 0}, "'\\x1b[2J' is unknown"),
+    (json.dumps(GOOD)[:-1] + ', "mean": [0, 0, 0]}', "'mean' is there twice"),
+    # mean and scale
+    ({**GOOD, "mean": None}, "mean must be a list"), ({**GOOD, "mean": 0.0}, "mean must be a list"),
+    ({**GOOD, "mean": "123"}, "mean must be a list"), ({**GOOD, "mean": {"0": 1.0}}, "mean must be a list"),
+    ({**GOOD, "mean": []}, "mean must be a list"), ({**GOOD, "mean": [[0.0, 0, 0]]}, "mean[0] must be a finite number"),
+    ({**GOOD, "mean": [[0.0]] * 3}, "mean[0] must be a finite number"), ({**GOOD, "mean": [0.0, None, 0]}, "mean[1]"),
+    ({**GOOD, "mean": [0.0, 0, True]}, "mean[2] must be a finite number, got True"),
+    ({**GOOD, "mean": [0.0, "0", 0]}, "mean[1] must be a finite number, got '0'"),
+    ({**GOOD, "mean": [0.0, math.nan, 0]}, "mean[1]"), ({**GOOD, "mean": [0.0, 0, -math.inf]}, "mean[2]"),
+    ({**GOOD, "mean": [10**400, 0, 0]}, "mean[0] must be a finite number, got inf"),
+    (json.dumps(GOOD).replace("5.0", "9" * 5000), "mean[0] must be a finite number, got inf"),
+    ({**GOOD, "mean": [0.0] * 3, "scale": [1.0] * 2}, "scale must be a list of 3"),
+    ({**GOOD, "mean": [0.0] * 2, "scale": [1.0] * 2}, "mean must be a list of 3"),
+    ({**GOOD, "mean": [0.0] * 4, "scale": [1.0] * 4}, "mean must be a list of 3"),
+    ({**GOOD, "scale": [1.0]}, "scale must be a list of 3"), ({**GOOD, "scale": 1.0}, "scale must be a list"),
+    ({**GOOD, "scale": "abc"}, "scale must be a list"),
+    *(({**GOOD, "scale": [1.0, bad, 1]}, "scale[1] must be a finite number above 0")
+      for bad in (0, -0.0, -1, math.nan, math.inf, True, "1", None, [1.0], {}, 1e-400)),
+    # classes
+    ({**GOOD, "classes": {"lily": 0, "rose": 1}}, "classes must be a list"),
+    ({**GOOD, "classes": 2}, "classes must be a list"),
+    ({**GOOD, "classes": "ab"}, "classes must be a list"), ({**GOOD, "classes": True}, "classes must be a list"),
+    ({**GOOD, "classes": []}, "classes must be a list"), ({**GOOD, "classes": None}, "target_mean must be a list of 2"),
+    ({**GOOD, "classes": ["lily"]}, "classes must be a list of two or more"),
+    ({**GOOD, "classes": ["lily", "rose", "oak"]}, "classes must be a list of 2"),
+    ({**GOOD, "classes": ["rose", "rose"]}, "classes[1] must be different"),
+    ({**GOOD, "classes": [0, 1]}, "classes[0] must be text"),
+    ({**GOOD, "classes": ["a", None]}, "classes[1] must be text"),
+    ({**GOOD, "classes": ["a", ["b"]]}, "classes[1] must be text"),
+    ({**GOOD, "classes": ["a", "a\0"]}, "classes[1] must be a text without NUL"),
+    ({**GOOD, "classes": ["a", "\ud800"]}, "classes[1] must be a text without NUL and lone surrogates"),
+    ({**GOOD, "classes": ["a", "b" * 200_000]}, "classes[1] must be a text of at most"),
+    # numbers
+    ({**NUMBERS, "target_mean": [0.0]}, "target_scale must be a list of 1"),
+    ({**NUMBERS, "target_mean": [0.0], "target_scale": [1.0]}, "target_mean must be a list of 2"),
+    ({**NUMBERS, "target_mean": [0.0] * 3, "target_scale": [1.0] * 3}, "target_mean must be a list of 2"),
+    ({**NUMBERS, "target_mean": [[0.0, 1], [0, 1]]}, "target_mean[0]"),
+    ({**NUMBERS, "target_mean": None}, "target_mean"),
+    ({**NUMBERS, "target_mean": [0.0, math.nan]}, "target_mean[1]"), ({**GOOD, "target_mean": "0"}, "target_mean"),
+    *(({**NUMBERS, "target_scale": [1.0, bad]}, "target_scale[1] must be a finite number above 0")
+      for bad in (0, -2, math.nan, math.inf, False, "1")),
+    # columns
+    ({**GOOD, "columns": {}}, "columns must be a list"), ({**GOOD, "columns": "size"}, "columns must be a list"),
+    ({**GOOD, "columns": 3}, "columns must be a list"), ({**GOOD, "columns": []}, "columns must be a list"),
+    ({**GOOD, "columns": ["size", "color"]}, "columns[0] must be a list"),
+    ({**GOOD, "columns": ["ab"]}, "columns[0] must be a list"), ({**GOOD, "columns": [None]}, "columns[0] must be"),
+    ({**GOOD, "columns": [["size"], ["color", ["blue", "red"]]]}, "columns[0] must be a list"),
+    ({**GOOD, "columns": [["size", None, 1], ["color", ["blue", "red"]]]}, "columns[0] must be a list"),
+    ({**GOOD, "columns": [[1, None], ["color", ["blue", "red"]]]}, "columns[0] must be text, got 1"),
+    ({**GOOD, "columns": [[None, None], ["color", ["blue", "red"]]]}, "columns[0] must be text"),
+    ({**GOOD, "columns": [["a", None], ["b", None], ["a", None]]}, "columns[2] must be different"),
+    ({**GOOD, "columns": [["a\0", None], ["color", ["blue", "red"]]]}, "columns[0] must be a text without NUL"),
+    ({**GOOD, "columns": [["size", None], ["color", "blue"]]}, "columns[1].categories must be a list"),
+    ({**GOOD, "columns": [["size", None], ["color", 2]]}, "columns[1].categories must be a list"),
+    ({**GOOD, "columns": [["size", None], ["color", {"blue": 1, "red": 2}]]}, "columns[1].categories must be a list"),
+    ({**GOOD, "columns": [["size", False], ["color", ["blue", "red"]]]}, "columns[0].categories must be a list"),
+    ({**GOOD, "columns": [["size", None], ["color", [1, 2]]]}, "columns[1].categories[0] must be text"),
+    ({**GOOD, "columns": [["size", None], ["color", ["red", "red"]]]}, "columns[1].categories[1] must be different"),
+    ({**GOOD, "columns": [["size", None], ["color", ["red", "red\0"]]]}, "columns[1].categories[1]"),
+    ({**GOOD, "columns": [["size", None], ["color", []]]}, "columns[1].categories must be a list"),
+    ({**GOOD, "columns": [["size", None], ["color", ["red"]]]}, "mean must be a list of 2, one for each input"),
+    ({**GOOD, "columns": [["a", None]] + [["b", ["r", "g", "b"]]]}, "mean must be a list of 4, one for each input"),
+    ({**GOOD, "mean": [0.0], "scale": [1.0], "columns": [["a", None]]}, "columns make 1 inputs, but the network has 3"),
+    ({**GOOD, "columns": [["c", [str(i) for i in range(999)] + ["x" * 100_000]]]}, "columns[0].categories must be"),
+    # target
+    ({**GOOD, "target": 2}, "target must be text, got 2"), ({**GOOD, "target": ["kind"]}, "target must be text"),
+    ({**GOOD, "target": True}, "target must be text"),
+    ({**GOOD, "target": "size"}, "target must be none of the columns"),
+    ({**GOOD, "target": "\ud800"}, "target must be a text without NUL"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), DAMAGED, ids=[words for _, words in DAMAGED])
+def test_damaged_recipes_are_refused_when_read(tmp_path, flowers, text, words):
+    net = recipe_model(tmp_path / "m.npz", text)
+    metadata = fastbp.load(tmp_path / "m.npz", backend="numpy").metadata
+    with pytest.raises(ValueError) as error:
+        Recipe.from_metadata(metadata, net.sizes, "m.npz")
+    message, path = str(error.value), tmp_path / "m.npz"
+    assert message.startswith("m.npz, metadata 'recipe': ") and words in message and len(message) < 300
+    assert error_line("predict", path, flowers) == f"error: {message}".replace("m.npz", str(path))
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_models_of_before_predict_the_same(tmp_path, length):
+    X = np.array([[3.5, 1, 0], [9, 0, 1]])
+    (tmp_path / "t.csv").write_text("size,color,kind\n3.5,blue,lily\n9,red,rose\n")
+    for fields in (GOOD, NUMBERS):
+        fields = {**fields, "mean": fields["mean"][:length], "scale": fields["scale"][:length]}
+        net = recipe_model(tmp_path / "m.npz", fields)
+        A = net.predict((X - fields["mean"]) / fields["scale"])
+        columns = predictions(tmp_path / "m.npz", tmp_path / "t.csv")
+        if fields["classes"]:
+            assert columns["prediction"] == tuple(fields["classes"][c] for c in A.argmax(axis=1))
+            np.testing.assert_allclose(np.array(columns["output"], float), A.max(axis=1), rtol=1e-5)
+        else:
+            shown = np.column_stack([np.array(columns[f"prediction {j}"], float) for j in range(2)])
+            np.testing.assert_allclose(shown, A * [3, 0.5] + [10, -1], rtol=1e-8)
+
+
+def test_a_recipe_that_cannot_be_read_back_is_not_made():
+    data = Dataset(np.ones((4, 1)), np.array([0, 1, 0, 1]), ("a", "a\0"))
+    with pytest.raises(ValueError, match=r"classes\[1\] must be a text without NUL"):
+        Recipe.of(data, np.arange(4))
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 1e-60), (0.0, 1e60), (-1e60, 1.0)])
+def test_inputs_of_float32_are_standardised_by_numbers_that_it_does_not_hold(mean, scale):
+    X = np.array([[1.0], [2.0]], np.float32)
+    expected = (X.astype(float) - mean) / scale
+    np.testing.assert_allclose(Recipe([mean], [scale]).inputs(X, np.dtype("f8")), expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
+    net = recipe_model(tmp_path / "m.npz", GOOD)
+    net.biases[1][:] = [bad, 0]
+    net.save(tmp_path / "m.npz", metadata={METADATA_KEY: json.dumps(GOOD)})
+    assert f"the output for row 0 of {flowers} is {bad}" in error_line("predict", tmp_path / "m.npz", flowers)
 
 
 # ------------------------------------------------------------------ errors
