@@ -6,9 +6,12 @@ import csv
 import functools
 import math
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -20,9 +23,9 @@ from .recipe import Recipe, as_columns, read, split
 try:
     import typer
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
+    from rich.text import Text
 except ImportError as error:
     _missing: str | None = error.name or "typer"
 else:
@@ -35,6 +38,21 @@ MIN_TEST_DATA = 20  # with fewer samples none are held out
 TYPICAL_UPDATES = 2000  # of the parameters, from which the number of epochs follows
 WIDEST = 10_000  # columns of a screen
 MAX_CONFUSION = 12  # classes of a confusion table; of more, only the commonest confusions are listed
+MAX_NAME = 60  # characters shown of the name of a class
+MAX_LINE = 4000  # characters of a line that is not of results
+# What a terminal obeys, or cannot write: control characters, line separators, directions of writing, lone surrogates.
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, limit: int = MAX_LINE) -> str:
+    r"""Escape a text for a terminal, such as ESC to ``\x1b``, and cut it; whatever is printed goes through here."""
+    text = CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text[: limit + 1])
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Return a text to be printed by rich as it is, without markup."""
+    return Text(printable(text), style)
 
 
 class Screen:
@@ -56,7 +74,7 @@ class Screen:
             from .engine import is_compiled
 
             if not is_compiled(net.dtype):
-                self.err.print("compiling kernels for this machine (once) ...", style="dim")
+                self.err.print(plain("compiling kernels for this machine (once) ...", "dim"))
 
 
 def main() -> None:
@@ -68,11 +86,33 @@ def main() -> None:
 
 def make_app() -> typer.Typer:
     """Build the application from the functions of this file."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, epilog="Try: fastbp train digits")
+    class Commands(typer.core.TyperGroup):
+        """Commands whose usage errors print what was typed as it can be printed."""
+
+        def make_context(self, *args: Any, **kwargs: Any) -> Any:
+            with _printable_message():
+                return super().make_context(*args, **kwargs)
+
+        def invoke(self, *args: Any, **kwargs: Any) -> Any:
+            with _printable_message():
+                return super().invoke(*args, **kwargs)
+
+    app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False,
+                      epilog="Try: fastbp train digits")
     app.callback(invoke_without_command=True)(about)
     for command in (train, predict, verify, trace):
         app.command()(_reporting_errors(command))
     return app
+
+
+@contextmanager
+def _printable_message() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(getattr(error, "message", None), str):  # the usage errors of every version of typer
+            error.message = printable(error.message)  # type: ignore[attr-defined]
+        raise
 
 
 def about(
@@ -90,16 +130,21 @@ def about(
 
 
 def _reporting_errors(command: Callable) -> Callable:
-    """Turn errors that a user can mend into one red line and exit code 2."""
+    """Turn errors that a user can mend into one red line and exit code 2, and warnings into a yellow one."""
+    def show_warning(message, *args, **kwargs):
+        Screen().err.print(plain(f"warning: {' '.join(str(message).split())}", "yellow"))
+
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
         try:
-            return command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = show_warning
+                return command(*args, **kwargs)
         except BrokenPipeError:  # of `| head`: typer exits quietly
             raise
         except (ValueError, TypeError, OSError) as error:
             text = f"{error.strerror}: {error.filename}" if getattr(error, "filename", None) else str(error)
-            Screen().err.print(f"[red]error:[/red] {escape(' '.join(text.split()))}")
+            Screen().err.print(Text.assemble(("error:", "red"), " ", plain(" ".join(text.split()))))
             raise typer.Exit(2) from None
     return wrapped
 
@@ -150,10 +195,10 @@ def train(
         epochs = min(2000, max(30, math.ceil(TYPICAL_UPDATES * batch_size / len(rows))))
 
     kinds = f"{len(recipe.classes)} classes" if recipe.classes else "numbers"
-    screen.out.print(f"{escape(data)}: {len(y):,} samples of {net.sizes[0]} features, {kinds}; "
-                     f"{len(rows):,} to train, {len(test):,} held out to test")
-    screen.out.print(f"network {'-'.join(map(str, net.sizes))}, {', '.join(net.activations)}; "
-                     f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}")
+    screen.out.print(plain(f"{data}: {len(y):,} samples of {net.sizes[0]} features, {kinds}; "
+                           f"{len(rows):,} to train, {len(test):,} held out to test"))
+    screen.out.print(plain(f"network {'-'.join(map(str, net.sizes))}, {', '.join(net.activations)}; "
+                           f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}"))
     screen.announce_compilation(net)
     X, Y = recipe.inputs(samples.X, net.dtype), recipe.targets(y, net.loss_name)
     interrupted = _train(screen, trainer, X[rows], Y[rows], epochs, (X[test], Y[test]) if len(test) else None,
@@ -163,10 +208,10 @@ def train(
     shown = test if len(test) else rows
     _show_result(screen.out, recipe, y[shown], net.predict(X[shown]), "test" if len(test) else "training")
     if out is not None:
-        screen.out.print(f"saved; now try: fastbp predict {escape(f'{out} {data}')}")
+        screen.out.print(plain(f"saved; now try: {shlex.join(['fastbp', 'predict', str(out), data])}"))
     if interrupted:
         kept = "what was learnt is saved" if out is not None else "not saved, as there was no --out"
-        screen.err.print(f"stopped by Ctrl-C after {trainer.epochs} epochs; {kept}", style="yellow")
+        screen.err.print(plain(f"stopped by Ctrl-C after {trainer.epochs} epochs; {kept}", "yellow"))
         raise typer.Exit(130)
 
 
@@ -235,7 +280,7 @@ def _train(screen: Screen, trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: i
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   console=screen.out, transient=True, disable=not screen.out.is_terminal) as bar:
         task = bar.add_task("", total=epochs)
-        screen.out.print("  ".join(f"{title:>{WIDTH}}" for title in titles), style="bold")
+        screen.out.print(plain("  ".join(f"{title:>{WIDTH}}" for title in titles), "bold"))
         try:
             for history in _histories(trainer, X, Y, epochs, shown, validation_data=validation,
                                       metrics=["accuracy"] * classes):
@@ -247,10 +292,10 @@ def _train(screen: Screen, trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: i
                                      f"try a smaller --lr than {trainer.optimizer.lr:g}")
                 bar.update(task, completed=trainer.epochs, description=f"loss {history.loss[-1]:.4g}")
                 if trainer.epochs in shown:
-                    screen.out.print(_line(trainer.epochs, history))
+                    screen.out.print(plain(_line(trainer.epochs, history)))
         except KeyboardInterrupt:
             return True
-    screen.out.print(f"trained {trainer.epochs:,} epochs in {seconds:.2f} s")
+    screen.out.print(plain(f"trained {trainer.epochs:,} epochs in {seconds:.2f} s"))
     return False
 
 
@@ -287,36 +332,35 @@ def _show_result(console: Console, recipe: Recipe, y: np.ndarray, A: np.ndarray,
     if recipe.classes is None:
         for j, (rmse, r2) in enumerate(_errors(as_columns(y), predicted)):
             name = f" of output {j}" if predicted.shape[1] > 1 else ""
-            console.print(f"{which} RMSE{name} {rmse:.4g}, R2 {r2:.4f}", style="bold")
+            console.print(plain(f"{which} RMSE{name} {rmse:.4g}, R2 {r2:.4f}", "bold"))
         return
     right = int((predicted == y).sum())
-    console.print(f"{which} accuracy {right / len(y):.2%} ({right:,} of {len(y):,})", style="bold")
-    n = len(recipe.classes)
+    console.print(plain(f"{which} accuracy {right / len(y):.2%} ({right:,} of {len(y):,})", "bold"))
+    names = [printable(name, MAX_NAME) for name in recipe.classes]
+    n = len(names)
     counts = np.bincount(y * n + predicted, minlength=n * n).reshape(n, n)
     if n <= MAX_CONFUSION:
-        table = _confusion_table(recipe.classes, recipe.classes, counts)
+        table = _confusion_table(names, names, counts)
         wanted = console.measure(table, options=console.options.update_width(WIDEST)).maximum
         if wanted > console.width:  # long names: numbers above the columns
-            numbers = [str(i) for i in range(n)]
-            rows = [f"{number} {name}" for number, name in zip(numbers, recipe.classes, strict=True)]
-            table = _confusion_table(rows, numbers, counts)
+            table = _confusion_table([f"{i} {name}" for i, name in enumerate(names)], list(map(str, range(n))), counts)
         console.print(table)
         return
     errors = np.where(np.eye(n), 0, counts).ravel()
     for k in np.argsort(-errors, kind="stable")[:MAX_CONFUSION]:
         if errors[k]:
-            true, wrong = (escape(recipe.classes[i]) for i in divmod(int(k), n))
-            console.print(f"  {true} taken for {wrong}: {errors[k]}")
+            true, wrong = (names[i] for i in divmod(int(k), n))
+            console.print(plain(f"  {true} taken for {wrong}: {errors[k]}"))
 
 
 def _confusion_table(rows: Sequence[str], columns: Sequence[str], counts: np.ndarray) -> Table:
     table = Table("true \\ predicted", box=None, header_style="dim")
     for name in columns:
-        table.add_column(escape(name), justify="right")
+        table.add_column(plain(name), justify="right")
     for i, name in enumerate(rows):
-        cells = [f"[green]{c}[/green]" if i == j else f"[red]{c}[/red]" if c else "[dim].[/dim]"
+        cells = [plain(str(c), "green" if i == j else "red") if c or i == j else plain(".", "dim")
                  for j, c in enumerate(counts[i])]
-        table.add_row(escape(name), *cells)
+        table.add_row(plain(name), *cells)
     return table
 
 
@@ -362,10 +406,10 @@ def predict(
     else:
         with out.open("w", newline="", encoding="utf-8") as stream:
             _write_csv(stream, titles, rows)
-        screen.err.print(f"{len(A):,} predictions written to {escape(str(out))}")
+        screen.err.print(plain(f"{len(A):,} predictions written to {out}"))
     y = None if recipe is None else _known_targets(samples, recipe)
     if recipe is not None and y is not None:
-        _show_result(screen.err, recipe, y, A, escape(data))
+        _show_result(screen.err, recipe, y, A, data)
 
 
 def _predictions(net: Any, recipe: Recipe | None, A: np.ndarray) -> tuple[list[str], Iterable[Sequence]]:
@@ -382,6 +426,8 @@ def _predictions(net: Any, recipe: Recipe | None, A: np.ndarray) -> tuple[list[s
 
 
 def _write_csv(stream: IO[str], titles: list[str], rows: Iterable[Sequence]) -> None:
+    if stream.isatty():  # everywhere else, names stay exact
+        rows = ([printable(cell) for cell in row] for row in rows)
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(titles)
     writer.writerows(rows)
@@ -415,7 +461,7 @@ def verify(seed: Annotated[int, typer.Option(help="Of the weights and the sample
         report = net.verify(X, Y / Y.sum(axis=1, keepdims=True) if loss == "cross_entropy" else Y)
         print(f"{'-'.join(map(str, sizes))}, {', '.join(activations)}; {loss}\n{report}\n")
         ok = ok and report.ok
-    screen.out.print("[green]everything agrees[/green]" if ok else "[red]WRONG: see above[/red]")
+    screen.out.print(plain("everything agrees", "green") if ok else plain("WRONG: see above", "red"))
     raise typer.Exit(0 if ok else 1)
 
 

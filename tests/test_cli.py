@@ -1,5 +1,6 @@
 """The command `fastbp`: what it prints, writes and returns."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -459,6 +461,105 @@ def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
     net.biases[1][:] = [bad, 0]
     net.save(tmp_path / "m.npz", metadata={METADATA_KEY: json.dumps(GOOD)})
     assert f"the output for row 0 of {flowers} is {bad}" in error_line("predict", tmp_path / "m.npz", flowers)
+
+
+# ------------------------------------------------------------------ names that steer a terminal
+
+STEERING = "\x1b]title\x07\x1b[2J\x7f\x9b31m\u202eabc\u2066\u2028[red]x :cat: \\"
+ESCAPED = r"\x1b]title\x07\x1b[2J\x7f\x9b31m\u202eabc\u2066\u2028[red]x :cat: " + "\\"
+
+
+def is_harmless(text):
+    """Whether a terminal writes every character of a text, rather than obeys it."""
+    return not set(text) & {*map(chr, (*range(10), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F),
+                                       *range(0x2066, 0x206A)))}
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    (STEERING, ESCAPED), ("a\tb\r\nc\0", r"a\tb\r\nc\x00"), ("\ud800\u061c\u200f", r"\ud800\u061c\u200f"),
+    *[("caf\xe9 \u4e2d\u6587 \U0001f33b \u0645\u06cc\u200c\u062e",) * 2],
+    ("a" * 4001, "a" * 3997 + "..."), ("a" * 4000, "a" * 4000)])
+def test_printable(text, expected):
+    assert cli.printable(text) == expected
+
+
+@pytest.fixture
+def steering(tmp_path):
+    """Make a CSV file whose name, columns and classes steer a terminal."""
+    path = tmp_path / f"{STEERING}.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["size", f"c{STEERING}", f"t{STEERING}"],
+                                      *([i % 3, "a" + STEERING * (i % 2), f"{i % 3}{STEERING}"] for i in range(60))])
+    return path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such file names")
+def test_names_steer_no_terminal(steering, tmp_path):
+    out, written = tmp_path / "\x1b[3m.npz", tmp_path / "\x1b[3m.csv"
+    results = [run("train", steering, "--epochs", 20, "--out", out), run("predict", out, steering, "--out", written)]
+    assert all(is_harmless(result.output) for result in results)
+    for result in results:
+        assert re.search(rf"^ 1 1{re.escape(ESCAPED[:50])}.* \. +\d+ +\. $", result.output, re.MULTILINE)
+    assert "\\x1b[3m.npz" in results[0].stdout and "predictions written to" in results[1].stderr
+    with written.open(newline="", encoding="utf-8") as stream:
+        assert [row[0] for row in csv.reader(stream)] == ["prediction", *(f"{i % 3}{STEERING}" for i in range(60))]
+    assert STEERING in run("predict", out, steering).stdout
+
+
+def test_many_classes_steer_no_terminal(tmp_path):
+    names = [f"{STEERING}{i}" for i in range(20)]
+    with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([i // 40, names[i // 20]] for i in range(400))
+    text = run("train", tmp_path / "t.csv", "--epochs", 1).stdout
+    assert f"  {ESCAPED[:50]}" in text and is_harmless(text)
+
+
+def test_long_names_are_cut(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i % 2},{'ab'[i % 2] * 5000}\n" for i in range(40)))
+    assert max(map(len, run("train", tmp_path / "t.csv", "--epochs", 1).stdout.splitlines())) < 400
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such file names")
+@pytest.mark.parametrize("arguments", [
+    ["train", STEERING], ["train", "{path}", "--target", STEERING], ["train", "{path}", "--loss", STEERING],
+    ["train", "{path}", "--hidden", STEERING], ["train", "{path}", "--out", f"{STEERING}/m"], ["train", "{bad}"],
+    ["predict", STEERING, "digits"], ["predict", "{path}", "digits"], ["predict", "{model}", "{bad}"],
+    ["predict", "{model}", "{path}"], ["trace", STEERING], [STEERING], ["train", f"--{STEERING}"]])
+def test_errors_steer_no_terminal(steering, tmp_path, arguments):
+    recipe_model(tmp_path / f"{STEERING[:8]}.npz", {**GOOD, STEERING: 0} if "{path}" in arguments else GOOD)
+    bad = tmp_path / f"{STEERING}.bad.csv"
+    bad.write_text(f"size,color,kind\n1,{STEERING},lily\n2,red,lily\n3,red\n", encoding="utf-8")
+    names = {"path": steering, "bad": bad, "model": tmp_path / f"{STEERING[:8]}.npz"}
+    error = run(*(argument.format(**names) for argument in arguments), exit_code=2).stderr
+    assert is_harmless(error) and "\\x1b]title" in error
+
+
+@pytest.mark.filterwarnings("always")
+def test_warnings_are_one_line_that_steers_no_terminal(monkeypatch):
+    def read(*arguments, **options):
+        warnings.warn(f"two\nlines {STEERING}", stacklevel=1)
+        raise ValueError("the end")
+    monkeypatch.setattr(cli, "read", read)
+    warning, error = run("train", "digits", exit_code=2).stderr.splitlines()
+    assert warning.startswith(r"warning: two lines \x1b]title") and error == "error: the end"
+    assert is_harmless(warning)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals, and no such file names")
+def test_predictions_steer_no_terminal(steering, tmp_path):
+    run("train", steering, "--epochs", 20, "--out", tmp_path / "m.npz")
+    own, terminal = os.openpty()
+    command = [*LAUNCH, "predict", str(tmp_path / "m.npz"), str(steering), "--backend", "numpy"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL, env=environment) as process:
+        os.close(terminal)
+        text = ""
+        with contextlib.suppress(OSError), open(own, encoding="utf-8", newline="") as stream:
+            while piece := stream.read(1):
+                text += piece
+    assert process.returncode == 0
+    lines = text.splitlines()
+    assert is_harmless(text.replace("\r\n", "\n")) and len(lines) == 61 and lines[1].startswith(f"0{ESCAPED},")
 
 
 # ------------------------------------------------------------------ errors
