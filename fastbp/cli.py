@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import re
+import reprlib
 import shlex
 import sys
 import warnings
@@ -17,6 +18,7 @@ from typing import IO, Annotated, Any
 
 import numpy as np
 
+from .datasets.dataset import some
 from .losses import row_of
 from .recipe import Recipe, as_columns, read, split
 
@@ -67,6 +69,10 @@ class Screen:
     def _say_no_more(self) -> None:
         self.out.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def remark(self, text: str) -> None:
+        """Say what should not go unnoticed."""
+        self.err.print(plain(text, "yellow"))
 
     def announce_compilation(self, net: Any) -> None:
         """Say it if the kernels have yet to be compiled."""
@@ -132,7 +138,7 @@ def about(
 def _reporting_errors(command: Callable) -> Callable:
     """Turn errors that a user can mend into one red line and exit code 2, and warnings into a yellow one."""
     def show_warning(message, *args, **kwargs):
-        Screen().err.print(plain(f"warning: {' '.join(str(message).split())}", "yellow"))
+        Screen().remark(f"warning: {' '.join(str(message).split())}")
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
@@ -199,6 +205,7 @@ def train(
                            f"{len(rows):,} to train, {len(test):,} held out to test"))
     screen.out.print(plain(f"network {'-'.join(map(str, net.sizes))}, {', '.join(net.activations)}; "
                            f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}"))
+    _remark_untested(screen, recipe, y, test, test_fraction)
     screen.announce_compilation(net)
     X, Y = recipe.inputs(samples.X, net.dtype), recipe.targets(y, net.loss_name)
     interrupted = _train(screen, trainer, X[rows], Y[rows], epochs, (X[test], Y[test]) if len(test) else None,
@@ -211,8 +218,22 @@ def train(
         screen.out.print(plain(f"saved; now try: {shlex.join(['fastbp', 'predict', str(out), data])}"))
     if interrupted:
         kept = "what was learnt is saved" if out is not None else "not saved, as there was no --out"
-        screen.err.print(plain(f"stopped by Ctrl-C after {trainer.epochs} epochs; {kept}", "yellow"))
+        screen.remark(f"stopped by Ctrl-C after {trainer.epochs} epochs; {kept}")
         raise typer.Exit(130)
+
+
+def _remark_untested(screen: Screen, recipe: Recipe, y: np.ndarray, test: np.ndarray, fraction: float) -> None:
+    """Say it if no samples are held out though some were asked for, or none of some classes."""
+    if not len(test):
+        if fraction:
+            few = f"fewer than {MIN_TEST_DATA}" if len(y) < MIN_TEST_DATA else f"too few for a share of {fraction:g}"
+            screen.remark(f"nothing is held out to test: {len(y):,} samples are {few}")
+    elif recipe.classes:
+        counts = np.bincount(y[test], minlength=len(recipe.classes))
+        names = [reprlib.repr(name) for name, n in zip(recipe.classes, counts, strict=True) if not n]
+        if names:
+            screen.remark(f"{len(names):,} of the {len(counts):,} classes have no sample held out to test: "
+                          f"{some(names)}")
 
 
 def _check_out(out: Path | None, *inputs: str | Path) -> None:
@@ -332,7 +353,8 @@ def _show_result(console: Console, recipe: Recipe, y: np.ndarray, A: np.ndarray,
     if recipe.classes is None:
         for j, (rmse, r2) in enumerate(_errors(as_columns(y), predicted)):
             name = f" of output {j}" if predicted.shape[1] > 1 else ""
-            console.print(plain(f"{which} RMSE{name} {rmse:.4g}, R2 {r2:.4f}", "bold"))
+            score = "R2 undefined, as the targets are all equal" if r2 is None else f"R2 {r2:.4f}"
+            console.print(plain(f"{which} RMSE{name} {rmse:.4g}, {score}", "bold"))
         return
     right = int((predicted == y).sum())
     console.print(plain(f"{which} accuracy {right / len(y):.2%} ({right:,} of {len(y):,})", "bold"))
@@ -347,10 +369,13 @@ def _show_result(console: Console, recipe: Recipe, y: np.ndarray, A: np.ndarray,
         console.print(table)
         return
     errors = np.where(np.eye(n), 0, counts).ravel()
-    for k in np.argsort(-errors, kind="stable")[:MAX_CONFUSION]:
+    order = np.argsort(-errors, kind="stable")
+    for k in order[:MAX_CONFUSION]:
         if errors[k]:
             true, wrong = (names[i] for i in divmod(int(k), n))
             console.print(plain(f"  {true} taken for {wrong}: {errors[k]}"))
+    if rest := errors[order[MAX_CONFUSION:]].sum():
+        console.print(plain(f"  and {rest:,} errors of rarer kinds"))
 
 
 def _confusion_table(rows: Sequence[str], columns: Sequence[str], counts: np.ndarray) -> Table:
@@ -364,11 +389,18 @@ def _confusion_table(rows: Sequence[str], columns: Sequence[str], counts: np.nda
     return table
 
 
-def _errors(y: np.ndarray, predicted: np.ndarray) -> Iterator[tuple[float, float]]:
-    """Root mean squared error and coefficient of determination of every output."""
+def _errors(y: np.ndarray, predicted: np.ndarray) -> Iterator[tuple[float, float | None]]:
+    """Root mean squared error and coefficient of determination of every output; None where all targets are equal."""
     for true, guess in zip(y.T, predicted.T, strict=True):
-        mse, variance = np.mean((guess - true) ** 2), np.var(true)
-        yield float(np.sqrt(mse)), float(1 - mse / variance) if variance else math.nan
+        rmse, deviation = _rms(guess - true), _rms(true - (true / len(true)).sum())
+        with np.errstate(over="ignore"):
+            yield float(rmse), None if (true == true[0]).all() else float(1 - (rmse / deviation) ** 2)
+
+
+def _rms(values: np.ndarray) -> np.float64:
+    """Root of the mean square, whose squares do not leave the range of the numbers."""
+    size = np.abs(values).max() or 1.0
+    return size * np.sqrt(np.mean((values / size) ** 2))
 
 
 # ------------------------------------------------------------------ predict
@@ -382,7 +414,7 @@ def predict(
     header: Annotated[bool | None, typer.Option(
         help="Whether the first line of a CSV file holds names.", show_default="looked at")] = None,
 ) -> None:
-    """Predict with a saved model; where the data have targets, say how good the predictions are."""
+    """Predict with a saved model; where the data have targets that it knows, say how good the predictions are."""
     from . import load
 
     screen = Screen()
@@ -407,9 +439,7 @@ def predict(
         with out.open("w", newline="", encoding="utf-8") as stream:
             _write_csv(stream, titles, rows)
         screen.err.print(plain(f"{len(A):,} predictions written to {out}"))
-    y = None if recipe is None else _known_targets(samples, recipe)
-    if recipe is not None and y is not None:
-        _show_result(screen.err, recipe, y, A, data)
+    _show_score(screen, recipe, samples, A, data)
 
 
 def _predictions(net: Any, recipe: Recipe | None, A: np.ndarray) -> tuple[list[str], Iterable[Sequence]]:
@@ -433,15 +463,50 @@ def _write_csv(stream: IO[str], titles: list[str], rows: Iterable[Sequence]) -> 
     writer.writerows(rows)
 
 
-def _known_targets(samples: Any, recipe: Recipe) -> np.ndarray | None:
-    """Targets in the terms of the model; None if there are none, or classes that it does not know."""
-    if samples.y is None or (samples.classes is None) != (recipe.classes is None):
-        return None
+def _show_score(screen: Screen, recipe: Recipe | None, samples: Any, A: np.ndarray, data: str) -> None:
+    """Print how good outputs are where the model knows the targets, and what is left out."""
+    why = _not_comparable(samples, recipe, A.shape[1], data)
+    if why is not None or recipe is None:
+        screen.remark(f"no score: {why}")
+        return
+    rows, y, others = _known_targets(samples, recipe)
+    if not len(rows):
+        screen.remark(f"no score: none of {len(A):,} rows has a target that the model knows: {', '.join(others)}")
+        return
+    if len(rows) < len(A):
+        screen.remark(f"{len(A) - len(rows):,} of {len(A):,} rows left out of the score: {', '.join(others)}")
+    _show_result(screen.err, recipe, y, A[rows], data)
+
+
+def _not_comparable(samples: Any, recipe: Recipe | None, n_out: int, data: str) -> str | None:
+    """Say why no target at all can be compared with predictions; None if some can."""
+    if samples.y is None:
+        return f"{data} has no targets" + (f" in a column {recipe.target!r}" if recipe and recipe.target else "")
+    if recipe is None:
+        return f"the model does not say what its outputs mean, so the targets of {data} are not compared"
+    task = "numbers" if samples.classes is None else "classes"
+    if task != recipe.task:
+        return f"the targets of {data} are {task}, but the model predicts {recipe.task}"
+    found, expected = as_columns(samples.y).shape[1], n_out if recipe.classes is None else 1
+    return None if found == expected else f"{data} has {found} targets a row, but the model predicts {expected}"
+
+
+def _known_targets(samples: Any, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the rows whose targets the model knows, these in its terms, and how many there are of which others."""
     if recipe.classes is None:
-        return samples.y if as_columns(samples.y).shape[1] == len(recipe.target_mean) else None
-    names = np.array(samples.classes)[samples.y]
-    known = {name: i for i, name in enumerate(recipe.classes)}
-    return np.array([known[name] for name in names]) if set(names) <= set(known) else None
+        rows = np.flatnonzero(np.isfinite(as_columns(samples.y)).all(axis=1))
+        return rows, samples.y[rows], [f"{len(samples.y) - len(rows):,} without a number as the target"]
+    index = {name: i for i, name in enumerate(recipe.classes)}
+    y = np.array([index.get(name, -1) for name in samples.classes])[samples.y]
+    counts = np.bincount(samples.y, minlength=len(samples.classes))
+    unknown = {name: n for name, n in zip(samples.classes, counts, strict=True) if n and name not in index}
+    n_missing = unknown.pop("", 0)
+    others = [f"{n_missing:,} without a target"] if n_missing else []
+    if unknown:
+        which = "a class" if len(unknown) == 1 else f"{len(unknown):,} classes"
+        others.append(f"{sum(unknown.values()):,} of {which} that the model does not know "
+                      f"({some([reprlib.repr(name) for name in unknown])})")
+    return np.flatnonzero(y >= 0), y[y >= 0], others
 
 
 # ------------------------------------------------------------------ verify, trace

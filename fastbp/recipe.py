@@ -239,10 +239,12 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
     recipe : Recipe, optional
         Read what this one asks for.
     n_features : int, optional
-        A CSV file of so many columns has no target.
+        Read for predictions of so many features: a CSV file of so many columns has no target, and targets need
+        not be complete.
     header : bool, optional
         As in `fastbp.datasets.read_csv`.
     """
+    complete = n_features is None
     if recipe is not None:
         target, task = recipe.target, recipe.task
     if source == "digits":
@@ -258,12 +260,12 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
     if len(files) == 2:
         raise ValueError(f"{files[0]} is not an IDX file, and only those come in pairs")
     if magic == b"PK\3\4":
-        return datasets.read_npz(files[0], task=task)
+        return datasets.read_npz(files[0], task=task, complete=complete)
     if recipe is not None and recipe.columns is not None:
         return datasets.read_csv(files[0], target, task=task, header=header, columns=recipe.columns)
-    if target is None and n_columns(files[0]) != n_features:
-        return datasets.read_csv(files[0], -1, task=task, header=header)
-    return datasets.read_csv(files[0], target, task=task, header=header)
+    has_target = target is not None or n_columns(files[0]) != n_features
+    return datasets.read_csv(files[0], -1 if target is None and has_target else target, task=task, header=header,
+                             complete=complete)
 
 
 def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np.ndarray]:

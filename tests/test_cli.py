@@ -201,7 +201,11 @@ def test_many_classes_list_the_commonest_confusions(tmp_path):
     errors = [int(n) for n in re.findall(r"^  \d+ taken for \d+: (\d+)$", text, re.MULTILINE)]
     assert errors and errors == sorted(errors, reverse=True)
     right, total = map(int, re.search(r"\((\d+) of (\d+)\)", text).groups())
-    assert sum(errors) == total - right
+    assert sum(errors) == total - right and "rarer" not in text
+    np.savez(tmp_path / "d.npz", X=np.ones((400, 1)), y=np.arange(400) % 20)  # all look the same
+    text = run("train", tmp_path / "d.npz", "--epochs", 1).stdout
+    assert text.count("taken for") == 12
+    assert text.endswith("  and 28 errors of rarer kinds\n"), text  # of 80 samples 4 of each class, 4 of them right
 
 
 def test_columns_of_long_names_have_numbers(tmp_path, monkeypatch):
@@ -251,7 +255,7 @@ def test_classes_survive_the_round_trip(flowers, tmp_path):
     other = tmp_path / "other.csv"  # other columns, in another order, without the target
     other.write_text("\n".join(f"{color},7,{size}" for size, color, _ in lines).replace("7", "id", 1))
     assert predictions(out, other) == columns
-    assert not run("predict", out, other).stderr
+    assert run("predict", out, other).stderr == f"no score: {other} has no targets in a column 'kind'\n"
     written = tmp_path / "p.csv"
     assert "100 predictions" in run("predict", out, other, "--out", written).stderr
     assert written.read_text() == run("predict", out, other).stdout
@@ -281,7 +285,8 @@ def test_several_numbers_at_once(tmp_path):
 def test_targets_of_another_kind_are_not_compared(tmp_path):
     np.savez(tmp_path / "d.npz", X=np.random.default_rng(0).random((30, 64)), y=np.linspace(0, 1, 30))
     run("train", tmp_path / "d.npz", "--epochs", 1, "--out", tmp_path / "m.npz")
-    assert not run("predict", tmp_path / "m.npz", "digits").stderr
+    assert run("predict", tmp_path / "m.npz", "digits").stderr == (
+        "no score: the targets of digits are classes, but the model predicts numbers\n")
 
 
 def test_a_model_made_in_python_gives_bare_outputs(tmp_path):
@@ -306,7 +311,7 @@ def test_idx_files(tmp_path, pair):
     assert accuracy(run("train", pair.format(**paths), "--out", out).stdout) >= 95
     assert len(predictions(out, paths["images"])["prediction"]) == 120
     paths["labels"].unlink()
-    assert not run("predict", out, paths["images"]).stderr
+    assert run("predict", out, paths["images"]).stderr == f"no score: {paths['images']} has no targets\n"
     assert "no targets" in error_line("train", paths["images"])
 
 
@@ -461,6 +466,150 @@ def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
     net.biases[1][:] = [bad, 0]
     net.save(tmp_path / "m.npz", metadata={METADATA_KEY: json.dumps(GOOD)})
     assert f"the output for row 0 of {flowers} is {bad}" in error_line("predict", tmp_path / "m.npz", flowers)
+
+
+# ------------------------------------------------------------------ what is left out of the score
+
+
+def score_lines(tmp_path, recipe_fields, lines):
+    """Predict lines of a table by a model; return its predictions and what it says of the score."""
+    recipe_model(tmp_path / "m.npz", recipe_fields)
+    (tmp_path / "t.csv").write_text("\n".join(["size,color,kind", *lines]) + "\n")
+    result = run("predict", tmp_path / "m.npz", tmp_path / "t.csv")
+    rows = list(csv.reader(io.StringIO(result.stdout)))[1:]
+    return [row[0] for row in rows], result.stderr.replace(f"{tmp_path}/", "").splitlines()
+
+
+UNKNOWN = "that the model does not know"
+
+
+@pytest.mark.parametrize(("classes", "targets", "n_left", "remark"), [
+    ("lily rose", ["lily", "rose", "lily"], 3, None),
+    ("lily rose", ["lily", "", "rose", "NA"], 2, "2 of 4 rows left out of the score: 2 without a target"),
+    ("lily rose", ["oak", "lily", "rose"], 2, f"1 of 3 rows left out of the score: 1 of a class {UNKNOWN} ('oak')"),
+    ("lily rose", ["lily", "oak", "?", "elm", "oak"], 1,
+     f"4 of 5 rows left out of the score: 1 without a target, 3 of 2 classes {UNKNOWN} ('elm', 'oak')"),
+    ("lily rose", ["1", "2", "lily"], 1, f"2 of 3 rows left out of the score: 2 of 2 classes {UNKNOWN} ('1', '2')"),
+    ("lily rose", ["\x1b[2J", "lily"], 1, rf"1 of 2 rows left out of the score: 1 of a class {UNKNOWN} ('\x1b[2J')"),
+    ("0 1", ["0", "1", "1.0", "x"], 3, f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('x')"),
+    ("0 1", ["0", "", "nan", "1"], 2, "2 of 4 rows left out of the score: 2 without a target"),
+    ("0 1", ["0", "7", "inf"], 1, f"2 of 3 rows left out of the score: 2 of 2 classes {UNKNOWN} ('7', 'inf')"),
+    ("01 x", ["01", "x", "x", "1"], 3, f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('1')"),
+])
+def test_the_score_leaves_out_only_targets_that_the_model_does_not_know(tmp_path, classes, targets, n_left, remark):
+    lines = [f"{i},{'red' if i % 2 else 'blue'},{target}" for i, target in enumerate(targets)]
+    predicted, said = score_lines(tmp_path, {**GOOD, "classes": classes.split()}, lines)
+    names = [{"1.0": "1"}.get(target, target) for target in targets]
+    right = sum(name == guess for name, guess in zip(names, predicted, strict=True))
+    assert said[:1 + (remark is not None)] == [*([] if remark is None else [remark]),
+                                               f"t.csv accuracy {right / n_left:.2%} ({right} of {n_left})"]
+
+
+@pytest.mark.parametrize(("targets", "why"), [
+    (["", "?"], "t.csv has no targets in a column 'kind'"),
+    (["oak"] * 3, f"none of 3 rows has a target that the model knows: 3 of a class {UNKNOWN} ('oak')"),
+    (["oak", "NA"], f"none of 2 rows has a target that the model knows: 1 without a target, 1 of a class {UNKNOWN} "
+                    "('oak')"),
+    ([f"k{i}" for i in range(40)], f"none of 40 rows has a target that the model knows: 40 of 40 classes {UNKNOWN} "
+                                   "('k0', 'k1', 'k10', 'k11', 'k12' and 35 more)"),
+])
+def test_why_there_is_no_score_of_classes(tmp_path, targets, why):
+    _, said = score_lines(tmp_path, GOOD, [f"{i},red,{target}" for i, target in enumerate(targets)])
+    assert said == [f"no score: {why}"]
+
+
+ONE_NUMBER = {**GOOD, "classes": None, "target_mean": [10.0], "target_scale": [3.0]}
+
+
+@pytest.mark.parametrize(("targets", "remark"), [
+    (["1", "2.5", "4"], None),
+    (["1", "?", "abc", "inf", "3"], "3 of 5 rows left out of the score: 3 without a number as the target"),
+    (["a", "b", "3", "1"], "2 of 4 rows left out of the score: 2 without a number as the target"),
+])
+def test_the_score_leaves_out_targets_that_are_no_numbers(tmp_path, targets, remark):
+    net = fastbp.Network([1, 1], "identity", seed=0, backend="numpy")
+    net.save(tmp_path / "m.npz", {METADATA_KEY: json.dumps(
+        {**ONE_NUMBER, "mean": [0.0], "scale": [1.0], "columns": [["size", None]]})})
+    (tmp_path / "t.csv").write_text("size,kind\n" + "".join(f"{i},{text}\n" for i, text in enumerate(targets)))
+    result = run("predict", tmp_path / "m.npz", tmp_path / "t.csv")
+    guess = np.array(result.stdout.split()[1:], float)
+    rows = [i for i, text in enumerate(targets) if re.fullmatch(r"[\d.]+", text)]
+    y = np.array([float(targets[i]) for i in rows])
+    error = np.mean((guess[rows] - y) ** 2)
+    assert result.stderr.splitlines() == [
+        *([] if remark is None else [remark]),
+        f"{tmp_path}/t.csv RMSE {np.sqrt(error):.4g}, R2 {1 - error / y.var():.4f}"]
+
+
+@pytest.mark.parametrize(("fields", "y", "lines"), [
+    (GOOD, ["lily", "oak", "rose", "lily"], [f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('oak')",
+                                             "{data} accuracy "]),
+    (GOOD, [1.0, 2, 3, 3], [f"no score: none of 4 rows has a target that the model knows: 4 of 3 classes {UNKNOWN} "
+                            "('1', '2', '3')"]),
+    ({**GOOD, "classes": ["0", "1"]}, [0, 1, np.nan, np.inf],
+     ["2 of 4 rows left out of the score: 2 without a target", "{data} accuracy "]),
+    (GOOD, [[1.0, 2]] * 4, ["no score: the targets of {data} are numbers, but the model predicts classes"]),
+    (GOOD, [["lily", "rose"]] * 4, ["no score: {data} has 2 targets a row, but the model predicts 1"]),
+    (NUMBERS, [[1.0, 2], [np.nan, 3], [5, 6], [7, np.inf]],
+     ["2 of 4 rows left out of the score: 2 without a number as the target", "{data} RMSE of output 0 ",
+      "{data} RMSE of output 1 "]),
+    (NUMBERS, [[np.nan] * 2] * 4,
+     ["no score: none of 4 rows has a target that the model knows: 4 without a number as the target"]),
+    (NUMBERS, ["a", "b", "a", "b"], ["no score: the targets of {data} are classes, but the model predicts numbers"]),
+    (NUMBERS, [1.0, 2, 3, 4], ["no score: {data} has 1 targets a row, but the model predicts 2"]),
+])
+def test_targets_of_arrays_that_the_model_does_not_know(tmp_path, fields, y, lines):
+    recipe_model(tmp_path / "m.npz", {**fields, "columns": None, "target": None})
+    data = tmp_path / "d.npz"
+    np.savez(data, X=np.eye(4, 3), y=np.array(y))
+    result = run("predict", tmp_path / "m.npz", data)
+    assert len(result.stdout.splitlines()) == 5
+    said = [line for line in result.stderr.splitlines() if not line.startswith(" ")]
+    assert len(said) == len(lines)
+    assert all(line.startswith(start.format(data=data)) for line, start in zip(said, lines, strict=True)), said
+
+
+def test_a_model_that_says_nothing_of_its_outputs_is_not_scored(tmp_path):
+    fastbp.Network([2, 3, 2], seed=0, backend="numpy").save(tmp_path / "m.npz")
+    assert run("predict", tmp_path / "m.npz", "xor").stderr == (
+        "no score: the model does not say what its outputs mean, so the targets of xor are not compared\n")
+    (tmp_path / "t.csv").write_text("1,2\n3,4\n")
+    assert run("predict", tmp_path / "m.npz", tmp_path / "t.csv").stderr.endswith("t.csv has no targets\n")
+    (tmp_path / "t.csv").write_text("a,b,t\n1,2,7\n3,4,?\n")  # targets that no model could be trained on
+    assert len(run("predict", tmp_path / "m.npz", tmp_path / "t.csv").stdout.splitlines()) == 3
+
+
+@pytest.mark.parametrize("targets", [[7.5], [7.5, 7.5], [0.1] * 3])
+def test_r2_of_equal_targets_is_undefined(tmp_path, targets):
+    recipe_model(tmp_path / "m.npz", {**NUMBERS, "columns": None, "target": None})
+    np.savez(tmp_path / "d.npz", X=np.eye(3)[: len(targets)], y=np.column_stack([targets, np.arange(len(targets))]))
+    first = run("predict", tmp_path / "m.npz", tmp_path / "d.npz").stderr.splitlines()[0]
+    assert re.search(r"RMSE of output 0 [\d.]+, R2 undefined, as the targets are all equal$", first)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1.0, 1e300])
+def test_errors_of_any_size(factor):
+    y, guess = np.array([[1.0], [2], [4]]) * factor, np.array([[1.5], [2], [3]]) * factor
+    ((rmse, r2),) = cli._errors(y, guess)
+    assert (rmse, r2) == pytest.approx((np.sqrt(1.25 / 3) * factor, 1 - 1.25 / (14 / 3)), rel=1e-12, abs=0)
+
+
+def test_errors_far_larger_than_the_targets():
+    ((rmse, r2),) = cli._errors(np.array([[1.0], [2]]), np.array([[1e300], [1e300]]))
+    assert rmse == pytest.approx(1e300) and r2 == -np.inf
+
+
+@pytest.mark.parametrize(("targets", "options", "remark"), [
+    ("ab" * 5, [], "nothing is held out to test: 10 samples are fewer than 20"),
+    ("ab" * 15, ["--test-fraction", 0.01], "nothing is held out to test: 30 samples are too few for a share of 0.01"),
+    ("a" * 39 + "b", [], "1 of the 2 classes have no sample held out to test: 'b'"),
+    ("ab" * 19 + "cd", [], "2 of the 4 classes have no sample held out to test: 'c', 'd'"),
+    ("ab" * 15, [], None), ("ab" * 15, ["--test-fraction", 0], None), ("ab" * 5, ["--test-fraction", 0], None),
+])
+def test_what_is_not_tested_is_said(tmp_path, targets, options, remark):
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i * 7 % 5},{name}\n" for i, name in enumerate(targets)))
+    error = run("train", tmp_path / "t.csv", "--epochs", 1, *options).stderr
+    assert error == ("" if remark is None else f"{remark}\n")
 
 
 # ------------------------------------------------------------------ names that steer a terminal
@@ -764,7 +913,8 @@ def test_targets_of_another_shape_are_not_compared(tmp_path):
     np.savez(tmp_path / "one.npz", X=rng.random((4, 3)), y=rng.random(4))
     run("train", tmp_path / "two.npz", "--epochs", 2, "--out", tmp_path / "m.npz")
     result = run("predict", tmp_path / "m.npz", tmp_path / "one.npz")
-    assert len(result.stdout.splitlines()) == 5 and "RMSE" not in result.output
+    assert len(result.stdout.splitlines()) == 5
+    assert result.stderr == f"no score: {tmp_path}/one.npz has 1 targets a row, but the model predicts 2\n"
 
 
 @pytest.mark.parametrize("offset, width", [(1.7e18, 1e9), (0.0, 1e200), (0.0, 1e-290), (5.0, 1.0)])

@@ -186,6 +186,7 @@ TRAINED_ON = "color,n,t\nred,1,yes\nblue,2,no\nred,3,yes\n"
     ("n,color\n5,blue\n6,blue\n", [[1, 0, 5], [1, 0, 6]], None),  # another order, no target
     ("blue,5\nred,6\n", [[1, 0, 5], [0, 1, 6]], None),  # no names
     ("id,n,color,t\n7,5,blue,?\n8,6,red,\n", [[1, 0, 5], [0, 1, 6]], None),  # more columns, unknown targets
+    ("n,color,t\n5,blue,?\n6,red,yes\n7,red,oak\n", [[1, 0, 5], [0, 1, 6], [0, 1, 7]], ["", "yes", "oak"]),
 ])
 def test_csv_columns_of_a_model(table, text, X, y):
     columns = read_csv(table(TRAINED_ON)).columns

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from .dataset import Dataset, encoded_target, opened, some
+from .dataset import Dataset, encoded_target, opened, some, targets_to_compare
 
 MOST_CLASSES = 1_000_000
 NPZ_NAMES = (("X", "y"), ("X", "Y"), ("x", "y"), ("x_train", "y_train"), ("X_train", "y_train"),
@@ -22,7 +22,7 @@ NPZ_NAMES = (("X", "y"), ("X", "Y"), ("x", "y"), ("x_train", "y_train"), ("X_tra
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_npz(path: str | Path, *, task: str = "auto") -> Dataset:
+def read_npz(path: str | Path, *, task: str = "auto", complete: bool = True) -> Dataset:
     """Read samples and targets from a NumPy ``.npz`` file.
 
     Parameters
@@ -33,6 +33,8 @@ def read_npz(path: str | Path, *, task: str = "auto") -> Dataset:
     task : {"auto", "classes", "numbers"}
         What the targets are. "auto": text, and integers with few distinct values, are classes, and so are
         one-hot rows; everything else is numbers.
+    complete : bool
+        As in `read_csv`.
 
     Returns
     -------
@@ -61,7 +63,8 @@ def read_npz(path: str | Path, *, task: str = "auto") -> Dataset:
         return Dataset(X, pixels=pixels)
     if y.ndim == 0 or len(y) != len(X):
         raise ValueError(f"{path}: {len(X)} samples, but targets of shape {y.shape}")
-    y, classes = encoded_target(_one_column(y, task), task, f"{path}, targets")
+    y = _one_column(y, task)
+    y, classes = (encoded_target if complete else targets_to_compare)(y, task, f"{path}, targets")
     return Dataset(X, y, classes, pixels=pixels)
 
 

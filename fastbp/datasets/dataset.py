@@ -70,8 +70,7 @@ def encoded_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tu
     `MAX_INTEGER_CLASSES` distinct values occur, each twice or more on average.
     """
     check_task(task)
-    if y.dtype.kind not in "biufUST":
-        raise ValueError(f"{where}: expected numbers or text as targets, found {y.dtype}")
+    _check_kind(y, where)
     is_text = y.dtype.kind in "UST"
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise ValueError(f"{where}: every value must be finite, found {y[~np.isfinite(y)][0]}")
@@ -83,6 +82,22 @@ def encoded_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tu
     if not are_classes(values, len(y), task, where):
         return y.astype(np.float64), None
     return indices.astype(np.int64), class_names(values)
+
+
+def targets_to_compare(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Return targets as `encoded_target` does, but to be compared with predictions: any of them may be missing.
+
+    Those are NaN, or of the class "". Targets that are not of the `task` stay what they are.
+    """
+    _check_kind(y, where)
+    if y.dtype.kind not in "UST" and (task != "classes" or y.ndim > 1):
+        numbers = y.astype(np.float64)
+        return np.where(np.isfinite(numbers), numbers, np.nan), None
+    if y.dtype.kind == "f":
+        y = np.where(np.isfinite(y), y, np.nan)
+    values, indices = np.unique(y, return_inverse=True)
+    names = tuple("" if value != value else class_name(value) for value in values)
+    return indices.reshape(y.shape).astype(np.int64), names
 
 
 def are_classes(values: np.ndarray, n: int, task: str, where: str) -> bool:
@@ -99,7 +114,7 @@ def are_classes(values: np.ndarray, n: int, task: str, where: str) -> bool:
 
 def class_names(values: np.ndarray) -> tuple[str, ...]:
     """Return the names of classes with these values."""
-    return tuple(_class_name(value) for value in values)
+    return tuple(class_name(value) for value in values)
 
 
 def check_task(task: str) -> None:
@@ -114,11 +129,17 @@ def some(items: Sequence[Any], limit: int = 5) -> str:
     return ", ".join(str(i) for i in items[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
+def _check_kind(y: np.ndarray, where: str) -> None:
+    if y.dtype.kind not in "biufUST":
+        raise ValueError(f"{where}: expected numbers or text as targets, found {y.dtype}")
+
+
 def _all_integers(values: np.ndarray) -> bool:
     return values.dtype.kind in "biu" or bool(np.all(values == np.floor(values)))
 
 
-def _class_name(value: Any) -> str:
+def class_name(value: Any) -> str:
+    """Return the name of the class with this value."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bytes):
         return value.decode()

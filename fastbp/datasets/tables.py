@@ -20,10 +20,12 @@ from .dataset import (
     Dataset,
     are_classes,
     check_task,
+    class_name,
     class_names,
     encoded_target,
     opened,
     some,
+    targets_to_compare,
 )
 
 DELIMITERS = "\t;|,"  # the comma last: it may also be a decimal comma
@@ -33,7 +35,7 @@ MAX_CATEGORIES = 32  # a text column with more distinct values than this is a na
 
 
 def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "auto",
-             header: bool | None = None, columns: Sequence[Column] | None = None) -> Dataset:
+             header: bool | None = None, columns: Sequence[Column] | None = None, complete: bool = True) -> Dataset:
     """Read samples and targets from a CSV file.
 
     The delimiter (comma, semicolon, tab or ``|``) and whether the first line is a header are found out;
@@ -55,8 +57,11 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
         cell of it occurs again in its column.
     columns : sequence of Column, optional
         Read these features (the `columns` of the data a model was trained on) instead of all but the
-        target: by name, or by place if one of the files has no names. The target may then be absent or
-        incomplete: y is None.
+        target: by name, or by place if one of the files has no names. The target may then be absent, which
+        is y None, and need not be complete.
+    complete : bool
+        Whether every target must be there, and be of the task. Otherwise targets are only to be compared with
+        predictions: one that is missing is NaN, or of the class "", and text among numbers is as good as missing.
 
     Returns
     -------
@@ -86,7 +91,11 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
     X = table.features(places, columns)
     if j is None:
         return Dataset(X, None, None, columns)
-    y, classes = encoded_target(table.values(j), task, f"{path}, target column {table.names[j]!r}")
+    where = f"{path}, target column {table.names[j]!r}"
+    if complete:
+        y, classes = encoded_target(table.values(j), task, where)
+    else:
+        y, classes = targets_to_compare(table.values_to_compare(j, task), task, where)
     return Dataset(X, y, classes, columns, table.names[j])
 
 
@@ -219,6 +228,20 @@ class _Table:
         self._reject("infinity", j, np.flatnonzero(~np.isfinite(column)))
         return column
 
+    def values_to_compare(self, j: int, task: str) -> np.ndarray:
+        """Return column j as float64 or text, NaN or "" where values are missing, or text among numbers."""
+        if isinstance(self.cells, np.ndarray):
+            return self.cells[:, j]
+        texts = ["" if row[j].lower() in MISSING else row[j] for row in self.cells]
+        numbers = [_number(text, self.delimiter) for text in texts]
+        n_numbers = sum(number is not None for number in numbers)
+        if n_numbers and task != "classes":
+            return np.array([np.nan if number is None else number for number in numbers])
+        if 2 * n_numbers > sum(map(bool, texts)):  # mostly numbers: 1.0 is the class "1"
+            texts = [text if number is None else class_name(number)
+                     for text, number in zip(texts, numbers, strict=True)]
+        return np.array(texts)
+
     def _texts(self, j: int) -> list[str]:
         texts = [row[j] for row in self.cells]
         self._reject("missing value", j, [i for i, text in enumerate(texts) if text.lower() in MISSING])
@@ -284,9 +307,12 @@ def _places(table: _Table, columns: Sequence[Column], target: str | int | None) 
 def _target_if_there(table: _Table, target: str | int | None, task: str, features: Sequence[int]):
     try:
         j = -1 if target is None else table.index(target)
-        return (None, None) if j in features or j < 0 else encoded_target(table.values(j), task, "target")
     except ValueError:
         return None, None
+    if j in features or j < 0:
+        return None, None
+    y, classes = targets_to_compare(table.values_to_compare(j, task), task, "target")
+    return (None, None) if classes == ("",) else (y, classes)
 
 
 def _read_table(path: str | Path, header: bool | None, columns: Sequence[Column]) -> _Table:
