@@ -245,8 +245,12 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
         As in `fastbp.datasets.read_csv`.
     """
     complete = n_features is None
+    table_options = {"target": target, "header": header}
+    label_options = {**table_options, "task": None if task in ("auto", "classes") else task}
     if recipe is not None:
         target, task = recipe.target, recipe.task
+    if source in BUNDLED:
+        _refuse(label_options, source)
     if source == "digits":
         return datasets.load_digits()
     if source == "xor":
@@ -256,10 +260,12 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
     with opened(files[0]) as stream:
         magic = stream.read(4)
     if magic[:2] == b"\0\0":
+        _refuse(label_options, f"the IDX file {source}")
         return datasets.read_idx(*files)
     if len(files) == 2:
         raise ValueError(f"{files[0]} is not an IDX file, and only those come in pairs")
     if magic == b"PK\3\4":
+        _refuse(table_options, f"the npz file {source}")
         return datasets.read_npz(files[0], task=task, complete=complete)
     if recipe is not None and recipe.columns is not None:
         return datasets.read_csv(files[0], target, task=task, header=header, columns=recipe.columns)
@@ -298,6 +304,13 @@ def _standard(X: np.ndarray) -> tuple[list[float], list[float]]:
     scaled = (X - middle) / size
     mean, scale = middle + size * scaled.mean(axis=0), size * scaled.std(axis=0)
     return mean.tolist(), np.where(scale > 8 * np.finfo(np.float64).eps * np.abs(mean), scale, 1.0).tolist()
+
+
+def _refuse(options: dict[str, Any], source: str) -> None:
+    """Raise ValueError for an option that does not apply to a source."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"the option {name} ({value!r}) does not apply to {source}")
 
 
 def _files(source: str) -> list[str]:

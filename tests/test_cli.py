@@ -612,6 +612,22 @@ def test_what_is_not_tested_is_said(tmp_path, targets, options, remark):
     assert error == ("" if remark is None else f"{remark}\n")
 
 
+@pytest.mark.parametrize(("source", "options", "words"), [
+    ("digits", ["--target", "price"], "target ('price') does not apply to digits"),
+    ("xor", ["--task", "numbers"], "task ('numbers') does not apply to xor"),
+    ("digits", ["--no-header"], "header (False) does not apply to digits"),
+    ("{npz}", ["--target", "y"], "target ('y') does not apply to the npz file"),
+    ("{npz}", ["--header"], "header (True) does not apply to the npz file"),
+    ("{idx}", ["--task", "numbers"], "task ('numbers') does not apply to the IDX file"),
+    ("{idx}", ["--target", "0"], "target ('0') does not apply to the IDX file"),
+])
+def test_options_that_do_not_apply_are_refused(tmp_path, source, options, words):
+    files = {"npz": tmp_path / "d.npz", "idx": tmp_path / "images"}
+    np.savez(files["npz"], X=np.eye(3), y=[0, 1, 1])
+    files["idx"].write_bytes(b"\0\0\x08\x02" + (2).to_bytes(4, "big") * 2 + bytes(4))
+    assert f"the option {words}" in error_line("train", source.format(**files), *options)
+
+
 # ------------------------------------------------------------------ names that steer a terminal
 
 STEERING = "\x1b]title\x07\x1b[2J\x7f\x9b31m\u202eabc\u2066\u2028[red]x :cat: \\"
