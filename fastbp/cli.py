@@ -148,7 +148,7 @@ def _reporting_errors(command: Callable) -> Callable:
                 return command(*args, **kwargs)
         except BrokenPipeError:  # of `| head`: typer exits quietly
             raise
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
             text = f"{error.strerror}: {error.filename}" if getattr(error, "filename", None) else str(error)
             Screen().err.print(Text.assemble(("error:", "red"), " ", plain(" ".join(text.split()))))
             raise typer.Exit(2) from None
@@ -185,9 +185,11 @@ def train(
         help="Whether the first line of a CSV file holds names.", show_default="looked at")] = None,
 ) -> None:
     """Train a network; show loss and accuracy as it learns, then how it does on samples held out."""
-    from . import SGD, Trainer
+    from . import SGD, Trainer, files
 
     _check_out(out, data)
+    if out is not None and out.suffix.lower() == ".safetensors":
+        files._safetensors()  # before the training, which would be lost
     screen = Screen(goes_on=out is not None)
     samples = read(data, target=target, task=task, header=header)
     y = _targets(samples, data)
@@ -254,7 +256,8 @@ def _network(recipe: Recipe, samples: Any, hidden: list[str] | None, activation:
     """Build the network that fits the data."""
     from . import Network
 
-    loss = loss or ("cross_entropy" if recipe.classes else "squared_error")
+    if loss is None:
+        loss = "cross_entropy" if recipe.classes else "squared_error"
     n_out = len(recipe.classes) if recipe.classes else as_columns(samples.y).shape[1]
     layers = _hidden(hidden)
     activations = [activation] * len(layers) + [_output(loss, recipe.task)]
@@ -392,13 +395,14 @@ def _confusion_table(rows: Sequence[str], columns: Sequence[str], counts: np.nda
 def _errors(y: np.ndarray, predicted: np.ndarray) -> Iterator[tuple[float, float | None]]:
     """Root mean squared error and coefficient of determination of every output; None where all targets are equal."""
     for true, guess in zip(y.T, predicted.T, strict=True):
-        rmse, deviation = _rms(guess - true), _rms(true - (true / len(true)).sum())
-        with np.errstate(over="ignore"):
-            yield float(rmse), None if (true == true[0]).all() else float(1 - (rmse / deviation) ** 2)
+        size = max(np.abs(true).max(), np.abs(guess).max()) or 1.0  # so that no difference leaves the range of numbers
+        rmse, deviation = _rms(guess / size - true / size), _rms(true / size - (true / size).mean())
+        with np.errstate(over="ignore", divide="ignore"):
+            yield float(size * rmse), None if (true == true[0]).all() else float(1 - (rmse / deviation) ** 2)
 
 
 def _rms(values: np.ndarray) -> np.float64:
-    """Root of the mean square, whose squares do not leave the range of the numbers."""
+    """Root of the mean square; no square leaves the range of numbers."""
     size = np.abs(values).max() or 1.0
     return size * np.sqrt(np.mean((values / size) ** 2))
 
@@ -428,10 +432,12 @@ def predict(
     if n_in != net.sizes[0]:
         raise ValueError(f"{data} has {n_in} features, but {model} takes {net.sizes[0]}")
     screen.announce_compilation(net)
-    A = net.predict(samples.X if recipe is None else recipe.inputs(samples.X, net.dtype))
-    if not np.isfinite(A).all():
-        row = int(np.isfinite(A).all(axis=1).argmin())
-        raise ValueError(f"{model}: the output for row {row} of {data} is {A[row][~np.isfinite(A[row])][0]}")
+    X = samples.X if recipe is None else recipe.inputs(samples.X, net.dtype)
+    _check_finite(X, "standardized inputs", data)
+    A = net.predict(X)
+    _check_finite(A, f"outputs of {model}", data)
+    if recipe is not None:
+        _check_finite(recipe.predictions(A), f"predictions of {model}", data)
     titles, rows = _predictions(net, recipe, A)
     if out is None:
         _write_csv(sys.stdout, titles, rows)
@@ -440,6 +446,12 @@ def predict(
             _write_csv(stream, titles, rows)
         screen.err.print(plain(f"{len(A):,} predictions written to {out}"))
     _show_score(screen, recipe, samples, A, data)
+
+
+def _check_finite(values: np.ndarray, what: str, data: str) -> None:
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"the {what} are not finite for row {int(finite.argmin())} of {data}")
 
 
 def _predictions(net: Any, recipe: Recipe | None, A: np.ndarray) -> tuple[list[str], Iterable[Sequence]]:

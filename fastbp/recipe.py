@@ -115,7 +115,8 @@ class Recipe:
         exact = np.result_type(X, np.float32)
         if max(np.abs([*self.mean, *self.scale])) > FLOAT32.max or min(self.scale) < FLOAT32.tiny:
             exact = np.dtype(np.float64)
-        return ((X - np.array(self.mean, exact)) / np.array(self.scale, exact)).astype(dtype, copy=False)
+        with np.errstate(over="ignore"):
+            return ((X - np.array(self.mean, exact)) / np.array(self.scale, exact)).astype(dtype, copy=False)
 
     def targets(self, y: np.ndarray, loss: str) -> np.ndarray:
         """Encode targets: class indices, one-hot rows, or rows of -1 and 1, as the loss takes; numbers standardised."""
@@ -129,7 +130,10 @@ class Recipe:
 
     def predictions(self, A: np.ndarray) -> np.ndarray:
         """Decode outputs: class indices (n_samples,), or numbers (n_samples, n_out) in their own units."""
-        return A.astype(np.float64) * self.target_scale + self.target_mean if self.classes is None else A.argmax(axis=1)
+        if self.classes is not None:
+            return A.argmax(axis=1)
+        with np.errstate(over="ignore"):
+            return A.astype(np.float64) * self.target_scale + self.target_mean
 
 
 def _check(recipe: Recipe, n_in: int | None = None, n_out: int | None = None) -> None:

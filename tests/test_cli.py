@@ -465,7 +465,19 @@ def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
     net = recipe_model(tmp_path / "m.npz", GOOD)
     net.biases[1][:] = [bad, 0]
     net.save(tmp_path / "m.npz", metadata={METADATA_KEY: json.dumps(GOOD)})
-    assert f"the output for row 0 of {flowers} is {bad}" in error_line("predict", tmp_path / "m.npz", flowers)
+    model = tmp_path / "m.npz"
+    assert f"the outputs of {model} are not finite for row 0 of {flowers}" in error_line("predict", model, flowers)
+
+
+def test_numbers_out_of_range_are_no_predictions(tmp_path):
+    recipe_model(tmp_path / "m.npz", {**NUMBERS, "target_mean": [1.7e308] * 2, "target_scale": [1.7e308] * 2})
+    (tmp_path / "t.csv").write_text("size,color\n1,red\n9,blue\n")
+    assert "m.npz are not finite for row " in error_line("predict", tmp_path / "m.npz", tmp_path / "t.csv")
+    net = fastbp.Network([3, 2], "identity", seed=0, backend="numpy")
+    net.save(tmp_path / "m.npz", {METADATA_KEY: json.dumps(NUMBERS)})
+    (tmp_path / "t.csv").write_text("size,color\n1,red\n1e300,blue\n")  # infinite in float32
+    line = error_line("predict", tmp_path / "m.npz", tmp_path / "t.csv")
+    assert f"the standardized inputs are not finite for row 1 of {tmp_path}/t.csv" in line
 
 
 # ------------------------------------------------------------------ what is left out of the score
@@ -597,6 +609,8 @@ def test_errors_of_any_size(factor):
 def test_errors_far_larger_than_the_targets():
     ((rmse, r2),) = cli._errors(np.array([[1.0], [2]]), np.array([[1e300], [1e300]]))
     assert rmse == pytest.approx(1e300) and r2 == -np.inf
+    ((rmse, r2),) = cli._errors(np.array([[-1.7e308], [1.7e308]]), np.array([[1e308], [1e308]]))
+    assert rmse == np.inf and r2 == pytest.approx(1 - (2.7**2 + 0.7**2) / 2 / 1.7**2)
 
 
 @pytest.mark.parametrize(("targets", "options", "remark"), [
@@ -750,6 +764,8 @@ def test_predictions_steer_no_terminal(steering, tmp_path):
     (["train", "{curve}", "--task", "class"], ["task", "'class'"]),
     (["train", "{curve}", "--out", "no/such/folder/m.npz"], ["no/such/folder"]),
     (["train", "{curve}", "--lr", "1e30"], ["infinite", "--lr", "1e+30"]),
+    (["train", "{curve}", "--loss", ""], ["loss '' is unknown"]),
+    (["train", "{curve}", "--hidden", str(10**13)], ["Unable to allocate"]),
     (["train", "{curve},{curve}"], ["not an IDX file"]),
     (["predict", "nowhere.npz", "digits"], ["no file 'nowhere.npz'"]),
     (["predict", "{curve}", "digits"], ["curve.csv"]),
@@ -763,6 +779,13 @@ def test_errors_are_one_line(curve, tmp_path, arguments, words):
         run("train", curve, "--epochs", 1, "--out", model)
     line = error_line(*(argument.format(curve=curve, model=model) for argument in arguments))
     assert all(word in line for word in words), line
+
+
+def test_safetensors_that_is_not_installed_is_told_before_the_training(monkeypatch, tmp_path, curve):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    monkeypatch.setattr(cli, "_train", None)
+    assert "pip install 'fastbp[files]'" in error_line("train", curve, "--out", tmp_path / "m.safetensors")
 
 
 def test_one_class_is_none(tmp_path):
