@@ -98,7 +98,8 @@ class Recipe:
             if sizes is not None:
                 _check(recipe, sizes[0], sizes[-1])
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, metadata {METADATA_KEY!r}: {error}") from None
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise ValueError(f"{path}, metadata {METADATA_KEY!r}: {why}") from None
         return recipe
 
     def metadata(self) -> dict[str, str]:

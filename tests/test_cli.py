@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import gzip
+import inspect
 import io
 import json
 import math
@@ -339,7 +340,7 @@ DAMAGED = [
     # no recipe at all
     ("", "Expecting value"), ("size", "Expecting value"), ("{", "Expecting"), ("{'mean': [0]}", "Expecting"),
     ("\ufeff{}", "UTF-8 BOM"), (json.dumps(GOOD)[:-20], "line 1"), (json.dumps(GOOD) + "x", "Extra data"),
-    ("[" * DEEP + "]" * DEEP, "recursion"), ('{"mean": ' * DEEP + "0" + "}" * DEEP, "recursion"),
+    ("[" * DEEP + "]" * DEEP, "too deeply"), ('{"mean": ' * DEEP + "0" + "}" * DEEP, "too deeply"),
     ("null", "an object, got None"), ("true", "an object, got True"), ("7", "an object, got 7"),
     ('"text"', "an object, got 'text'"), ("[]", "an object, got []"), (json.dumps([GOOD]), "an object, got [{"),
     # fields
@@ -652,6 +653,11 @@ def is_harmless(text):
     """Whether a terminal writes every character of a text, rather than obeys it."""
     return not set(text) & {*map(chr, (*range(10), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F),
                                        *range(0x2066, 0x206A)))}
+
+
+def test_all_that_rich_prints_is_escaped():
+    printed = re.findall(r"\.print\((\w+)", inspect.getsource(cli))
+    assert len(printed) > 10 and set(printed) == {"plain", "Text", "table"}
 
 
 @pytest.mark.parametrize(("text", "expected"), [
