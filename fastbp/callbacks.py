@@ -140,12 +140,18 @@ class _Monitor(Callback):
         self.best: float = self.sign * math.inf
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
-        """Check the name."""
+        """Start anew."""
+        self.best = self.sign * math.inf
+        self.check_name(history)
+
+    def check_name(self, history: Any) -> None:
+        """Check that what is monitored is recorded."""
         if self.monitor not in history.recorded:
             hint = "; pass validation_data to fit" if self.monitor.startswith("validation_") else ""
+            if self.monitor.startswith("val_"):
+                hint = f"; did you mean 'validation_{self.monitor[4:]}'?"
             raise ValueError(f"monitor {self.monitor!r} of {type(self).__name__} is not recorded{hint} (available: "
                              f"{', '.join(history.recorded)})")
-        self.best = self.sign * math.inf
 
     def is_better(self, history: Any) -> bool:
         """Take the last value; whether it is the best so far by more than min_delta."""
@@ -166,6 +172,8 @@ class _Monitor(Callback):
 
 class EarlyStopping(_Monitor):
     """Stops when what is monitored was no better for some epochs.
+
+    Each call of `fit` starts anew: best value, patience and best parameters are those of that call.
 
     Parameters
     ----------
@@ -198,6 +206,7 @@ class EarlyStopping(_Monitor):
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Start anew."""
+        self._parameters = None  # of a call whose end was not told, because another callback failed
         super().on_train_begin(trainer, history)
         self.best_epoch = history.first_epoch - 1
 
@@ -230,6 +239,9 @@ class EarlyStopping(_Monitor):
 class ModelCheckpoint(_Monitor):
     """Saves the network after each epoch, or after those that are the best so far.
 
+    The best value stays with the object: a later call of `fit` saves only what is better than all before it, as does a
+    training that is resumed from a checkpoint.  For another training use another object.
+
     Parameters
     ----------
     path : str or Path
@@ -237,6 +249,11 @@ class ModelCheckpoint(_Monitor):
     monitor, mode : as for `EarlyStopping`
     save_best_only : bool
         Otherwise the monitor is not looked at.
+
+    Attributes
+    ----------
+    best : float
+        Best value of all calls of `fit`.
     """
 
     def __init__(self, path: str | Path, monitor: str = "validation_loss", save_best_only: bool = True,
@@ -248,7 +265,7 @@ class ModelCheckpoint(_Monitor):
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Check the name and the folder."""
         if self.save_best_only:
-            super().on_train_begin(trainer, history)
+            self.check_name(history)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"the folder of ModelCheckpoint({str(self.path)!r}) does not exist")
         values = dict.fromkeys(history.recorded, 0.0)
@@ -263,6 +280,10 @@ class ModelCheckpoint(_Monitor):
         if not self.save_best_only or self.is_better(history):
             values = {name: series[-1] for name, series in history.recorded.items()}
             trainer.net.save(self.path.with_name(self.path.name.format(epoch=trainer.epochs, **values)))
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from the best value of that training, or of this object, whose file may be of a later epoch."""
+        self.best = self.sign * min(self.sign * self.best, self.sign * state["best"])
 
 
 class Checkpoint(Callback):
@@ -311,7 +332,7 @@ class ReduceLROnPlateau(_Monitor):
     """Makes the steps smaller when what is monitored was no better for some epochs.
 
     It lowers ``trainer.lr_scale``, the factor of the optimizer's learning rate or schedule, and leaves it there for
-    later calls of `fit`.
+    later calls of `fit`, each of which starts anew with best value and patience.
 
     Parameters
     ----------

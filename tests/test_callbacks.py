@@ -262,6 +262,53 @@ def test_model_checkpoint(backend, data, tmp_path):
     np.testing.assert_array_equal(trainer.net.parameters, before)
 
 
+@pytest.mark.parametrize("mode, first, second, saved", [
+    ("min", [3, 2], [4, 2, 2.5], None), ("min", [3, 2], [4, 1, 5], 4), ("max", [3, 5], [4, 5, 1], None),
+    ("max", [3, 2], [3, 9, 1], 4),
+])
+def test_the_best_file_stays_in_later_calls(data, mode, first, second, saved, tmp_path):
+    trainer, kept = make(), {}
+    keep = SimpleNamespace(on_epoch_end=lambda trainer, _: kept.update({trainer.epochs: trainer.net.parameters.copy()}))
+    callback = ModelCheckpoint(tmp_path / "best.npz", "loss", mode=mode)
+    for values in (first, second):
+        trainer.fit(data.X, data.Y, epochs=len(values), callbacks=[Scripted(values), keep, callback])
+    best = (min if mode == "min" else max)(first)
+    assert callback.best == (best if saved is None else second[saved - 3])
+    epoch = saved or first.index(best) + 1
+    np.testing.assert_array_equal(fastbp.load(tmp_path / "best.npz").parameters, kept[epoch])
+
+
+@pytest.mark.parametrize("is_new, values, best", [(True, [3, 2.5], 2), (True, [3, 1.5], 1.5), (False, [1.5, 2], 1),
+                                                  (False, [0.5, 2], 0.5)])
+def test_the_best_file_stays_in_a_resumed_training(data, is_new, values, best, tmp_path):
+    trainer, callback = make(), ModelCheckpoint(tmp_path / "best.npz", "loss")
+    trainer.fit(data.X, data.Y, epochs=4, callbacks=[Scripted([4, 2, 3, 1]), callback,
+                                                     Checkpoint(tmp_path / "r-{epoch}.ckpt", keep=9)])
+    trainer.load_checkpoint(tmp_path / "r-3.ckpt")
+    if is_new:  # it knows what the checkpoint says; the other one has seen the last epoch, too
+        callback = ModelCheckpoint(tmp_path / "best.npz", "loss")
+    trainer.fit(data.X, data.Y, epochs=2, callbacks=[Scripted(values), callback])
+    assert callback.best == best
+
+
+def test_parameters_of_a_call_that_failed_are_not_put_back(data):
+    def fail(*_):
+        raise RuntimeError("mine")
+
+    early, trainer = EarlyStopping("loss", patience=9), make()
+    with pytest.raises(RuntimeError, match="mine"):
+        trainer.fit(data.X, data.Y, callbacks=[SimpleNamespace(on_train_end=fail), early])
+    trainer.net.parameters[:] = before = np.linspace(-1, 1, trainer.net.parameters.size)
+    with pytest.raises(ValueError, match="not recorded"):
+        trainer.fit(data.X, data.Y, callbacks=[early, EarlyStopping()])
+    np.testing.assert_array_equal(trainer.net.parameters, before)
+
+
+def test_names_of_keras_are_told(data):
+    with pytest.raises(ValueError, match=r"monitor 'val_loss' .* is not recorded; did you mean 'validation_loss'\?"):
+        make().fit(data.X, data.Y, validation_data=data.validation, callbacks=[EarlyStopping("val_loss")])
+
+
 def test_reduce_lr_on_plateau(backend, data):
     trainer, rates = make(backend, lr=0.8), []
     see = SimpleNamespace(on_epoch_end=lambda trainer, history: rates.append(trainer.lr))
