@@ -137,6 +137,17 @@ def loss(value, output_activation):
     return value
 
 
+def widths(sizes, activations, loss=None):
+    """Check that what compares the outputs of a layer, softmax and cross-entropy, has more than one to compare."""
+    for i, (n_out, activation) in enumerate(zip(sizes[1:], activations, strict=True)):
+        if n_out == 1 and activation == "softmax":
+            raise ValueError(f"activations[{i}] is 'softmax' over one neuron, which is 1 whatever its input: "
+                             "use 'sigmoid', for classes 0 and 1 with loss='binary_cross_entropy'")
+    if loss is not None and sizes[-1] == 1 and losses.row_of(loss).takes_labels:
+        raise ValueError(f"loss {losses.name_of(loss)!r} needs one output for each class, but the network has one: "
+                         "use loss='binary_cross_entropy', with 'sigmoid' as the last activation")
+
+
 def dtype(value):
     """Check the dtype: float32 or float64."""
     try:
@@ -357,9 +368,8 @@ def _labels(argument, Y, n_out):
                         f"write {argument}.astype(int)")
     low, high = int(Y.min()), int(Y.max())
     if low < 0 or high >= n_out:
-        hint = "; one output with labels 0 and 1: use loss='binary_cross_entropy'" if n_out == 1 else ""
         raise ValueError(f"{argument} holds the label {low if low < 0 else high}, but with {n_out} outputs labels "
-                         f"must be 0 to {n_out - 1}{hint}")
+                         f"must be 0 to {n_out - 1}")
     return Y if Y.dtype == np.int64 and is_plain(Y) else np.array(Y, dtype=np.int64, order="C")
 
 

@@ -101,6 +101,7 @@ class Layer:
     def __init__(self, W, b, activation="sigmoid", backend="numba"):
         W, b = checks.layer(W, b)
         (self.activation,) = checks.activations(activation, 1)
+        checks.widths(self.W.shape, (self.activation,))
         self.backend = checks.name("backend", backend, BACKENDS)
         vars(self).update(W=W, b=b, A_prev=None, Z=None, A=None)
         self.dW = self.db = None
@@ -205,6 +206,7 @@ class Network:
             self.weights[layer], self.biases[layer] = W, b
 
     def _build(self, sizes, activations, loss, reduction, dtype, scale, backend):
+        checks.widths(sizes, activations, loss)
         for item in (*activations, loss):
             if isinstance(item, Own):
                 item.compile(dtype)

@@ -264,6 +264,22 @@ def test_numbers_too_large_for_the_dtype():
         assert np.isfinite(fastbp.Network([2, 1], dtype="float64", **options).predict([[1.0, 2.0]])).all()
 
 
+@pytest.mark.parametrize("activation, loss", [("softmax", "cross_entropy"), ("softmax", "squared_error"),
+                                              ("sigmoid", "cross_entropy")])
+def test_one_output_has_nothing_to_be_compared_with(backend, activation, loss, tmp_path, monkeypatch):
+    """Neither in new networks nor in those of files and pickles of old versions."""
+    with monkeypatch.context() as old:
+        old.setattr(fastbp.checks, "widths", lambda *_: None)
+        net = fastbp.Network([3, 1], activation, loss, backend=backend)
+        net.save(tmp_path / "old.npz")
+        pickled = pickle.dumps(net)
+    for call in (lambda: fastbp.Network([3, 1], activation, loss, backend=backend), lambda: pickle.loads(pickled),
+                 lambda: fastbp.load(tmp_path / "old.npz", backend), net.copy):
+        with pytest.raises(ValueError, match="^(activations|loss).*one.*'sigmoid'"):
+            call()
+    fastbp.Network([1, 2], "softmax", "cross_entropy", backend=backend)
+
+
 @pytest.mark.parametrize("W, b, message", [
     (np.ones((3, 2)), np.zeros(5), r"b must be float64 of shape \(2,\)"),
     (np.ones((3, 2)), np.zeros(2, np.float32), "b must be float64"), ([[1.0]], np.zeros(1), "W must be .* got list"),
