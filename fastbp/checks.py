@@ -7,6 +7,9 @@ the argument, what was given and what was expected.
 import difflib
 import math
 import numbers
+import re
+import reprlib
+from decimal import Decimal
 
 import numpy as np
 
@@ -16,6 +19,33 @@ from .losses import LOSSES, Loss, Parameterised
 
 # ------------------------------------------------------------------ settings
 
+# What scikit-learn, PyTorch and Keras call things, in small letters and digits alone: only for the hints of messages.
+_ALIASES = {
+    # losses and metrics
+    "mse": "squared_error rmse", "meansquarederror": "squared_error rmse", "l2": "squared_error rmse",
+    "mae": "absolute_error", "meanabsoluteerror": "absolute_error mae", "l1": "absolute_error mae",
+    "rootmeansquarederror": "rmse", "smoothl1": "huber", "pinball": "quantile", "poissonnll": "poisson",
+    "bce": "binary_cross_entropy", "bcewithlogits": "binary_cross_entropy", "log": "cross_entropy binary_cross_entropy",
+    "nll": "cross_entropy", "cce": "cross_entropy", "negativeloglikelihood": "cross_entropy",
+    "categoricalcrossentropy": "cross_entropy", "sparsecategoricalcrossentropy": "cross_entropy",
+    "softmaxcrossentropy": "cross_entropy", "binaryfocalcrossentropy": "focal", "acc": "accuracy",
+    "binaryaccuracy": "accuracy", "categoricalaccuracy": "accuracy", "sparsecategoricalaccuracy": "accuracy",
+    "balancedaccuracy": "recall", "topkaccuracy": "top_3", "topkcategoricalaccuracy": "top_3",
+    # activations
+    "logistic": "sigmoid", "linear": "identity", "none": "identity", "swish": "silu", "exp": "exponential",
+    "logsoftmax": "softmax", "prelu": "leaky_relu",
+    # initializers
+    "glorot": "glorot_uniform glorot_normal", "xavier": "glorot_uniform glorot_normal",
+    "xavieruniform": "glorot_uniform", "xaviernormal": "glorot_normal", "he": "he_uniform he_normal",
+    "kaiming": "he_uniform he_normal", "kaiminguniform": "he_uniform", "kaimingnormal": "he_normal",
+    "lecun": "lecun_normal", "lecununiform": "lecun_normal", "randomuniform": "uniform",
+    "randomnormal": "normal", "ones": "constant",
+    # optimizers
+    "nesterov": "SGD", "momentum": "SGD", "gd": "SGD", "bfgs": "LBFGS", "lm": "LevenbergMarquardt",
+    # reductions and modes
+    "average": "mean", "avg": "mean", "minimize": "min", "maximize": "max",
+}
+
 
 def name(argument, value, known):
     """Check that `value` is one of the names `known`."""
@@ -23,9 +53,42 @@ def name(argument, value, known):
         raise TypeError(f"{argument} must be a name, got {value!r}; known: {', '.join(known)}")
     if value in known:
         return value
-    close = difflib.get_close_matches(value.lower().replace("-", "_").replace(" ", "_"), known, 1, 0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{argument} {value!r} is unknown{hint} (known: {', '.join(known)})")
+    raise ValueError(f"{argument} {value!r} is unknown{did_you_mean(value, known)} (known: {', '.join(known)})")
+
+
+def did_you_mean(value, known, write="{!r}"):
+    """Return the end of a message about an unknown name: what it may mean of `known`, or nothing."""
+    plain = {_plain(key): key for key in known}
+    key = re.sub("(loss|score|initializer)$", "", _plain(value))
+    meant = [plain[key]] if key in plain else [name for name in _ALIASES.get(key, "").split() if name in known]
+    meant = meant or [plain[close] for close in difflib.get_close_matches(key, plain, 1, 0.7)]
+    return f"; did you mean {' or '.join(map(write.format, meant))}?" if meant else ""
+
+
+def _plain(name):
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def optimizer(value, known):
+    """Check for an optimizer: an instance of one of the classes `known`."""
+    if isinstance(value, known):
+        return value
+    hint = ""
+    if isinstance(value, str):
+        hint = did_you_mean(value, [kind.__name__ for kind in known], "fastbp.{}(...)")
+    elif isinstance(value, type) and value in known:
+        hint = f"; write fastbp.{value.__name__}(...)"
+    raise TypeError(f"optimizer must be one such as fastbp.SGD(lr=0.1), got {value!r}{hint}")
+
+
+def validation_pair(value):
+    """Check for a pair (X, Y)."""
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return value
+    got = f"a {type(value).__name__}"
+    if isinstance(value, list | tuple):
+        got += f" of {len(value)}" + (": weights of validation samples are not supported" if len(value) == 3 else "")
+    raise TypeError(f"validation_data must be a pair (X, Y), got {got}")
 
 
 def flag(argument, value):
@@ -331,7 +394,8 @@ def _class_weights(value, Y, n_out):
         return len(labels) / (len(counts) * counts[where])
     result = np.ones(len(labels))
     for key, weight in value.items():
-        if isinstance(key, bool) or key not in known:
+        is_truth = isinstance(key, bool | np.bool_) and tuple(known) != (0, 1)  # labels that were bool are 0 and 1
+        if is_truth or key not in known:
             raise ValueError(f"class_weight names the class {key!r}, but the classes are "
                              + ", ".join(map(str, known[:3])) + (f" ... {known[-1]}" if len(known) > 3 else ""))
         result[labels == key] = number(f"class_weight[{key}]", weight, at_least=0)

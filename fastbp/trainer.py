@@ -179,8 +179,7 @@ def _at_least_0(name, value):
 
 def _optimizer(trainer, name, value):
     """Check an optimizer, and that it can go on with the state of the one before."""
-    if not isinstance(value, optimizers.OPTIMIZERS):
-        raise TypeError(f"optimizer must be one such as fastbp.SGD(lr=0.1), got {value!r}")
+    checks.optimizer(value, optimizers.OPTIMIZERS)
     before = vars(trainer).get(name)
     if before is not None and not optimizers.share_state(before, value):
         raise ValueError(f"optimizer {value!r} remembers other numbers of each parameter than {before!r}, whose state "
@@ -410,9 +409,8 @@ class Trainer:
             weights, sets = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype), [("", X, Y)]
         tol = None if tol is None else checks.number("tol", tol, at_least=0)
         if validation_data is not None:
-            if not isinstance(validation_data, list | tuple) or len(validation_data) != 2:
-                raise TypeError(f"validation_data must be a pair (X, Y), got {type(validation_data).__name__}")
-            sets.append(("validation_", *self._data(*validation_data, "validation_data: X", "validation_data: Y")))
+            pair = checks.validation_pair(validation_data)
+            sets.append(("validation_", *self._data(*pair, "validation_data: X", "validation_data: Y")))
         metrics = {} if _is_left_out(metrics) else named(metrics)
         measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net),
                             row_of(net.loss_name).takes_signs) if metrics else None

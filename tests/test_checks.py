@@ -5,6 +5,10 @@ import pytest
 
 import fastbp
 from fastbp import checks, initializers
+from fastbp.activations import ACTIVATIONS
+from fastbp.initializers import INITIALIZERS
+from fastbp.losses import LOSSES
+from fastbp.metrics import METRICS, by_name
 
 NAN, INF = float("nan"), float("inf")
 X, Y = np.ones((6, 3)), np.full((6, 2), 0.5)
@@ -139,6 +143,9 @@ NETWORK = dict(sizes=[3, 4, 2], backend="numpy")
     (dict(activations=np.tanh), TypeError, ["activations", "name"]),
     (dict(loss="squared_eror"), ValueError, ["loss", "did you mean 'squared_error'"]),
     (dict(loss="crossentropy"), ValueError, ["did you mean 'cross_entropy'"]),
+    (dict(loss="mse"), ValueError, ["loss 'mse' is unknown; did you mean 'squared_error'?"]),
+    (dict(activations="logistic"), ValueError, ["activations 'logistic' is unknown; did you mean 'sigmoid'?"]),
+    (dict(activations=["linear", "tanh"]), ValueError, ["activations[0]", "did you mean 'identity'?"]),
     (dict(loss="zzz"), ValueError, ["loss 'zzz' is unknown", "known: squared_error"]),
     (dict(loss="cross_entropy", activations="tanh"), ValueError, ["cross_entropy", "softmax", "'tanh'"]),
     (dict(loss="binary_cross_entropy", activations="identity"), ValueError, ["sigmoid", "'identity'"]),
@@ -180,6 +187,79 @@ def test_bad_settings_of_the_tables(make, error, words):
     with pytest.raises(error) as caught:
         make()
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("known, names", [
+    (LOSSES, {"squared_error": "mse MSELoss mean_squared_error", "absolute_error": "mae L1Loss MeanAbsoluteError",
+              "huber": "HuberLoss smooth_l1", "log_cosh": "logcosh", "quantile": "pinball", "poisson": "PoissonNLLLoss",
+              "binary_cross_entropy": "bce BCEWithLogitsLoss binary_crossentropy", "focal": "binary_focal_crossentropy",
+              "cross_entropy": "nll NLLLoss CrossEntropyLoss categorical_crossentropy sparse_categorical_crossentropy",
+              "cross_entropy' or 'binary_cross_entropy": "logloss log_loss"}),
+    (ACTIVATIONS, {"sigmoid": "logistic sigmoyd", "identity": "linear None", "silu": "swish", "relu": "ReLU",
+                   "leaky_relu": "LeakyReLU leaky-relu", "exponential": "exp", "softmax": "log_softmax"}),
+    (INITIALIZERS, {"glorot_uniform": "GlorotUniform xavier_uniform_", "he_normal": "kaiming_normal HeNormal",
+                    "glorot_uniform' or 'glorot_normal": "glorot xavier", "he_uniform' or 'he_normal": "he kaiming",
+                    "lecun_normal": "lecun", "zeros": "zero", "constant": "ones"}),
+    (METRICS, {"accuracy": "acc accuracy_score", "rmse": "mse", "mae": "mean_absolute_error l1", "r2": "r2_score",
+               "f1": "f1_score F1Score"}),
+])
+def test_names_of_other_libraries(known, names):
+    for right, others in names.items():
+        for other in others.split():
+            with pytest.raises(ValueError) as caught:
+                checks.name("which", other, known)
+            assert f"which {other!r} is unknown; did you mean '{right}'? (known: " in str(caught.value)
+    for nothing_like_it in ("zzz", "hard_swish", "deviance"):
+        with pytest.raises(ValueError, match=rf"which '{nothing_like_it}' is unknown \(known"):
+            checks.name("which", nothing_like_it, known)
+
+
+def test_every_alias_means_a_name():
+    names = {*LOSSES, *ACTIVATIONS, *INITIALIZERS, *METRICS, "mean", "min", "max",
+             *(kind.__name__ for kind in fastbp.optimizers.OPTIMIZERS)}
+    for alias, meant in checks._ALIASES.items():
+        assert alias == checks._plain(alias) and set(meant.split()) <= names, alias
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ("adam", r"got 'adam'; did you mean fastbp\.Adam\(\.\.\.\)\?"), ("l-bfgs", r"did you mean fastbp\.LBFGS\("),
+    (fastbp.Adam, r"; write fastbp\.Adam\(\.\.\.\)"), ("zzz", "got 'zzz'$"), (3, "got 3$"),
+    (dict, "got <class 'dict'>$"),
+])
+def test_optimizers_are_objects(wrong, words):
+    with pytest.raises(TypeError, match=r"optimizer must be one such as fastbp\.SGD\(lr=0\.1\), .*" + words):
+        fastbp.Trainer(fastbp.Network([3, 2], backend="numpy"), wrong)
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ((X, Y, np.ones(6)), "a tuple of 3: weights of validation samples are not supported"), ([X], "a list of 1$"),
+    (X, "a ndarray$"), ({"X": X, "Y": Y}, "a dict$"),
+])
+def test_validation_data_are_a_pair(wrong, words):
+    trainer = fastbp.Trainer(fastbp.Network([3, 2], backend="numpy", seed=0), fastbp.SGD(0.1))
+    with pytest.raises(TypeError, match=rf"validation_data must be a pair \(X, Y\), got {words}"):
+        trainer.fit(X, Y, validation_data=wrong)
+
+
+@pytest.mark.parametrize("labels", [LABELS == 1, LABELS, pd.Series(LABELS == 1, dtype="boolean")])
+@pytest.mark.parametrize("n_out", [1, 2])
+def test_weights_of_true_and_false(backend, labels, n_out):
+    results = []
+    for class_weight in ({True: 2.0, False: 0.5}, {1: 2.0, 0: 0.5}):
+        output = {1: ("sigmoid", "binary_cross_entropy"), 2: ("softmax", "cross_entropy")}[n_out]
+        net = fastbp.Network([3, n_out], *output, seed=0, backend=backend)
+        fastbp.Trainer(net, fastbp.SGD(0.1), seed=0).fit(X, labels, class_weight=class_weight)
+        results.append(net.parameters.tobytes())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("output, loss, Y, classes", [
+    (["softmax"], "cross_entropy", LABELS, "0, 1, 2"), (["tanh"], "hinge", LABELS * 2 - 1, "-1, 1")])
+def test_weights_of_true_where_the_classes_are_others(output, loss, Y, classes):
+    trainer = fastbp.Trainer(fastbp.Network([3, 3 if loss == "cross_entropy" else 1], output, loss, backend="numpy"),
+                             fastbp.SGD(0.1))
+    with pytest.raises(ValueError, match=f"class_weight names the class True, but the classes are {classes}"):
+        trainer.fit(X, Y, class_weight={True: 2.0})
 
 
 def test_numbers_of_numpy_are_numbers():
