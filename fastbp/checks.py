@@ -226,6 +226,7 @@ def dtype(value):
 def layer(W, b):
     """Check the arrays of one layer, which are used as they are."""
     for name, array, n_dimensions in (("W", W, 2), ("b", b, 1)):
+        unmasked(name, array)
         if not isinstance(array, np.ndarray) or array.dtype not in _KEPT[:2] or not is_plain(array):
             what = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"{name} must be a C-contiguous float32 or float64 array, got {what}")
@@ -233,7 +234,7 @@ def layer(W, b):
             raise ValueError(f"{name} must be {n_dimensions}-D and not empty, got shape {array.shape}")
     if b.shape != W.shape[1:] or b.dtype != W.dtype:
         raise ValueError(f"b must be {W.dtype} of shape {W.shape[1:]}, as W is {W.shape}, got {b.dtype} {b.shape}")
-    return W, b
+    return np.asarray(W), np.asarray(b)  # without a mask that hides nothing
 
 
 def layer_arrays(argument, value, shapes, dtype):
@@ -269,6 +270,7 @@ def metadata(value):
 
 _KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8))  # what the kernels read as it is
 _SQUARES = {dtype: float(np.finfo(dtype).max) ** 2 if dtype == np.float32 else math.inf for dtype in _KEPT[:2]}
+SUM_TOLERANCE = 1e-3  # of probabilities that should sum to 1
 _FEW = 32  # elements that Python looks at faster than NumPy
 _PIECE = 1 << 16  # elements looked at together: no temporary grows with the data
 
@@ -279,7 +281,7 @@ def inputs(X, n_in, dtype, argument="X", is_trusted=False):
     float32, float64 and uint8 stay as they are; what else holds numbers becomes the dtype of the network.  Those that
     stay are not looked through for infinities and NaN if they are trusted.
     """
-    X = _numbers(argument, X)
+    given, X = X, _numbers(argument, X)
     single = X.ndim == 1
     if X.ndim not in (1, 2):
         raise ValueError(f"{argument} must be 2-D, (n_samples, {n_in}), got {X.ndim}-D with shape {X.shape}")
@@ -288,7 +290,7 @@ def inputs(X, n_in, dtype, argument="X", is_trusted=False):
     if X.shape[-1] != n_in:
         if single:
             raise ValueError(f"{argument} is 1-D, which is one sample of {n_in} numbers, but holds {len(X)}; for "
-                             f"{len(X)} samples of one number write {argument.split(': ')[-1]}.reshape(-1, 1)")
+                             f"{len(X)} samples of one number write {_array_of(argument, given)}.reshape(-1, 1)")
         raise ValueError(f"{argument} has {X.shape[1]} columns (shape {X.shape}), but the network takes {n_in}")
     X = X[None] if single else X
     if is_kept(X):
@@ -311,11 +313,11 @@ def is_kept(X):
 
 def samples(X, n_in, dtype, argument="X"):
     """Check samples that must be rows: (n_samples, n_in)."""
-    X, single = inputs(X, n_in, dtype, argument)
+    rows, single = inputs(X, n_in, dtype, argument)
     if single:
         raise ValueError(f"{argument} must be 2-D, (n_samples, {n_in}), got 1-D; "
-                         f"for one sample write {argument.split(': ')[-1]}[None, :]")
-    return X
+                         f"for one sample write {_array_of(argument, X)}[None, :]")
+    return rows
 
 
 def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
@@ -324,7 +326,7 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
     `single`: X was one sample, so Y may lack its first axis.
     """
     row = losses.row_of(loss)
-    Y = _numbers(argument, Y)
+    given, Y = Y, _numbers(argument, Y)
     if single and Y.ndim < 2 and not (Y.ndim == 1 and len(Y) == n_out == 1):
         Y = Y[None]
     if Y.ndim not in (1, 2):
@@ -332,7 +334,7 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
     if len(Y) != n_samples:
         raise ValueError(f"{argument} has {len(Y)} rows (shape {Y.shape}), but X has {n_samples}")
     if Y.ndim == 1 and row.takes_labels:
-        return _labels(argument, Y, n_out)
+        return _labels(argument, Y, n_out, given)
     if Y.ndim == 1 and n_out > 1:
         raise ValueError(f"{argument} is 1-D, but the network has {n_out} outputs: expected shape "
                          f"({n_samples}, {n_out}); for class labels use loss='cross_entropy' or one-hot rows")
@@ -340,7 +342,7 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
     if Y.shape[1] != n_out:
         labels = Y.shape[1] == 1 and row.takes_labels
         raise ValueError(f"{argument} has {Y.shape[1]} columns (shape {Y.shape}), but the network has {n_out} outputs"
-                         + (f" (class labels are 1-D: {argument}.ravel())" if labels else ""))
+                         + (f" (class labels are 1-D: {_array_of(argument, given)}.ravel())" if labels else ""))
     Y = _as_floats(argument, Y, dtype)
     if row.within_01 and (Y.min() < 0 or Y.max() > 1):
         worst = Y.min() if Y.min() < 0 else Y.max()
@@ -353,7 +355,7 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
     if row.takes_labels:
         row_sums = Y.sum(axis=1)
         worst = int(np.abs(row_sums - 1).argmax())
-        if abs(row_sums[worst] - 1) > 1e-3:
+        if abs(row_sums[worst] - 1) > SUM_TOLERANCE:
             raise ValueError(f"{argument}[{worst}] sums to {row_sums[worst]:g}, but the probabilities of a row "
                              "must sum to 1")
     return Y
@@ -404,7 +406,7 @@ def _class_weights(value, Y, n_out):
 
 def outputs(A, Y):
     """Check outputs and targets by themselves, without a network: A (n_samples, n_out), Y the same or labels."""
-    A, Y = _numbers("A", A), _numbers("Y", Y)
+    given, A, Y = Y, _numbers("A", A), _numbers("Y", Y)
     A = A[:, None] if A.ndim == 1 else A
     if A.ndim != 2 or A.size == 0:
         raise ValueError(f"A must be (n_samples, n_out) with at least one sample, got shape {A.shape}")
@@ -413,8 +415,8 @@ def outputs(A, Y):
     dtype = A.dtype if A.dtype.kind == "f" and A.dtype.itemsize in (4, 8) else np.dtype(np.float64)
     A = np.ascontiguousarray(A, dtype)
     if Y.ndim == 1 and A.shape[1] > 1:
-        return A, _labels("Y", Y, A.shape[1])
-    return A, np.ascontiguousarray(Y.reshape(A.shape), dtype)
+        return A, _labels("Y", Y, A.shape[1], given)
+    return A, _as_floats("Y", Y.reshape(A.shape), dtype)
 
 
 def output_gradient(dA, n_samples, n_out, dtype, single):
@@ -426,10 +428,11 @@ def output_gradient(dA, n_samples, n_out, dtype, single):
     return _as_floats("dA", dA, dtype)
 
 
-def _labels(argument, Y, n_out):
+def _labels(argument, Y, n_out, given):
     if Y.dtype.kind == "f":
+        finite(argument, Y, np.dtype(np.float64))
         raise TypeError(f"{argument} is 1-D, so it holds class labels, which must be integers, got dtype {Y.dtype}; "
-                        f"write {argument}.astype(int)")
+                        f"write {_array_of(argument, given)}.astype(int)")
     low, high = int(Y.min()), int(Y.max())
     if low < 0 or high >= n_out:
         raise ValueError(f"{argument} holds the label {low if low < 0 else high}, but with {n_out} outputs labels "
@@ -437,15 +440,96 @@ def _labels(argument, Y, n_out):
     return Y if Y.dtype == np.int64 and is_plain(Y) else np.array(Y, dtype=np.int64, order="C")
 
 
+def _array_of(argument, given):
+    """Return how to write an argument as an array, for a hint."""
+    name = argument.split(": ")[-1]
+    return name if isinstance(given, np.ndarray) else f"numpy.asarray({name})"
+
+
 def _numbers(argument, value):
     """Any array-like of real numbers as an array."""
+    if type(value) is np.ndarray and value.dtype.kind in "buif":
+        return value
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{argument} must be a dense array, got the sparse {type(value).__name__}: write "
+                        f"{argument.split(': ')[-1]}.toarray()")
+    unmasked(argument, value)
     try:
-        array = np.asarray(value)
-    except ValueError:
+        array = np.asanyarray(value)  # which keeps the mask of what becomes a masked array
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise ValueError(f"{argument} cannot be read as an array: {error}") from error
         raise ValueError(f"{argument} must be a rectangular array of numbers, got rows of different lengths") from None
+    except (TypeError, RuntimeError) as error:  # of other libraries, such as for a tensor that requires a gradient
+        raise TypeError(f"{argument} cannot be read as an array: {error}") from error
+    unmasked(argument, array)
+    array = np.asarray(array)
+    if array.dtype.kind == "O" and array.ndim:
+        return _from_objects(argument, value, array)
     if array.dtype.kind not in "buif":
-        raise TypeError(f"{argument} must hold real numbers, got dtype {array.dtype} ({type(value).__name__})")
+        hint = _text_hint(argument) if array.dtype.kind in "SUT" else ""
+        raise TypeError(f"{argument} must hold real numbers, got dtype {array.dtype} ({type(value).__name__}){hint}")
     return array
+
+
+def _from_objects(argument, value, array):
+    """Numbers of several types, as in a table with nullable columns: int64 if all are integers, else float64.
+
+    Missing ones become NaN.
+    """
+    kinds = set(map(type, array.flat))
+    missing = tuple(kind for kind in kinds if kind.__name__ in ("NoneType", "NAType"))  # the latter is pandas.NA
+    wrong = tuple(kind for kind in kinds - set(missing) if not issubclass(kind, numbers.Real | Decimal | np.bool_))
+    if wrong:
+        position = next(i for i, item in enumerate(array.flat) if type(item) in wrong)
+        item, (row, *column) = array.flat[position], np.unravel_index(position, array.shape)
+        names = _column_names(value) if len(column) == 1 else ()
+        place = f"column {names[column[0]]!r} holds" if len(names) == array.shape[-1] else (
+            f"{argument}[{', '.join(map(str, (row, *column)))}] is")
+        raise TypeError(f"{argument} must hold real numbers, but {place} {reprlib.repr(item)} ({type(item).__name__})"
+                        + (f" in row {row}" if place.endswith("holds") else "")
+                        + (_text_hint(argument) if isinstance(item, str | bytes) else ""))
+    items = [math.nan if type(item) in missing else item for item in array.flat] if missing else array.ravel()
+    is_whole = all(issubclass(kind, numbers.Integral | np.bool_) for kind in kinds)
+    for dtype in (np.int64, np.float64)[not is_whole :]:
+        try:
+            return np.array(items, dtype).reshape(array.shape)
+        except OverflowError:
+            pass
+    raise ValueError(f"{argument} holds an integer that is too large for float64")
+
+
+def _column_names(table):
+    """Return the names of the columns of a data frame, or nothing."""
+    names = getattr(table, "column_names", None)  # of pyarrow, whose `columns` are arrays
+    names = getattr(table, "columns", ()) if names is None else names
+    return [name.item() if isinstance(name, np.generic) else name for name in names]
+
+
+def _text_hint(argument):
+    if argument.split(": ")[-1] == "Y":
+        return "; encode labels as integers 0 to k - 1: classes, Y = numpy.unique(Y, return_inverse=True)"
+    return "; encode text as numbers, such as a column of 0 and 1 for each category"
+
+
+def unmasked(argument, value):
+    """Check that no element of an array, or of arrays within lists, is masked: the number below a mask is none."""
+    place = _masked_place(value)
+    if place is not None:
+        raise ValueError(f"{argument}[{', '.join(map(str, place))}] is masked: leave such rows out, or fill them")
+
+
+def _masked_place(value, depth=2):
+    if isinstance(value, np.ma.MaskedArray):
+        mask = np.ma.getmaskarray(value)
+        return tuple(map(int, np.unravel_index(mask.argmax(), mask.shape))) if np.ma.is_masked(value) else None
+    if depth and isinstance(value, list | tuple):
+        kinds = [kind for kind in set(map(type, value)) if issubclass(kind, list | tuple | np.ma.MaskedArray)]
+        for i, item in enumerate(value if kinds else ()):
+            place = _masked_place(item, depth - 1)
+            if place is not None:
+                return i, *place
+    return None
 
 
 def _as_floats(argument, array, dtype):

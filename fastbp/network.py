@@ -57,6 +57,7 @@ class Views(Sequence):
 
     def __setitem__(self, layer, values):
         """Write into the view of a layer."""
+        checks.unmasked(f"values of layer {layer + 1}", values)
         self._arrays[layer][...] = values
 
     def __repr__(self):

@@ -455,6 +455,7 @@ def _kind(path):
 def _array(argument, value):
     """Return an array or a path as something with a shape, whose rows are read piece by piece."""
     if not isinstance(value, str | os.PathLike):
+        checks.unmasked(argument, value)
         return value if hasattr(value, "shape") else np.asarray(value)
     kind = _kind(value)
     if kind == "npy":

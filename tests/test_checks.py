@@ -1,6 +1,10 @@
 """Bad input: one clear error that names the argument, what was given and what was expected; nothing changes."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
+import pandas as pd
 import pytest
 
 import fastbp
@@ -13,6 +17,33 @@ from fastbp.metrics import METRICS, by_name
 NAN, INF = float("nan"), float("inf")
 X, Y = np.ones((6, 3)), np.full((6, 2), 0.5)
 LABELS = np.array([0, 1, 0, 1, 0, 1])
+
+
+class Sparse:
+    """As a matrix of scipy.sparse."""
+
+    def toarray(self):
+        return X
+
+
+class Refusing:
+    """Raises where an array is made of it, as a tensor of PyTorch that requires a gradient."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("Can't call numpy(), use .detach().numpy()")
+
+
+def table(kind=None, third=(1.5, 2, 3, 4, 5, 6)):
+    """Six rows of three columns, the last one as given, or of a type of pandas."""
+    third = third if kind is None else pd.array(third, kind)
+    return pd.DataFrame({"a": [1, 2, 3, 4, 5, 6], "b": [True, False] * 3, "c": third})
+
+
+def masked(array, *where):
+    """Masked array with one element masked, or none."""
+    mask = np.zeros(np.shape(array), bool)
+    mask[where] = len(where) > 0
+    return np.ma.array(array, mask=mask)
 
 
 def spoilt(array, where, value):
@@ -34,9 +65,26 @@ BAD_DATA = [
     ("squared_error", spoilt(X, (0, 0), -INF).astype("f4"), Y, ValueError, ["X[0, 0] is -inf"]),
     ("squared_error", spoilt(X, (5, 2), NAN)[:, ::-1], Y, ValueError, ["X[5, 0] is nan"]),
     ("squared_error", spoilt(X, (1, 1), 1e300), Y, ValueError, ["X[1, 1] is 1e+300", "float32"]),
-    ("squared_error", np.ones((6, 3), object), Y, TypeError, ["X", "object"]),
+    ("squared_error", np.array([[1.0, "x", 2]] * 6, object), Y, TypeError, ["X[0, 1] is 'x' (str)", "encode text"]),
+    ("squared_error", table(third=list("abcdef")), Y, TypeError, ["X", "column 'c' holds 'a' (str) in row 0"]),
+    ("squared_error", table("category", list("abcdef")), Y, TypeError, ["column 'c' holds 'a' (str) in row 0"]),
+    ("squared_error", table(third=[1, 2, 3, 4, 5j, 6]), Y, TypeError, ["column 'c' holds", "(complex) in row 0"]),
+    ("squared_error", table(third=pd.date_range("2020", periods=6)), Y, TypeError, ["column 'c'", "(Timestamp)"]),
+    ("squared_error", table("Int64", [1, 2, None, 4, 5, 6]), Y, ValueError, ["X[2, 2] is nan", "finite"]),
+    ("squared_error", table("float64[pyarrow]", [1, 2, 3, None, 5, 6]), Y, ValueError, ["X[3, 2] is nan", "finite"]),
+    ("squared_error", [[1, 2, 3]] * 5 + [[1, None, 3]], Y, ValueError, ["X[5, 1] is nan", "finite"]),
+    ("squared_error", [[1, 2, 10**400]] * 6, Y, ValueError, ["X holds an integer that is too large"]),
+    ("squared_error", Sparse(), Y, TypeError, ["X", "sparse Sparse", "write X.toarray()"]),
+    ("squared_error", Refusing(), Y, TypeError, ["X cannot be read as an array", "detach().numpy()"]),
+    ("squared_error", [Refusing()] * 6, Y, TypeError, ["X cannot be read as an array", "detach().numpy()"]),
+    ("squared_error", {"a": 1}, Y, TypeError, ["X", "dict"]),
+    ("squared_error", masked(X, 4, 1), Y, ValueError, ["X[4, 1] is masked"]),
+    ("squared_error", list(masked(X, 4, 1)), Y, ValueError, ["X[4, 1] is masked"]),
+    ("squared_error", [[1.0, 2.0, 3.0]] * 5 + [(1.0, np.ma.masked, 3.0)], Y, ValueError, ["X[5, 1] is masked"]),
+    ("squared_error", X, masked(Y, 0, 1), ValueError, ["Y[0, 1] is masked"]),
+    ("cross_entropy", X, masked(LABELS, 3), ValueError, ["Y[3] is masked"]),
     ("squared_error", np.ones((6, 3), complex), Y, TypeError, ["X", "complex128"]),
-    ("squared_error", [["a", "b", "c"]] * 6, Y, TypeError, ["X", "<U1"]),
+    ("squared_error", [["a", "b", "c"]] * 6, Y, TypeError, ["X", "<U1", "encode text"]),
     ("squared_error", None, Y, TypeError, ["X", "NoneType"]),
     ("squared_error", np.ones((6, 3), "M8[s]"), Y, TypeError, ["X", "datetime64"]),
     ("squared_error", [[1, 2, 3], [1, 2]], Y, ValueError, ["X", "rows of different lengths"]),
@@ -48,8 +96,12 @@ BAD_DATA = [
     ("squared_error", X, spoilt(Y, (3, 1), INF), ValueError, ["Y[3, 1] is inf"]),
     ("squared_error", X, spoilt(Y, (3, 1), 1e300), ValueError, ["Y[3, 1] is 1e+300", "float32"]),
     ("squared_error", X, LABELS, ValueError, ["Y is 1-D", "2 outputs", "cross_entropy", "one-hot"]),
-    ("squared_error", X, Y.astype(object), TypeError, ["Y", "object"]),
-    ("squared_error", X, [["yes", "no"]] * 6, TypeError, ["Y", "<U3"]),
+    ("squared_error", X, [["yes", "no"]] * 6, TypeError, ["Y", "<U3", "numpy.unique(Y, return_inverse=True)"]),
+    ("cross_entropy", X, pd.Series(list("ababab")), TypeError, ["Y[0] is 'a'", "numpy.unique(Y, return_inverse=True)"]),
+    ("cross_entropy", X, pd.Series([0, 1, 0, None, 1, 0], dtype="Int64"), ValueError, ["Y[3] is nan", "finite"]),
+    ("cross_entropy", X, pd.Series(LABELS * 1.0), TypeError, ["integers", "numpy.asarray(Y).astype(int)"]),
+    ("cross_entropy", X, pd.DataFrame({"y": LABELS}), ValueError, ["1 columns", "numpy.asarray(Y).ravel()"]),
+    ("cross_entropy", X, LABELS[:, None].tolist(), ValueError, ["1 columns", "numpy.asarray(Y).ravel()"]),
     ("squared_error", X, [[1, 2], [1]], ValueError, ["Y", "rows of different lengths"]),
     ("binary_cross_entropy", X, LABELS, ValueError, ["cross_entropy", "one-hot"]),
     ("binary_cross_entropy", X, Y + 1, ValueError, ["Y holds 1.5", "[0, 1]"]),
@@ -94,8 +146,82 @@ def test_bad_inputs_alone(backend):
         net.backpropagate(X, X)
     with pytest.raises(ValueError, match=r"dA\[0, 0\] is nan"):
         net.backpropagate(X, spoilt(Y, (0, 0), NAN))
-    with pytest.raises(ValueError, match=r"X\.reshape\(-1, 1\)"):
-        fastbp.Network([1, 1], backend=backend).predict([1.0, 2, 3])
+    with pytest.raises(ValueError, match=r"dA\[2, 1\] is masked"):
+        net.backpropagate(X, masked(Y, 2, 1))
+    for three, words in ((np.arange(3.0), r"write X\.reshape\(-1, 1\)"),
+                         ([1.0, 2, 3], r"write numpy\.asarray\(X\)\.reshape\(-1, 1\)")):
+        with pytest.raises(ValueError, match=words):
+            fastbp.Network([1, 1], backend=backend).predict(three)
+
+
+@pytest.mark.parametrize("given", [
+    table(), table("Float64"), table("Float32"), table("float64[pyarrow]"), table(third=[1.5, *map(Decimal, "23456")]),
+    table(third=[Fraction(3, 2), 2, 3, 4, 5, 6]), table().astype(object), table().to_numpy(object).tolist(),
+    masked(table().to_numpy(float)), list(masked(table().to_numpy(float))),
+])
+def test_tables_of_numbers_of_several_types(backend, given):
+    expected = np.array([[1, 1, 1.5], [2, 0, 2], [3, 1, 3], [4, 0, 4], [5, 1, 5], [6, 0, 6]])
+    for dtype in ("float32", "float64"):
+        net = fastbp.Network([3, 2], seed=0, dtype=dtype, backend=backend)
+        np.testing.assert_array_equal(net.predict(given), net.predict(expected.astype(dtype)))
+        history = fastbp.Trainer(net, fastbp.SGD(0.1)).fit(fastbp.stream(given, Y))
+        assert len(history) == 1
+    large = pd.DataFrame({"a": pd.array([2**24 + 1], "Int64"), "b": pd.array([0.5], "Float64")})
+    np.testing.assert_array_equal(checks.inputs(large, 2, np.dtype("f8"))[0], [[2**24 + 1, 0.5]])
+
+
+@pytest.mark.parametrize("given", [
+    pd.Series(LABELS, dtype="Int64"), pd.Series(LABELS, dtype="int64[pyarrow]"),
+    pd.Series(LABELS == 1, dtype="boolean"), pd.Series(LABELS, dtype="category"), LABELS.astype(object),
+    masked(LABELS), (LABELS == 1).tolist(),
+])
+def test_labels_of_other_types(backend, given):
+    net = fastbp.Network([3, 2], "softmax", "cross_entropy", seed=0, backend=backend)
+    assert net.loss(X, given) == net.loss(X, LABELS)
+
+
+def test_integers_of_tables_are_exact():
+    labels = checks.targets(np.array([0, 1, True], object), 3, 2, "cross_entropy", np.dtype("f4"))
+    assert labels.dtype == np.int64 and labels.tolist() == [0, 1, 1]
+    wide = np.array([[2**63 - 1, 2**70]], object)
+    np.testing.assert_array_equal(checks.inputs(wide, 2, np.dtype("f8"))[0], [[2.0**63, 2.0**70]])
+
+
+def test_what_is_masked_is_refused_everywhere(backend):
+    net = fastbp.Network([3, 2], "sigmoid", seed=0, backend=backend)
+    trainer, before = fastbp.Trainer(net, fastbp.SGD(0.1), 2, seed=0), net.parameters.copy()
+
+    def chunks():
+        yield masked(X, 2, 2), Y
+
+    class Masking:
+        def __array__(self, *_, **__):
+            return masked(X, 2, 2)
+
+    W = np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2))
+    calls = [
+        (lambda: net.predict(Masking()), r"^X\[2, 2\]"),
+        (lambda: trainer.fit(X, Y, sample_weight=masked(np.ones(6), 5)), r"^sample_weight\[5\]"),
+        (lambda: trainer.fit(X, Y, validation_data=(masked(X, 1, 0), Y)), r"^validation_data: X\[1, 0\]"),
+        (lambda: trainer.fit(X, Y, validation_data=(X, masked(Y, 1, 0))), r"^validation_data: Y\[1, 0\]"),
+        (lambda: fastbp.stream(masked(X, 5, 0), Y), r"^X\[5, 0\]"),
+        (lambda: fastbp.stream(X, masked(Y, 5, 0)), r"^Y\[5, 0\]"),
+        (lambda: trainer.fit(fastbp.stream(chunks)), r"^chunk 1: X\[2, 2\]"),
+        (lambda: fastbp.Network([3, 2], init=[(W, [0, 0])]), r"^init: W of layer 1\[0, 0\]"),
+        (lambda: fastbp.network.Layer(W, np.zeros(2), backend=backend), r"^W\[0, 0\]"),
+        (lambda: net.layers[0].forward(masked(X, 0, 2)), r"^A_prev\[0, 2\]"),
+        (lambda: net.weights.__setitem__(0, W), r"^values of layer 1\[0, 0\]"),
+        (lambda: by_name("mae")(masked(Y, 0, 0), Y), r"^A\[0, 0\]"),
+        (lambda: by_name("accuracy")(Y, masked(Y, 0, 0)), r"^Y\[0, 0\]"),
+    ]
+    for call, words in calls:
+        with pytest.raises(ValueError, match=words + " is masked"):
+            call()
+    np.testing.assert_array_equal(net.parameters, before)
+    W.mask = False
+    layer = fastbp.network.Layer(W, np.zeros(2), backend=backend)
+    assert type(layer.W) is np.ndarray and np.shares_memory(layer.W, W)
+    np.testing.assert_allclose(layer.forward(X), 1 / (1 + np.exp(-X @ np.ones((3, 2)))))
 
 
 def test_nan_is_found_wherever_it_is():

@@ -285,6 +285,7 @@ def test_one_output_has_nothing_to_be_compared_with(backend, activation, loss, t
     (np.ones((3, 2)), np.zeros(2, np.float32), "b must be float64"), ([[1.0]], np.zeros(1), "W must be .* got list"),
     (np.ones((3, 2), int), np.zeros(2), "W must be .* got int64 array"), (np.ones(3), np.zeros(3), "W must be 2-D"),
     (np.ones((3, 2)).T, np.zeros(3), "W must be a C-contiguous"),
+    (np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2)), np.zeros(2), r"W\[0, 0\] is masked"),
 ])
 def test_a_layer_of_arrays_that_do_not_fit(W, b, message):
     with pytest.raises((TypeError, ValueError), match=message):
