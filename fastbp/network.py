@@ -388,7 +388,8 @@ class Network:
         return X, checks.targets(Y, len(X), self.sizes[-1], self.loss_name, self.dtype, single), single
 
     def _reduced(self, losses):
-        return float(losses.mean() if self.reduction == "mean" else losses.sum())
+        with np.errstate(over="ignore"):
+            return float(losses.mean() if self.reduction == "mean" else losses.sum())
 
     # -------------------------------------------------------------- copies and files
 

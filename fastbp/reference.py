@@ -862,7 +862,8 @@ class NumpyBackend:
                 with interrupts.allowed():
                     sample_losses, gradient = self.noisy_gradient(parameters, X[rows], Y[rows], update, state.step,
                                                                   None if weights is None else weights[rows])
-                total = losses[epoch] + sample_losses.sum()
+                with np.errstate(over="ignore"):
+                    total = losses[epoch] + sample_losses.sum()
                 is_finite = np.isfinite(total)
                 if not is_finite and not update.skips:
                     losses[epoch] = total

@@ -742,9 +742,12 @@ class Trainer:
         epoch, batch = run.back_to_finite()
         history._keep(epoch)
         origin = self._origin(*run.data_of_next())
+        advice = "a smaller lr may help"
+        if self.state.step == 0 and origin != "the update":
+            advice = "no update came before it: the cause is the scale of the data or the initial parameters, not lr"
         message = (f"training became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1}"
                    f"{run.of_batches}), step {self.state.step + 1}, first in {origin}: it ends, and the network keeps "
-                   "the last finite parameters; a smaller lr may help")
+                   f"the last finite parameters; {advice}")
         if self.on_nonfinite == "raise":
             raise FloatingPointError(message)
         warnings.warn(message, RuntimeWarning, stacklevel=5)
@@ -761,8 +764,10 @@ class Trainer:
                 places += [i for i, array in enumerate(arrays) if not checks.is_finite(array)][:1]
             if places:
                 return f"{'ZA'[min(places) % 2]} of layer {min(places) // 2 + 1}"
-            losses = net._backend.losses(net.parameters, X, Y)
-        return "the update" if np.isfinite(losses).all() else "the loss, of finite outputs"
+            losses, gradient = net._backend.gradient(net.parameters, X, Y)
+            if not np.isfinite(losses.sum()):
+                return "the loss, of finite outputs"
+        return "the update" if checks.is_finite(gradient) else "the gradient"
 
 
 class _Plateau:

@@ -400,6 +400,25 @@ def test_infinite_parameters_cannot_be_skipped(backend):
     assert history.nonfinite and len(history) == 0 == trainer.epochs and not net.parameters.any()
 
 
+@pytest.mark.parametrize("loss, X, W, Y, place", [
+    ("squared_error", 1e30, 1.0, 1.0, "the loss, of finite outputs"), ("huber", 1e20, 1e30, 1.0, "Z of layer 1"),
+    ("squared_error", 1.0, 1.0, 1e30, "the loss, of finite outputs"), ("huber", 1e38, 0.0, 1e3, "the gradient"),
+])
+def test_a_first_step_that_is_not_finite_is_not_due_to_lr(backend, loss, X, W, Y, place):
+    net = fastbp.Network([1, 1], "identity", loss, init=[([[W]], [0.0])], reduction="sum", backend=backend)
+    trainer = fastbp.Trainer(net, fastbp.SGD(1e-3), batch_size=4, seed=0)
+    with pytest.warns(RuntimeWarning, match=f"step 1, first in {place}: .*; no update came before it: .* not lr$"):
+        trainer.fit(np.full((8, 1), X), np.full((8, 1), Y))
+    assert trainer.state.step == 0
+
+
+def test_later_steps_and_large_ones_advise_a_smaller_lr(backend):
+    for X, lr, step in (([[0.0], [1e5]], 1e37, 2), ([[1e10]], 1e35, 1)):
+        net = fastbp.Network([1, 1], "identity", init=[([[0.0]], [0.0])], backend=backend)
+        with pytest.warns(RuntimeWarning, match=f"step {step}, .*; a smaller lr may help$"):
+            fastbp.Trainer(net, fastbp.SGD(lr), 1, shuffle=False).fit(X, np.ones((len(X), 1)), epochs=2)
+
+
 @pytest.mark.parametrize("tol, lr", [(0.0, 0.3), (1e-4, 0.05), (1e-2, 0.05), (1e-3, 0.0001)])
 def test_tol_stops_as_scikit_learn_does(backend, tol, lr):
     X, Y = data(40)
