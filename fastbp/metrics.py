@@ -1,11 +1,14 @@
 """Metrics: how good predictions are, by name in ``Trainer.fit(metrics=["accuracy", "f1"])`` or called, ``f1(A, Y)``.
 
-The numbers are scikit-learn's, where a division by zero gives 0.  Which classes there are is read from the targets:
+The numbers are scikit-learn's, where a division by zero gives 0.  Which classes there are is read from the targets, of
+training and validation together.  They must be labels, the integers 0 to n_out - 1, rows within 0 and 1, or rows of -1
+and 1; with any others the metrics of classes (accuracy, precision, recall, f1, top_k) raise a ValueError:
 
 - labels (n_samples,), or rows: each sample is of one class, that of the label or of the largest target; the
   prediction is the largest output;
-- one output, or rows of zeros and ones of which some do not hold exactly one 1 (multi-label): every output by itself
-  says yes above 1/2, or above 0 where the targets are -1 and 1.
+- one output, or rows of which one neither holds exactly one yes nor sums to 1 (multi-label): every output by itself
+  says yes above 1/2, or above 0 where the targets are -1 and 1.  Targets that are all 1 are 0 and 1, unless the loss
+  takes -1 and 1.
 
 Precision, recall and f1 of one output are those of its yes; of several they are means over the outputs, or over the
 classes that occur in targets or predictions.  Errors of several outputs are averaged.
@@ -31,30 +34,45 @@ class Kind(NamedTuple):
     n_out: int
     has_labels: bool
     threshold: float | None  # None: one class for each sample
+    not_classes: tuple[float, float] | None = None  # the least and largest target, where they do not name classes
 
 
 def kind_of(n_out: int, targets: list[np.ndarray], has_signs: bool) -> Kind:
     """Tell from all the targets of a training how they name classes; `has_signs`: the loss takes -1 and 1."""
     if any(Y.ndim == 1 for Y in targets):
         return Kind(n_out, True, None)
-    has_signs = has_signs or _hold_only(targets, -1, 1) and any((Y < 0).any() for Y in targets)
+    low, high = min(float(Y.min()) for Y in targets), max(float(Y.max()) for Y in targets)
+    has_signs = has_signs or low == -1 and all((np.abs(Y) == 1).all() for Y in targets)
+    if not (has_signs or low >= 0 and high <= 1):
+        return Kind(n_out, False, None, (low, high))
     threshold = 0.0 if has_signs else 0.5
-    is_multi_label = (threshold == 0.0 or _hold_only(targets, 0, 1)) and any(
-        ((Y > threshold).sum(axis=1) != 1).any() for Y in targets)
+    is_multi_label = any(_is_multi_label(Y, threshold) for Y in targets)
     return Kind(n_out, False, threshold if n_out == 1 or is_multi_label else None)
 
 
-def _hold_only(targets: list[np.ndarray], low: int, high: int) -> bool:
-    return all(((Y == low) | (Y == high)).all() for Y in targets)
+def _is_multi_label(Y: np.ndarray, threshold: float) -> bool:
+    """Whether a row holds no yes or several, and probabilities of classes neither."""
+    rows = Y[(Y > threshold).sum(axis=1) != 1]
+    return bool(len(rows) and (threshold == 0 or (np.abs(rows.sum(axis=1) - 1) > checks.SUM_TOLERANCE).any()))
 
 
 # ------------------------------------------------------------------ what is counted over the pieces of a set
+
+
+def _check_classes(kind: Kind) -> None:
+    if kind.not_classes is not None:
+        low, high = kind.not_classes
+        raise ValueError("metrics of classes (accuracy, precision, recall, f1, top_k) need targets that are labels "
+                         f"(integers 0 to n_out - 1, one output for each class), rows within 0 and 1, or rows of -1 "
+                         f"and 1; got {kind.n_out} columns of numbers from {low:g} to {high:g}: for numbers use mae, "
+                         "rmse or r2")
 
 
 class _Counts:
     """Of each class the samples that are right, predicted and true."""
 
     def __init__(self, kind: Kind) -> None:
+        _check_classes(kind)
         self.kind, self.n_samples = kind, 0
         self.counts, self.right = np.zeros((3, kind.n_out), np.int64), np.zeros(1, np.int64)
 
@@ -76,6 +94,7 @@ class _Top:
     """The samples whose class has one of the k largest outputs."""
 
     def __init__(self, k: int, kind: Kind) -> None:
+        _check_classes(kind)
         if kind.threshold is not None:
             raise ValueError(f"metric top_{k} needs one class for each sample: labels or one-hot rows of targets")
         if kind.n_out <= k:
@@ -101,8 +120,9 @@ class _Errors:
     def explained(self, rest: np.ndarray) -> float:
         """1 - rest / sum of (Y - mean)^2; for a constant target 1 if nothing rests, else 0."""
         spread = self.totals[6]
+        is_constant = spread == 0
         constant = np.where(rest > 0, 0.0, 1.0)
-        return float(np.where(spread > 0, 1 - rest / np.where(spread > 0, spread, 1), constant).mean())
+        return float(np.where(is_constant, constant, 1 - rest / np.where(is_constant, 1, spread)).mean())
 
 
 # ------------------------------------------------------------------ metrics
@@ -132,16 +152,23 @@ class Metric:
         A : array_like (n_samples, n_out)
             Output activations; (n_samples,) is one output.
         Y : array_like (n_samples, n_out), or class labels (n_samples,)
+            With one output a 1-D Y is its targets.  For metrics of classes (accuracy, precision, recall, f1, top_k):
+            labels 0 to n_out - 1, rows within 0 and 1 (one-hot, probabilities, multi-label), or rows of -1 and 1.
 
         Raises
         ------
         ValueError, TypeError
-            Where these do not fit each other, or the metric is not defined for them.
+            Where these do not fit each other, or the metric is not defined for them, as accuracy for numbers.
         """
         from . import kernels
 
         A, Y = checks.outputs(A, Y)
         return Measures({self.name: self}, A.shape[1], [Y], kernels).of([(A, Y)], Y)[self.name]
+
+    def of(self, totals: Any) -> float:
+        """Return the value of what was added up; infinite or not a number where that overflowed."""
+        with np.errstate(all="ignore"):
+            return self.value(totals)
 
     def __repr__(self) -> str:
         """Return how to get it."""
@@ -275,12 +302,13 @@ class Measures:
         """Measure a set that comes in pieces (A, Y); its outputs are kept only where a function needs them all."""
         totals, outputs = self._totals(), []
         for A, y in pieces:
-            for each in totals.values():
-                each.add(self._kernels, A, y)
+            with np.errstate(all="ignore"):  # squares of large errors overflow
+                for each in totals.values():
+                    each.add(self._kernels, A, y)
             if len(self._built_in) < len(self._metrics):
                 outputs.append(A)
         everything = np.concatenate(outputs) if outputs else None
-        return {name: metric.value(totals[metric.totals]) if isinstance(metric, Metric) else
+        return {name: metric.of(totals[metric.totals]) if isinstance(metric, Metric) else
                 _number(name, metric(everything, Y)) for name, metric in self._metrics.items()}
 
 
@@ -312,4 +340,6 @@ def falls(name: str) -> bool:
         return True
     if "accuracy" in plain or "score" in plain:
         return False
-    raise ValueError(f"whether a better {name!r} is smaller or larger is not known: pass mode='min' or mode='max'")
+    hint = f" (did you mean 'validation_{name[4:]}'?)" if name.startswith("val_") else ""
+    raise ValueError(f"whether a better {name!r} is smaller or larger is not known{hint}: pass mode='min' or "
+                     "mode='max'")

@@ -78,11 +78,84 @@ def test_outputs_that_are_not_numbers_are_no_hit():
     ("accuracy", np.ones((2, 3)), [0, 3], "label 3"), ("accuracy", np.ones((2, 3)), [0.0, 1.0], "integers"),
     ("f1", np.ones((2, 3)), np.ones((2, 2)), r"shape \(2, 2\)"), ("f1", np.ones((2, 3)), [0], r"shape \(1,\)"),
     ("f1", np.ones((0, 3)), np.ones((0, 3)), "at least one"), ("f1", np.ones((1, 2, 3)), np.ones((1, 2, 3)), "A must"),
-    ("f1", [["a"]], [[1]], "real numbers"),
+    ("f1", [["a"]], [[1]], "real numbers"), ("mae", [[1.0]], [[np.nan]], r"Y\[0, 0\] is nan"),
+    ("accuracy", np.ones((2, 3)), [0.0, np.nan], r"Y\[1\] is nan"),
+    ("accuracy", np.ones((2, 3)), ["a", "b"], r"classes, Y = numpy\.unique\(Y, return_inverse=True\)"),
 ])
 def test_what_does_not_fit_is_said(metric, A, Y, words):
     with pytest.raises((ValueError, TypeError), match=words):
         by_name(metric)(A, Y)
+
+
+NUMBERS = {
+    "digits": np.arange(10.0)[:, None], "numbers": np.array([[100.0], [200], [-300]]), "above 1": np.array([[0, 1.5]]),
+    "below 0": np.array([[0.5, -0.1], [1, 0]]), "signs and 0": np.array([[-1.0], [0], [1]]),
+    "1 and 2": np.array([[1.0], [2]]), "signs, larger": np.array([[-1.0, 1], [1, 2]]),
+    "counts": np.array([[3, 0, 1], [0, 0, 9]]),
+}
+OF_CLASSES = ["accuracy", "precision", "recall", "f1", "top_1"]
+
+
+@pytest.mark.parametrize("Y", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_numbers_are_no_classes(name, Y):
+    expected = rf"metrics of classes .* got {Y.shape[1]} columns of numbers from {Y.min():g} to {Y.max():g}: .*use mae"
+    for targets in (Y, Y.tolist(), Y[:, 0] if Y.shape[1] == 1 else Y):
+        with pytest.raises(ValueError, match=expected):
+            by_name(name)(np.zeros(Y.shape), targets)
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+@pytest.mark.parametrize("sizes, Y, Yv", [
+    ([3, 1], np.arange(10) % 10, None), ([3, 2], np.arange(20.0).reshape(10, 2), None),
+    ([3, 1], np.arange(10) % 2, np.arange(10)), ([3, 1], np.arange(10) % 2, np.arange(10) % 2 * 2 - 1),
+    ([3, 2], np.eye(2)[np.arange(10) % 2], np.arange(20.0).reshape(10, 2)),
+])
+def test_metrics_of_classes_refuse_numbers_before_training(backend, name, sizes, Y, Yv):
+    net = fastbp.Network(sizes, "identity", seed=0, backend=backend)
+    trainer, before, X = fastbp.Trainer(net, fastbp.SGD(0.1), seed=0), net.parameters.copy(), np.ones((10, 3))
+    validation = (X, Y if Yv is None else Yv)
+    with pytest.raises(ValueError, match="metrics of classes"):
+        trainer.fit(X, Y, epochs=3, validation_data=validation, metrics=[name, "mae"])
+    with pytest.raises(ValueError, match="metrics of classes"):
+        trainer.fit(fastbp.stream(X, Y), validation_data=(X, np.arange(Y.size).reshape(Y.shape)), metrics=name)
+    assert trainer.epochs == 0 and not trainer.history
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_soft_targets_name_classes():
+    A = np.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+    smooth = np.full((3, 3), 0.05) + 0.85 * np.eye(3)[[1, 0, 1]]
+    flat = [[0.3, 0.4, 0.3], [0.4, 0.3, 0.3], [0.2, 0.45, 0.35]]           # probabilities, none above 1/2
+    for Y in (smooth, smooth.astype(np.float32), flat, np.float32(flat), np.eye(3)[[1, 0, 1]], np.array([1, 0, 1])):
+        assert metrics.accuracy(A, Y) == pytest.approx(2 / 3) == metrics.TopK(1)(A, Y)
+    soft = np.array([[0.05, 0.95, 0.05], [0.95, 0.95, 0.05], [0.05, 0.05, 0.05]])   # two are yes, or none
+    assert metrics.accuracy([[0.2, 0.7, 0.2], [0.9, 0.8, 0.1], [0.1, 0.9, 0.1]], soft) == pytest.approx(2 / 3)
+    assert metrics.recall([[0.2, 0.7, 0.2], [0.9, 0.1, 0.1], [0.1, 0.1, 0.1]], soft) == pytest.approx((1 + 0.5 + 0) / 3)
+    for Y, A in (([0.1, 0.9, 0.9], [0.2, 0.6, 0.3]), ([0, 1, 1], [0.2, 0.6, 0.3]), ([-1, 1, 1], [-0.2, 0.1, -0.3])):
+        assert metrics.accuracy(A, Y) == pytest.approx(2 / 3)
+
+
+@each_dtype
+def test_targets_that_overflow(backend, dtype):
+    X, Y = np.random.default_rng(0).normal(size=(2, 20, 3))
+    net = fastbp.Network([3, 3], "identity", "absolute_error", seed=0, dtype=dtype, backend=backend)
+    names = ["mae", "rmse", "r2", "explained_variance"]
+    if dtype == "float32":
+        for call in (lambda: net.loss(X, 1e300 * Y), lambda: metrics.mae(net.predict(X), 1e300 * Y),
+                     lambda: fastbp.Trainer(net, fastbp.SGD(0.1)).fit(X, 1e300 * Y, metrics=names)):
+            with pytest.raises(ValueError, match=r"Y\[0, 0\] is -?\d\S*: every value must be finite \(in float32\)"):
+                call()
+        return
+    data = X, 1e300 * Y
+    history = fastbp.Trainer(net, fastbp.SGD(0.1)).fit(*data, validation_data=data, metrics=names)
+    assert history.metrics["validation_mae"] == [pytest.approx(1e300 * np.abs(Y).mean())]
+    assert history.metrics["rmse"] == [np.inf] and np.isnan(history.metrics["r2"]).all()
+    assert metrics.mae(0 * Y, 1e300 * Y) == pytest.approx(1e300 * np.abs(Y).mean())
+    assert metrics.rmse(0 * Y, 1e300 * Y) == np.inf and np.isnan(metrics.explained_variance(0 * Y, 1e300 * Y))
+    assert net.loss(X, np.full(Y.shape, 5e307)) == np.inf
+    with pytest.warns(RuntimeWarning, match="first in the loss, of finite outputs"):
+        fastbp.Trainer(net, fastbp.SGD(0.1)).fit(X, np.full(Y.shape, 5e307))
 
 
 def test_names():
@@ -98,6 +171,8 @@ def test_names():
     assert metrics.falls("my_error") and not metrics.falls("F_score")
     with pytest.raises(ValueError, match="mode="):
         metrics.falls("validation_profit")
+    with pytest.raises(ValueError, match=r"did you mean 'validation_f1'\?\): pass mode="):
+        metrics.falls("val_f1")
     assert pickle.loads(pickle.dumps(TopK(4))).name == "top_4"
 
 
