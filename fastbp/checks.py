@@ -28,12 +28,13 @@ _ALIASES = {
     "bce": "binary_cross_entropy", "bcewithlogits": "binary_cross_entropy", "log": "cross_entropy binary_cross_entropy",
     "nll": "cross_entropy", "cce": "cross_entropy", "negativeloglikelihood": "cross_entropy",
     "categoricalcrossentropy": "cross_entropy", "sparsecategoricalcrossentropy": "cross_entropy",
-    "softmaxcrossentropy": "cross_entropy", "binaryfocalcrossentropy": "focal", "acc": "accuracy",
+    "softmaxcrossentropy": "cross_entropy", "softmax": "cross_entropy", "sigmoid": "binary_cross_entropy",
+    "quadratic": "squared_error", "binaryfocalcrossentropy": "focal", "acc": "accuracy",
     "binaryaccuracy": "accuracy", "categoricalaccuracy": "accuracy", "sparsecategoricalaccuracy": "accuracy",
     "balancedaccuracy": "recall", "topkaccuracy": "top_3", "topkcategoricalaccuracy": "top_3",
     # activations
-    "logistic": "sigmoid", "linear": "identity", "none": "identity", "swish": "silu", "exp": "exponential",
-    "logsoftmax": "softmax", "prelu": "leaky_relu",
+    "logistic": "sigmoid binary_cross_entropy", "linear": "identity", "none": "identity", "swish": "silu",
+    "exp": "exponential", "logsoftmax": "softmax", "prelu": "leaky_relu",
     # initializers
     "glorot": "glorot_uniform glorot_normal", "xavier": "glorot_uniform glorot_normal",
     "xavieruniform": "glorot_uniform", "xaviernormal": "glorot_normal", "he": "he_uniform he_normal",
@@ -85,7 +86,7 @@ def validation_pair(value):
     """Check for a pair (X, Y)."""
     if isinstance(value, list | tuple) and len(value) == 2:
         return value
-    got = f"a {type(value).__name__}"
+    got = type(value).__name__
     if isinstance(value, list | tuple):
         got += f" of {len(value)}" + (": weights of validation samples are not supported" if len(value) == 3 else "")
     raise TypeError(f"validation_data must be a pair (X, Y), got {got}")

@@ -343,18 +343,22 @@ class Trainer:
         Parameters
         ----------
         X : array_like (n_samples, n_in), or a `fastbp.stream`, which brings its targets
-            float32, float64 and uint8 are read where they are; what else holds numbers is converted once.
+            float32, float64 and uint8 are read where they are; what else holds numbers, such as a data frame, is
+            converted once.
         Y : array_like (n_samples, n_out); with cross_entropy also class labels (n_samples,)
         epochs : int
         validation_data : (Xv, Yv), optional
+            Without weights of their samples.
         sample_weight : array_like (n_samples,), optional
             Factors, at least 0, of the losses of the samples; a mean is still divided by the number of samples.
         class_weight : dict of class -> float, or "balanced", optional
-            Factors of the losses by class, for labels, one-hot rows, or one output of 0 and 1; classes left out have
-            1.  "balanced" is n_samples / (n_classes * n_samples of the class), over the classes that occur.
+            Factors of the losses by class, for labels, one-hot rows, or one output of 0 and 1, where True is 1 and
+            False 0; classes left out have 1.  "balanced" is n_samples / (n_classes * n_samples of the class), over the
+            classes that occur.
         metrics : sequence of str or function
             Names of `fastbp.metrics.METRICS`, any top_k, or functions ``(A, Y) -> float`` of the output activations and
-            the targets.  Metrics and validation loss are without weights.
+            the targets.  Those of classes need targets that name classes: see `fastbp.metrics`.  Metrics and validation
+            loss are without weights.
         callbacks : sequence of objects
             See `fastbp.callbacks.Callback`.
         tol : float, optional

@@ -318,7 +318,8 @@ def test_bad_settings_of_the_tables(make, error, words):
 @pytest.mark.parametrize("known, names", [
     (LOSSES, {"squared_error": "mse MSELoss mean_squared_error", "absolute_error": "mae L1Loss MeanAbsoluteError",
               "huber": "HuberLoss smooth_l1", "log_cosh": "logcosh", "quantile": "pinball", "poisson": "PoissonNLLLoss",
-              "binary_cross_entropy": "bce BCEWithLogitsLoss binary_crossentropy", "focal": "binary_focal_crossentropy",
+              "binary_cross_entropy": "bce BCEWithLogitsLoss binary_crossentropy logistic",
+              "focal": "binary_focal_crossentropy",
               "cross_entropy": "nll NLLLoss CrossEntropyLoss categorical_crossentropy sparse_categorical_crossentropy",
               "cross_entropy' or 'binary_cross_entropy": "logloss log_loss"}),
     (ACTIVATIONS, {"sigmoid": "logistic sigmoyd", "identity": "linear None", "silu": "swish", "relu": "ReLU",
@@ -358,8 +359,8 @@ def test_optimizers_are_objects(wrong, words):
 
 
 @pytest.mark.parametrize("wrong, words", [
-    ((X, Y, np.ones(6)), "a tuple of 3: weights of validation samples are not supported"), ([X], "a list of 1$"),
-    (X, "a ndarray$"), ({"X": X, "Y": Y}, "a dict$"),
+    ((X, Y, np.ones(6)), "tuple of 3: weights of validation samples are not supported"), ([X], "list of 1$"),
+    (X, "ndarray$"), ({"X": X, "Y": Y}, "dict$"),
 ])
 def test_validation_data_are_a_pair(wrong, words):
     trainer = fastbp.Trainer(fastbp.Network([3, 2], backend="numpy", seed=0), fastbp.SGD(0.1))
