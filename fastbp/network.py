@@ -102,7 +102,7 @@ class Layer:
     def __init__(self, W, b, activation="sigmoid", backend="numba"):
         W, b = checks.layer(W, b)
         (self.activation,) = checks.activations(activation, 1)
-        checks.widths(self.W.shape, (self.activation,))
+        checks.widths(W.shape, (self.activation,))
         self.backend = checks.name("backend", backend, BACKENDS)
         vars(self).update(W=W, b=b, A_prev=None, Z=None, A=None)
         self.dW = self.db = None
