@@ -6,12 +6,11 @@ gradients and Jacobians are computed in the dtype of the network.  One iteration
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import ClassVar
 
 import numpy as np
 
-from . import checks
+from . import checks, interrupts
 from .network import BACKENDS
 from .reference import layer_views
 from .update import MEMORY
@@ -19,15 +18,22 @@ from .update import MEMORY
 BLOCK_BYTES = 1 << 26  # rows of the Jacobian held together, in float64
 MOST_PARAMETERS = 10_000  # of Levenberg-Marquardt: a matrix of their square takes 0.8 GB, and two or three are held
 LEAST_DAMPING = 1e-15
+SMALLEST_SCALE = 1e-12  # of the largest element of D: parameters that no output depends on have 0
+DECREASE, FLATTER = 1e-4, 0.9  # c1 and c2 of the Wolfe conditions
+GROWTH, SHRINK = 4.0, 0.1  # of a step: at most this much longer; nearer to an end of its interval than this, never
+FLAT_ITERATIONS = 3
+CURVATURE = 1e-10  # cosine of the angle between a step and its gradient difference
 REFUSED = ("l1", "clip_value", "clip_norm", "max_norm", "dropout", "label_smoothing", "input_noise")
 
 
 @dataclass(frozen=True)
 class LBFGS:
-    """Quasi-Newton steps from the last few gradients of all samples (L-BFGS), by `scipy.optimize.minimize`.
+    """Quasi-Newton steps from the last few gradients of all samples (L-BFGS).
 
-    Byrd, Lu, Nocedal and Zhu, "A limited memory algorithm for bound constrained optimization" (1995), with no
-    bounds.  Every call of `fit` begins with an empty history; a loss recorded is that after the iteration.
+    Nocedal and Wright, "Numerical optimization" (2006): the two-loop recursion, algorithm 7.4, with the scaling of
+    equation 7.20, and a line search for the strong Wolfe conditions, algorithms 3.5 and 3.6.  The pairs of steps and
+    gradient differences are kept in the trainer's state: training goes on with them in the next call of `fit`, and from
+    a checkpoint, to the same bits.  A loss recorded is that after the iteration.
 
     Parameters
     ----------
@@ -36,14 +42,14 @@ class LBFGS:
     max_line_search : int
         Most evaluations along one direction.
     gtol : float
-        Converged where no element of the gradient is larger.
+        Converged where no element of the gradient is larger, or larger than this share of the largest element of the
+        first gradient if that is below 1.
     ftol : float
-        Converged where an iteration lowers the loss by less than this share of max(|loss|, 1).
+        Converged where three iterations in a row lower the loss, with the penalty, by no more than this share of it, or
+        than its rounding.
 
     Raises
     ------
-    ImportError
-        Without SciPy: pip install 'fastbp[scipy]'.
     ValueError, TypeError
         Where a setting is out of its range or not a number.
     """
@@ -61,14 +67,17 @@ class LBFGS:
         checks.integer("max_line_search", self.max_line_search)
         checks.number("gtol", self.gtol, at_least=0)
         checks.number("ftol", self.ftol, at_least=0)
-        if find_spec("scipy") is None:
-            raise ImportError("LBFGS needs the package scipy: pip install 'fastbp[scipy]'")
+
+    @property
+    def n_vectors(self):
+        """Float64 numbers kept of each parameter: the steps, then the gradient differences."""
+        return 2 * self.history
 
     def check(self, net, update):
         """Refuse settings of an `Update` that it does not know."""
         _check(self, update)
 
-    def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None):
+    def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None, vectors=None):
         """Iterate, leaving the last iterate in `net.parameters` whatever ends it, Ctrl-C too.
 
         Parameters
@@ -84,8 +93,8 @@ class LBFGS:
             Of its settings `l2`; others that are not 0 are refused.
         weights : ndarray (n_samples,), optional
             Sample weights: E = 1/n sum of w_i E_i, or without 1/n for reduction="sum".
-        memory : float64 ndarray (MEMORY,), optional
-            `State.memory`; not used.
+        memory, vectors : float64 ndarrays (MEMORY,) and (n_vectors, n_parameters), optional
+            `State.memory` and `State.vectors`, in and out: the pairs, how many there are, and where the next one goes.
 
         Returns
         -------
@@ -93,44 +102,158 @@ class LBFGS:
             "converged"; "stalled", where no step lowers the loss, as happens where float32 has no more digits;
             "nonfinite", where the first loss is not finite; None, where `epochs` or `after` ended it.
         """
-        from scipy.optimize import minimize
-
         self.check(net, update)
         objective = Objective(net, X, Y, weights, update)
-        accepted = net.parameters.astype(np.float64)
-        if not np.isfinite(objective(accepted)[0]):
+        pairs = _Pairs(*_kept(self, net, memory, vectors))
+        x = objective.x
+        total, gradient = objective(x)
+        if not (np.isfinite(total) and checks.is_finite(gradient)):
             return "nonfinite"
-        worst = 2 * abs(objective.total) + 1  # what the line search, which must interpolate, is told instead of inf
-
-        def finite(x):
-            total, gradient = objective(x)
-            is_finite = np.isfinite(total) and checks.is_finite(gradient)
-            return (total, gradient) if is_finite else (worst, np.zeros_like(gradient))
-
-        def iterated(intermediate_result):  # SciPy looks at the name of the argument
-            nonlocal accepted
-            accepted = np.array(intermediate_result.x)
-            if after(objective.loss):  # of the iterate: the line search ends with evaluating it
-                raise StopIteration
-
-        options = {"maxcor": self.history, "maxls": self.max_line_search, "gtol": self.gtol, "ftol": self.ftol,
-                   "maxiter": epochs, "maxfun": np.iinfo(np.int32).max}
+        tolerance = self.gtol * pairs.first_gradient(gradient)
         try:
-            result = minimize(finite, accepted, method="L-BFGS-B", jac=True, callback=iterated, options=options)
+            for _ in range(epochs):
+                if np.abs(gradient).max() <= tolerance:
+                    return "converged"
+                found = None
+                while found is None:
+                    direction = pairs.direction(gradient)
+                    found = _line_search(objective, x, total, gradient, direction, 1.0 if len(pairs) else
+                                         min(1.0, 1.0 / np.abs(gradient).sum()), self.max_line_search)
+                    if found is None and not len(pairs):
+                        return "stalled"
+                    if found is None:  # once more, along the gradient itself
+                        pairs.clear()
+                before, (x_new, total, loss, gradient_new) = total, found
+                with interrupts.deferred():
+                    pairs.add(x_new - x, gradient_new - gradient)
+                    x, gradient = x_new, gradient_new
+                    objective.place(x)  # the line search may have looked elsewhere last
+                if after(loss):
+                    return None
+                if pairs.is_flat(before - total <= max(self.ftol, objective.eps) * max(abs(before), abs(total))):
+                    return "converged"
+            return None
         finally:
-            objective.place(accepted)
-        return {0: "converged", 2: "stalled"}.get(result.status)
+            objective.place(x)
+
+
+class _Pairs:
+    """The last steps s and gradient differences y, in memory that outlives a call.
+
+    memory[0] and memory[1] are 1 + how many pairs there are, and 1 + where the next one goes.  -memory[2] is the
+    largest element of the first gradient, at most 1.  memory[3] is 1 + how many iterations in a row hardly lowered the
+    loss.
+    """
+
+    def __init__(self, memory, vectors):
+        self.memory, self.most = memory, len(vectors) // 2
+        self.s, self.y = vectors[: self.most], vectors[self.most :]
+
+    def __len__(self):
+        return int(self.memory[0]) - 1
+
+    def clear(self):
+        """Forget them."""
+        self.memory[:2] = 1
+
+    def add(self, s, y):
+        """Keep a pair instead of the oldest one, if the curvature along it is above 0."""
+        if not s @ y > CURVATURE * np.sqrt((s @ s) * (y @ y)):
+            return
+        place = int(self.memory[1]) - 1
+        self.s[place], self.y[place] = s, y
+        self.memory[0] = min(len(self) + 1, self.most) + 1
+        self.memory[1] = (place + 1) % self.most + 1
+
+    def first_gradient(self, gradient):
+        """Return the largest element of the first gradient, at most 1; it is this one if there was none before."""
+        if self.memory[2] > 0:
+            self.memory[2] = -min(1.0, np.abs(gradient).max())
+        return -self.memory[2]
+
+    def is_flat(self, is_small):
+        """Count iterations in a row that hardly lower the loss; one alone may be the first of a long valley."""
+        self.memory[3] = self.memory[3] + 1 if is_small else 1
+        if self.memory[3] <= FLAT_ITERATIONS:
+            return False
+        self.memory[3] = 1
+        return True
+
+    def direction(self, gradient):
+        """Return -H gradient, H being the approximation of the inverse Hessian."""
+        newest_first = [(int(self.memory[1]) - 2 - i) % self.most for i in range(len(self))]
+        d, factors = -gradient, []
+        for i in newest_first:
+            factors.append(self.s[i] @ d / (self.s[i] @ self.y[i]))
+            d -= factors[-1] * self.y[i]
+        for i in newest_first[:1]:
+            d *= self.s[i] @ self.y[i] / (self.y[i] @ self.y[i])
+        for i, factor in zip(reversed(newest_first), reversed(factors), strict=True):
+            d += (factor - self.y[i] @ d / (self.s[i] @ self.y[i])) * self.s[i]
+        if gradient @ d < 0:
+            return d
+        self.clear()  # no direction of descent: rounding has spoilt them
+        return -gradient
+
+
+def _line_search(objective, x, total, gradient, direction, step, most):
+    """Find a step along the direction that satisfies the strong Wolfe conditions, or at least lowers the loss.
+
+    Nocedal and Wright, algorithms 3.5 and 3.6, in one loop: `low` is the best step so far, and once there is a `high`,
+    a minimum lies between the two.
+
+    Returns
+    -------
+    (x, total, loss, gradient) or None
+        What is found there; None where no step of the `most` tried lowers the loss.
+    """
+    slope, rounding = gradient @ direction, objective.eps * abs(total)
+    low, high, found = (0.0, total, slope), None, None
+    for _ in range(most):
+        with np.errstate(all="ignore"):
+            tried = objective.rounded(x + step * direction)
+            here, gradient_here = objective(tried)
+            slope_here = gradient_here @ direction
+        is_finite = np.isfinite(here) and checks.is_finite(gradient_here)
+        if not is_finite or here > min(total + DECREASE * step * slope, low[1]) + rounding:
+            high = step, here if is_finite else np.inf, slope_here
+        else:  # a first step may be too short for the loss to show it: the slope tells which way to go
+            if here < (total if found is None else found[1]):
+                found = tried, here, objective.loss, gradient_here
+            if found is not None and abs(slope_here) <= -FLATTER * slope:
+                return found
+            if slope_here * (1.0 if high is None else high[0] - low[0]) >= 0:
+                high = low
+            low, before = (step, here, slope_here), low
+        if high is None:
+            step = min(max(_cubic_minimum(before, low), 2 * step), GROWTH * step)
+        else:
+            width = high[0] - low[0]
+            share = (_cubic_minimum(low, high) - low[0]) / width if np.isfinite(high[1]) else SHRINK
+            step = low[0] + min(max(share, SHRINK), 1 - SHRINK) * width
+    return found
+
+
+def _cubic_minimum(one, other):
+    """Return where the cubic through two (place, value, slope) is least, or infinity where it has no minimum."""
+    (a, f, d), (b, g, e) = one, other
+    with np.errstate(all="ignore"):
+        c = d + e - 3 * (f - g) / (a - b)
+        root = np.sqrt(c * c - d * e) * np.sign(b - a)
+        place = b - (b - a) * (e + root - c) / (e - d + 2 * root)
+    return place if np.isfinite(place) else np.inf
 
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
     """Damped Gauss-Newton steps for squared_error and small networks.
 
-    Each iteration solves (J^T J + damping I) step = -J^T r, J being the Jacobian of the residuals r = A - Y by
-    backpropagation, both sides divided by the number of samples where the reduction is the mean.  A step that lowers
-    the loss is taken and the damping divided by `factor`; otherwise the damping is multiplied by it and the step
-    computed anew (Marquardt 1963; Hagan and Menhaj, "Training feedforward networks with the Marquardt algorithm",
-    1994).  A loss recorded is that after the iteration.
+    Each iteration solves (J^T J + damping D) step = -J^T r, J being the Jacobian of the residuals r = A - Y by
+    backpropagation, both sides divided by the number of samples where the reduction is the mean, and D the diagonal of
+    J^T J, of which each element is the largest so far: no unit of inputs or targets matters.  A step that lowers the
+    loss is taken and the damping divided by `factor`; otherwise the damping is multiplied by it and the step computed
+    anew (Marquardt 1963; More, "The Levenberg-Marquardt algorithm: implementation and theory", 1978; Hagan and Menhaj,
+    "Training feedforward networks with the Marquardt algorithm", 1994).  A loss recorded is that after the iteration.
 
     Parameters
     ----------
@@ -138,10 +261,10 @@ class LevenbergMarquardt:
         The first.
     factor : float
     max_damping : float
-        No step lowers the loss: training ends.
+        No step lowers the loss: training ends, "stalled".
     gtol : float
-        Converged where no element of the gradient is larger, or where a step could lower the loss by no more than its
-        rounding.
+        Converged where the cosine of the angle between the residuals and every column of the Jacobian is at most this,
+        or, where the step could lower the loss by no more than its rounding, at most the root of the rounding.
 
     Raises
     ------
@@ -161,6 +284,7 @@ class LevenbergMarquardt:
     gtol: float = 1e-10
 
     n_states: ClassVar[int] = 0
+    n_vectors: ClassVar[int] = 1
 
     def __post_init__(self):
         """Validate."""
@@ -180,29 +304,36 @@ class LevenbergMarquardt:
             raise ValueError(f"LevenbergMarquardt solves for all parameters at once and takes at most "
                              f"{MOST_PARAMETERS:,}, but the network has {n_parameters:,}; LBFGS takes any number")
 
-    def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None):
-        """Iterate; as `LBFGS.minimise`.  The damping over the first one is kept in memory[0], for later calls."""
+    def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None, vectors=None):
+        """Iterate; as `LBFGS.minimise`.
+
+        The damping over the first one is kept in memory[0], and D in vectors[0], for later calls.
+        """
         self.check(net, update)
-        memory = np.ones(MEMORY) if memory is None else memory
+        memory, (scale,) = _kept(self, net, memory, vectors)
         objective = Objective(net, X, Y, weights, update)
-        accepted, eps = net.parameters.astype(np.float64), np.finfo(net.dtype).eps
+        accepted, eps = objective.x, objective.eps
         total = objective.value(accepted)
         if not np.isfinite(total):
             return "nonfinite"
         try:
             for _ in range(epochs):
                 gradient, H = objective.normal_equations(accepted)
-                if np.abs(gradient).max() <= self.gtol:
+                diagonal = H.diagonal().copy()
+                np.maximum(scale, diagonal, out=scale)
+                lengths = np.sqrt(2 * total) * np.sqrt(diagonal)  # of the residuals times those of the columns of J
+                if (np.abs(gradient) <= self.gtol * lengths).all():
                     return "converged"
-                diagonal, is_first = H.diagonal().copy(), True
+                is_stationary = (np.abs(gradient) <= np.sqrt(eps) * lengths).all()
+                D, is_first = np.maximum(scale, SMALLEST_SCALE * scale.max()), True
                 while True:
                     damping = self.damping * memory[0]
-                    np.fill_diagonal(H, diagonal + damping)
+                    np.fill_diagonal(H, diagonal + damping * D)
                     step = _solution(H, -gradient)
-                    if is_first and 0 <= -0.5 * (gradient @ step) <= eps * total:
+                    if is_first and is_stationary and 0 <= -0.5 * (gradient @ step) <= eps * total:
                         return "converged"
-                    with np.errstate(all="ignore"):  # as the network holds it: later calls go on from there
-                        tried = (accepted + step).astype(net.dtype).astype(np.float64)
+                    with np.errstate(all="ignore"):
+                        tried = objective.rounded(accepted + step)
                     lower = objective.value(tried)
                     if lower < total:
                         break
@@ -230,12 +361,21 @@ class Objective:
     """
 
     def __init__(self, net, X, Y, weights=None, update=None):
-        self.net, self.X, self.Y, self.weights = net, X, Y, weights
+        self.net, self.X, self.Y, self.weights, self.eps = net, X, Y, weights, float(np.finfo(net.dtype).eps)
         self.scale = 1 / len(X) if net.reduction == "mean" else 1.0
         self.decay = np.zeros(net.parameters.size)  # l2 of the weights, 0 of the biases
         for W in layer_views(self.decay, net.sizes)[0]:
             W[...] = 0.0 if update is None else update.l2
         self.loss = self.total = np.nan
+
+    @property
+    def x(self):
+        """The parameters of the network."""
+        return self.net.parameters.astype(np.float64)
+
+    def rounded(self, x):
+        """Return x as the network holds it: what is computed there is of this point, and later calls go on from it."""
+        return x.astype(self.net.dtype).astype(np.float64)
 
     def place(self, x):
         """Write x into the network."""
@@ -321,6 +461,13 @@ def _check(method, update):
         if np.any(getattr(update, name)):
             raise ValueError(f"{name} must be 0 with {type(method).__name__}, which minimises one smooth function, "
                              f"the loss with the penalty of l2, got {getattr(update, name)!r}")
+
+
+def _kept(method, net, memory, vectors):
+    """Return what a method keeps from call to call; new where there is none."""
+    if vectors is None or len(vectors) != method.n_vectors:  # as of a trainer of version 0.1
+        return np.ones(MEMORY), np.zeros((method.n_vectors, net.parameters.size))
+    return memory, vectors
 
 
 def _blocks(n, rows):

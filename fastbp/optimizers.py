@@ -56,7 +56,11 @@ class Optimizer:
         Its settings, in the order documented there.
     n_states : int
         Numbers that it remembers of each parameter.
+    n_vectors : int
+        Those of methods of the full batch, in float64.
     """
+
+    n_vectors = 0
 
     @property
     def numbers(self):
@@ -376,4 +380,5 @@ OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop, LBFGS, Lev
 def share_state(one, other):
     """Whether two optimizers remember the same of each parameter, so that one can go on where the other was."""
     kinds = {type(one), type(other)}
-    return one.n_states == other.n_states and (len(kinds) == 1 or kinds == {Adam, AdamW})
+    sizes = [(optimizer.n_states, optimizer.n_vectors) for optimizer in (one, other)]
+    return sizes[0] == sizes[1] and (len(kinds) == 1 or kinds == {Adam, AdamW})

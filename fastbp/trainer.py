@@ -56,7 +56,7 @@ class History:
         Time of each epoch.
     stopped : str or None
         Why it ended before its time: "tol", the class of the callback that ended it, "interrupted", "non-finite";
-        of a method of the full batch "converged", or "stalled" where no step lowers the loss.
+        of a method of the full batch "converged", or "stalled" where no step lowers the loss any more.
     interrupted : bool
         Whether Ctrl-C ended it; the epoch it fell into is not recorded.
     nonfinite : bool
@@ -280,7 +280,7 @@ class Trainer:
         # A stream of its own, so that dropout and noise change nothing in the orders; they may be set later.
         self.key = int(self.rng.spawn(1)[0].integers(2**64, dtype=np.uint64))
         self.epochs = 0
-        vars(self)["state"] = State(optimizer.n_states, net.parameters.size, net.dtype)
+        vars(self)["state"] = State(optimizer.n_states, net.parameters.size, net.dtype, optimizer.n_vectors)
         self.stop_training = False
         self._settings = self._last_update = None
         self._watchers = None  # while fit runs: its Callbacks and its _Plateau, or () before they begin
@@ -546,6 +546,8 @@ class Trainer:
         if caller is not None and caller.process == os.getpid() and caller.thread != threading.get_ident():
             raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
         arrays = {"parameters": self.net.parameters, "buffers": self.state.buffers, "memory": self.state.memory}
+        if len(self.state.vectors):
+            arrays["vectors"] = self.state.vectors
         info = {**self._config(), "step": self.state.step, "epochs": self.epochs, "key": self.key,
                 "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng), "history": self.history,
                 "skipped": self.state.skipped,
@@ -594,8 +596,9 @@ class Trainer:
                 raise ValueError(f"checkpoint {os.fspath(path)!r} is of another training: {key} {info.get(key)}, here "
                                  f"{here}")
         state, rng = self.state, checkpoints.restore_generator(info["rng"])
-        for name, array in (("parameters", self.net.parameters), ("buffers", state.buffers), ("memory", state.memory)):
-            array[...] = arrays[name]
+        for name, array in (("parameters", self.net.parameters), ("buffers", state.buffers), ("memory", state.memory),
+                            ("vectors", state.vectors)):
+            array[...] = arrays.get(name, 0)  # version 0.1 had no vectors
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
         state.step, state.skipped, self._past, self._histories = info["step"], info["skipped"], info["history"], []
         self._resumed = info.get("fit")
@@ -704,7 +707,7 @@ class Trainer:
         callbacks.call("on_epoch_begin", self, history)
         if not self.stop_training:
             stopped = self.optimizer.minimise(self.net, X, Y, epochs, after, update=self._update(), weights=weights,
-                                              memory=self.state.memory)
+                                              memory=self.state.memory, vectors=self.state.vectors)
             history.stopped = history.stopped or stopped
         if history.stopped == "nonfinite":
             history.nonfinite, history.stopped = True, "non-finite"

@@ -52,6 +52,8 @@ class State:
         Such as velocities, or first and second moments; each on a cache line.
     memory : float64 ndarray (MEMORY,)
         Numbers of the rule's own, all 1 at the start.
+    vectors : float64 ndarray (n_vectors, n_parameters)
+        What a method of the full batch remembers of each parameter, such as the pairs of L-BFGS; 0 at the start.
     skipped : int
         Of them, those left out because their loss was not finite.
     step : int
@@ -60,14 +62,19 @@ class State:
 
     buffers = Fixed("write into it, state.buffers[:] = values")
     memory = Fixed("write into it, state.memory[:] = values")
+    vectors = Fixed("write into it, state.vectors[:] = values")
 
-    def __init__(self, n_states, n_parameters, dtype):
+    def __init__(self, n_states, n_parameters, dtype, n_vectors=0):
         row = -(-n_parameters // 16) * 16
         buffers = aligned_zeros(n_states * row, dtype).reshape(n_states, row)[:, :n_parameters]
-        vars(self).update(buffers=buffers, memory=np.ones(MEMORY), step=0, skipped=0)
+        vars(self).update(buffers=buffers, memory=np.ones(MEMORY), vectors=np.zeros((n_vectors, n_parameters)),
+                          step=0, skipped=0)
 
     def __setstate__(self, kept):
         """Copy what was unpickled into memory of its own: kernels write to it, and it may be a mapped file's."""
-        self.__init__(len(kept["buffers"]), kept["buffers"].shape[1], kept["buffers"].dtype)
-        self.buffers[:], self.memory[:] = kept["buffers"], kept["memory"]
+        buffers, vectors = kept["buffers"], kept.get("vectors", ())  # version 0.1 had no vectors
+        self.__init__(len(buffers), buffers.shape[1], buffers.dtype, len(vectors))
+        self.buffers[:], self.memory[:] = buffers, kept["memory"]
+        if len(vectors):
+            self.vectors[:] = vectors
         self.step, self.skipped = kept["step"], kept["skipped"]

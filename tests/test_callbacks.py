@@ -426,7 +426,6 @@ def test_a_time_limit_ends_one_call_only(backend, data, tmp_path, monkeypatch):
 
 
 def test_a_method_without_a_rate_says_so(data):
-    pytest.importorskip("scipy")
     net = fastbp.Network([3, 4, 2], ["tanh", "identity"], dtype="float64", seed=0)
     trainer = fastbp.Trainer(net, fastbp.LBFGS())
     X, Y = np.ones((5, 3)), np.ones((5, 2))

@@ -50,7 +50,6 @@ def test_every_feature_has_an_example():
 
 
 def test_python_examples(files, capsys):
-    pytest.importorskip("scipy")
     X, y = files
     names = {"measured": lambda day: (X[day : day + 5], y[day : day + 5])}
     for i, block in enumerate(blocks("python")):

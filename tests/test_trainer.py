@@ -10,6 +10,7 @@ import threading
 import warnings
 import weakref
 
+import joblib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -841,7 +842,6 @@ def test_unpickled_state_is_memory_of_its_own(backend, optimizer):
 
 
 def test_a_trainer_mapped_from_a_file_trains(backend, tmp_path):
-    joblib = pytest.importorskip("joblib")
     nets = [fastbp.Network([1, 4000, 1], seed=0, backend=backend) for _ in range(2)]
     trainer, twin = (fastbp.Trainer(net, fastbp.SGD(0.01, momentum=0.9)) for net in nets)
     joblib.dump(trainer, tmp_path / "trainer")
