@@ -483,13 +483,14 @@ def _from_objects(argument, value, array):
     wrong = tuple(kind for kind in kinds - set(missing) if not issubclass(kind, numbers.Real | Decimal | np.bool_))
     if wrong:
         position = next(i for i, item in enumerate(array.flat) if type(item) in wrong)
-        item, (row, *column) = array.flat[position], np.unravel_index(position, array.shape)
-        names = _column_names(value) if len(column) == 1 else ()
-        place = f"column {names[column[0]]!r} holds" if len(names) == array.shape[-1] else (
-            f"{argument}[{', '.join(map(str, (row, *column)))}] is")
-        raise TypeError(f"{argument} must hold real numbers, but {place} {reprlib.repr(item)} ({type(item).__name__})"
-                        + (f" in row {row}" if place.endswith("holds") else "")
-                        + (_text_hint(argument) if isinstance(item, str | bytes) else ""))
+        item, place = array.flat[position], np.unravel_index(position, array.shape)
+        found, names = f"{reprlib.repr(item)} ({type(item).__name__})", _column_names(value)
+        if array.ndim == 2 and len(names) == array.shape[1]:
+            found = f"column {names[place[1]]!r} holds {found} in row {place[0]}"
+        else:
+            found = f"{argument}[{', '.join(map(str, place))}] is {found}"
+        hint = _text_hint(argument) if isinstance(item, str | bytes) else ""
+        raise TypeError(f"{argument} must hold real numbers, but {found}{hint}")
     items = [math.nan if type(item) in missing else item for item in array.flat] if missing else array.ravel()
     is_whole = all(issubclass(kind, numbers.Integral | np.bool_) for kind in kinds)
     for dtype in (np.int64, np.float64)[not is_whole :]:
@@ -521,7 +522,7 @@ def unmasked(argument, value):
 
 
 def _masked_place(value, depth=2):
-    if isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, np.ma.MaskedArray) and value.dtype.names is None:
         mask = np.ma.getmaskarray(value)
         return tuple(map(int, np.unravel_index(mask.argmax(), mask.shape))) if np.ma.is_masked(value) else None
     if depth and isinstance(value, list | tuple):

@@ -78,6 +78,7 @@ BAD_DATA = [
     ("squared_error", Refusing(), Y, TypeError, ["X cannot be read as an array", "detach().numpy()"]),
     ("squared_error", [Refusing()] * 6, Y, TypeError, ["X cannot be read as an array", "detach().numpy()"]),
     ("squared_error", {"a": 1}, Y, TypeError, ["X", "dict"]),
+    ("squared_error", np.ma.array([(1, 2)], "f4,f4", mask=[(True, False)]), Y, TypeError, ["X", "f0"]),
     ("squared_error", masked(X, 4, 1), Y, ValueError, ["X[4, 1] is masked"]),
     ("squared_error", list(masked(X, 4, 1)), Y, ValueError, ["X[4, 1] is masked"]),
     ("squared_error", [[1.0, 2.0, 3.0]] * 5 + [(1.0, np.ma.masked, 3.0)], Y, ValueError, ["X[5, 1] is masked"]),
