@@ -144,6 +144,7 @@ def _reporting_errors(command: Callable) -> Callable:
     def wrapped(*args, **kwargs):
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = show_warning
                 return command(*args, **kwargs)
         except BrokenPipeError:  # of `| head`: typer exits quietly

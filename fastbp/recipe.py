@@ -22,7 +22,7 @@ from .losses import row_of
 
 BUNDLED = ("digits", "xor")
 METADATA_KEY = "recipe"
-OPTIONAL: set[str] = set()  # fields that models saved by earlier versions lack
+OPTIONAL = {"has_names"}  # fields that models saved by earlier versions lack
 MAX_TEXT = 1 << 17  # characters of a name, as of a cell that the csv module reads
 MAX_CATEGORY_TEXT = 1 << 24  # characters of the categories of a column as an array: 64 MB
 FLOAT32 = np.finfo(np.float32)
@@ -44,6 +44,8 @@ class Recipe:
         The columns to be read from a table, text encoded one-hot.
     target : str or None
         The target column of a table.
+    has_names : bool or None
+        Whether that table has a header; None in models saved by earlier versions, and without a table.
 
     Raises
     ------
@@ -58,6 +60,7 @@ class Recipe:
     target_scale: Sequence[float] = (1.0,)
     columns: Sequence[Column] | None = None
     target: str | None = None
+    has_names: bool | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -69,8 +72,8 @@ class Recipe:
         X = data.X[rows].reshape(-1, 1) if data.pixels else data.X[rows]
         mean, scale = _standard(X)
         if data.classes is not None:
-            return cls(mean, scale, data.classes, columns=data.columns, target=data.target)
-        return cls(mean, scale, None, *_standard(as_columns(data.y)[rows]), data.columns, data.target)
+            return cls(mean, scale, data.classes, columns=data.columns, target=data.target, has_names=data.has_names)
+        return cls(mean, scale, None, *_standard(as_columns(data.y)[rows]), data.columns, data.target, data.has_names)
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], sizes: Sequence[int] | None = None,
@@ -147,7 +150,7 @@ def _check(recipe: Recipe, n_in: int | None = None, n_out: int | None = None) ->
     if recipe.columns is not None:
         _check_texts("columns", [column.name for column in recipe.columns])
         for i, column in enumerate(recipe.columns):
-            if column.categories is not None:
+            if column.categories not in (None, ()):  # () if it is left out
                 _check_texts(f"columns[{i}].categories", column.categories, MAX_CATEGORY_TEXT)
         width = sum(1 if column.categories is None else len(column.categories) for column in recipe.columns)
         if n_in not in (None, width):
@@ -161,6 +164,7 @@ def _check(recipe: Recipe, n_in: int | None = None, n_out: int | None = None) ->
         _check_texts("classes", recipe.classes)
         _require(len(recipe.classes) > 1, "classes", "a list of two or more", recipe.classes)
         _check_length("classes", recipe.classes, n_out, "one for each output")
+    _require(isinstance(recipe.has_names, bool | None), "has_names", "true, false or null", recipe.has_names)
     if recipe.target is not None:
         _check_text("target", recipe.target)
         known = [column.name for column in recipe.columns or ()]
@@ -273,10 +277,11 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
         _refuse(table_options, f"the npz file {source}")
         return datasets.read_npz(files[0], task=task, complete=complete)
     if recipe is not None and recipe.columns is not None:
-        return datasets.read_csv(files[0], target, task=task, header=header, columns=recipe.columns)
+        return datasets.read_csv(files[0], target, task=task, header=header, columns=recipe.columns,
+                                 has_names=recipe.has_names)
     has_target = target is not None or n_columns(files[0]) != n_features
     return datasets.read_csv(files[0], -1 if target is None and has_target else target, task=task, header=header,
-                             complete=complete)
+                             complete=complete, leave_out=complete)
 
 
 def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np.ndarray]:

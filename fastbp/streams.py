@@ -3,6 +3,7 @@
 import mmap
 import os
 import threading
+import warnings
 from itertools import count, cycle
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -388,6 +389,8 @@ class _Csv(_Source):
         from .datasets.tables import CsvPieces
 
         self._csv = CsvPieces(path, target, task=task, header=header)
+        for remark in self._csv.remarks:
+            warnings.warn(remark, stacklevel=3)  # where `stream` is called
         self.n_samples, self.classes, self.columns = self._csv.n_samples, self._csv.classes, self._csv.columns
 
     def blocks(self, order):

@@ -407,7 +407,9 @@ DAMAGED = [
     ({**GOOD, "columns": [["size", None], ["color", [1, 2]]]}, "columns[1].categories[0] must be text"),
     ({**GOOD, "columns": [["size", None], ["color", ["red", "red"]]]}, "columns[1].categories[1] must be different"),
     ({**GOOD, "columns": [["size", None], ["color", ["red", "red\0"]]]}, "columns[1].categories[1]"),
-    ({**GOOD, "columns": [["size", None], ["color", []]]}, "columns[1].categories must be a list"),
+    ({**GOOD, "columns": [["size", None], ["color", []]]}, "mean must be a list of 1, one for each input"),  # left out
+    ({**GOOD, "columns": [["size", []], ["color", []]]}, "mean must be a list of 0"),
+    ({**GOOD, "has_names": 1}, "has_names must be true, false or null"),
     ({**GOOD, "columns": [["size", None], ["color", ["red"]]]}, "mean must be a list of 2, one for each input"),
     ({**GOOD, "columns": [["a", None]] + [["b", ["r", "g", "b"]]]}, "mean must be a list of 4, one for each input"),
     ({**GOOD, "mean": [0.0], "scale": [1.0], "columns": [["a", None]]}, "columns make 1 inputs, but the network has 3"),
@@ -978,3 +980,73 @@ def test_whether_the_first_line_is_a_header_can_be_said(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(f"{i + 100},{i % 7},{i % 3 / 2}" for i in range(40)))
     assert "40 samples" in run("train", tmp_path / "t.csv", "--epochs", 1).stdout
     assert "39 samples" in run("train", tmp_path / "t.csv", "--epochs", 1, "--header").stdout
+
+
+# ------------------------------------------------------------------ tables to train on and to predict
+
+
+def trained_on(tmp_path, text, forget=()):
+    """Train on this table; return the model, without some fields of its recipe, and what was said."""
+    (tmp_path / "train.csv").write_text(text)
+    said = run("train", tmp_path / "train.csv", "--epochs", 200, "--out", tmp_path / "m.npz").stderr
+    net = fastbp.load(tmp_path / "m.npz")
+    fields = json.loads(net.metadata[METADATA_KEY])
+    assert {"has_names", "columns", "target"} <= set(fields)
+    kept = {name: value for name, value in fields.items() if name not in forget}
+    net.save(tmp_path / "m.npz", metadata={METADATA_KEY: json.dumps(kept)})
+    return tmp_path / "m.npz", said
+
+
+def given(tmp_path, text):
+    (tmp_path / "new.csv").write_text(text)
+    return tmp_path / "new.csv"
+
+
+NAMELESS = "1,10,a\n2,20,a\n8,80,b\n9,90,b\n1,10,a\n9,90,b\n"
+
+
+@pytest.mark.parametrize("forget", [[], ["has_names"]])  # as models of earlier versions
+def test_a_table_without_names_is_predicted_by_its_width(tmp_path, forget):
+    model, _ = trained_on(tmp_path, NAMELESS, forget)
+    assert "4 columns" in error_line("predict", model, given(tmp_path, "501,1,10,a\n502,9,90,b\n"))
+    for text in ("1,10,a\n9,90,b\n", "1,10,a\n9,90,\n", "1,10\n9,90\n", "u,v,w\n1,10,a\n9,90,b\n"):
+        assert predictions(model, given(tmp_path, text))["prediction"] == ("a", "b")
+
+
+def test_a_table_of_texts_is_predicted_from_its_first_row_on(tmp_path):
+    model, _ = trained_on(tmp_path, "red,s\nblue,m\n" * 4)
+    assert predictions(model, given(tmp_path, "red,s\nblue,m\n"))["prediction"] == ("s", "m")
+    model, _ = trained_on(tmp_path, "c,k\n" + "red,s\nblue,m\n" * 4)
+    assert predictions(model, given(tmp_path, "k,c\ns,red\nm,blue\n"))["prediction"] == ("s", "m")
+    assert predictions(model, given(tmp_path, "red\nblue\n"))["prediction"] == ("s", "m")
+
+
+def test_names_that_are_numbers_are_found_again(tmp_path):
+    model, _ = trained_on(tmp_path, "0,1,2,3\n" + "5,1,2,.5\n7,2,1,1.5\n" * 3)
+    samples = "5,1,2\n7,2,1\n"
+    assert predictions(model, given(tmp_path, "0,1,2\n" + samples)) == predictions(model, given(tmp_path, samples))
+    assert len(predictions(model, given(tmp_path, samples))["prediction"]) == 2
+
+
+def test_columns_that_are_no_features_are_left_out_and_said(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{i},n{i},{x:.3f},{x > 0:d}" for i, x in enumerate(rng.standard_normal(60))]
+    model, said = trained_on(tmp_path, "id,name,x,y\n" + "\n".join(rows))
+    path = tmp_path / "train.csv"
+    assert said.splitlines() == [f"warning: {path}, column 'id' is left out: it numbers the rows",
+                                 f"warning: {path}, column 'name' is left out: its text differs in nearly every row"]
+    assert fastbp.load(model).sizes[0] == 1
+    expected = predictions(model, path)
+    for columns in ([2], [3, 2], [0, 2, 3], [2, 1]):
+        names = ["id", "name", "x", "y"]
+        text = "\n".join(",".join(cells[j] for j in columns) for cells in [names, *(row.split(",") for row in rows)])
+        assert predictions(model, given(tmp_path, text)) == expected
+    assert "no column 'x'" in error_line("predict", model, given(tmp_path, "id,name,y\n1,n1,0\n"))
+
+
+def test_a_model_without_a_recipe_is_given_every_column(tmp_path):
+    net = fastbp.Network([2, 1], "identity", seed=0)
+    net.save(tmp_path / "m.npz")
+    for text in ("id,x\n1,5\n2,6\n", "id,x,y\n1,5,.5\n2,6,1.5\n"):
+        outputs = np.array(predictions(tmp_path / "m.npz", given(tmp_path, text))["output"], float)
+        np.testing.assert_allclose(outputs, net.predict([[1, 5], [2, 6]])[:, 0], rtol=1e-6)

@@ -3,6 +3,9 @@
 import gzip
 import hashlib
 import pickle
+import re
+import warnings
+from contextlib import nullcontext
 from importlib import resources
 
 import numpy as np
@@ -354,3 +357,250 @@ def test_labels_too_large_to_be_classes(tmp_path):
     label.write_bytes(b"\0\0\x0c\x01" + (2).to_bytes(4, "big") + (2**31 - 1).to_bytes(4, "big") * 2)
     with pytest.raises(ValueError, match="the label 2147483647 is too large"):
         read_idx(image, label)
+
+
+# ------------------------------------------------------------------ what a model was trained on, and what it is given
+
+
+NAMELESS = "1,10,a\n2,20,a\n8,80,b\n9,90,b\n1,10,a\n9,90,b\n"
+NAMED = "x,z,y\n" + NAMELESS
+TEXTS = "red,s\nblue,m\nred,m\nblue,s\nred,s\n"
+COUNTED = "1,10,a\n2,30,a\n3,80,b\n4,60,b\n"  # a counter, one feature, the target
+NUMBERED = "0,1,2,3\n" + "5,5,6,.5\n7,6,6,.5\n"
+
+
+def read_as(table, trained, text, header=None):
+    """Read a file as the model of another one has it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = read_csv(table(trained))
+        return read_csv(table(text), model.target, columns=model.columns, has_names=model.has_names, header=header)
+
+
+@pytest.mark.parametrize(("trained", "text", "X", "y"), [
+    (NAMELESS, "1,10,a\n9,90,b\n", [[1, 10], [9, 90]], "ab"),
+    (NAMELESS, "1;10;a\n9,5;90;b\n", [[1, 10], [9.5, 90]], "ab"),  # another delimiter
+    (NAMELESS, "1,10\n9,90\n", [[1, 10], [9, 90]], None),
+    (NAMELESS, "1,10,a\n9,90,\n", [[1, 10], [9, 90]], ["a", ""]),  # the first row is none of names
+    (NAMELESS, "1,10,\n9,90,\n", [[1, 10], [9, 90]], None),
+    (NAMELESS, "u,v,w\n1,10,a\n9,90,b\n", [[1, 10], [9, 90]], "ab"),  # names that the model does not have
+    (NAMELESS, "u,v\n1,10\n", [[1, 10]], None),
+    (NAMED, "y,z,x\na,10,1\nb,90,9\n", [[1, 10], [9, 90]], "ab"),  # another order
+    (NAMED, "z,x\n10,1\n", [[1, 10]], None),
+    (NAMED, "k,z,x,l\n7,10,1,u\n8,20,2,u\n", [[1, 10], [2, 20]], None),  # more columns
+    (NAMED, "1,10\n9,90\n", [[1, 10], [9, 90]], None),
+    (NAMED, "\ufeffz\tx\n10\t1\n", [[1, 10]], None),
+    (TEXTS, "red,s\nblue,m\n", [[0, 1], [1, 0]], "sm"),
+    (TEXTS, "red\nblue\n", [[0, 1], [1, 0]], None),
+    ("c,k\n" + TEXTS, "red\nblue\n", [[0, 1], [1, 0]], None),
+    ("c,k\n" + TEXTS, "k,c\ns,red\nm,blue\n", [[0, 1], [1, 0]], "sm"),
+    (COUNTED, "7,10,a\n9,60,b\n", [[10], [60]], "ab"),
+    (COUNTED, "10\n60\n", [[10], [60]], None),
+    (COUNTED, "7,10,\n9,60,\n", [[10], [60]], None),
+    ("id,x,y\n" + COUNTED, "x,y\n10,a\n60,b\n", [[10], [60]], "ab"),
+    ("id,x,y\n" + COUNTED, "y,x,id\na,10,u\nb,60,\n", [[10], [60]], "ab"),
+    ("id,x,y\n" + COUNTED, "10\n60\n", [[10], [60]], None),
+    (NUMBERED, NUMBERED, [[5, 5, 6], [7, 6, 6]], [.5, .5]),
+    (NUMBERED, "2,0,1\n6,5,5\n", [[5, 5, 6]], None),
+    ("country,2019,2020\nPeru,5,1.5\nChile,6,2.5\nPeru,6,2\n", "2019,country\n7,Peru\n", [[0, 1, 7]], None),
+])
+def test_a_table_for_a_model_is_read_as_the_one_before(table, trained, text, X, y):
+    data = read_as(table, trained, text)
+    found = data.y if data.y is None or data.classes is None else [data.classes[c] for c in data.y]
+    assert data.X.tolist() == X and (y is None) == (found is None) and list(found if y else "") == list(y or "")
+
+
+@pytest.mark.parametrize(("trained", "text", "words"), [
+    (NAMELESS, "501,1,10,a\n502,9,90,b\n", ["4 columns", "3 columns with the target, or 2 features: 0, 1"]),
+    (NAMELESS, "k,u,v,w\n501,1,10,a\n502,9,90,b\n", ["4 columns", "3 columns with the target"]),
+    (NAMELESS, "1\n9\n", ["1 columns", "3 columns with the target"]),
+    (NAMELESS, "u,10,a\n9,90,b\n", ["text among numbers 'u' in line 1"]),  # one wrong cell is no header
+    ("1.5,a\n2,b\n1,a\n4,b\n", "u,a\n2,b\n3,a\n", ["text among numbers 'u' in line 1"]),  # "a" comes again
+    ("1.5,r,a\n2,s,b\n1,s,a\n4,r,b\n", "u,r,v\n2,s,b\n3,s,a\n", ["text among numbers 'u' in line 1"]),
+    (NAMED, "z,y\n10,a\n90,b\n", ["no column 'x'", "z, y"]),
+    (NAMED, "u,v\n10,1\n90,2\n", ["no column 'x', 'z'"]),
+    (NAMED, "1,10,a\n9,90,b\n", ["3 columns without the names of the model", "2 features: x, z"]),
+    (TEXTS, "green,s\nblue,m\n", ["column '0'", "unknown category 'green' in line 1"]),
+    (TEXTS, "c,k\nred,s\nblue,m\n", ["column '0'", "unknown category 'c' in line 1"]),
+    (COUNTED, "7,10\n9,60\n", ["2 columns", "column '0'", "add an empty column"]),
+    ("id,x,y\n" + COUNTED, "7,10\n9,60\n", ["2 columns", "column 'id'", "add names"]),
+    ("id,x,y\n" + COUNTED, "id,y\n7,a\n", ["no column 'x'"]),
+    ("country,2019,2020\nPeru,5,1.5\nChile,6,2.5\nPeru,6,2\n", "country,2018\nPeru,7\n", ["no column '2019'"]),
+])
+def test_a_table_that_is_not_as_the_one_before_is_refused(table, trained, text, words):
+    with pytest.raises(ValueError) as error:
+        read_as(table, trained, text)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_whether_a_table_has_names_can_be_told_from_columns_unless_they_are_numbers(table):
+    model = read_csv(table(NAMELESS))
+    assert model.has_names is False and read_csv(table(NAMED)).has_names
+    for target in (model.target, -1):
+        assert read_csv(table("1,10,a\n9,90,\n"), target, columns=model.columns).X.tolist() == [[1, 10], [9, 90]]
+        with pytest.raises(ValueError, match="4 columns"):
+            read_csv(table("501,1,10,a\n502,9,90,b\n"), target, columns=model.columns)
+    with pytest.raises(ValueError, match="at least one feature"):
+        read_csv(table(NAMED), columns=[])
+    assert read_as(table, NAMED, "9,90\n1,10\n", header=False).X.tolist() == [[9, 90], [1, 10]]
+
+
+def test_a_number_that_names_no_column_of_the_model_is_no_target(table):
+    """The target "2020" of the model is not column number 0 of another file, nor is "1" the second one."""
+    data = read_as(table, "a,b,1\n5,2,.5\n7,3,1.5\n", "a,k,b\n5,9,2\n7,8,3\n")
+    assert data.X.tolist() == [[5, 2], [7, 3]] and data.y is None
+
+
+# ------------------------------------------------------------------ headers
+
+
+@pytest.mark.parametrize(("text", "names"), [
+    ("country,2019,2020\nPeru,60.5,59\nChile,67,68\n", ("country", "2019")),
+    ("country,2019\nPeru,60\nChile,67\nPeru,60\nChile,67\n", ("country",)),
+    ("2019,2020,2021\n1,2.5,3.5\n5,6,7.5\n", ("2019", "2020")),
+    ("2020,2010,2000\n1,2.5,3.5\n5,6,7.5\n", ("2020", "2010")),
+    ("country,2019,2020,kind\nPeru,60,59,u\nChile,67,68,v\n", ("country", "2019", "2020")),
+    ("country,2019,2020\nPeru,60,low\nChile,67,high\n", ("country", "2019")),
+    ("2019,2020\nlow,high\nlow,low\nlow,high\n", ("2019",)),
+    ("label,0,1,2,3\nu,5,5,6,7\nv,5,6,6,7\nu,5,5,6,7\n", ("label", "0", "1", "2")),
+    ("1,2,3,4,5\n5,5,6,7,.5\n5,6,6,7,1.5\n", ("1", "2", "3", "4")),
+    (",0,1,2,3\n5,5,5,6,.5\n5,5,6,6,1.5\n", ("Unnamed: 0", "0", "1", "2")),  # of pandas
+    ("5%,50%,95%\n1,2,3.5\n4,5,6.5\n", ("5%", "50%")),
+])
+@pytest.mark.filterwarnings("ignore:.*t.csv, column")
+def test_numbers_as_names(table, text, names):
+    data = read_csv(table(text))
+    assert data.has_names and tuple(column.name for column in data.columns) == names
+    assert len(data.X) == text.count("\n") - 1
+
+
+@pytest.mark.parametrize("text", [
+    "film,2001,2003\nbook,1999,2004\nplay,1998,2000\n",  # years below, too
+    "Peru,2019,7.5\nChile,67,68\nPeru,60,59\n",
+    "Peru,2019,2020\nChile,67,68\nPeru,60,59\n",  # a cell of it occurs again
+    "2019,2019,2020\n1,2.5,3.5\n5,6,7.5\n",
+    "1,2,3\n5,6,8\n7,8,1\n",
+    "0,1,2,3\n4,5,6,7\n8,9,10,11\n",
+    "2,3,4,5\n5,5,6,7\n5,6,6,7\n",
+    "u,1,2\nv,,3\nw,,2\n",
+    "$5,5%\n$6,6%\n",
+])
+@pytest.mark.filterwarnings("ignore:.*t.csv, column")
+def test_numbers_that_are_no_names(table, text):
+    with pytest.raises(ValueError, match="missing") if ",," in text else nullcontext():
+        assert read_csv(table(text), task="numbers").has_names is False
+
+
+def test_a_header_that_comes_again_is_no_sample(table):
+    for text in ("c,k\n" + TEXTS * 5 + "c,k\n" + TEXTS, "a,b\n" + "1,2.5\n" * 30 + "a,b\n1,2.5\n"):
+        with pytest.raises(ValueError, match="line 27|32: the header of line 1 again"):
+            read_csv(table(text))
+
+
+# ------------------------------------------------------------------ columns that are no features
+
+
+def columns_and_warnings(path, *args, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = read_csv(path, *args, **options)
+    used = [column.name for column in data.columns if column.categories != ()]
+    assert data.X.shape[1] == sum(len(column.categories or "1") for column in data.columns if column.name in used)
+    assert all(str(path) in str(warning.message) and warning.filename == __file__ for warning in caught)
+    return used, [re.search("column '(.*?)'(.{19})", str(warning.message)).groups() for warning in caught]
+
+
+OUT, COUNTS, DIFFERS = " is left out: it nu", " counts the rows: i", " is left out: its t"
+
+
+@pytest.mark.parametrize(("names", "column", "used", "said"), [
+    ("id,x,y", [1, 2, 3, 4], ["x"], [("id", OUT)]),
+    ("ID,x,y", [0, 1, 2, 3], ["x"], [("ID", OUT)]),
+    ("Index,x,y", [17, 5, 90, 8], ["x"], [("Index", OUT)]),  # in any order
+    (",x,y", [0, 1, 2, 3], ["x"], [("0", OUT)]),
+    (",x,y", [7, 3, 0, 2], ["x"], [("0", OUT)]),
+    ("Unnamed: 0,x,y", [0, 1, 2, 3], ["x"], [("Unnamed: 0", OUT)]),
+    ("No.,x,y", [11, 12, 13, 14], ["x"], [("No.", OUT)]),
+    ("#,x,y", [1, 2, 3, 4], ["x"], [("#", OUT)]),
+    ("", [1, 2, 3, 4], ["1"], [("0", OUT)]),
+    ("", [0, 1, 2, 3], ["1"], [("0", OUT)]),
+    ("", [5, 6, 7, 8], ["0", "1"], [("0", COUNTS)]),
+    ("", [1, 2, 3, 5], ["0", "1"], []),
+    ("k,x,y", [1, 2, 3, 4], ["k", "x"], [("k", COUNTS)]),
+    ("year,x,y", [2001, 2002, 2003, 2004], ["year", "x"], [("year", COUNTS)]),
+    ("NO,x,y", [11, 25, 3, 8], ["NO", "x"], []),  # nitric oxide
+    ("id,x,y", [1, 1, 2, 2], ["id", "x"], []),  # of a group
+    ("id,x,y", [.5, 1.5, 2.5, 3.5], ["id", "x"], [("id", COUNTS)]),
+    ("id,x,y", ["n1", "n2", "n3", "n4"], ["x"], [("id", DIFFERS)]),
+    ("1,x,y", [0, 1, 2, 3], ["1", "x"], [("1", COUNTS)]),
+])
+@pytest.mark.parametrize("targets", ["1212", "abab"])  # a table read by NumPy, and as text
+def test_a_column_that_numbers_the_rows_is_left_out(table, names, column, used, said, targets):
+    rows = [f"{value},{x},{y}" for value, x, y in zip(column, (5, 3, 4, 3), targets, strict=True)]
+    assert columns_and_warnings(table("\n".join([names, *rows]).lstrip("\n"))) == (used, said)
+
+
+def test_a_column_that_numbers_the_rows_is_kept_where_it_must_be(table):
+    rows = "1,5.5\n2,6.5\n3,1.5\n4,2.5\n"
+    assert columns_and_warnings(table("id,y\n" + rows)) == (["id"], [])  # the only feature
+    assert columns_and_warnings(table("id,x\n" + rows), "id") == (["x"], [])  # the target
+    assert columns_and_warnings(table(",id,y\n0,1,.5\n1,2,1.5\n2,3,3\n3,4,1\n")) == (
+        ["0", "id"], [("0", COUNTS), ("id", COUNTS)])
+    assert columns_and_warnings(table("id,x,y\n1,7,5.5\n2,8,6.5\n"), leave_out=False) == (["id", "x"], [])
+
+
+@pytest.mark.parametrize(("n", "n_different", "is_left_out"), [
+    (3, 3, True), (10, 9, False), (10, 10, True), (32, 29, True), (40, 32, False), (2000, 2000, True)])
+def test_text_that_differs_in_nearly_every_row_is_left_out(table, n, n_different, is_left_out):
+    path = table("name,x,y\n" + "".join(f"n{i % n_different},{i % 2},{i % 3}.5\n" for i in range(n)))
+    used, said = columns_and_warnings(path)
+    assert used == ["x"] if is_left_out else ["name", "x"]
+    assert said == [("name", DIFFERS)] * is_left_out
+
+
+def test_text_that_is_left_out_may_be_missing_and_is_kept_if_it_is_all_there_is(table):
+    assert columns_and_warnings(table("name,x,y\nann,5,1.5\n,4,3.5\ncid,5,4.5\n")) == (["x"], [("name", DIFFERS)])
+    used, said = columns_and_warnings(table("name,y\n" + "".join(f"n{i},{i % 2}.5\n" for i in range(9))))
+    assert used == ["name"] and said == [("name", ": its text differs ")]
+    with pytest.raises(ValueError, match="missing value in line 3"):
+        read_csv(table("name,x,y\nann,5,1.5\nbob,,3.5\ncid,5,4.5\n"))
+
+
+# ------------------------------------------------------------------ numbers with signs and separators
+
+
+@pytest.mark.parametrize(("text", "X"), [
+    ("p,q,y\n$10.5,5%,1.5\n$12.5,9%,3.5\n$13,8 %,4.5\n", [[10.5, 5], [12.5, 9], [13, 8]]),
+    ("p,q,y\n-$1,5 €,1.5\n$-2,-6€,3.5\n+£ 3,7,4.5\n".replace("£", "$"), [[-1, 5], [-2, -6], [3, 7]]),
+    ('p,q,y\n"1,200",1,.5\n950,2,1.5\n"-1,234,567.5",2,3\n', [[1200, 1], [950, 2], [-1234567.5, 2]]),
+    ('p,q,y\n"$1,200",1,.5\n$950,2,1.5\n', [[1200, 1], [950, 2]]),
+    ("p;q;y\n1.234,50 €;1;2,5\n5,25 €;2;3,5\n", [[1234.5, 1], [5.25, 2]]),
+    ("p;q;y\n1.234.567,5;1;2,5\n5,25;2;3,5\n", [[1234567.5, 1], [5.25, 2]]),
+    ("p;q;y\n1,250;1;2,5\n2,5;2;3,5\n7;2;3,5\n", [[1.25, 1], [2.5, 2], [7, 2]]),  # some comma is clearly decimal
+    ("p;q;y\n1,250;1;2,5\n2,125;2;3,5\n", [[1.25, 1], [2.125, 2]]),  # all numbers have three decimals
+    ("p;q;y\n0,250;1;2,5\n2;2;3,5\n", [[.25, 1], [2, 2]]),
+    ("p\tq\ty\n1.250\t1\t2.5\n2\t2\t3\n", [[1.25, 1], [2, 2]]),
+])
+def test_numbers_with_signs_and_separators(table, text, X):
+    data = read_csv(table(text), task="numbers")
+    assert data.X.tolist() == X and all(column.categories is None for column in data.columns)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("p\ty\n1,200\t2\n950\t3\n12,500\t2\n", "column 'p': a comma before three digits may be a decimal comma"),
+    ("p;y\n1,200;2\n950.5;3\n", "column 'p': a comma before three digits may be"),
+    ("p;y\n1.234,5;2\n2.500;3\n", "column 'p': points separate thousands in some numbers, and may be decimal"),
+    ("p,y\n5%,2.5\n0.05,3\n", "column 'p': numbers of several units: none, %"),
+    ("p,y\n$5,2.5\n€5,3\n", "column 'p': numbers of several units: \\$, €"),
+    ('p,y\n"1,5",2.5\n7,3\n8,3\n', "column 'p': text among numbers '1,5' in line 2"),
+    ("p,y\n1,$5\n2,5%\n", "column 'y': numbers of several units"),
+])
+def test_numbers_that_may_mean_two_things_are_refused(table, text, words):
+    with pytest.raises(ValueError, match=words):
+        read_csv(table(text), task="numbers")
+
+
+@pytest.mark.parametrize("marker", ["NaN", "#N/A", "<NA>", "Null", "n/a"])
+def test_missing_values_of_texts_are_no_category(table, marker):
+    with pytest.raises(ValueError, match="column 'c': missing value in line 3"):
+        read_csv(table(f"c,x,y\nred,1,2.5\n{marker},2,3\nred,2,3.5\nblue,2,3\nblue,2,1\n"))

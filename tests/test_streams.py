@@ -12,7 +12,7 @@ import pytest
 
 import fastbp
 from fastbp import streams
-from fastbp.datasets import read_csv
+from fastbp.datasets import Column, read_csv
 from fastbp.streams import StreamError
 
 N, N_IN = 1000, 3
@@ -130,6 +130,7 @@ def test_every_source_trains(kind, settings, data, tmp_path, backend, small_bloc
 
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.filterwarnings("ignore:.* counts the rows")
 def test_every_row_once(kind, shuffle, net, data, tmp_path, small_blocks):
     stream = source(kind, data, tmp_path)
     buffers = one_pass(stream, net, shuffle=shuffle)
@@ -146,6 +147,7 @@ def test_every_row_once(kind, shuffle, net, data, tmp_path, small_blocks):
 
 
 @pytest.mark.parametrize("kind", ["npy", "idx.gz", "csv", "function"])
+@pytest.mark.filterwarnings("ignore:.* counts the rows")
 def test_the_seed_decides_the_order(kind, net, data, tmp_path, small_blocks):
     stream = source(kind, data, tmp_path)
     rng = np.random.default_rng(5)
@@ -261,8 +263,15 @@ def test_training_by_buffers_is_training_on_the_array(backend, data, small_block
     ("a,b\n\n1,-1\n2,1\n\n3,-1\n4,1\n", {}),
     ("a,b\n" + "".join(f"{i},{i % 30}\n" for i in range(90)), {"target": 1}),
     ("1,2\n3,4\n5,6\n", {"header": True, "target": "1"}),
+    ("id,name,x,y\n" + "".join(f"{7 * i % 50},n{i},{i % 3},{i % 4}\n" for i in range(50)), {}),
+    (",x,z,y\n" + "".join(f"{i},{i % 3},{i % 5},{i % 4}\n" for i in range(50)), {}),
+    ("name,x,y\na,1,2\nb,3,4\n,5,6\nd,7,8\n", {"task": "numbers"}),
+    ("p;q;y\n1,250;$5;1,5\n2,5;$6;2,5\n2;-$7;1,250\n", {}),
+    ('p,q,y\n"1,200",5%,1.5\n950,6%,2\n7,7.5%,3\n', {}),
+    ("country,2019,2020\nPeru,60.5,59\nChile,67,68\nPeru,60,59.5\n", {}),
 ])
 @pytest.mark.parametrize("cells", [1, 6, 1 << 17])
+@pytest.mark.filterwarnings("ignore:.*t.csv, column")
 def test_csv_is_as_read_csv_reads_it(text, options, cells, tmp_path, monkeypatch):
     monkeypatch.setattr("fastbp.datasets.tables.PIECE_CELLS", cells)
     path = tmp_path / "t.csv"
@@ -288,6 +297,10 @@ def test_csv_is_as_read_csv_reads_it(text, options, cells, tmp_path, monkeypatch
     ("a,b\n" + "".join(f"x{i},1.5\n" for i in range(40)), "column 'a': more than 32 different texts, up to line 34"),
     ("a,b\n" + "".join(f"1,x{i}\n" for i in range(40)), "target column 'b': 21 different texts in 21 rows"),
     ("a,b\n1,2\n3,inf\n", "infinity in line 3"),
+    ("a,b,c\n1,x1,2\n,x2,3\n", "column 'a': missing value in line 3"),
+    ("a\tb\n950\t2\n1,200\t3\n", "column 'a': a comma before three digits"),
+    ("a,b\n5%,2\n6%,3\n0.05,3\n", "column 'a': numbers of several units"),
+    ("a,b\n" + "1,2\n" * 30 + "a,b\n", "line 32: the header of line 1 again"),
 ])
 def test_what_is_wrong_in_a_csv_file_is_found_at_once(text, words, tmp_path, monkeypatch):
     monkeypatch.setattr("fastbp.datasets.tables.PIECE_CELLS", 1)
@@ -295,6 +308,14 @@ def test_what_is_wrong_in_a_csv_file_is_found_at_once(text, words, tmp_path, mon
     with pytest.raises(ValueError, match=words) as error:
         fastbp.stream(tmp_path / "t.csv")
     assert "t.csv" in str(error.value)
+
+
+def test_what_is_left_out_of_a_csv_file_is_said(tmp_path):
+    (tmp_path / "t.csv").write_text("id,x,y\n1,5,a\n2,3,a\n3,4,b\n4,6,b\n")
+    with pytest.warns(UserWarning, match="t.csv, column 'id' is left out: it numbers the rows") as caught:
+        stream = fastbp.stream(tmp_path / "t.csv")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert stream.columns == (Column("id", ()), Column("x"))
 
 
 def test_csv_lines_are_named(net, tmp_path):

@@ -11,10 +11,14 @@ import numpy as np
 
 TASKS = ("auto", "classes", "numbers")
 MAX_INTEGER_CLASSES = 20  # more distinct integers than this are numbers, not classes
+LEFT_OUT: tuple[str, ...] = ()  # the categories of a column that is no feature
 
 
 class Column(NamedTuple):
-    """A feature column of a table: its name, and its categories in order if it is text (one-hot encoded)."""
+    """A column of a table: its name, and its categories in order if it is text (one-hot encoded).
+
+    A column without any categories, (), is left out of the features.
+    """
 
     name: str
     categories: tuple[str, ...] | None = None
@@ -37,9 +41,11 @@ class Dataset(_Pair):
     classes : tuple of str or None
         Name of each class, ``classes[y[i]]`` being that of sample i.
     columns : tuple of Column or None
-        The feature columns of a table, before one-hot encoding.
+        The columns of a table but the target, before one-hot encoding.
     target : str or None
         Name of the target column of a table.
+    has_names : bool or None
+        Whether the table has a header; without one the names of its columns are their numbers.
     pixels : bool
         Whether all features are of one kind and scale, as the pixels of an image are.
     """
@@ -47,12 +53,14 @@ class Dataset(_Pair):
     classes: tuple[str, ...] | None
     columns: tuple[Column, ...] | None
     target: str | None
+    has_names: bool | None
     pixels: bool
 
-    def __new__(cls, X, y=None, classes=None, columns=None, target=None, pixels=False):
+    def __new__(cls, X, y=None, classes=None, columns=None, target=None, pixels=False, has_names=None):
         """Make the pair."""
         self = super().__new__(cls, X, y)
         self.classes, self.columns, self.target, self.pixels = classes, columns, target, pixels
+        self.has_names = has_names
         return self
 
 

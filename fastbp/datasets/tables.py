@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from statistics import median_low
 import numpy as np
 
 from .dataset import (
+    LEFT_OUT,
     MAX_INTEGER_CLASSES,
     Column,
     Dataset,
@@ -29,18 +32,33 @@ from .dataset import (
 )
 
 DELIMITERS = "\t;|,"  # the comma last: it may also be a decimal comma
-MISSING = {"", "?", "na", "n/a", "nan", "null"}
+MISSING = {"", "?", "na", "n/a", "#n/a", "<na>", "nan", "null"}
 PIECE_CELLS = 1 << 17  # of a file read piece by piece: 1 MB of numbers, some 10 MB of text
 MAX_CATEGORIES = 32  # a text column with more distinct values than this is a name or a comment, not a feature
+SAMPLE = 1000  # values of a column that tell whether they differ
+DIFFERENT = 0.9  # a text column of which more than this fraction differs is a name or a comment, however short it is
+MIN_COUNT = 4  # rows; fewer count by chance
+IDS = {"", "id", "idx", "index", "row_id", "rowid", "unnamed: 0"}  # pandas writes its index without a name
+ROW_NUMBERS = {"no", "nr", "row", "#"}  # also the names of other things, unless they count
+YEARS = range(1800, 2201)
+MIN_RUN = 4  # numbered columns 0, 1, 2, 3
+CURRENCIES = "$€£¥₹"
+_SIGNS = re.compile(f"[{CURRENCIES}%]")
+_UNIT = re.compile(rf"([+-]?)\s?([{CURRENCIES}]?)\s?([+-]?[.,\d]\S*?)\s?([{CURRENCIES}%]?)")
+_GROUPED = {",": re.compile(r"([+-]?[1-9]\d{0,2}(?:,\d{3})+)((?:\.\d*)?)"),  # thousands, decimals; by the delimiter
+            "": re.compile(r"([+-]?[1-9]\d{0,2}(?:\.\d{3})+)(,\d*)")}
+_THREE_DECIMALS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # or thousands
 
 
 def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "auto",
-             header: bool | None = None, columns: Sequence[Column] | None = None, complete: bool = True) -> Dataset:
+             header: bool | None = None, columns: Sequence[Column] | None = None, complete: bool = True,
+             has_names: bool | None = None, leave_out: bool = True) -> Dataset:
     """Read samples and targets from a CSV file.
 
     The delimiter (comma, semicolon, tab or ``|``) and whether the first line is a header are found out;
     fields may be quoted, the file may be gzipped, and it may start with a byte order mark. Where the
-    delimiter is not the comma, numbers may have decimal commas.
+    delimiter is the comma, numbers may have thousands separators ("1,200"), elsewhere decimal commas. Currency
+    and percent signs are dropped: "$10.5" is 10.5 and "5%" is 5.
 
     Parameters
     ----------
@@ -52,56 +70,76 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
         What the target is. "auto": text is classes, integers with few distinct values are classes, other
         numbers are numbers.
     header : bool, optional
-        Whether the first line holds names. By default it does if it holds those of `columns`; if the first
-        cell of any column is text while all below it are numbers; or, if there are no numbers at all, if no
-        cell of it occurs again in its column.
+        Whether the first line holds names. By default it does if the first cell of any column is text while
+        all below it are numbers; if the numbers in it are years, or count from 0 or 1, and those of no row below
+        do; or, if there are no numbers at all, if no cell of it occurs again in its column. With `columns` it
+        does if it holds their names, or if all that should be numbers is text and no cell of it is known.
     columns : sequence of Column, optional
         Read these features (the `columns` of the data a model was trained on) instead of all but the
-        target: by name, or by place if one of the files has no names. The target may then be absent, which
-        is y None, and need not be complete.
+        target: by name, or by place if one of the files has no names, which must then be as wide as the other,
+        with or without the target, or hold the features alone. The target may then be absent, which is y None, and
+        need not be complete.
     complete : bool
         Whether every target must be there, and be of the task. Otherwise targets are only to be compared with
         predictions: one that is missing is NaN, or of the class "", and text among numbers is as good as missing.
+    has_names : bool, optional
+        Whether the file that `columns` come from has a header (its `Dataset.has_names`). By default it has one
+        unless the names are just the numbers of the columns.
+    leave_out : bool
+        Leave out, with a warning, columns that are no features: text of which more than nine tenths differ; the
+        index of the rows (different integers in a column that the header calls "id" or "index", or does not
+        name); row numbers (a column called "no", "nr", "row" or "#" that counts, or one of a file without header
+        that counts from 0 or 1). The first 1000 values tell whether they differ. Other columns that count are
+        kept, with a warning. At least one column is kept.
 
     Returns
     -------
     Dataset
         X float64 (n_samples, n_in). A text column becomes one feature 0 or 1 for each of its categories in
-        alphabetical order (one-hot), at most `MAX_CATEGORIES`. y, `classes`, `columns` and `target` as in
-        `Dataset`.
+        alphabetical order (one-hot), at most `MAX_CATEGORIES`. y and the attributes as in `Dataset`.
 
     Raises
     ------
     ValueError
         If the file is empty, ragged, not UTF-8 text or malformed; if values are missing; if a column mixes
-        numbers and text or has too many categories. The message names file, line and column.
+        numbers and text or has too many categories; if a comma may be a decimal comma or not. The message names
+        file, line and column.
     """
     check_task(task)
-    table = _read_table(path, header, columns or ())
     if columns is not None:
-        places = _places(table, columns, target)
+        if has_names is None:
+            has_names = _have_names(columns, target)
+        layout = _Layout(tuple(columns), target, has_names)
+        if not layout.used:
+            raise ValueError("columns must hold at least one feature")
+        table = _read_table(_headed(path, header, layout), columns)
+        places, found = layout.places(table)
         X = table.features(places, columns)
-        y, classes = _target_if_there(table, target, task, places)
-        return Dataset(X, y, classes, tuple(columns), None if target is None else str(target))
-    j = None if target is None else table.index(target)
-    places = [k for k in range(len(table.names)) if k != j]
-    if not places:
-        raise ValueError(f"{path}: one column only; a target and at least one feature are needed")
-    columns = tuple(table.column(k) for k in places)
-    X = table.features(places, columns)
-    if j is None:
-        return Dataset(X, None, None, columns)
-    where = f"{path}, target column {table.names[j]!r}"
-    if complete:
-        y, classes = encoded_target(table.values(j), task, where)
-    else:
-        y, classes = targets_to_compare(table.values_to_compare(j, task), task, where)
-    return Dataset(X, y, classes, columns, table.names[j])
+        y, classes = _target_if_there(table, found, task, places)
+        return Dataset(X, y, classes, tuple(columns), None if target is None else str(target), has_names=has_names)
+    head = _headed(path, header)
+    j = None if target is None else head.index(target)
+    table = _read_table(head, ())
+    features = head.feature_places(j)
+    scans = [_FeatureScan(head, k) for k in features]
+    for scan in scans:
+        scan.add(table)
+    columns, remarks = _features_found(scans, leave_out)
+    X = table.features(features, columns)
+    y, classes = None, None
+    if j is not None and complete:
+        y, classes = encoded_target(table.values(j), task, f"{path}, target column {table.names[j]!r}")
+    elif j is not None:
+        y, classes = targets_to_compare(table.values_to_compare(j, task), task,
+                                        f"{path}, target column {table.names[j]!r}")
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
+    return Dataset(X, y, classes, columns, None if j is None else table.names[j], has_names=head.has_header)
 
 
 def n_columns(path: str | Path) -> int:
-    """Count the columns of a CSV file, by its first lines."""
-    return len(_headed(path, None).names)
+    """Count the columns of a CSV file, by its first line."""
+    return len(_sniffed(path)[1][0][1])
 
 
 class CsvPieces:
@@ -116,19 +154,20 @@ class CsvPieces:
 
     Attributes
     ----------
-    classes, columns, target
+    classes, columns, target, has_names
         As in `Dataset`.
     n_samples : int
+    remarks : list of str
+        The warnings of `read_csv`.
     """
 
     def __init__(self, path: str | Path, target: str | int = -1, *, task: str = "auto", header: bool | None = None):
         check_task(task)
         self.path, self._head = path, _headed(path, header)
-        self._j = self._head.table([], ()).index(target)
-        self._places = [k for k in range(len(self._head.names)) if k != self._j]
-        if not self._places:
-            raise ValueError(f"{path}: one column only; a target and at least one feature are needed")
-        self.target = self._head.names[self._j]
+        self._j = self._head.index(target)
+        self._places = self._head.feature_places(self._j)
+        self.target, self.has_names = self._head.names[self._j], self._head.has_header
+        self._notations: dict[int, set[str]] = {}
         try:
             self._read = self._number_tables
             self._look_through(task)
@@ -146,20 +185,12 @@ class CsvPieces:
 
     def _look_through(self, task: str) -> None:
         n = 0
-        categories: list[set[str] | None] = [None] * len(self._head.names)
+        scans = [_FeatureScan(self._head, k) for k in self._places]
+        self._notations.clear()
         targets: set = set()
         for table in self._read():
-            for k in self._places:
-                known = categories[k]
-                found = table.column(k).categories
-                if n and (known is None) != (found is None):
-                    what = "text for a number" if known is None else "number for a text"
-                    table._reject(what, k, [0], table.values(k))
-                if found is not None:
-                    categories[k] = known = (known or set()) | set(found)
-                    if len(known) > MAX_CATEGORIES:
-                        raise ValueError(f"{self.path}, column {self._head.names[k]!r}: more than {MAX_CATEGORIES} "
-                                         f"different texts, up to line {table.lines[-1]}, are too many")
+            for scan in scans:
+                scan.add(table)
             y = table.values(self._j)
             if targets and (y.dtype.kind == "U") != isinstance(next(iter(targets)), str):
                 table._reject("numbers and text mixed", self._j, [0], y)
@@ -169,8 +200,9 @@ class CsvPieces:
                 if y.dtype.kind == "U" and task != "numbers":
                     are_classes(np.array(list(targets)), n, task, f"{self.path}, target column {self.target!r}")
         self.n_samples = n
-        self.columns = tuple(Column(self._head.names[k], None if (texts := categories[k]) is None else
-                                    tuple(sorted(texts))) for k in self._places)
+        self.columns, self.remarks = _features_found(scans)
+        for k, found in self._notations.items():
+            _check_notations(found, f"{self.path}, column {self._head.names[k]!r}")
         self._values = np.array(sorted(targets))
         classes = are_classes(self._values, n, task, f"{self.path}, target column {self.target!r}")
         self.classes = class_names(self._values) if classes else None
@@ -185,7 +217,7 @@ class CsvPieces:
     def _text_tables(self) -> Iterator[_Table]:
         rows = self._head.rows()
         while piece := list(islice(rows, self._n_rows)):
-            yield self._head.text_table(piece)
+            yield self._head.text_table(piece, self._notations)
 
     @property
     def _n_rows(self) -> int:
@@ -200,19 +232,7 @@ class _Table:
     names: list[str]
     cells: np.ndarray | list[list[str]]  # all of it numbers, or rows of text
     lines: Sequence[int]  # line number of each row in the file
-
-    def index(self, column: str | int) -> int:
-        """Find the column of this name or number."""
-        n = len(self.names)
-        if str(column) in self.names:
-            return self.names.index(str(column))
-        try:
-            number = int(column)
-        except ValueError:
-            number = n
-        if -n <= number < n:
-            return number % n
-        raise ValueError(f"{self.path} has no column {column!r}; its {n} columns are {some(self.names, 10)}")
+    notations: dict[int, set[str]] | None = None  # of the numbers of each column, checked later; None: at once
 
     def values(self, j: int) -> np.ndarray:
         """Return column j as float64 or text; ValueError if values are missing, or numbers and text mixed."""
@@ -224,6 +244,11 @@ class _Table:
         if len(not_numbers) > len(texts) / 2:
             return np.array(texts)
         self._reject("text among numbers", j, not_numbers, texts)
+        notations = _all_notations(texts, self.delimiter)
+        if self.notations is None:
+            _check_notations(notations, f"{self.path}, column {self.names[j]!r}")
+        else:
+            self.notations.setdefault(j, set()).update(notations)
         column = np.array(numbers, np.float64)
         self._reject("infinity", j, np.flatnonzero(~np.isfinite(column)))
         return column
@@ -247,22 +272,10 @@ class _Table:
         self._reject("missing value", j, [i for i, text in enumerate(texts) if text.lower() in MISSING])
         return texts
 
-    def column(self, j: int) -> Column:
-        """Describe column j as a feature."""
-        values = self.values(j)
-        if values.dtype.kind != "U":
-            return Column(self.names[j])
-        categories: dict[str, None] = {}
-        for i, text in enumerate(values.tolist()):
-            categories[text] = None
-            if len(categories) > MAX_CATEGORIES:
-                raise ValueError(
-                    f"{self.path}, column {self.names[j]!r}: {text!r} in line {self.lines[i]} is no number, "
-                    f"and more than {MAX_CATEGORIES} different texts are too many")
-        return Column(self.names[j], tuple(sorted(categories)))
-
-    def features(self, places: Sequence[int], columns: Sequence[Column]) -> np.ndarray:
-        """Return the columns at `places` as X, text one-hot encoded."""
+    def features(self, places: Sequence[int | None], columns: Sequence[Column]) -> np.ndarray:
+        """Return the columns at `places` as X, text one-hot encoded, without those that are left out."""
+        used = [(j, column) for j, column in zip(places, columns, strict=True) if column.categories != LEFT_OUT]
+        places, columns = zip(*used, strict=True)
         if isinstance(self.cells, np.ndarray) and all(c.categories is None for c in columns):
             return np.ascontiguousarray(self.cells[:, places])
         return np.column_stack([self._encoded(j, column) for j, column in zip(places, columns, strict=True)])
@@ -288,25 +301,93 @@ class _Table:
             raise ValueError(f"{self.path}, column {self.names[j]!r}: {what}{example} in {where}")
 
 
-def _places(table: _Table, columns: Sequence[Column], target: str | int | None) -> list[int]:
-    """Find the columns of a model in the table: by name, or by place if either has no names."""
-    missing = [c.name for c in columns if c.name not in table.names]
-    if not missing:
-        return [table.names.index(c.name) for c in columns]
-    if table.has_header and not all(column.name.isdecimal() for column in columns):
-        raise ValueError(f"{table.path} has no column {some([repr(name) for name in missing])}")
-    places = list(range(len(table.names)))
-    if len(places) == len(columns) + 1 and str(target).isdecimal():
-        places.remove(int(target))  # type: ignore[arg-type]
-    if len(places) != len(columns):
-        raise ValueError(f"{table.path} has {len(table.names)} columns; expected {len(columns)} features: "
-                         f"{some([c.name for c in columns], 10)}")
-    return places
+@dataclass(frozen=True)
+class _Layout:
+    """Columns and target of the file that a model was trained on, to be found in another file."""
+
+    columns: tuple[Column, ...]
+    target: str | int | None
+    has_names: bool
+
+    @property
+    def used(self) -> list[Column]:
+        """The columns that are not left out."""
+        return [column for column in self.columns if column.categories != LEFT_OUT]
+
+    def places(self, table: _Table) -> tuple[list[int | None], str | None]:
+        """Find the columns, None for one left out that is not there, and the name of the target if it is there."""
+        names = table.names
+        if not (self.has_names and table.has_header):
+            return self._by_width(table.path, names)
+        missing = [repr(column.name) for column in self.used if column.name not in names]
+        if missing:
+            raise ValueError(f"{table.path} has no column {some(missing)}; its {len(names)} columns are "
+                             f"{some(names, 10)}")
+        target = str(self.target)  # found by name alone where it is a name
+        if isinstance(self.target, int) and -len(names) <= self.target < len(names):
+            target = names[self.target]
+        return ([names.index(column.name) if column.name in names else None for column in self.columns],
+                target if target in names else None)
+
+    def _by_width(self, path: str | Path, names: Sequence[str]) -> tuple[list[int | None], str | None]:
+        """Find them by their places in the file of the model, with or without its target, or the features alone."""
+        n, width, used = len(self.columns), len(names), self.used
+        target = int(str(self.target)) if not self.has_names and re.fullmatch(r"-?\d+", str(self.target)) else None
+        wanted = [f"{n + 1} columns with the target"] * (target is not None)
+        wanted += [f"{n} columns without the target"] * (n > len(used))
+        wanted.append(f"{len(used)} features: {some([column.name for column in used], 10)}")
+        if width == n + 1 and target is not None:
+            j = target % width
+            return [k for k in range(width) if k != j], names[j]
+        if width == n and self.target is not None and len(used) == n - 1:
+            left_out = next(column.name for column in self.columns if column.categories == LEFT_OUT)
+            raise ValueError(f"{path} has {width} columns without the names of the model: the target may be missing, "
+                             f"or column {left_out!r}, which the model leaves out; "
+                             + ("add names" if self.has_names else "add an empty column for what is missing"))
+        if width == n:
+            return list(range(n)), None
+        if width == len(used):
+            place = {column: k for k, column in enumerate(used)}
+            return [place.get(column) for column in self.columns], None
+        raise ValueError(f"{path} has {width} columns without the names of the model; expected {', or '.join(wanted)}")
+
+    def is_header(self, path: str | Path, head: list[list[str]], delimiter: str) -> bool:
+        """Say whether the first row holds names."""
+        first, names = head[0], {column.name for column in self.used}
+        found = names & set(first) if self.has_names else set()
+        if found and (found == names or any(_number(name, delimiter) is None for name in found)):
+            return True
+        try:
+            places, _ = self._by_width(path, first)
+        except ValueError:
+            places = None
+        if places is None or found:
+            return _looks_like_header(head, delimiter)
+        cells = [(column, first[j]) for j, column in zip(places, self.columns, strict=True)
+                 if j is not None and column.categories != LEFT_OUT]
+        comes_again = any(cell in column for cell, column in zip(first, zip(*head[1:], strict=False), strict=False))
+        if any(cell in (column.categories or ()) for column, cell in cells):
+            return False
+        numbers = [_is_number(cell, delimiter) for column, cell in cells if column.categories is None]
+        if numbers:
+            return not any(numbers) and not comes_again
+        if not self.has_names:
+            return False
+        return _looks_like_header(head, delimiter)
 
 
-def _target_if_there(table: _Table, target: str | int | None, task: str, features: Sequence[int]):
+def _have_names(columns: Sequence[Column], target: str | int | None) -> bool:
+    """Say whether names of columns are more than their numbers."""
+    n = len(columns) + (target is not None)
+    names = {column.name for column in columns}
+    if target is not None:
+        names.add(target if isinstance(target, str) else str(target % n))
+    return names != set(map(str, range(n)))
+
+
+def _target_if_there(table: _Table, target: str | None, task: str, features: Sequence[int | None]):
     try:
-        j = -1 if target is None else table.index(target)
+        j = -1 if target is None else table.names.index(target)
     except ValueError:
         return None, None
     if j in features or j < 0:
@@ -315,9 +396,8 @@ def _target_if_there(table: _Table, target: str | int | None, task: str, feature
     return (None, None) if classes == ("",) else (y, classes)
 
 
-def _read_table(path: str | Path, header: bool | None, columns: Sequence[Column]) -> _Table:
-    head = _headed(path, header, columns)
-    has_texts = any(column.categories is not None for column in columns)      # some of which may look like numbers
+def _read_table(head: _Head, columns: Sequence[Column]) -> _Table:
+    has_texts = any(column.categories for column in columns)                  # some of which may look like numbers
     cells = None if has_texts else _all_numbers(head)
     if cells is not None:
         return head.table(cells, range(head.skip + 1, head.skip + 1 + len(cells)))
@@ -332,6 +412,7 @@ class _Head:
     delimiter: str
     has_header: bool
     names: list[str]
+    unnamed: frozenset[int]  # columns without a name in the header
     first_line: int
 
     @property
@@ -339,38 +420,62 @@ class _Head:
         """Number of lines before the first that may be a sample."""
         return self.first_line if self.has_header else 0
 
+    def index(self, column: str | int) -> int:
+        """Find the column of this name or number."""
+        n = len(self.names)
+        if str(column) in self.names:
+            return self.names.index(str(column))
+        try:
+            number = int(column)
+        except ValueError:
+            number = n
+        if -n <= number < n:
+            return number % n
+        raise ValueError(f"{self.path} has no column {column!r}; its {n} columns are {some(self.names, 10)}")
+
+    def feature_places(self, target: int | None) -> list[int]:
+        """Return the places of all columns but the target; ValueError if there are none."""
+        places = [k for k in range(len(self.names)) if k != target]
+        if not places:
+            raise ValueError(f"{self.path}: one column only; a target and at least one feature are needed")
+        return places
+
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line number and cells of every sample."""
         return islice(_rows(self.path, self.delimiter), int(self.has_header), None)
 
-    def table(self, cells: np.ndarray | list[list[str]], lines: Sequence[int]) -> _Table:
+    def table(self, cells: np.ndarray | list[list[str]], lines: Sequence[int],
+              notations: dict[int, set[str]] | None = None) -> _Table:
         """Return these samples as a table."""
-        return _Table(self.path, self.delimiter, self.has_header, self.names, cells, lines)
+        return _Table(self.path, self.delimiter, self.has_header, self.names, cells, lines, notations)
 
-    def text_table(self, rows: Sequence[tuple[int, list[str]]]) -> _Table:
-        """Return rows of text as a table; ValueError unless they are as wide as the first line."""
+    def text_table(self, rows: Sequence[tuple[int, list[str]]],
+                   notations: dict[int, set[str]] | None = None) -> _Table:
+        """Return rows of text as a table; ValueError unless they are as wide as the first line, and not that again."""
         for line, row in rows:
             if len(row) != len(self.names):
                 raise ValueError(f"{self.path}, line {line}: {len(row)} fields; "
                                  f"line {self.first_line} has {len(self.names)}")
-        return self.table([row for _, row in rows], [line for line, _ in rows])
+            if self.has_header and row == self.names:
+                raise ValueError(f"{self.path}, line {line}: the header of line {self.first_line} again")
+        return self.table([row for _, row in rows], [line for line, _ in rows], notations)
 
 
-def _headed(path: str | Path, header: bool | None, columns: Sequence[Column] = ()) -> _Head:
-    delimiter, head = _sniffed(path)
-    first_line, first = head[0]
-    known = {column.name for column in columns}
-    if header is None and known <= set(first) and not known <= set(map(str, range(len(first) + 1))):
-        header = True                                          # names that are not just numbers of columns
+def _headed(path: str | Path, header: bool | None, layout: _Layout | None = None) -> _Head:
+    delimiter, lines = _sniffed(path)
+    first_line, first = lines[0]
     if header is None:
-        header = _looks_like_header([row for _, row in head], delimiter)
-    names = [(header and name) or str(j) for j, name in enumerate(first)]
+        head = [row for _, row in lines]
+        header = layout.is_header(path, head, delimiter) if layout else _looks_like_header(head, delimiter)
+    names = [(header and name) or (str(j) if not header or str(j) not in first else f"Unnamed: {j}")
+             for j, name in enumerate(first)]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"{path}, line {first_line}: column name {twice[0]!r} occurs more than once")
-    if len(head) == int(header):
+    if len(lines) == int(header):
         raise ValueError(f"{path}: a header, but no rows")
-    return _Head(path, delimiter, header, names, first_line)
+    unnamed = frozenset(j for j, name in enumerate(first) if header and not name)
+    return _Head(path, delimiter, header, names, unnamed, first_line)
 
 
 def _rows(path: str | Path, delimiter: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
@@ -405,17 +510,40 @@ def _sniffed(path: str | Path) -> tuple[str, list[tuple[int, list[str]]]]:
 
 def _looks_like_header(head: list[list[str]], delimiter: str) -> bool:
     """Say whether the first of the rows holds names; the rule is in the docstring of `read_csv`."""
-    def is_number(text: str) -> bool:
-        return text.lower() in MISSING or _number(text, delimiter) is not None
-
     first, below = head[0], list(zip(*head[1:], strict=False))
-    if not below or all(is_number(text) for text in first):
-        return not any(is_number(text) for text in first)
-    numeric = [all(is_number(text) for text in column) for column in below]
-    if any(numeric):
-        return any(n and not is_number(text) for n, text in zip(numeric, first, strict=False))
-    return len(set(first)) == len(first) and all(text not in column
-                                                 for text, column in zip(first, below, strict=False))
+    if not below:
+        return not any(_is_number(text, delimiter) for text in first)
+    pairs = list(zip(first, below, strict=False))
+    numeric = [any(_is_number(text, delimiter) and not _is_missing(text) for text in column)
+               and all(_is_number(text, delimiter) for text in column) for column in below]
+    # "5%" above plain numbers is the name of a quantile.
+    names = [not _is_number(text, delimiter) or (_unit(text) != "" and not any(map(_unit, column)))
+             for text, column in pairs]
+    if any(n and name for n, name in zip(numeric, names, strict=True)):
+        return True
+    differs = all(text not in column for n, (text, column) in zip(numeric, pairs, strict=True) if not n)
+    numbers = [text for text in first if _is_number(text, delimiter) and not _is_missing(text)]
+    if any(numeric) or len(numbers) == len(first):
+        rows = [[text for n, text in zip(numeric, row, strict=False) if n and not _is_missing(text)]
+                for row in head[1:]]
+        return differs and _are_column_numbers([numbers, *rows])
+    return differs and len(set(first)) == len(first)
+
+
+def _are_column_numbers(rows: list[list[str]]) -> bool:
+    """Say whether the numbers of the first row are names: years, or 0, 1, 2 ... or 1, 2, 3 ..., as in no row below."""
+    def steps(row: list[str]) -> tuple[bool, bool, set[int]]:
+        """Say whether they are integers, whether years, and how they go on."""
+        if not row or not all(text.isascii() and text.isdecimal() and len(text) < 10 for text in row):
+            return False, False, set()
+        numbers = list(map(int, row))
+        return True, all(number in YEARS for number in numbers), set(np.diff(numbers).tolist())
+
+    are_integers, are_years, step = steps(rows[0])
+    if are_years:
+        return len(step) < 2 and step != {0} and not any(steps(row)[1] for row in rows[1:])
+    return (are_integers and len(rows[0]) >= MIN_RUN and step == {1} and int(rows[0][0]) in (0, 1)
+            and not any(steps(row)[2] == {1} for row in rows[1:]))
 
 
 def _all_numbers(head: _Head) -> np.ndarray | None:
@@ -436,9 +564,163 @@ def _numeric(head: _Head, lines, **options) -> np.ndarray:
 
 
 def _number(text: str, delimiter: str) -> float | None:
-    if delimiter != ",":
-        text = text.replace(",", ".")
     try:
-        return None if "_" in text else float(text)
+        return None if "_" in text else float(text if delimiter == "," else text.replace(",", "."))
     except ValueError:
-        return None
+        sign, _, number, _ = _parts(text)
+    if grouped := _GROUPED["," if delimiter == "," else ""].fullmatch(number):
+        number = re.sub("[.,]", "", grouped[1]) + grouped[2]
+    return _number(sign + number, delimiter) if sign + number != text else None
+
+
+def _parts(text: str) -> tuple[str, str, str, str]:
+    """Return sign, currency, number, and the unit behind it; all but the number are empty if there is no unit."""
+    parts = _UNIT.fullmatch(text) if _SIGNS.search(text) else None
+    return parts.groups() if parts else ("", "", text, "")    # type: ignore[return-value]
+
+
+def _unit(text: str) -> str:
+    _, currency, _, unit = _parts(text)
+    return currency + unit
+
+
+def _notations(text: str, delimiter: str) -> Iterator[str]:
+    """Say how a number is written: its unit, and what its commas and points may be."""
+    _, currency, text, unit = _parts(text)
+    yield currency + unit
+    if delimiter == ",":
+        return
+    if "," in text and "." in text:
+        yield "1.000,0"
+    elif _THREE_DECIMALS.fullmatch(text):
+        yield "1,000" if "," in text else "1.000"
+    else:
+        yield "1,0" if "," in text else "1.0" if "." in text else "1"
+
+
+def _all_notations(texts: Sequence[str], delimiter: str) -> set[str]:
+    joined = "\n".join(texts)
+    if not _SIGNS.search(joined) and (delimiter == "," or "," not in joined):   # nearly always; points do no harm then
+        return {"", "1.0" if "." in joined else "1"}
+    return {notation for text in texts for notation in _notations(text, delimiter)}
+
+
+def _check_notations(found: set[str], where: str) -> None:
+    """Raise ValueError if the numbers of a column are written in ways that leave in doubt what they are."""
+    units = found & {"", "%", *CURRENCIES}
+    if len(units - {""}) > 1 or {"", "%"} <= units:
+        raise ValueError(f"{where}: numbers of several units: {', '.join(unit or 'none' for unit in sorted(units))}")
+    if "1,000" in found and not found & {"1,0", "1.000,0"} and found & {"1", "1.0", "1.000"}:
+        raise ValueError(f"{where}: a comma before three digits may be a decimal comma or separate thousands; "
+                         "write 1200 or 1.200, not 1,200")
+    if "1.000,0" in found and found & {"1.0", "1.000"}:
+        raise ValueError(f"{where}: points separate thousands in some numbers, and may be decimal points in others")
+
+
+def _is_missing(text: str) -> bool:
+    return text.lower() in MISSING
+
+
+def _is_number(text: str, delimiter: str) -> bool:
+    """Say whether a cell is a number, or missing."""
+    return _is_missing(text) or _number(text, delimiter) is not None
+
+
+# ------------------------------------------------------------------ features
+
+
+class _FeatureScan:
+    """What the values of a column tell, piece by piece: number, categories, or nothing that a network can use."""
+
+    def __init__(self, head: _Head, place: int) -> None:
+        self.name, self._place, self._head = head.names[place], place, head
+        self.error: ValueError | None = None  # raised in the end, unless the column is left out
+        self._categories: set[str] | None = None
+        self._n = self._n_sampled = self._n_texts = 0
+        self._sample: set = set()  # distinct values among the first
+        self._counts = True  # each number is the one before it and 1
+        self._start = 0.0
+
+    def add(self, table: _Table) -> None:
+        """Look at the next rows."""
+        j = self._place
+        if self._n_sampled < SAMPLE:
+            wanted = SAMPLE - self._n_sampled
+            texts = table.cells[:wanted, j].tolist() if isinstance(table.cells, np.ndarray) else list(
+                islice((row[j] for row in table.cells if not _is_missing(row[j])), wanted))
+            self._sample.update(texts)
+            self._n_sampled += len(texts)
+            self._n_texts += sum(isinstance(text, str) and _number(text, table.delimiter) is None for text in texts)
+        elif self.error and not self.differs:
+            raise self.error
+        if self.error is None:
+            try:
+                self._add_values(table, table.values(j))
+            except ValueError as error:
+                self.error = error
+        self._n += len(table.cells)
+
+    def _add_values(self, table: _Table, values: np.ndarray) -> None:
+        is_text = values.dtype.kind == "U"
+        if self._n and is_text == (self._categories is None):
+            table._reject("text for a number" if is_text else "number for a text", self._place, [0], values)
+        if not is_text:
+            self._start = self._start if self._n else values[0]
+            self._counts = self._counts and bool(np.all(values == self._start + self._n + np.arange(len(values))))
+            return
+        known, texts = self._categories or set(), values.tolist()
+        self._categories = known | set(texts)
+        if len(self._categories) > MAX_CATEGORIES:
+            text = [text for text in dict.fromkeys(texts) if text not in known][MAX_CATEGORIES - len(known)]
+            raise ValueError(f"{table.path}, column {self.name!r}: more than {MAX_CATEGORIES} different texts, "
+                             f"up to line {table.lines[texts.index(text)]} ({text!r}), are too many")
+
+    @property
+    def differs(self) -> bool:
+        """Whether this is text that differs in nearly every row."""
+        return (2 * self._n_texts > self._n_sampled and len(self._sample) > max(1, DIFFERENT * self._n_sampled))
+
+    @property
+    def counts(self) -> bool:
+        """Whether the numbers go up by 1 from row to row."""
+        return self._categories is None and self._counts and self._n >= MIN_COUNT
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the numbers are those of the rows, by their name and values."""
+        if self.error or self._categories is not None or self._n < 2:
+            return False
+        if not self._head.has_header:
+            return self.counts and self._start in (0, 1)
+        name = "" if self._place in self._head.unnamed else self.name.lower().rstrip(".")
+        numbers = [_number(str(value), self._head.delimiter) for value in self._sample]
+        are_integers = all(number is not None and number.is_integer() for number in numbers)
+        return (name in IDS and are_integers and len(set(numbers)) == self._n_sampled) or (
+            name in ROW_NUMBERS and self._counts)
+
+    def column(self) -> Column:
+        """Return the column as a feature; ValueError if it cannot be one."""
+        if self.error:
+            raise self.error
+        return Column(self.name, None if self._categories is None else tuple(sorted(self._categories)))
+
+
+def _features_found(scans: Sequence[_FeatureScan], leave_out: bool = True) -> tuple[tuple[Column, ...], list[str]]:
+    """Return the columns, those that are no features without categories, and remarks on them."""
+    reasons = {scan: "its text differs in nearly every row" for scan in scans if scan.differs} if leave_out else {}
+    indices = {scan: "it numbers the rows" for scan in scans if scan.is_index} if leave_out else {}
+    if len(reasons) + len(indices) < len(scans):
+        reasons |= indices
+    elif len(reasons) == len(scans):
+        reasons = {}
+    columns, remarks = [], []
+    for scan in scans:
+        columns.append(Column(scan.name, LEFT_OUT) if scan in reasons else scan.column())
+        where = f"{scan._head.path}, column {scan.name!r}"
+        if scan in reasons:
+            remarks.append(f"{where} is left out: {reasons[scan]}")
+        elif leave_out and scan.counts and len(scans) > 1:
+            remarks.append(f"{where} counts the rows: if it is only their number, leave it out")
+        elif leave_out and scan.differs and scan._n >= MIN_COUNT:
+            remarks.append(f"{where}: its text differs in nearly every row, so that nothing can be learnt from it")
+    return tuple(columns), remarks
