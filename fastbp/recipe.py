@@ -26,6 +26,7 @@ OPTIONAL = {"has_names"}  # fields that models saved by earlier versions lack
 MAX_TEXT = 1 << 17  # characters of a name, as of a cell that the csv module reads
 MAX_CATEGORY_TEXT = 1 << 24  # characters of the categories of a column as an array: 64 MB
 FLOAT32 = np.finfo(np.float32)
+NO_EFFECT = 1e38  # scale of an input that is constant in the training: nothing is known of its other values
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Recipe:
     def of(cls, data: Dataset, rows: np.ndarray) -> Recipe:
         """Standardise by mean and standard deviation over `rows`, those of the training."""
         X = data.X[rows].reshape(-1, 1) if data.pixels else data.X[rows]
-        mean, scale = _standard(X)
+        mean, scale = _standard(X, NO_EFFECT)
         if data.classes is not None:
             return cls(mean, scale, data.classes, columns=data.columns, target=data.target, has_names=data.has_names)
         return cls(mean, scale, None, *_standard(as_columns(data.y)[rows]), data.columns, data.target, data.has_names)
@@ -305,15 +306,15 @@ def as_columns(y: np.ndarray) -> np.ndarray:
     return y.reshape(len(y), -1)
 
 
-def _standard(X: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every column, 1 for one that is constant but for the rounding of its numbers."""
+def _standard(X: np.ndarray, constant: float = 1.0) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every column, or `constant` if it is but for the rounding of its numbers."""
     X = X.astype(np.float64)
     low, high = X.min(axis=0), X.max(axis=0)
     middle = low / 2 + high / 2                               # so that no square leaves the range of the numbers
     size = np.maximum(high / 2 - low / 2, np.finfo(np.float64).tiny)
     scaled = (X - middle) / size
     mean, scale = middle + size * scaled.mean(axis=0), size * scaled.std(axis=0)
-    return mean.tolist(), np.where(scale > 8 * np.finfo(np.float64).eps * np.abs(mean), scale, 1.0).tolist()
+    return mean.tolist(), np.where(scale > 8 * np.finfo(np.float64).eps * np.abs(mean), scale, constant).tolist()
 
 
 def _refuse(options: dict[str, Any], source: str) -> None:

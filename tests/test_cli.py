@@ -1050,3 +1050,9 @@ def test_a_model_without_a_recipe_is_given_every_column(tmp_path):
     for text in ("id,x\n1,5\n2,6\n", "id,x,y\n1,5,.5\n2,6,1.5\n"):
         outputs = np.array(predictions(tmp_path / "m.npz", given(tmp_path, text))["output"], float)
         np.testing.assert_allclose(outputs, net.predict([[1, 5], [2, 6]])[:, 0], rtol=1e-6)
+
+
+def test_another_value_of_a_column_that_was_constant_in_training_has_no_effect(tmp_path):
+    model, _ = trained_on(tmp_path, "x,k,y\n" + "1,7.7,.5\n2,7.7,1.5\n4,7.7,3\n" * 5)
+    same, other = (predictions(model, given(tmp_path, f"x,k\n1,{k}\n3,{k}\n")) for k in (7.7, -2000))
+    assert same == other
