@@ -342,33 +342,56 @@ def _positive(A):
 
 
 def binary_cross_entropy(A, Y, out):
-    """-Y log A - (1 - Y) log(1 - A), summed over the outputs; both logarithms are kept finite."""
-    tiny = np.finfo(A.dtype).tiny
-    out[...] = -(Y * np.log(np.maximum(A, tiny)) + (1 - Y) * np.log(np.maximum(1 - A, tiny))).sum(axis=1)
+    """-Y log A - (1 - Y) log(1 - A), summed over the outputs; A and 1 - A are held above 0."""
+    out[...] = _probability_loss("binary_cross_entropy", _parts(A), Y)
 
 
 def binary_cross_entropy_derivative(A, Y, out):
-    """Return (A - Y) / (A (1 - A)); A is held within [eps, 1 - eps]."""
-    eps = np.finfo(A.dtype).eps
-    A = np.clip(A, eps, 1 - eps)
-    out[...] = (A - Y) / (A * (1 - A))
+    """Return (A - Y) / (A (1 - A)); A and 1 - A are held above 0."""
+    A, B, *_ = parts = _parts(A)
+    out[...] = _probability_slope("binary_cross_entropy", parts, Y) / (A * B)
 
 
 def focal(A, Y, gamma, out):
-    """-Y (1 - A)^gamma log A - (1 - Y) A^gamma log(1 - A) (Lin et al., 2017); both logarithms are kept finite."""
-    tiny = np.finfo(A.dtype).tiny
-    A, B = np.maximum(A, tiny), np.maximum(1 - A, tiny)
-    out[...] = -(Y * B**gamma * np.log(A) + (1 - Y) * A**gamma * np.log(B)).sum(axis=1)
+    """-Y (1 - A)^gamma log A - (1 - Y) A^gamma log(1 - A) (Lin et al., 2017); A and 1 - A are held above 0."""
+    out[...] = _probability_loss("focal", _parts(A), Y, gamma)
 
 
 def focal_derivative(A, Y, gamma, out):
-    """Its derivative; A is held within [eps, 1 - eps]."""
-    eps = np.finfo(A.dtype).eps
-    A = np.clip(A, eps, 1 - eps)
-    B = 1 - A
-    of_ones = gamma * B ** (gamma - 1) * np.log(A) - B**gamma / A
-    of_zeros = A**gamma / B - gamma * A ** (gamma - 1) * np.log(B)
-    out[...] = Y * of_ones + (1 - Y) * of_zeros
+    """Its derivative; A and 1 - A are held above 0."""
+    A, B, *_ = parts = _parts(A)
+    out[...] = _probability_slope("focal", parts, Y, gamma) / (A * B)
+
+
+def _parts(A):
+    """Return A, B, log A, log B of probabilities A and B = 1 - A, held above 0: by half an eps B can tell from 0."""
+    A, B = np.maximum(A, np.finfo(A.dtype).tiny), np.maximum(1 - A, np.finfo(A.dtype).epsneg)
+    return A, B, np.log(A), np.log(B)
+
+
+def _probability_loss(loss, parts, Y, gamma=0):
+    """Losses of probabilities from their `_parts`, summed over the outputs."""
+    A, B, log_A, log_B = parts
+    of_ones, of_zeros = -log_A, -log_B
+    if loss == "focal":
+        of_ones, of_zeros = np.exp(gamma * log_B) * of_ones, np.exp(gamma * log_A) * of_zeros
+    if loss in ("cross_entropy", "poisson"):
+        return (Y * of_ones + (A if loss == "poisson" else 0)).sum(axis=1)
+    return (Y * of_ones + (1 - Y) * of_zeros).sum(axis=1)
+
+
+def _probability_slope(loss, parts, Y, gamma=0):
+    """Their derivatives by A, times A (1 - A): finite, and nothing in it cancels where A is near 0 or 1."""
+    A, B, log_A, log_B = parts
+    if loss == "cross_entropy":
+        return -Y * B
+    if loss == "poisson":
+        return ((1 - Y) * A - Y * B) * B
+    of_ones, of_zeros = -B, A
+    if loss == "focal":
+        of_ones = np.exp(gamma * log_B) * (gamma * A * log_A - B)
+        of_zeros = np.exp(gamma * log_A) * (A - gamma * B * log_B)
+    return Y * of_ones + (1 - Y) * of_zeros
 
 
 def binary_cross_entropy_logits(Z, Y, out):
@@ -397,6 +420,65 @@ def cross_entropy_logits(Z, Y, out):
     Z = Z - Z.max(axis=1, keepdims=True)
     log_A = Z - np.log(np.exp(Z).sum(axis=1, keepdims=True))
     out[...] = -log_A[np.arange(len(Y)), Y] if Y.ndim == 1 else (-Y * log_A).sum(axis=1)
+
+
+def _sigmoid_parts(Z):
+    """`_parts` of A = sigmoid(Z), from Z."""
+    A, B, rest = np.empty_like(Z), np.empty_like(Z), np.log1p(np.exp(-np.abs(Z)))
+    sigmoid(Z, A)
+    sigmoid(-Z, B)
+    return A, B, np.minimum(Z, 0) - rest, -np.maximum(Z, 0) - rest
+
+
+def _softmax_parts(Z, A):
+    """`_parts` of A = softmax(Z), from Z; and the softmax of those outputs of a row that are up to 1/2, 0 for others.
+
+    A = e^D / T with D = Z less the largest Z of the row.  Where one A is above 1/2 the sum T is 1 + R, R being that
+    over the others, which may be smaller than any number: so it is R = e^top * U, top the largest D of the others.
+    """
+    is_large = A > 0.5
+    D = Z - Z.max(axis=1, keepdims=True)
+    others = np.where(is_large, -np.inf, D)
+    top = np.maximum(others.max(axis=1, keepdims=True), -np.finfo(Z.dtype).max)  # finite for a single output too
+    E = np.exp(others - top)
+    U = E.sum(axis=1, keepdims=True)
+    log_R = np.maximum(top + np.log(U), -np.finfo(Z.dtype).max)
+    log_T = np.where(is_large.any(axis=1, keepdims=True), np.log1p(np.exp(log_R)), log_R)
+    log_A = D - log_T
+    B = np.where(is_large, A * np.exp(log_R), 1 - A)
+    return (A, B, log_A, np.where(is_large, log_A + log_R, np.log1p(-A))), E / U
+
+
+def _logit_loss(activation, loss, Z, A, Y, numbers):
+    """Losses of A = activation(Z) from Z, right however large Z is."""
+    if loss == "poisson" and activation != "sigmoid" and activation != "softmax":
+        log_A = Z if activation == "exponential" else np.where(Z < LINEAR_LOG[Z.dtype.name], Z, np.log(A))
+        return (A - Y * log_A).sum(axis=1)
+    if activation == "softmax":
+        return _probability_loss(loss, _softmax_parts(Z, A)[0], Y, *numbers)
+    return _probability_loss(loss, _sigmoid_parts(Z), _rows(Y, A), *numbers)
+
+
+LINEAR_LOG = {"float32": -20.0, "float64": -40.0}  # below, softplus(Z) is exp(Z) to the last digit
+
+
+def _logit_slope(activation, loss, Z, A, Y, numbers):
+    """Their derivatives by Z."""
+    if activation == "exponential":
+        return A - Y
+    if activation == "softplus":
+        slope = np.empty_like(Z)
+        sigmoid(Z, slope)
+        return slope - Y * np.where(Z < LINEAR_LOG[Z.dtype.name], 1, slope / A)
+    if activation == "sigmoid":
+        return _probability_slope(loss, _sigmoid_parts(Z), _rows(Y, A), *numbers)
+    # slope[j] - sum over i != j of slope[i] A[j] / (1 - A[i]); where A[i] is above 1/2 the share is a softmax of others
+    parts, share = _softmax_parts(Z, A)
+    slope, is_large = _probability_slope(loss, parts, Y, *numbers), A > 0.5
+    large = np.where(is_large, slope, 0).sum(axis=1, keepdims=True)
+    slope = np.where(is_large, slope, slope / parts[1])
+    total = np.where(is_large, 0, slope).sum(axis=1, keepdims=True)
+    return slope - A * total - share * large
 
 
 def _rows(Y, like):
@@ -720,13 +802,18 @@ class NumpyBackend:
         Factor of the inputs.
     """
 
-    # With these pairs of output activation and loss the derivatives cancel to delta = A - Y.
+    # With these pairs of output activation and loss the derivatives cancel to delta = A - Y ...
     FUSED = {("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")}
+    # ... and with these both come from Z too, since A or 1 - A may be rounded to 0 where the loss is of order 1.
+    LOGIT_FORMS = {("sigmoid", "cross_entropy"), ("sigmoid", "focal"), ("sigmoid", "poisson"),
+                   ("softmax", "binary_cross_entropy"), ("softmax", "focal"), ("softmax", "poisson"),
+                   ("softplus", "poisson"), ("exponential", "poisson")}
 
     def __init__(self, sizes, activations, loss, reduction, dtype, scale=1.0):
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
         self.dtype, self.scale = np.dtype(dtype), scale
-        self.fused = (activations[-1], loss) in self.FUSED
+        pair = self.pair = activations[-1], name_of(loss)
+        self.fused, self.has_logit_form = pair in self.FUSED, pair in self.LOGIT_FORMS
         self.numbers = settings_of(loss).values()  # what the loss takes besides A and Y
 
     def predict(self, parameters, X):
@@ -792,6 +879,8 @@ class NumpyBackend:
         """Loss of every sample from the outputs; from Z where the output activation allows it."""
         if self.fused:
             losses = _result(_twin(f"{self.loss}_logits"), Z[-1], Y, shape=len(Y))
+        elif self.has_logit_form:
+            losses = _logit_loss(*self.pair, Z[-1], A[-1], Y, self.numbers)
         else:
             losses = _result(_twin(self.loss), A[-1], Y, *self.numbers, shape=len(Y))
         return losses.astype(np.float64)
@@ -800,6 +889,8 @@ class NumpyBackend:
         """Delta of the last layer: dE/dA * f'(Z), and the 1/n of the mean."""
         if self.fused:
             delta = A - _rows(Y, A)
+        elif self.has_logit_form:
+            delta = _logit_slope(*self.pair, Z, A, Y, self.numbers)
         else:
             dA = _result(_twin(self.loss, "_derivative"), A, Y, *self.numbers, shape=A.shape)
             delta = self.through_activation(-1, Z, A, dA)

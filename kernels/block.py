@@ -182,7 +182,7 @@ LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffipi"),
           Leaf(elementwise.activate, "ippiipi"),
           Leaf(elementwise.derive, "ipppiii"),
           Leaf(losses.measure, "ifiipppppiii"),
-          Leaf(losses.output_gradient, "ifiippfpiii"),
+          Leaf(losses.output_gradient, "ifiipppfpiii"),
           Leaf(gather, "iiifpiiiiffpioiiiiii"),
           Leaf(update.advance, "ididwidp"),
           Leaf(noise.drop_rows, "iiiipipiiiii"),
@@ -367,12 +367,13 @@ def output_delta(plan, work, y_kind, scale, first, last):
     """Delta of the output layer, with the factor 1/n of the mean in `scale`; rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
     row = layer[ROW]
-    a, delta = offset(work, layer[A_AT] + first * row), offset(work, layer[DELTA_AT] + first * row)
-    call(plan.leaves[OUTPUT_GRADIENT], plan.loss, as_float(plan.number, work), plan.fused, y_kind, a,
+    z, a = offset(work, layer[Z_AT] + first * row), offset(work, layer[A_AT] + first * row)
+    delta = offset(work, layer[DELTA_AT] + first * row)
+    call(plan.leaves[OUTPUT_GRADIENT], plan.loss, as_float(plan.number, work), plan.fused, y_kind, z, a,
          offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)), scale, delta, last - first, layer[N_OUT],
          row)
     if plan.fused == NOT_FUSED or y_kind == Y_GRADIENT:
-        derive(plan, layer, offset(work, layer[Z_AT] + first * row), a, delta, layer[N_OUT], last - first)
+        derive(plan, layer, z, a, delta, layer[N_OUT], last - first)
 
 
 @part

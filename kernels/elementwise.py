@@ -267,7 +267,7 @@ def _softsign(z):
 
 @inner
 def _softsign_derivative(z, a):
-    root = 1.0 - fabs(a)
+    root = 1.0 / (fabs(z) + 1.0)                   # 1 - |a|, in which all digits may cancel
     return root * root
 
 
@@ -312,7 +312,7 @@ def _identity_derivative(z, a):
 CODES = {name: code for code, name in enumerate(
     ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "selu", "mish", "softsign",
      "hard_sigmoid", "hard_tanh", "exponential", "softmax", "own"])}
-DERIVED_FROM_Z = {"silu", "gelu", "mish", "own"}    # those of all others are had from A alone; Z need not be kept
+DERIVED_FROM_Z = {"silu", "gelu", "mish", "softsign", "own"}     # all other derivatives need only A; Z is not kept
 
 (IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SOFTPLUS, SILU, GELU, SELU, MISH, SOFTSIGN, HARD_SIGMOID, HARD_TANH,
  EXPONENTIAL, SOFTMAX, OWN) = CODES.values()        # those below SOFTMAX are elementwise; OWN is a user's (`own`)
@@ -669,7 +669,7 @@ def mish_derivative(Z, A, out):
 
 @kernel
 def softsign_derivative(Z, A, out):
-    """Write f'(Z) = (1 - |A|)**2."""
+    """Write f'(Z) = 1 / (1 + |Z|)**2."""
     map_pair_block(_softsign_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 

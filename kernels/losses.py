@@ -1,7 +1,8 @@
 """Losses: the value for each sample (the sum over its outputs) and the derivative by the outputs.
 
-The engine fuses sigmoid with binary cross-entropy and softmax with cross-entropy: their delta is A - Y, and their
-value comes from Z (the logits form), finite however far the outputs are saturated.  Twins: `fastbp.reference`.
+Where an output activation takes the loss's logarithm with it (`LOGIT_FORMS`), the engine computes value and delta from
+the logits Z: both are right however far the outputs are saturated, where 1 - A or A itself is rounded to 0.  With
+sigmoid and binary cross-entropy, and with softmax and cross-entropy, delta is A - Y.  Twins: `fastbp.reference`.
 """
 import numpy as np
 
@@ -9,10 +10,13 @@ from .elementwise import (
     _clamp,
     _exp,
     _expm1,
+    _finite,
     _identity,
     _log,
     _log1p_of_unit,
     _relu,
+    _sigmoid,
+    _softplus,
     _tanh,
     map_block,
     softmax_row,
@@ -133,43 +137,113 @@ def _smallest(a):
 
 
 @inner
-def _binary_cross_entropy(a, y):
-    one_less = _clamp(1.0 - a, _smallest(a), 1.0)
-    return -(y * _log(_clamp(a, _smallest(a), 1.0)) + (1.0 - y) * _log(one_less))
+def _parts(a):
+    """Return (a, b, log(a), log(b)) of the probabilities a and b = 1 - a, kept above 0.
+
+    Half an eps is the smallest b that there is beside 0, as `a` is rounded; the value and the derivative use the same.
+    """
+    b = _clamp(1.0 - a, by_dtype(a, 5.9604645e-08, 1.1102230246251565e-16), 1.0)
+    a = _clamp(a, _smallest(a), 1.0)
+    return a, b, _log(a), _log(b)
 
 
 @inner
-def _inside_01(a):
-    """Keep A within [eps, 1 - eps]."""
-    return _clamp(a, by_dtype(a, 1.1920929e-07, 2.220446049250313e-16), by_dtype(a, 0.9999999, 0.9999999999999998))
+def probability_loss(code, number, parts, y):
+    """Loss of probabilities from their `_parts`."""
+    a, b, log_a, log_b = parts
+    if code == FOCAL:
+        return -(y * _exp(log_b * number) * log_a + (1.0 - y) * _exp(log_a * number) * log_b)
+    if code == POISSON:
+        return a - y * log_a
+    if code == CROSS_ENTROPY:
+        return -(y * log_a)
+    return -(y * log_a + (1.0 - y) * log_b)
+
+
+@inner
+def probability_slope(code, number, parts, y):
+    """Its derivative by a, times a (1 - a): finite, and nothing in it cancels where a is near 0 or 1."""
+    a, b, log_a, log_b = parts
+    if code == FOCAL:
+        return (y * _exp(log_b * number) * (a * log_a * number - b)
+                + (1.0 - y) * _exp(log_a * number) * (a - b * log_b * number))
+    if code == CROSS_ENTROPY:
+        return -(y * b)
+    difference = (1.0 - y) * a - y * b             # a - y
+    return difference * b if code == POISSON else difference
+
+
+@inner
+def _binary_cross_entropy(a, y):
+    return probability_loss(BINARY_CROSS_ENTROPY, 0.0, _parts(a), y)
 
 
 @inner
 def _binary_cross_entropy_derivative(a, y):
-    a = _inside_01(a)
-    return (a - y) / (a * (1.0 - a))
+    parts = _parts(a)
+    return probability_slope(BINARY_CROSS_ENTROPY, 0.0, parts, y) / (parts[0] * parts[1])
 
 
 @inner
 def _focal(a, y, gamma):
-    log_a, log_b = _log(_clamp(a, _smallest(a), 1.0)), _log(_clamp(1.0 - a, _smallest(a), 1.0))
-    return -(y * _exp(log_b * gamma) * log_a + (1.0 - y) * _exp(log_a * gamma) * log_b)
+    return probability_loss(FOCAL, gamma, _parts(a), y)
 
 
 @inner
 def _focal_derivative(a, y, gamma):
-    a = _inside_01(a)
-    b = 1.0 - a
-    log_a, log_b = _log(a), _log(b)
-    of_ones = _exp(log_b * gamma) * (log_a * gamma / b - 1.0 / a)
-    of_zeros = _exp(log_a * gamma) * (1.0 / b - log_b * gamma / a)
-    return y * of_ones + (1.0 - y) * of_zeros
+    parts = _parts(a)
+    return probability_slope(FOCAL, gamma, parts, y) / (parts[0] * parts[1])
 
 
 @inner
 def _binary_cross_entropy_logits(z, y):
     """max(z, 0) - z * y + log(1 + e**-|z|), written so that a saturated, right output costs exactly 0."""
     return where(z < 0.0, -z * y, z * (1.0 - y)) + _log1p_of_unit(_exp(-fabs(z)))
+
+
+@inner
+def _sigmoid_parts(z):
+    """`_parts` of a = sigmoid(z), from z."""
+    rest = _log1p_of_unit(_exp(-fabs(z)))
+    return _sigmoid(z), _sigmoid(-z), where(z < 0.0, z, 0.0) - rest, where(z < 0.0, 0.0, -z) - rest
+
+
+@inner
+def sigmoid_loss(code, number, z, y):
+    """Loss of a = sigmoid(z)."""
+    return probability_loss(code, number, _sigmoid_parts(z), y)
+
+
+@inner
+def sigmoid_loss_derivative(code, number, z, y):
+    """Its derivative by z."""
+    return probability_slope(code, number, _sigmoid_parts(z), y)
+
+
+@inner
+def softplus_loss(code, number, z, y):
+    """Poisson loss of a = softplus(z), which is e**z to the last digit where z is far below 0."""
+    a = _softplus(z)
+    return a - y * where(z < by_dtype(z, -20.0, -40.0), z, _log(a))
+
+
+@inner
+def softplus_loss_derivative(code, number, z, y):
+    """Its derivative by z."""
+    slope = _sigmoid(z)
+    return slope - y * where(z < by_dtype(z, -20.0, -40.0), 1.0, slope / _softplus(z))
+
+
+@inner
+def exponential_loss(code, number, z, y):
+    """Poisson loss of a = e**z."""
+    return _exp(z) - y * z
+
+
+@inner
+def exponential_loss_derivative(code, number, z, y):
+    """Its derivative by z."""
+    return _exp(z) - y
 
 
 @inner
@@ -190,7 +264,13 @@ CODES = {name: code for code, name in enumerate(
      "hinge", "poisson", "focal", "from_logits", "own"])}
 (SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, LOG_COSH, QUANTILE, HINGE, POISSON, FOCAL,
  FROM_LOGITS, OWN) = CODES.values()                     # OWN is a user's, in leaves of its own (`own`)
-NOT_FUSED, FUSED_SIGMOID, FUSED_SOFTMAX = range(3)      # whether the loss is fused with the output activation
+# Whether the loss is computed from the logits: with delta = A - Y (FUSED_), or by the functions for this activation.
+NOT_FUSED, FUSED_SIGMOID, FUSED_SOFTMAX, OF_SIGMOID, OF_SOFTPLUS, OF_EXPONENTIAL, OF_SOFTMAX = range(7)
+LOGIT_FORMS = {
+    ("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID, ("softmax", "cross_entropy"): FUSED_SOFTMAX,
+    **{("sigmoid", loss): OF_SIGMOID for loss in ("cross_entropy", "focal", "poisson")},
+    **{("softmax", loss): OF_SOFTMAX for loss in ("binary_cross_entropy", "focal", "poisson")},
+    ("softplus", "poisson"): OF_SOFTPLUS, ("exponential", "poisson"): OF_EXPONENTIAL}
 Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)         # kinds of targets
 
 
@@ -247,40 +327,40 @@ def loss_derivative(code, number, a, y):
 # ------------------------------------------------------------------------------------------ loops over rows
 
 @inner
-def sum_rows(code, number, a, y, out, rows, columns, row):
-    """out[r] = sum over columns of loss(a, y), rows of `a` and `y` being `row` elements apart."""
+def sum_rows(loss, code, number, a, y, out, rows, columns, row):
+    """out[r] = sum over columns of loss(code, number, a, y), rows of `a` and `y` being `row` elements apart."""
     width = lanes(a)
     if row == 1:
         r = 0
         while r + width <= rows:
-            store(out, r, loss_value(code, number, load(a, r), load(y, r)))
+            store(out, r, loss(code, number, load(a, r), load(y, r)))
             r += width
         if r < rows:
-            store_part(out, r, loss_value(code, number, load_part(a, r, rows - r), load_part(y, r, rows - r)), rows - r)
+            store_part(out, r, loss(code, number, load_part(a, r, rows - r), load_part(y, r, rows - r)), rows - r)
         return
     full = columns - columns % width
     for r in range(rows):
         at = r * row
         total = load_part(a, 0, 0)
         for j in range(0, full, width):
-            total = total + loss_value(code, number, load(a, at + j), load(y, at + j))
+            total = total + loss(code, number, load(a, at + j), load(y, at + j))
         if full < columns:
             n = columns - full
-            value = loss_value(code, number, load_part(a, at + full, n), load_part(y, at + full, n))
+            value = loss(code, number, load_part(a, at + full, n), load_part(y, at + full, n))
             total = total + first_lanes(value, n, 0.0)
         poke(out, r, sum_of(total))
 
 
 @inner
-def scaled_derivative(code, number, a, y, scale, out, n):
-    """out[i] = scale * d loss / d a."""
+def scaled_derivative(derivative, code, number, a, y, scale, out, n):
+    """out[i] = scale * derivative(code, number, a, y)."""
     width = lanes(a)
     i = 0
     while i + width <= n:
-        store(out, i, loss_derivative(code, number, load(a, i), load(y, i)) * scale)
+        store(out, i, derivative(code, number, load(a, i), load(y, i)) * scale)
         i += width
     if i < n:
-        store_part(out, i, loss_derivative(code, number, load_part(a, i, n - i), load_part(y, i, n - i)) * scale, n - i)
+        store_part(out, i, derivative(code, number, load_part(a, i, n - i), load_part(y, i, n - i)) * scale, n - i)
 
 
 @inner
@@ -297,6 +377,113 @@ def softmax_loss_rows(z, y, lse, out, rows, columns, row):
             target = load(y, at + j)
             total = total + where(target > 0.0, target * (normaliser - load(z, at + j)), 0.0)
         poke(out, r, sum_of(total))
+
+
+@inner
+def softmax_logits(z, a, n):
+    """(largest logit, its log(a), largest logit of the others, sum of e**(z - it) over them, log(sum of a over them)).
+
+    Of one row, each number a vector.  "The others" are those with a <= 1/2: all but one, or all.  The last number is
+    relative to the largest a, so that it is log(1 - a) - log(a) where there is one above 1/2.
+    """
+    zero, width, lowest = load_part(z, 0, 0), lanes(z), -float("inf")
+    top = other = zero + lowest
+    for j in range(0, n, width):
+        m = min(width, n - j)
+        v = first_lanes(load_part(z, j, m), m, lowest)
+        top = where(v > top, v, top)
+        v = where(load_part(a, j, m) > 0.5, lowest, v)
+        other = where(v > other, v, other)
+    top, other = zero + largest_of(top), zero + largest_of(other)
+    total = zero
+    for j in range(0, n, width):
+        m = min(width, n - j)
+        e = where(load_part(a, j, m) > 0.5, 0.0, _exp(load_part(z, j, m) - other))
+        total = total + first_lanes(e, m, 0.0)
+    total = zero + sum_of(total)
+    log_total = _log(total)
+    log_others = _finite(other - top + log_total)
+    log_top = -where(other < top, _log1p_of_unit(_clamp(_exp(log_others), 0.0, 1.0)), log_total)
+    return top, log_top, other, total, log_others
+
+
+@inner
+def _softmax_parts(z, a, logits):
+    """`_parts` of outputs of a softmax, from their logits and those of their row (`softmax_logits`)."""
+    top, log_top, _, _, log_others = logits
+    is_large = a > 0.5
+    log_a = z - top + log_top
+    b = where(is_large, a * _exp(log_others), 1.0 - a)
+    return a, b, log_a, where(is_large, log_a + log_others, -_log1p_of_unit(a / b))
+
+
+@inner
+def softmax_loss(code, number, z, a, y, out, rows, columns, row):
+    """out[r] = sum over columns of the loss of a = softmax(z)."""
+    width = lanes(z)
+    for r in range(rows):
+        at = r * row
+        logits = softmax_logits(offset(z, at), offset(a, at), columns)
+        total = load_part(z, 0, 0)
+        for j in range(0, columns, width):
+            m = min(width, columns - j)
+            parts = _softmax_parts(load_part(z, at + j, m), load_part(a, at + j, m), logits)
+            value = probability_loss(code, number, parts, load_part(y, at + j, m))
+            total = total + first_lanes(value, m, 0.0)
+        poke(out, r, sum_of(total))
+
+
+@inner
+def softmax_loss_derivative(code, number, z, a, y, scale, out, rows, columns, row):
+    """Write scale * d loss / d z of a = softmax(z): slope[j] - sum over i != j of slope[i] a[j] / (1 - a[i]).
+
+    `slope` are those of `probability_slope`.  Where a[i] is above 1/2, a[j] / (1 - a[i]) is a softmax of the others.
+    """
+    zero, width = load_part(z, 0, 0), lanes(z)
+    for r in range(rows):
+        z_row, a_row, y_row, delta = offset(z, r * row), offset(a, r * row), offset(y, r * row), offset(out, r * row)
+        logits = softmax_logits(z_row, a_row, columns)
+        total = large = zero
+        for j in range(0, columns, width):
+            m = min(width, columns - j)
+            p = load_part(a_row, j, m)
+            parts = _softmax_parts(load_part(z_row, j, m), p, logits)
+            slope = probability_slope(code, number, parts, load_part(y_row, j, m))
+            slope = where(p > 0.5, slope, slope / parts[1])
+            store_part(delta, j, slope, m)
+            total = total + first_lanes(where(p > 0.5, 0.0, slope), m, 0.0)
+            large = large + first_lanes(where(p > 0.5, slope, 0.0), m, 0.0)
+        total, large = zero + sum_of(total), zero + sum_of(large)
+        for j in range(0, columns, width):
+            m = min(width, columns - j)
+            p = load_part(a_row, j, m)
+            share = where(p > 0.5, 0.0, _exp(load_part(z_row, j, m) - logits[2]) / logits[3])
+            store_part(delta, j, (load_part(delta, j, m) - p * total - share * large) * scale, m)
+
+
+@inner
+def sigmoid_label_losses(z, labels, out, rows, columns, row):
+    """out[r] = -log(sigmoid(z)) of the label's output."""
+    one = load_part(z, 0, 0) + 1.0
+    for r in range(rows):
+        label = peek(labels, r)
+        value = one * float("nan")
+        if 0 <= label < columns:
+            value = sigmoid_loss(CROSS_ENTROPY, 0.0, one * peek(z, r * row + np.intp(label)), one)
+        poke(out, r, largest_of(value))
+
+
+@inner
+def sigmoid_label_gradient(z, labels, scale, out, rows, columns, row):
+    """Write its derivative by z, times scale."""
+    one, width = load_part(z, 0, 0) + 1.0, lanes(z)
+    for r in range(rows):
+        for j in range(0, columns, width):
+            store_part(out, r * row + j, one * 0.0, min(width, columns - j))
+        label = peek(labels, r)
+        if 0 <= label < columns:
+            at = r * row + np.intp(label)
+            poke(out, at, largest_of(sigmoid_loss_derivative(CROSS_ENTROPY, 0.0, one * peek(z, at), one) * scale))
 
 
 @part
@@ -326,7 +513,9 @@ def measure(loss, number, fused, y_kind, z, a, y, lse, out, rows, n, row):
 
     `number` is what the loss with this code takes besides outputs and targets, if anything (`loss_value`).
     """
-    if y_kind == Y_LABELS:
+    if y_kind == Y_LABELS and fused == OF_SIGMOID:
+        sigmoid_label_losses(z, y, out, rows, n, row)
+    elif y_kind == Y_LABELS:
         one = load_part(a, 0, 0) + 1.0
         for r in range(rows):
             at = r * row + np.intp(peek(y, r))
@@ -335,27 +524,45 @@ def measure(loss, number, fused, y_kind, z, a, y, lse, out, rows, n, row):
             else:
                 poke(out, r, largest_of(_cross_entropy(load_part(a, 0, 0) + peek(a, at), one)))
     elif fused == FUSED_SIGMOID:
-        sum_rows(FROM_LOGITS, number, z, y, out, rows, n, row)
+        sum_rows(loss_value, FROM_LOGITS, number, z, y, out, rows, n, row)
     elif fused == FUSED_SOFTMAX:
         softmax_loss_rows(z, y, lse, out, rows, n, row)
+    elif fused == OF_SIGMOID:
+        sum_rows(sigmoid_loss, loss, number, z, y, out, rows, n, row)
+    elif fused == OF_SOFTPLUS:
+        sum_rows(softplus_loss, loss, number, z, y, out, rows, n, row)
+    elif fused == OF_EXPONENTIAL:
+        sum_rows(exponential_loss, loss, number, z, y, out, rows, n, row)
+    elif fused == OF_SOFTMAX:
+        softmax_loss(loss, number, z, a, y, out, rows, n, row)
     else:
-        sum_rows(loss, number, a, y, out, rows, n, row)
+        sum_rows(loss_value, loss, number, a, y, out, rows, n, row)
 
 
 @part
-def output_gradient(loss, number, fused, y_kind, a, y, scale, out, rows, n, row):
-    """Scale * d loss / d a of each output; for the fused losses d loss / d z; or a copy of a given gradient y.
+def output_gradient(loss, number, fused, y_kind, z, a, y, scale, out, rows, n, row):
+    """Scale * d loss / d a of each output; for losses with a logit form d loss / d z; or a copy of a given gradient y.
 
     Rows are `row` elements apart; what lies between is worked on too, and means nothing.
     """
-    if y_kind == Y_LABELS:
+    if y_kind == Y_LABELS and fused == OF_SIGMOID:
+        sigmoid_label_gradient(z, y, scale, out, rows, n, row)
+    elif y_kind == Y_LABELS:
         label_gradient(a, y, scale, out, rows, n, row, fused == FUSED_SOFTMAX)
     elif y_kind == Y_GRADIENT:
         map_block(_identity, y, out, rows * row)
-    elif fused != NOT_FUSED:
-        scaled_derivative(SQUARED_ERROR, number, a, y, scale, out, rows * row)
+    elif fused == FUSED_SIGMOID or fused == FUSED_SOFTMAX:
+        scaled_derivative(loss_derivative, SQUARED_ERROR, number, a, y, scale, out, rows * row)
+    elif fused == OF_SIGMOID:
+        scaled_derivative(sigmoid_loss_derivative, loss, number, z, y, scale, out, rows * row)
+    elif fused == OF_SOFTPLUS:
+        scaled_derivative(softplus_loss_derivative, loss, number, z, y, scale, out, rows * row)
+    elif fused == OF_EXPONENTIAL:
+        scaled_derivative(exponential_loss_derivative, loss, number, z, y, scale, out, rows * row)
+    elif fused == OF_SOFTMAX:
+        softmax_loss_derivative(loss, number, z, a, y, scale, out, rows, n, row)
     else:
-        scaled_derivative(loss, number, a, y, scale, out, rows * row)
+        scaled_derivative(loss_derivative, loss, number, a, y, scale, out, rows * row)
 
 
 # ------------------------------------------------------------------------------------------ the public kernels
@@ -366,14 +573,16 @@ def output_gradient(loss, number, fused, y_kind, a, y, scale, out, rows, n, row)
 def losses_of(code, number, A, Y, out):
     """Write the loss of each sample."""
     p = pointer(A, 0)
-    sum_rows(code, as_float(number, p), p, pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1], A.shape[1])
+    sum_rows(loss_value, code, as_float(number, p), p, pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1],
+             A.shape[1])
 
 
 @inner
 def derivatives_of(code, number, A, Y, out):
     """Write the derivatives by A."""
     p = pointer(A, 0)
-    scaled_derivative(code, as_float(number, p), p, pointer(Y, 0), as_float(1, p), pointer(out, 0), A.size)
+    scaled_derivative(loss_derivative, code, as_float(number, p), p, pointer(Y, 0), as_float(1, p), pointer(out, 0),
+                      A.size)
 
 
 @kernel
@@ -518,8 +727,8 @@ def cross_entropy_derivative(A, Y, out):
     rows, n = A.shape
     y = targets(Y, out.dtype)
     p = pointer(A, 0)
-    output_gradient(CROSS_ENTROPY, as_float(0, p), NOT_FUSED, Y_LABELS if Y.ndim == 1 else Y_ROWS, p, pointer(y, 0),
-                    as_float(1, p), pointer(out, 0), rows, n, n)
+    output_gradient(CROSS_ENTROPY, as_float(0, p), NOT_FUSED, Y_LABELS if Y.ndim == 1 else Y_ROWS, p, p,
+                    pointer(y, 0), as_float(1, p), pointer(out, 0), rows, n, n)
 
 
 @kernel

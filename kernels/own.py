@@ -39,7 +39,7 @@ def loss_leaves(function, derivative):
             poke(out, r, total)
 
     @part
-    def output_gradient(loss, number, fused, y_kind, a, y, scale, out, rows, n, row):
+    def output_gradient(loss, number, fused, y_kind, z, a, y, scale, out, rows, n, row):
         if y_kind == Y_GRADIENT:
             map_block(_identity, y, out, rows * row)
         else:

@@ -7,7 +7,7 @@ import numpy as np
 from . import elementwise, losses
 from .dense import pack_size
 from .jit import inner
-from .losses import FUSED_SIGMOID, FUSED_SOFTMAX, NOT_FUSED
+from .losses import FUSED_SIGMOID, LOGIT_FORMS, NOT_FUSED
 from .update import N_FACTORS
 
 (N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS, DROP_AT, THRESHOLD,
@@ -157,8 +157,7 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
         layers[l] = (n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row,
                      by_columns, take(rows * row) if threshold else a_at, threshold, *addresses)
         w_at += (n_in + 1) * n_out
-    fused = {("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
-             ("softmax", "cross_entropy"): FUSED_SOFTMAX}.get((activations[-1], loss), NOT_FUSED)
+    fused = LOGIT_FORMS.get((activations[-1], loss), NOT_FUSED)
     n_neurons, lanes_at = sum(sizes[1:]), -1
     if w_at <= MOST_LANE_PARAMETERS and (layers[:, ACTIVATION] < QUICK).all() and (
             fused == FUSED_SIGMOID or loss == "squared_error"):

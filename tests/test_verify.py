@@ -138,6 +138,7 @@ def test_a_wrong_derivative_of_each_loss_is_found(loss, data, monkeypatch):
     monkeypatch.setattr(reference, f"{loss}_derivative", wrong_derivative)
     monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
     monkeypatch.setattr(RIGHT, "FUSED", set())
+    monkeypatch.setattr(RIGHT, "LOGIT_FORMS", set())
     output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "focal": "sigmoid",
               "poisson": "softplus"}.get(loss, "identity")
     net = fastbp.Network([4, 4, 4], ["tanh", output], loss, seed=0, backend="numpy")
