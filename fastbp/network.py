@@ -372,6 +372,9 @@ class Network:
     def verify(self, X, Y):
         """Compare Numba with NumPy and with central differences; prints as a table, and `.ok` sums it up.
 
+        Each quantity agrees, is WRONG, or is not checkable here, where rounding or kinks would hide a fault.  `.ok` is
+        True where nothing is wrong and some gradient was checked.
+
         Returns
         -------
         fastbp.verify.Report
