@@ -24,8 +24,8 @@ FUNCTIONS = {
     "exponential": mp.exp, "identity": lambda z: z,
 }
 BITS = 1300  # of the arithmetic: 1 - e**-750 needs 1,082
-LOGITS = [-750, -300, -104, -88.5, -60, -40, -30, -17, -9.5, -3.25, -1, -0.125, 0.25, 2, 8, 12, 17.5, 25, 37.5, 45, 90,
-          200, 750]
+LOGITS = [-750, -300, -104, -88.5, -60, -40, -30, -17, -9.5, -3.25, -1.25, -0.125, 0.25, 2, 8, 12, 17.5, 25, 37.5, 45,
+          90, 200, 750]
 TARGETS = {"signs": [-1.0, 1], "probabilities": [0.0, 1, 0.25], "counts": [0.0, 1, 3], "numbers": [-2.0, 0.375]}
 EVERY_LOSS = [*(name for name in LOSSES if name != "focal"), *(Focal(gamma) for gamma in (0, 0.5, 1, 2, 5))]
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -97,23 +97,23 @@ def cases(activation, loss):
     targets = TARGETS[kind_of(loss)]
     logits = [z for z in LOGITS if z < 43] if activation == "exponential" else LOGITS  # its square fits float32
     logits = [z for z in LOGITS if abs(z) < 20] if activation == "gelu" else logits  # erfc takes mpmath long
+    logits = logits if kind_of(loss) in ("probabilities", "counts") else logits[::2]
     if activation != "softmax":
         Z, Y = (np.array(a, float)[:, None] for a in (np.repeat(logits, len(targets)), np.tile(targets, len(logits))))
         yield Z, Y
-        n = 19 * (len(Z) // 19)
-        order = np.random.default_rng(0).permutation(len(Z))[:n]
+        order = np.random.default_rng(0).integers(0, len(Z), 19 * 3)
         yield Z[order].reshape(-1, 19), Y[order].reshape(-1, 19)
         return
-    for width, logits in ((2, LOGITS), (3, LOGITS), (19, LOGITS[::6])):
+    for width, some in ((2, logits), (3, logits[::2]), (19, logits[1::12])):
         rng = np.random.default_rng(width)
-        Z = rng.integers(-8, 8, (len(logits), width)) / 4
-        Z[:, 0] = logits
-        Z[::3, 1] = -np.array(logits[::3])
+        Z = rng.integers(-8, 8, (len(some), width)) / 4
+        Z[:, 0] = some
+        Z[::3, 1] = -np.array(some[::3])
         Z[::5, :2] = np.abs(Z[::5, :1])                  # two are the largest
         Y = np.array(targets)[rng.integers(0, len(targets), Z.shape)]
         if losses.name_of(loss) == "cross_entropy":
-            Y = np.where(np.arange(width) < 2, np.array([[0.25, 0.75], [1, 0], [0, 1]])[rng.integers(0, 3, len(Z))][:, [
-                0, 1, *[0] * (width - 2)]], 0)
+            Y = np.zeros(Z.shape)
+            Y[:, :2] = np.array([[0.25, 0.75], [1, 0], [0, 1]])[rng.integers(0, 3, len(Z))]
         yield Z, Y
 
 
@@ -132,7 +132,9 @@ def test_loss_and_delta_of_every_pair(activation, loss):
                 net = network(activation, loss, Z.shape[1], dtype=dtype, backend=backend)
                 record = net._backend.record(net.parameters, Z.astype(dtype), Y.astype(dtype))
                 eps = np.finfo(dtype).eps
-                np.testing.assert_allclose(record.losses, values, 50 * eps, 50 * eps, err_msg=f"{backend} {dtype}")
+                # log(sum of exp(z)) - z of softmax and cross-entropy rounds the logits
+                rounding = 50 + np.abs(Z).max(axis=1) * (activation == "softmax" and loss == "cross_entropy")
+                assert (np.abs(record.losses - values) <= rounding * eps * np.maximum(1, values)).all(), dtype
                 off = np.abs(record.delta[-1] - slopes) / np.maximum(1, np.abs(slopes).max(axis=1, keepdims=True))
                 assert off.max() <= 50 * eps, (backend, dtype, Z[off.argmax() // Z.shape[1]])
                 if losses.name_of(loss) != "cross_entropy" or activation == "softmax":  # whose rows must sum to 1
@@ -240,11 +242,11 @@ def test_derivatives_for_every_size_of_z(backend, name, dtype):
     info = np.finfo(dtype)
     size = np.concatenate([10.0 ** np.arange(-30, 1), np.linspace(0.3, 87, 40), [1e3, 1e4, 1e7, 1e15, 1e18, 1e30]])
     z = np.concatenate([-size, size]).astype(dtype)
-    z = z[z < 88] if name == "exponential" else z
+    z = z[(np.abs(z) != 1) & (z < 88 if name == "exponential" else True)]  # 1 is a kink of hard_tanh
     Z, A, slope = z[None], np.empty((1, len(z)), dtype), np.empty((1, len(z)), dtype)
     getattr(module, name)(Z, A)
     getattr(module, f"{name}_derivative")(Z, A, slope)
-    with mpmath.workprec(BITS):
+    with mpmath.workprec(400):
         exact = [mp.diff(FUNCTIONS[name], mp.mpf(v)) if abs(v) < 200 or name == "softsign" else
                  round(mp.diff(FUNCTIONS[name], mp.mpf(float(np.sign(v)) * 200)), 30) for v in z.tolist()]
         off = [abs(mp.mpf(v) - e) for v, e in zip(slope[0].tolist(), exact, strict=True)]
