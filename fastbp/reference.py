@@ -403,10 +403,11 @@ def binary_cross_entropy_logits(Z, Y, out):
 def cross_entropy(A, Y, out):
     """-log of the probability A gives to the true class; A is held above 0.
 
-    Y holds class labels, int64 (n_samples,), or rows of probabilities: then -sum of Y log A.
+    Y holds class labels, int64 (n_samples,), or rows of probabilities: then -sum of Y log A.  The loss of a label
+    that is no class is NaN.
     """
     A = np.maximum(A, np.finfo(A.dtype).tiny)
-    out[...] = -np.log(A[np.arange(len(Y)), Y]) if Y.ndim == 1 else (-Y * np.log(A)).sum(axis=1)
+    out[...] = -np.log(_at_labels(A, Y)) if Y.ndim == 1 else (-Y * np.log(A)).sum(axis=1)
 
 
 def cross_entropy_derivative(A, Y, out):
@@ -419,7 +420,7 @@ def cross_entropy_logits(Z, Y, out):
     Z = _finite(Z)
     Z = Z - Z.max(axis=1, keepdims=True)
     log_A = Z - np.log(np.exp(Z).sum(axis=1, keepdims=True))
-    out[...] = -log_A[np.arange(len(Y)), Y] if Y.ndim == 1 else (-Y * log_A).sum(axis=1)
+    out[...] = -_at_labels(log_A, Y) if Y.ndim == 1 else (-Y * log_A).sum(axis=1)
 
 
 def _sigmoid_parts(Z):
@@ -482,12 +483,24 @@ def _logit_slope(activation, loss, Z, A, Y, numbers):
 
 
 def _rows(Y, like):
-    """Targets as rows: class labels become one-hot rows."""
+    """Targets as rows: class labels become one-hot rows, and rows of NaN where they are no class."""
     if Y.ndim == 2:
         return Y
+    is_class = _are_classes(Y, like.shape[1])
     rows = np.zeros_like(like)
-    rows[np.arange(len(Y)), Y] = 1
+    rows[np.flatnonzero(is_class), Y[is_class]] = 1
+    rows[~is_class] = np.nan
     return rows
+
+
+def _at_labels(A, Y):
+    """Element of each row at its label; NaN where the label is no class."""
+    is_class = _are_classes(Y, A.shape[1])
+    return np.where(is_class, A[np.arange(len(Y)), np.where(is_class, Y, 0)], np.nan)
+
+
+def _are_classes(Y, n_out):
+    return (Y >= 0) & (Y < n_out)
 
 
 # ------------------------------------------------------------------ updates and shuffling
@@ -718,7 +731,7 @@ def class_counts(A, Y, counts):
 
     The class is the first largest number of a row, NaN being none; Y may hold labels (n_samples,).
     """
-    predicted, true = _classes(A), _classes(Y)
+    predicted, true = _classes(A), _classes(Y, A.shape[1])
     for row, classes in zip(counts, (true[predicted == true], predicted, true), strict=True):
         row += np.bincount(classes, minlength=len(row))
 
@@ -734,7 +747,7 @@ def label_counts(A, Y, threshold, counts, right):
 def top_counts(A, Y, k, right):
     """Count the samples whose class has one of the k largest outputs; of equal ones the later class is the larger."""
     largest = np.argsort(A, axis=1, kind="stable")[:, ::-1][:, :k]
-    right += (largest == _classes(Y)[:, None]).any(axis=1).sum()
+    right += (largest == _classes(Y, A.shape[1])[:, None]).any(axis=1).sum()
 
 
 def error_sums(A, Y, totals):
@@ -756,8 +769,10 @@ def error_sums(A, Y, totals):
         mean += step * m / (n + m)
 
 
-def _classes(Y):
+def _classes(Y, n_out=None):
     if Y.ndim == 1:
+        if not _are_classes(Y, n_out).all():
+            raise ValueError("Y holds a label that is no class: labels must be 0 to n_out - 1")
         return Y
     largest = np.where(np.isnan(Y), -np.inf, Y).max(axis=1, keepdims=True)
     return (Y == largest).argmax(axis=1)

@@ -106,7 +106,8 @@ def gather(x_address, x_kind, n_in, scale, x, x_row, y_address, y_kind, n_out, s
     """Bring samples times `scale` into rows top .. bottom - 1 of the block x, their targets to first .. last - 1 of y.
 
     Row r is the sample at place start + r of the order, or of the data themselves (`in_order`).  With `smoothing`
-    class labels become rows of targets, and all become (1 - smoothing) Y + smoothed (Szegedy et al. 2016).
+    class labels become rows of targets, and all become (1 - smoothing) Y + smoothed (Szegedy et al. 2016).  The row of
+    a label that is no class is NaN: labels are the caller's memory, and may change after they were checked.
     """
     if x_kind == X_FLOAT32 and is_single(x) or x_kind == X_FLOAT64 and not is_single(x):
         _copied_rows(pointer_like(x_address, x), n_in, scale, order, start, in_order, top, bottom, x, x_row)
@@ -125,9 +126,12 @@ def gather(x_address, x_kind, n_in, scale, x, x_row, y_address, y_kind, n_out, s
             at = start + r
             if not in_order:
                 at = peek(order, at)
+            label = peek(labels, at)
+            is_class = np.uint64(label) < np.uint64(n_out)
             for j in range(n_out):
-                poke(y, r * y_row + j, as_float(0, y))
-            poke(y, r * y_row + peek(labels, at), one)
+                poke(y, r * y_row + j, as_float(0 if is_class else np.nan, y))
+            if is_class:
+                poke(y, r * y_row + label, one)
     elif y_kind != Y_NONE:
         _copied_rows(pointer_like(y_address, y), n_out, one, order, start, in_order, first, last, y, y_row)
     if smoothing != 0:

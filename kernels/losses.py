@@ -372,10 +372,10 @@ def softmax_loss_rows(z, y, lse, out, rows, columns, row):
         at, normaliser = r * row, peek(lse, r)
         n = columns - full
         target = load_part(y, at + full, n)        # 0 * inf would be NaN: logits without weight are passed over
-        total = where(target > 0.0, target * (normaliser - load_part(z, at + full, n)), 0.0)
+        total = where(target == 0.0, 0.0, target * (normaliser - load_part(z, at + full, n)))
         for j in range(0, full, width):
             target = load(y, at + j)
-            total = total + where(target > 0.0, target * (normaliser - load(z, at + j)), 0.0)
+            total = total + where(target == 0.0, 0.0, target * (normaliser - load(z, at + j)))
         poke(out, r, sum_of(total))
 
 
@@ -462,14 +462,23 @@ def softmax_loss_derivative(code, number, z, a, y, scale, out, rows, columns, ro
 
 
 @inner
+def label_of(labels, r, n):
+    """Return a label, kept as a float, as an index; -1 where it is none of n classes, and perhaps fits no integer."""
+    label = peek(labels, r)
+    if label >= 0 and label < n:
+        return np.intp(label)
+    return -1
+
+
+@inner
 def sigmoid_label_losses(z, labels, out, rows, columns, row):
     """out[r] = -log(sigmoid(z)) of the label's output."""
     one = load_part(z, 0, 0) + 1.0
     for r in range(rows):
-        label = peek(labels, r)
-        value = one * float("nan")
-        if 0 <= label < columns:
-            value = sigmoid_loss(CROSS_ENTROPY, 0.0, one * peek(z, r * row + np.intp(label)), one)
+        label = label_of(labels, r, columns)
+        value = one * np.nan
+        if label >= 0:
+            value = sigmoid_loss(CROSS_ENTROPY, 0.0, one * peek(z, r * row + label), one)
         poke(out, r, largest_of(value))
 
 
@@ -478,28 +487,38 @@ def sigmoid_label_gradient(z, labels, scale, out, rows, columns, row):
     """Write its derivative by z, times scale."""
     one, width = load_part(z, 0, 0) + 1.0, lanes(z)
     for r in range(rows):
+        label = label_of(labels, r, columns)
+        rest = one * 0.0
+        if label < 0:
+            rest = one * np.nan
         for j in range(0, columns, width):
-            store_part(out, r * row + j, one * 0.0, min(width, columns - j))
-        label = peek(labels, r)
-        if 0 <= label < columns:
-            at = r * row + np.intp(label)
+            store_part(out, r * row + j, rest, min(width, columns - j))
+        if label >= 0:
+            at = r * row + label
             poke(out, at, largest_of(sigmoid_loss_derivative(CROSS_ENTROPY, 0.0, one * peek(z, at), one) * scale))
 
 
 @part
 def label_gradient(a, labels, scale, out, rows, columns, row_distance, is_fused):
-    """Cross-entropy by the outputs `a` for integer labels, or a - y itself for softmax outputs; times scale."""
+    """Cross-entropy by the outputs `a` for integer labels, or a - y itself for softmax outputs; times scale.
+
+    The row of a label that is no class is NaN.
+    """
     width = lanes(a)
     zero = load_part(a, 0, 0)
     one = zero + 1.0
     for r in range(rows):
-        row, given, label = offset(out, r * row_distance), offset(a, r * row_distance), np.intp(peek(labels, r))
+        row, given, label = offset(out, r * row_distance), offset(a, r * row_distance), label_of(labels, r, columns)
         factor = zero + scale
         if not is_fused:
             factor = zero
+        if label < 0:
+            factor = zero + np.nan
         for j in range(0, columns, width):
             n = min(width, columns - j)
             store_part(row, j, load_part(given, j, n) * factor, n)
+        if label < 0:
+            continue
         at_label = zero + peek(given, label)
         if is_fused:
             poke(row, label, largest_of((at_label - one) * scale))
@@ -511,15 +530,19 @@ def label_gradient(a, labels, scale, out, rows, columns, row_distance, is_fused)
 def measure(loss, number, fused, y_kind, z, a, y, lse, out, rows, n, row):
     """Write the loss of each of the rows, `row` elements apart, summed over its n outputs.
 
-    `number` is what the loss with this code takes besides outputs and targets, if anything (`loss_value`).
+    `number` is what the loss with this code takes besides outputs and targets, if anything (`loss_value`).  The loss of
+    a label that is no class is NaN.
     """
     if y_kind == Y_LABELS and fused == OF_SIGMOID:
         sigmoid_label_losses(z, y, out, rows, n, row)
     elif y_kind == Y_LABELS:
         one = load_part(a, 0, 0) + 1.0
         for r in range(rows):
-            at = r * row + np.intp(peek(y, r))
-            if fused == FUSED_SOFTMAX:
+            label = label_of(y, r, n)
+            at = r * row + label
+            if label < 0:
+                poke(out, r, np.nan)
+            elif fused == FUSED_SOFTMAX:
                 poke(out, r, peek(lse, r) - peek(z, at))
             else:
                 poke(out, r, largest_of(_cross_entropy(load_part(a, 0, 0) + peek(a, at), one)))
@@ -567,7 +590,7 @@ def output_gradient(loss, number, fused, y_kind, z, a, y, scale, out, rows, n, r
 
 # ------------------------------------------------------------------------------------------ the public kernels
 # A, Z and Y are (n_samples, n_out), C-contiguous, of one float dtype; out is (n_samples,), that of a derivative
-# (n_samples, n_out).  For cross-entropy Y may also be int64 class labels (n_samples,).
+# (n_samples, n_out).  For cross-entropy Y may also be int64 class labels (n_samples,): NaN for those that are no class.
 
 @inner
 def losses_of(code, number, A, Y, out):

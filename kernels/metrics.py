@@ -4,6 +4,7 @@ Each kernel adds to the numbers it is given, row after row, counts in int64 and 
 come in pieces, and the result depends neither on the pieces nor on the width of a vector.
 
 A is (n_samples, n_out), Y the same, or, where it says so, int64 class labels (n_samples,); all are C-contiguous.
+A label that is no class raises ValueError; the samples before it have then been counted.
 """
 import numpy as np
 
@@ -37,10 +38,13 @@ def class_of(A, r):
 
 
 @inner
-def true_class(Y, r):
-    """Return the class that labels or rows of targets name."""
+def true_class(Y, r, n_out):
+    """Return the class that labels or rows of targets name.  Raises ValueError where a label is no class."""
     if Y.ndim == 1:
-        return Y[r]
+        label = Y[r]
+        if label < 0 or label >= n_out:
+            raise ValueError("Y holds a label that is no class: labels must be 0 to n_out - 1")
+        return label
     return class_of(Y, r)
 
 
@@ -55,7 +59,7 @@ def class_counts(A, Y, counts):
     counts : int64 (3, n_out), added to: of each class the samples that are right, are predicted to be it, and are it.
     """
     for r in range(A.shape[0]):
-        predicted, true = class_of(A, r), true_class(Y, r)
+        predicted, true = class_of(A, r), true_class(Y, r, A.shape[1])
         counts[1, predicted] += 1
         counts[2, true] += 1
         if predicted == true:
@@ -98,7 +102,7 @@ def top_counts(A, Y, k, right):
     right : int64 (1,), added to.
     """
     for r in range(A.shape[0]):
-        true = true_class(Y, r)
+        true = true_class(Y, r, A.shape[1])
         larger = 0
         for j in range(A.shape[1]):              # so written that a NaN is no smaller than anything
             if j < true:

@@ -288,6 +288,20 @@ def run_network(i, dtype, memory):
         for one, other in zip(given, (*wanted, *states[0].buffers), strict=True):
             same(one, other, "trained")
 
+        if labels:                                         # one that is no class, the last of a batch
+            Y[min(batch_size, n) - 1] = (sizes[-1], -1, 10**9, -(2**63))[i % 4]
+            update = update._replace(label_smoothing=0.1 * (i % 2))
+            given = memory.put(parameters)
+            state = State(N_STATES[update.rule], n_parameters, np.dtype(dtype))
+            train = backend.training(given, state, order=memory.put(np.arange(n)), batch_size=batch_size, update=update)
+            losses = memory.put(np.zeros(1))
+            assert train(memory.put(X), memory.put(Y), None, None, *span, losses) == 0
+            assert np.isnan(losses).all() and np.array_equal(given, parameters)
+            placed = memory.put(parameters), memory.put(X), memory.put(Y)
+            assert np.isnan(backend.losses(*placed)).sum() == 1
+            assert np.isnan(backend.gradient(*placed)[1]).any()
+            check("labels that are no class")
+
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("part", range(3))
