@@ -55,14 +55,14 @@ class Activation(Own):
     Raises
     ------
     TypeError, ValueError
-        Where one of the functions is missing, not compiled or raises an exception, or the name is that of
+        Where one of the functions is missing or not compiled, or the name is that of
         an activation of the library.
 
     Notes
     -----
     Both run inside the compiled training loop.  They are compiled anew with the library's flags: division by 0 gives
-    an infinity or NaN, and options such as ``fastmath`` do not count.  What they call must not raise
-    exceptions either.
+    an infinity or NaN, and options such as ``fastmath`` do not count.  An exception in them, or in what they
+    call, counts as NaN: the loss is then not finite, and training stops.
     """
 
     kind, arguments, known = "activation", (("z",), ("z", "a")), ACTIVATIONS

@@ -93,7 +93,7 @@ class Loss(Own):
     Raises
     ------
     TypeError, ValueError
-        Where one of the functions is missing, not compiled or raises an exception, or the name is that of
+        Where one of the functions is missing or not compiled, or the name is that of
         a loss of the library.
 
     Notes

@@ -1,6 +1,5 @@
 """Activations and losses of one's own: what they share."""
 
-import dis
 from typing import ClassVar
 
 import numpy as np
@@ -26,9 +25,6 @@ class Own:
                 raise TypeError(f"{argument} must be given, {expected}: none is guessed")
             if not is_jitted(value):
                 raise TypeError(f"{argument} must be {expected}, got {value!r}")
-            if any(step.opname == "RAISE_VARARGS" for step in dis.get_instructions(value.py_func)):
-                raise ValueError(f"{argument} {value.__name__!r} raises an exception, which cannot leave the compiled "
-                                 "loop: let it return math.nan, and training stops")
         self.name = function.__name__ if name is None else name
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, got {name!r}")
@@ -67,12 +63,14 @@ class Own:
 
         self.compile(dtype)
         if self._leaves is None:
-            self._leaves = getattr(own, f"{self.kind}_leaves")(*self._functions)
+            self._leaves = getattr(own, f"{self.kind}_leaves")(*map(own.guarded, self._functions))
         return tuple(leaf.address(dtype) for leaf in self._leaves)
 
     def twin(self, is_derivative=False):
         """Return the function, or its derivative, as a twin: called with arrays, the last of them `out`."""
-        elementwise = np.vectorize(self._functions[is_derivative], otypes=[float])
+        from .kernels.own import guarded
+
+        elementwise = np.vectorize(guarded(self._functions[is_derivative]), otypes=[float])
 
         def run(*arguments):
             *given, out = arguments

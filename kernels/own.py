@@ -1,14 +1,28 @@
 """A user's own activation or loss as leaves: loops over a block that call the compiled functions of one element.
 
-They take what `elementwise.activate` and `derive`, or `losses.measure` and `output_gradient`, take.  One element is
-computed after the other, so that results do not depend on vectors or threads.
+The functions come through `guarded`: where one raises an exception it gives NaN.  The leaves take what
+`elementwise.activate` and `derive`, or `losses.measure` and `output_gradient`, take.  One element is computed after the
+other, so that results do not depend on vectors or threads.
 """
+import numba
+
 from .block import LEAVES
 from .elementwise import _identity, map_block
-from .jit import part
+from .jit import FLAGS, part
 from .losses import Y_GRADIENT
 from .plan import ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT
-from .simd import peek, poke
+from .simd import or_nan, peek, poke
+
+
+def guarded(function):
+    """Return an njit function that does what the given one does, and returns NaN where that raises an exception."""
+    call = or_nan(function)
+
+    @numba.njit(**FLAGS)
+    def guard(*arguments):
+        return call(*arguments)
+
+    return guard
 
 
 def activation_leaves(function, derivative):

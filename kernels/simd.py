@@ -11,6 +11,7 @@ The register tile (`tile`) multiplies a few rows by two registers of columns, wi
 width; each element of its result is one chain of fused multiply-adds over k in order, whatever that width.
 """
 import functools
+import math
 import operator
 
 from llvmlite import binding, ir
@@ -1151,3 +1152,24 @@ def give_way(typingctx):
             builder.call(fn, [])
         return context.get_dummy_value()
     return signature(types.void), codegen
+
+
+# ------------------------------------------------------------------------------------------- functions of users
+
+def or_nan(function):
+    """Return an intrinsic that calls an njit function of numbers, and gives NaN where it raises an exception."""
+    @intrinsic
+    def call_it(typingctx, *args):
+        function.compile(args)
+        compiled = function.overloads[args]
+        given = compiled.signature.return_type
+        result = given if given in LANES else types.float64
+
+        def codegen(context, builder, sig, values):
+            context.active_code_library.add_linking_library(compiled.library)
+            values = cgutils.unpack_tuple(builder, values[0])
+            status, value = context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, values)
+            value = context.cast(builder, value, given, result)
+            return builder.select(status.is_ok, value, ir.Constant(value.type, math.nan))
+        return signature(result, types.StarArgTuple(args)), codegen
+    return call_it
