@@ -58,6 +58,7 @@ from .simd import (
     lanes,
     load,
     load_part,
+    nanoseconds,
     offset,
     peek,
     pointer,
@@ -149,13 +150,36 @@ def share(n, thread, threads):
     return n * thread // threads, n * (thread + 1) // threads
 
 
-SPINS = 400              # about 20 us of waiting before the core is offered to others
+SPIN_NS = 20_000         # of waiting before the core is offered to others
+PAUSES = 64              # between two looks at the clock; a wait that is over before takes none
 SYNC_SIZE = 16           # numbers of sync before the notes of `look_ahead`, SOON_SIZE for each thread
 
 
 def sync_size(threads):
     """Return how many numbers sync has for so many threads."""
     return SYNC_SIZE + dense.SOON_SIZE * threads
+
+
+@inner
+def wait_a_turn(turn, start):
+    """Pass a turn, 1, 2, 3 ..., of a loop that waits: a pause, or after SPIN_NS let another thread have the core.
+
+    Returns
+    -------
+    int
+        The next turn's `start`, which is 0 in the first: when the clock was looked at first, or -1 once that is over.
+    """
+    if start < 0:
+        give_way()
+        return start
+    spin_pause()
+    if turn % PAUSES == 0:
+        now = nanoseconds()
+        if start == 0:
+            return now
+        if now - start >= SPIN_NS:
+            return -1
+    return start
 
 
 @part
@@ -167,13 +191,10 @@ def meet(sync, threads):
             poke(sync, 0, 0)
             atomic_add(sync, 8, 1)
         else:
-            spins = 0
+            turn, start = 0, 0
             while atomic_peek(sync, 8) == meeting:
-                spins += 1
-                if spins < SPINS:
-                    spin_pause()
-                else:
-                    give_way()
+                turn += 1
+                start = wait_a_turn(turn, start)
 
 
 FLAT_ROW = 65            # rows up to this length go through elementwise functions in one go, padding and all

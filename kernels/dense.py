@@ -16,6 +16,7 @@ from .simd import (
     STORE,
     as_float,
     by_dtype,
+    flush_subnormals,
     lanes,
     load,
     load_part,
@@ -28,6 +29,7 @@ from .simd import (
     pointer_like,
     poke,
     registers_for,
+    restore_control,
     store,
     store_part,
     tile,
@@ -231,6 +233,7 @@ def pack_rows(b, b_row, depth, columns, pack, pack_row):
 
 
 # ------------------------------------------------------------------------------------------ the public kernels
+# Subnormal numbers are taken for zero, as in training.
 
 @kernel
 def affine_forward(A_prev, W, b, out):
@@ -240,9 +243,10 @@ def affine_forward(A_prev, W, b, out):
     """
     n_in, n_out = W.shape
     pack = np.empty(pack_size(PANEL), out.dtype)
-    p = pointer(out, 0)
+    p, control = pointer(out, 0), flush_subnormals()
     multiply(A_prev.shape[0], n_out, n_in, pointer(A_prev, 0), n_in, 1, pointer(W, 0), n_out, False, p, n_out,
              START_BIAS, pointer(b, 0), STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0), 0)
+    restore_control(control)
 
 
 @kernel
@@ -253,10 +257,11 @@ def propagate_delta(delta, W, derivative, out):
     """
     n_in, n_out = W.shape
     pack = np.empty(pack_size(PANEL), out.dtype)
-    p = pointer(out, 0)
+    p, control = pointer(out, 0), flush_subnormals()
     multiply(delta.shape[0], n_in, n_out, pointer(delta, 0), n_out, 1, pointer(W, 0), n_out, True, p, n_in,
              START_ZERO, p, STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0), 0)
     map_pair_block(_product, p, pointer(derivative, 0), p, out.size)
+    restore_control(control)
 
 
 @kernel
@@ -267,15 +272,17 @@ def weight_gradient(A_prev, delta, out):
     """
     n_in, n_out = out.shape
     pack = np.empty(pack_size(n_out), out.dtype)
-    p = pointer(out, 0)
+    p, control = pointer(out, 0), flush_subnormals()
     multiply(n_in, n_out, delta.shape[0], pointer(A_prev, 0), 1, n_in, pointer(delta, 0), n_out, False, p, n_out,
              START_ZERO, p, STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0), 0)
+    restore_control(control)
 
 
 @kernel
 def bias_gradient(delta, out):
     """Out = column sums of delta (n_samples, n_out): (n_out,).  C-contiguous, one float dtype, no overlap."""
     n_samples, n_out = delta.shape
+    control = flush_subnormals()
     width = lanes(pointer(out, 0))
     for j in range(0, n_out, width):
         n = min(width, n_out - j)
@@ -283,6 +290,7 @@ def bias_gradient(delta, out):
         for i in range(n_samples):
             total = total + load_part(pointer(delta, 0), i * n_out + j, n)
         store_part(pointer(out, 0), j, total, n)
+    restore_control(control)
 
 
 @inner

@@ -9,7 +9,7 @@ import ctypes
 
 import numpy as np
 
-from .block import SPINS
+from .block import wait_a_turn
 from .jit import Leaf, kernel, part
 from .plan import CALL_AT, Call
 from .simd import (
@@ -18,6 +18,7 @@ from .simd import (
     atomic_swap,
     call,
     give_way,
+    nanoseconds,
     offset,
     peek,
     pointer,
@@ -30,7 +31,8 @@ from .simd import (
 
 STATE, JOB, THREAD, LOCK, BELL_SIZE = *range(4), 16      # of a bell, int64 words
 ASLEEP, AWAKE, CALLED = range(3)       # states
-AWAKE_SPINS = 100_000                  # some milliseconds
+AWAKE_NS = 5_000_000                   # of looking out for the next job
+PAUSES_AWAKE = 400                     # before the core is offered to others, and the clock looked at: 5 to 20 us
 
 _python = ctypes.pythonapi             # its locks need no interpreter
 _python.PyThread_allocate_lock.restype = ctypes.c_void_p
@@ -57,15 +59,17 @@ def serve(bell, acquire):
     """
     words = pointer(bell, 0)
     while True:
-        spins = 0
+        turn, start = 0, 0
         while atomic_peek(words, STATE) != CALLED:
-            spins += 1
-            if spins < AWAKE_SPINS:
-                spin_pause()
-                if spins % SPINS == 0:
-                    give_way()
-            elif atomic_replace(words, STATE, AWAKE, ASLEEP):
-                call(acquire, peek(words, LOCK), 1)
+            turn += 1
+            spin_pause()
+            if turn % PAUSES_AWAKE == 0:
+                give_way()
+                now = nanoseconds()
+                if start == 0:
+                    start = now
+                elif now - start >= AWAKE_NS and atomic_replace(words, STATE, AWAKE, ASLEEP):
+                    call(acquire, peek(words, LOCK), 1)
         job = pointer_like(peek(words, JOB), words)
         what = unpacked(offset(job, CALL_AT), Call, ())
         call(what.kernel, job, pointer_like(what.parameters, words), peek(words, THREAD))
@@ -92,13 +96,10 @@ def launch(job):
     call(what.kernel, words, pointer_like(what.parameters, words), 0)      # a pointer is a pointer, whatever the dtype
     for i in range(what.n_bells):
         bell = pointer_at(peek(bells, i), np.int64)
-        spins = 0
+        turn, start = 0, 0
         while atomic_peek(bell, STATE) == CALLED:
-            spins += 1
-            if spins < SPINS:
-                spin_pause()
-            else:
-                give_way()
+            turn += 1
+            start = wait_a_turn(turn, start)
 
 
 launch = Leaf(launch, "i")

@@ -13,6 +13,7 @@ width; each element of its result is one chain of fused multiply-adds over k in 
 import functools
 import math
 import operator
+import time
 
 from llvmlite import binding, ir
 from numba import types
@@ -1095,7 +1096,40 @@ def _is_x86(builder):
     return builder.module.triple.startswith(("x86_64", "i686", "i386"))
 
 
-FLUSH_AND_ZERO = 0x8040      # of the control word MXCSR: subnormal results, and operands, are zero
+def _is_arm(builder):
+    return builder.module.triple.startswith(("aarch64", "arm64"))
+
+
+def _is_windows(builder):
+    return "windows" in builder.module.triple
+
+
+def _call_c(builder, name, result, *args):
+    """Call an LLVM intrinsic, or a function of the C library, by its name."""
+    kind = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+FLUSH_AND_ZERO = 0x8040      # of x86's control word MXCSR: subnormal results, and operands, are zero
+FLUSH_BOTH = 1 << 24         # of ARM's control word FPCR: the same
+
+
+def control_word(builder):
+    """Read the control word of floating-point arithmetic, an i64; 0 where it is not known how."""
+    if _is_x86(builder):
+        word = cgutils.alloca_once(builder, i32)
+        _call_c(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), word)
+        return builder.zext(builder.load(word), i64)
+    return _call_c(builder, "llvm.aarch64.get.fpcr", i64) if _is_arm(builder) else i64(0)
+
+
+def set_control_word(builder, control):
+    """Write the control word."""
+    if _is_x86(builder):
+        word = cgutils.alloca_once_value(builder, builder.trunc(control, i32))
+        _call_c(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), word)
+    elif _is_arm(builder):
+        _call_c(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), control)
 
 
 @intrinsic
@@ -1103,55 +1137,74 @@ def flush_subnormals(typingctx):
     """Take subnormal numbers for zero in this thread from now on; return what `restore_control` puts back.
 
     Operations on them are slow, and moments that decay towards zero are full of them: Lion on 8-16-1 took 1567 ns a
-    step with them and 170 without.  On x86; elsewhere nothing happens.
+    step with them and 170 without.  On x86 and 64-bit ARM; elsewhere nothing happens.  Whether a result is subnormal
+    is decided after rounding on x86, before it on ARM: they differ in what rounds up to the smallest normal number.
     """
     def codegen(context, builder, sig, args):
-        word = cgutils.alloca_once_value(builder, i32(0))
-        if _is_x86(builder):
-            kind = ir.FunctionType(ir.VoidType(), [word.type])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.stmxcsr"), [word])
-            before = builder.load(word)
-            builder.store(builder.or_(before, i32(FLUSH_AND_ZERO)), word)
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.ldmxcsr"), [word])
-            return before
-        return builder.load(word)
-    return signature(types.int32), codegen
+        before = control_word(builder)
+        set_control_word(builder, builder.or_(before, i64(FLUSH_AND_ZERO if _is_x86(builder) else FLUSH_BOTH)))
+        return before
+    return signature(types.int64), codegen
 
 
 @intrinsic
 def restore_control(typingctx, control):
     """Undo `flush_subnormals`."""
     def codegen(context, builder, sig, args):
-        if _is_x86(builder):
-            word = cgutils.alloca_once_value(builder, args[0])
-            kind = ir.FunctionType(ir.VoidType(), [word.type])
-            builder.store(args[0], word)
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.ldmxcsr"), [word])
+        set_control_word(builder, args[0])
         return context.get_dummy_value()
-    return signature(types.void, types.int32), codegen
+    return signature(types.void, types.int64), codegen
+
+
+def pause(builder):
+    """See `spin_pause`."""
+    if _is_x86(builder):
+        _call_c(builder, "llvm.x86.sse2.pause", ir.VoidType())
+    elif _is_arm(builder):                             # its own hint, `yield`, takes no time on most cores
+        _call_c(builder, "llvm.aarch64.isb", ir.VoidType(), i32(15))
 
 
 @intrinsic
 def spin_pause(typingctx):
-    """Tell the processor that this thread is waiting in a loop."""
+    """Tell the processor that this thread is waiting in a loop; it takes some 10 to 50 ns."""
     def codegen(context, builder, sig, args):
-        if _is_x86(builder):
-            fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []),
-                                                "llvm.x86.sse2.pause")
-            builder.call(fn, [])
+        pause(builder)
         return context.get_dummy_value()
     return signature(types.void), codegen
+
+
+def offer_core(builder):
+    """See `give_way`."""
+    _call_c(builder, "SwitchToThread" if _is_windows(builder) else "sched_yield", i32)
 
 
 @intrinsic
 def give_way(typingctx):
-    """Let another thread have this core (sched_yield where there is one)."""
+    """Let another thread have this core."""
     def codegen(context, builder, sig, args):
-        if "windows" not in builder.module.triple:
-            fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(i32, []), "sched_yield")
-            builder.call(fn, [])
+        offer_core(builder)
         return context.get_dummy_value()
     return signature(types.void), codegen
+
+
+def clock(builder):
+    """See `nanoseconds`."""
+    if _is_windows(builder):
+        now, frequency = (cgutils.alloca_once(builder, i64) for _ in range(2))
+        _call_c(builder, "QueryPerformanceCounter", i32, now)
+        _call_c(builder, "QueryPerformanceFrequency", i32, frequency)
+        now, frequency = (builder.sitofp(builder.load(word), ir.DoubleType()) for word in (now, frequency))
+        return builder.fptosi(builder.fmul(builder.fdiv(now, frequency), ir.Constant(now.type, 1e9)), i64)
+    now = cgutils.alloca_once(builder, ir.ArrayType(i64, 2))            # a timespec
+    _call_c(builder, "clock_gettime", i32, i32(getattr(time, "CLOCK_MONOTONIC", 1)), now)
+    seconds, rest = (builder.load(builder.gep(now, [i32(0), i32(i)])) for i in range(2))
+    return builder.add(builder.mul(seconds, i64(1_000_000_000)), rest)
+
+
+@intrinsic
+def nanoseconds(typingctx):
+    """Return the time of a clock that only goes forward, in ns from some start; it takes as long as a pause or two."""
+    return signature(types.int64), lambda context, builder, sig, args: clock(builder)
 
 
 # ------------------------------------------------------------------------------------------- functions of users

@@ -321,6 +321,8 @@ def is_finite(x, row, rows, columns):
 def evaluate(job, parameters, thread):
     """Compute what is wanted: outputs, sample losses, gradients; one thread's share of it.
 
+    Subnormal numbers are taken for zero.
+
     Parameters
     ----------
     job : pointer to int64
@@ -335,6 +337,7 @@ def evaluate(job, parameters, thread):
     """
     what, places, plan, data = read(job)
     wanted = unpacked(offset(job, TASK_AT), Wanted, ())
+    control = flush_subnormals()
     wants, scale, threads = wanted.wants, wanted.scale, wanted.threads
     p, work, meeting = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
     out, losses = pointer_like(what.out, p), pointer_at(what.losses, np.float64)
@@ -386,6 +389,7 @@ def evaluate(job, parameters, thread):
             for r in range(first, last):
                 poke(losses, start + r, peek(work, plan.losses_at + r))
         meet(meeting, threads)                     # the next block's rows may be another thread's in this one
+    restore_control(control)
 
 
 evaluate = Leaf(evaluate, "opi")

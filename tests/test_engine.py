@@ -430,20 +430,40 @@ def test_batches_spread_over_calls_give_the_same_bits(sizes, batch_size, dtype):
 
 
 @pytest.mark.parametrize("dtype, tiny", [(np.float32, 1e-21), (np.float64, 1e-160)])
-def test_subnormal_numbers_are_zero_in_training_and_only_there(many_threads, dtype, tiny):
-    """Squares of such gradients are subnormal; and afterwards each thread's control word is the caller's again."""
+def test_subnormal_numbers_are_zero_in_training_and_evaluation_and_only_there(many_threads, dtype, tiny):
+    """Squares of such gradients are subnormal; afterwards this thread's control word is the caller's again."""
+    smallest = np.finfo(dtype).smallest_normal
+    numbers = np.full(3, smallest) * dtype(0.25)
+
+    def check_this_thread():
+        assert (numbers * dtype(0.5) > 0).all() and dtype(smallest) * dtype(0.5) > 0
+        out = np.empty(3, dtype)
+        kernels.relu(numbers, out)
+        assert (out > 0).all()
+
     case = Case((5, 150, 3), ("tanh", "identity"), "squared_error", dtype, n=24)
     given = case.train(case.numba, 24, threads=2, rule="rmsprop", numbers=(0.5, 1e-8), weights=np.full(24, tiny))
-    smallest = np.finfo(dtype).smallest_normal
     assert not ((given["velocity"] > 0) & (given["velocity"] < smallest)).any()
-    numbers = np.full(3, smallest)
-    assert (numbers * dtype(0.25) > 0).all() and dtype(smallest) * dtype(0.5) > 0
-    out = np.empty(3, dtype)
-    kernels.relu(numbers * dtype(0.25), out)
-    assert (out > 0).all()
+    check_this_thread()
+    # half of the rows are another thread's
+    X, Y, ones = np.tile(numbers, (24, 1)), np.ones((24, 1), dtype), np.array([1, 1, 1, 0], dtype)
     adder = NumbaBackend((3, 1), ("identity",), "squared_error", "mean", dtype)
-    sums = adder.predict(np.array([1, 1, 1, 0], dtype), np.tile(numbers * dtype(0.25), (24, 1)))
-    assert (sums > 0).all()                              # half of the rows are another thread's
+    given = {"predict": adder.predict(ones, X), "outputs": adder.outputs_and_losses(ones, X, Y)[0],
+             "record": adder.record(ones, X, Y).A[1], "dW": adder.gradient(ones, X, Y)[1][:3],
+             "of dA": adder.gradient_from(ones, X, Y)[:3],
+             "dX": adder.input_gradient(np.append(numbers, dtype(0)), np.ones_like(X), Y)}
+    check_this_thread()
+    layer = fastbp.network.Layer(ones[:3, None].copy(), ones[3:], "identity")
+    layer.A = layer.forward(X) + 1
+    given |= {"layer": layer.A - 1, "layer's dA_prev": layer.backward(Y * numbers[0]), "layer's db": layer.db}
+    layer.backward(Y)
+    given["layer's dW"] = layer.dW
+    given["jacobian"] = np.full((24, 4), np.nan, dtype)
+    kernels.layer_jacobian(X, Y, 0, given["jacobian"])
+    given["jacobian"] = given["jacobian"][:, :3]
+    check_this_thread()
+    for what, result in given.items():
+        assert (result == 0).all(), what
 
 
 @each_dtype

@@ -1,0 +1,123 @@
+"""What the kernels ask of the processor and the system, compiled for others too, and the waits measured by a clock."""
+
+import time
+
+import numba
+import pytest
+from fastbp.kernels import block, simd
+from llvmlite import binding, ir
+
+LINUX, ARM, WINDOWS = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "x86_64-pc-windows-msvc"
+
+
+def compiled(triple, emit):
+    """Assembly of a function that returns what `emit` does with the i64 that it is given."""
+    module = ir.Module("test")
+    module.triple = triple
+    function = ir.Function(module, ir.FunctionType(ir.IntType(64), [ir.IntType(64)]), "f")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(emit(builder, *function.args) or function.args[0])
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    machine = binding.Target.from_triple(triple).create_target_machine()
+    assembly = machine.emit_assembly(binding.parse_assembly(str(module)))
+    return [" ".join(line.split()).lower() for line in assembly.splitlines()]
+
+
+def reads_control_word(builder, control):
+    return simd.control_word(builder)
+
+
+def sets_control_word(builder, control):
+    simd.set_control_word(builder, control)
+
+
+def pauses(builder, _):
+    simd.pause(builder)
+
+
+def offers_core(builder, _):
+    simd.offer_core(builder)
+
+
+def reads_clock(builder, _):
+    return simd.clock(builder)
+
+
+@pytest.mark.parametrize("triple, emit, instructions", [
+    (LINUX, reads_control_word, ["stmxcsr"]), (LINUX, sets_control_word, ["ldmxcsr"]), (LINUX, pauses, ["pause"]),
+    (LINUX, offers_core, ["sched_yield"]), (LINUX, reads_clock, ["clock_gettime"]),
+    (ARM, reads_control_word, ["mrs x0, fpcr"]), (ARM, sets_control_word, ["msr fpcr, x0"]), (ARM, pauses, ["isb"]),
+    (ARM, offers_core, ["bl sched_yield"]), (ARM, reads_clock, ["bl clock_gettime"]),
+    ("arm64-apple-darwin", reads_control_word, ["mrs x0, fpcr"]), ("arm64-apple-darwin", pauses, ["isb"]),
+    (WINDOWS, pauses, ["pause"]), (WINDOWS, offers_core, ["switchtothread"]),
+    (WINDOWS, reads_clock, ["queryperformancecounter", "queryperformancefrequency"]),
+    ("riscv64-unknown-linux-gnu", reads_control_word, []), ("riscv64-unknown-linux-gnu", sets_control_word, []),
+    ("riscv64-unknown-linux-gnu", pauses, []),
+])
+def test_instructions(triple, emit, instructions):
+    assembly = compiled(triple, emit)
+    assert assembly                                        # it compiles
+    for instruction in instructions:
+        assert any(instruction in line for line in assembly), "\n".join(assembly)
+
+
+def test_the_bits_that_flush_subnormals():
+    """Bits 15 and 6 of MXCSR flush results and take operands for zero; bit 24 of FPCR does both."""
+    assert (simd.FLUSH_AND_ZERO, simd.FLUSH_BOTH) == (1 << 15 | 1 << 6, 1 << 24)
+
+    @numba.njit
+    def words():
+        before = simd.flush_subnormals()
+        flushed = simd.flush_subnormals()
+        simd.restore_control(before)
+        after = simd.flush_subnormals()
+        simd.restore_control(before)
+        return before, flushed, after
+
+    before, flushed, after = words()
+    assert after == before and flushed in (before | simd.FLUSH_AND_ZERO, before | simd.FLUSH_BOTH)
+
+
+# ------------------------------------------------------------------ waits
+
+
+@numba.njit
+def now():
+    return simd.nanoseconds()
+
+
+@numba.njit
+def wait_to_the_end():
+    """Wait for what never comes, until the core is offered to others: how long that took, and how many turns."""
+    begin, turn, start = simd.nanoseconds(), 0, 0
+    while start >= 0:
+        turn += 1
+        start = block.wait_a_turn(turn, start)
+    return simd.nanoseconds() - begin, turn, block.wait_a_turn(turn + 1, start)
+
+
+def test_the_clock_is_that_of_the_system():
+    clock = (lambda: time.clock_gettime_ns(time.CLOCK_MONOTONIC)) if hasattr(time, "CLOCK_MONOTONIC") else (
+        time.perf_counter_ns)
+    now()
+    times = [read() for _ in range(20) for read in (clock, now)]
+    slack = 0 if hasattr(time, "CLOCK_MONOTONIC") else 1000          # of QueryPerformanceCounter as a float
+    assert all(one - slack <= other for one, other in zip(times, times[1:], strict=False))
+
+
+def test_a_wait_lasts_its_time_however_short_a_pause_is(monkeypatch):
+    duration, turns, start = wait_to_the_end()
+    assert duration >= block.SPIN_NS and turns >= 2 * block.PAUSES and turns % block.PAUSES == 0 and start == -1
+    monkeypatch.setattr(simd, "pause", lambda builder: None)         # as where there is no such instruction
+    wait_a_turn = numba.njit(block.wait_a_turn.py_func)              # compiled anew, without
+
+    @numba.njit
+    def wait():
+        begin, turn, start = simd.nanoseconds(), 0, 0
+        while start >= 0:
+            turn += 1
+            start = wait_a_turn(turn, start)
+        return simd.nanoseconds() - begin
+
+    assert wait() >= block.SPIN_NS
