@@ -12,6 +12,7 @@ can put another folder in place, but cannot make it, or a file in it, the user's
 """
 import functools
 import hashlib
+import inspect
 import os
 import pickle
 import stat
@@ -32,6 +33,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
+
+from .signature import check_arrays
 
 try:
     import fcntl
@@ -268,10 +271,16 @@ class Lock:
 
 
 def kernel(function):
-    """Compile at the first call and keep the machine code on disk."""
+    """Compile at the first call and keep the machine code on disk; `signature.check_arrays` comes before it."""
     dispatcher = numba.njit(**FLAGS)(function)
     dispatcher._cache = cache = KernelCache(function)
-    dispatcher.compile = cache.serialised(dispatcher.compile)
+    compile_one, names = cache.serialised(dispatcher.compile), list(inspect.signature(function).parameters)
+
+    def compile_checked(sig):
+        check_arrays(function.__name__, names, getattr(sig, "args", sig))
+        return compile_one(sig)
+
+    dispatcher.compile = compile_checked
     return dispatcher
 
 

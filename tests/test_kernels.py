@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import pytest
 from fastbp.kernels.jit import KernelCache
+from fastbp.kernels.signature import check_arrays
 from mpmath import mp
 
 from fastbp import kernels, reference
@@ -97,6 +98,66 @@ def test_kernels_can_be_called_in_compiled_code():
     out = np.full((5, 3), np.nan)
     layer(A_prev, W, b, out)
     np.testing.assert_allclose(out, 1 / (1 + np.exp(-(A_prev @ W + b))), rtol=1e-13)
+
+
+# ------------------------------------------------------------------ arrays that would be read or written wrongly
+
+
+def variants(row, name, array, n_floats):
+    """What each argument may not be: (words of the message, such an array)."""
+    strided = np.repeat(array, 2, axis=-1)[..., ::2]
+    if not strided.flags.c_contiguous:
+        yield f"{name} must be C-contiguous, got array.*A", strided
+        reversed_rows = array[::-1]
+        yield f"{name} must be C-contiguous, got array.*A", reversed_rows
+    if array.ndim == 2:
+        yield f"{name} must be C-contiguous, got array.*F.*numpy.ascontiguousarray", np.asfortranarray(array)
+    is_labels = name == "Y" and array.ndim == 1
+    if array.dtype.kind == "f":
+        yield f"{name} must be .*float64.*, got int64", np.zeros_like(array, np.int64)
+        if n_floats > 1 and (row.name, name) != ("learning_rate", "out"):
+            yield "must be float(32|64)(, as the arrays before it)?, got float(32|64)", array.astype(np.float32)
+    elif not is_labels:
+        yield f"{name} must be u?int(32|64), got int32", array.astype(np.int32)
+    if name in row.written:
+        array = array.copy()
+        array.flags.writeable = False
+        yield f"{name} is written to, but the array is read-only", array
+
+
+@each_row
+def test_arrays_of_another_layout_or_dtype_are_refused(row):
+    given = row.arguments(np.random.default_rng(0), np.float64, *(3, 5, 4)[: len(row.shapes[0])])
+    before = [np.copy(a) for a in given]
+    n_floats = sum(isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in given)
+    for i, (name, array) in enumerate(zip(row.parameters, given, strict=True)):
+        if not isinstance(array, np.ndarray):
+            continue
+        for words, variant in variants(row, name, array, n_floats):
+            arguments = [*given[:i], variant, *given[i + 1 :]]
+            with pytest.raises(TypeError, match=f"^{row.name}: .*({words})"):
+                getattr(kernels, row.name)(*arguments)
+        if name not in row.written:                      # what is only read may be read-only
+            kinds = [numba.typeof(a) for a in given]
+            kinds[i] = kinds[i].copy(readonly=True)
+            check_arrays(row.name, row.parameters, kinds)
+    for a, b in zip(before, given, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_arrays_of_another_layout_are_refused_in_compiled_code():
+    @numba.njit
+    def transposed(Z, out):
+        kernels.sigmoid(Z.T, out)
+
+    @numba.njit
+    def with_columns_left_out(Z, out):
+        kernels.sigmoid(Z[:, 1:], out)
+
+    for function, layout in ((transposed, "F"), (with_columns_left_out, "A")):
+        with pytest.raises((TypeError, numba.TypingError),
+                           match=f"sigmoid: Z must be C-contiguous, got array.*{layout}.*numpy.ascontiguousarray"):
+            function(np.zeros((3, 4)), np.zeros((4, 3)))
 
 
 # ------------------------------------------------------------------ accuracy, against arithmetic of 120 bits
