@@ -501,6 +501,7 @@ class _Training:
     """Trains with the same settings, call by call; what the calls share is put together once."""
 
     def __init__(self, backend, rules, parameters, state, batch_size, order, threads):
+        _check_indices("order", order)
         update, n_states, n_parameters = rules.update, len(state.buffers), backend.n_parameters
         self._backend, self._rules, self._state = backend, rules, state
         assert order.dtype == np.int64, order.dtype      # kernels read it as such
@@ -615,7 +616,16 @@ def _blocks(work):
 def _kind_of(Y):
     if Y is None:
         return Y_NONE
-    return Y_LABELS if Y.ndim == 1 else Y_ROWS
+    if Y.ndim == 1:
+        _check_indices("Y", Y)
+        return Y_LABELS
+    return Y_ROWS
+
+
+def _check_indices(name, array):
+    """Check indices of which the kernels get no more than the address."""
+    if array.dtype != np.int64:
+        raise TypeError(f"{name} must be int64 where it holds indices, got {array.dtype}")
 
 
 def is_compiled(dtype):

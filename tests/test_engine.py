@@ -466,6 +466,18 @@ def test_subnormal_numbers_are_zero_in_training_and_evaluation_and_only_there(ma
         assert (result == 0).all(), what
 
 
+def test_indices_must_be_what_the_kernels_read():
+    case = Case((3, 4, 2), ("tanh", "softmax"), "cross_entropy", np.float32, n=6, labels=True)
+    options = dict(batch_size=2, update=Update())
+    with pytest.raises(TypeError, match="order must be int64.*int32"):
+        case.numba.training(case.parameters, State(0, 1, np.float32), order=np.arange(6, dtype=np.int32), **options)
+    train = case.numba.training(case.parameters, State(0, 1, np.float32), order=np.arange(6, dtype=np.int64), **options)
+    for call in (lambda Y: train(case.X, Y, None, None, 0, 3, np.zeros(1)),
+                 lambda Y: case.numba.losses(case.parameters, case.X, Y)):
+        with pytest.raises(TypeError, match="Y must be int64.*int32"):
+            call(case.Y.astype(np.int32))
+
+
 @each_dtype
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, dtype):
