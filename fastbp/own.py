@@ -17,6 +17,7 @@ class Own:
         from numba.extending import is_jitted
 
         from .kernels.jit import FLAGS
+        from .kernels.own import guarded
 
         for argument, value, letters in zip(("function", "derivative"), (function, derivative), self.arguments,
                                             strict=True):
@@ -33,6 +34,7 @@ class Own:
         self.function, self.derivative = function, derivative
         # compiled anew with the flags of all kernels: division by 0 is inf or NaN, and no fastmath
         self._functions = [njit(**FLAGS)(value.py_func) for value in (function, derivative)]
+        self._guarded = [guarded(function) for function in self._functions]
         self._leaves = None
 
     def compile(self, dtype):
@@ -63,14 +65,12 @@ class Own:
 
         self.compile(dtype)
         if self._leaves is None:
-            self._leaves = getattr(own, f"{self.kind}_leaves")(*map(own.guarded, self._functions))
+            self._leaves = getattr(own, f"{self.kind}_leaves")(*self._guarded)
         return tuple(leaf.address(dtype) for leaf in self._leaves)
 
     def twin(self, is_derivative=False):
         """Return the function, or its derivative, as a twin: called with arrays, the last of them `out`."""
-        from .kernels.own import guarded
-
-        elementwise = np.vectorize(guarded(self._functions[is_derivative]), otypes=[float])
+        elementwise = np.vectorize(self._guarded[is_derivative], otypes=[float])
 
         def run(*arguments):
             *given, out = arguments
