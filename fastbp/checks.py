@@ -224,6 +224,11 @@ def dtype(value):
     return result
 
 
+def scale(value, dtype):
+    """Check the factor of the inputs: a normal number of the dtype, above 0."""
+    return number("scale", value, above=float(np.finfo(dtype).tiny), below=float(np.finfo(dtype).max))
+
+
 def layer(W, b):
     """Check the arrays of one layer, which are used as they are."""
     for name, array, n_dimensions in (("W", W, 2), ("b", b, 1)):

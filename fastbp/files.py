@@ -4,12 +4,17 @@ Both hold the arrays W1, b1, W2, b2, ... and one JSON header with sizes, activat
 metadata and a SHA-256 over all of it.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import math
 import os
+import re
 import secrets
 import shutil
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +23,16 @@ from . import checks
 from .losses import LOSSES
 from .own import Own
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT, VERSION = "fastbp network", 1
+FIELDS = {"format", "version", "sizes", "activations", "loss", "reduction", "dtype", "metadata", "sha256"}
+OPTIONAL_FIELDS = {"scale", "loss_settings"}  # written where they are not the default
+END_BYTES = 22  # of the last record of a zip file
+CHUNK_BYTES = 1 << 20  # of an array, read at a time
 
 
 def save(net, path, metadata):
@@ -28,6 +42,7 @@ def save(net, path, metadata):
             raise ValueError(f"{item!r} is one of your own, and a file does not hold its code: save net.parameters by "
                              "yourself, or pickle the network")
     path = Path(os.path.realpath(path))
+    warn_if_nonfinite(net, path, stacklevel=4)
     header = {
         "format": FORMAT, "version": VERSION, "sizes": net.sizes, "activations": net.activations,
         "loss": net.loss_name, "reduction": net.reduction, "dtype": net.dtype.name, "metadata": metadata,
@@ -64,44 +79,82 @@ def load(path, backend="numba"):
         Where the file is damaged or is not such a file.
     ImportError
         For a safetensors file, where the extra ``fastbp[files]`` is not installed.
+
+    Warns
+    -----
+    RuntimeWarning
+        Where parameters are NaN or infinite.
     """
     from .network import BACKENDS, Network
 
     checks.name("backend", backend, BACKENDS)
     data = Path(path).read_bytes()
     try:
-        header, arrays = (_decode_npz if data[:2] == b"PK" else _decode_safetensors)(data)
-        config, parameters = _checked(json.loads(header), arrays)
-        metadata = checks.metadata(json.loads(header)["metadata"])
+        text, array = (_decode_npz if data[:2] == b"PK" else _decode_safetensors)(data)
+        header = json.loads(text)
+        config, parameters = _checked(header, array)
+        metadata = checks.metadata(header["metadata"])
     except ImportError:
         raise
     except Exception as error:  # zipfile, json, numpy and safetensors raise a dozen kinds for damaged bytes
         raise ValueError(f"{os.fspath(path)!r} is damaged, or not a file that fastbp wrote: {error}") from error
-    return Network._restore(config, backend, parameters, metadata)
+    net = Network._restore(config, backend, parameters, metadata)
+    warn_if_nonfinite(net, path)
+    return net
 
 
-def _checked(header, arrays):
-    """Return configuration and flat parameters, or raise for anything that does not fit."""
-    if header["format"] != FORMAT or header["version"] != VERSION:
-        raise ValueError(f"format {header['format']!r}, version {header['version']!r}; expected {FORMAT!r}, {VERSION}")
+def warn_if_nonfinite(net, path, stacklevel=3):
+    """Warn whoever saves or loads a network whose parameters are not all finite; `path` is that of the file."""
+    if checks.is_finite(net.parameters):
+        return
+    layers = zip(net.weights, net.biases, strict=True)
+    bad = [f"{letter}{layer}" for layer, pair in enumerate(layers, start=1)
+           for letter, array in zip("Wb", pair, strict=True) if not checks.is_finite(array)]
+    warnings.warn(f"NaN or infinity in {', '.join(bad)} of the network in {os.fspath(path)!r}", RuntimeWarning,
+                  stacklevel=stacklevel)
+
+
+def _checked(header, array):
+    """Return configuration and flat parameters, or raise for anything that does not fit.
+
+    `array` returns the one of a name; only those of the layers are read.
+    """
+    if not isinstance(header, dict):
+        raise ValueError(f"the header must be a JSON object, got {type(header).__name__}")
+    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise ValueError(f"format {header.get('format')!r}, version {header.get('version')!r}; expected {FORMAT!r}, "
+                         f"{VERSION}")
+    if not FIELDS <= set(header) <= FIELDS | OPTIONAL_FIELDS:
+        raise ValueError(f"the header has the fields {', '.join(sorted(header))}; expected {', '.join(sorted(FIELDS))}")
+    for field in ("sizes", "activations"):
+        if not isinstance(header[field], list):
+            raise ValueError(f"{field} must be a list, got {header[field]!r}")
     sizes, dtype = checks.sizes(header["sizes"]), checks.dtype(header["dtype"])
     activations = checks.activations(header["activations"], len(sizes) - 1)
     loss = checks.loss(header["loss"], activations[-1])
-    if header.get("loss_settings"):
-        loss = LOSSES[loss].settings(**header["loss_settings"])
+    if header.get("loss_settings", {}) != {}:
+        loss = checks.loss(_loss(loss, header["loss_settings"]), activations[-1])
     reduction = checks.name("reduction", header["reduction"], ("mean", "sum"))
-    scale = checks.number("scale", header.get("scale", 1.0), above=0)
+    scale = checks.scale(header.get("scale", 1.0), dtype)
     flat = []
     for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
         for key, shape in ((f"W{layer}", (n_in, n_out)), (f"b{layer}", (n_out,))):
-            array = arrays[key]
-            if array.shape != shape or array.dtype != dtype:
-                raise ValueError(f"{key} is {array.dtype} {array.shape}, expected {dtype} {shape}")
-            flat.append(array.ravel())
+            values = array(key)
+            if values.shape != shape or values.dtype != dtype:
+                raise ValueError(f"{key} is {values.dtype} {values.shape}, expected {dtype} {shape}")
+            flat.append(values.ravel())
     parameters = np.concatenate(flat)
     if header.pop("sha256") != _checksum(header, parameters):
         raise ValueError("the checksum does not match")
     return (sizes, activations, loss, reduction, dtype, scale), parameters
+
+
+def _loss(name, settings):
+    """Return a loss that takes a number, with the one of the file."""
+    kind = LOSSES[name].settings
+    if kind is None or not isinstance(settings, dict):
+        raise ValueError(f"loss {name!r} with the settings {settings!r}")
+    return kind(**settings)
 
 
 def _checksum(header, parameters):
@@ -116,9 +169,63 @@ def _encode_npz(header, arrays):
 
 
 def _decode_npz(data):
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        arrays = {key: archive[key] for key in archive.files}
-    return arrays.pop("header").tobytes().decode(), arrays
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    check_members(archive)
+
+    def array(name):
+        member = archive.getinfo(name + ".npy")
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+            raise ValueError(f"{member.filename} is compressed")  # few bytes may be gigabytes; fastbp does not do so
+        return read_member(archive, member)
+
+    return array("header").tobytes().decode(), array
+
+
+def check_members(archive):
+    """See that a zip file has as many members as it says, each under one name, which is its own."""
+    members = archive.infolist()
+    archive.fp.seek(-END_BYTES - len(archive.comment), os.SEEK_END)
+    n = int.from_bytes(archive.fp.read(END_BYTES)[10:12], "little")  # zipfile does not look there
+    if n not in (len(members), 0xFFFF):
+        raise ValueError(f"{len(members)} members where there should be {n}")
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("two members have one name")
+    for member in members:
+        archive.open(member).close()  # compares the name in the directory with that before the content
+
+
+def read_member(archive, member):
+    """Read an array of an npz file: all of the member, or the checksum of the zip file would not be compared.
+
+    Parameters
+    ----------
+    archive : ZipFile
+    member : ZipInfo
+
+    Raises
+    ------
+    ValueError
+        Where it is no array of plain values, or of another length than its header says.
+    Exception
+        What zipfile and its decompressors raise for damaged bytes, and NumPy for a damaged header.
+    """
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{member.filename} has the npy version {version}")
+        read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+        shape, is_fortran, dtype = read_header(stream)
+        length = dtype.itemsize * math.prod(shape)
+        if dtype.hasobject or min(shape, default=0) < 0 or member.file_size != stream.tell() + length:
+            raise ValueError(f"{member.filename} of {member.file_size} bytes cannot be an array {dtype} {shape}")
+        array = np.empty(shape, dtype, "F" if is_fortran else "C")
+        content, start = memoryview(array.reshape(-1, order="A").view(np.uint8)), 0
+        while chunk := stream.read(CHUNK_BYTES):
+            content[start : start + len(chunk)] = chunk
+            start += len(chunk)
+    if start < length:
+        raise ValueError(f"{member.filename} is cut short")
+    return array
 
 
 def _encode_safetensors(header, arrays):
@@ -127,8 +234,10 @@ def _encode_safetensors(header, arrays):
 
 def _decode_safetensors(data):
     length = int.from_bytes(data[:8], "little")  # the format: 8 bytes of length, JSON, the tensors
+    if length > len(data) - 8:
+        raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
     header = json.loads(data[8 : 8 + length])["__metadata__"]["fastbp"]
-    return header, _safetensors().load(data)
+    return header, _safetensors().load(data).__getitem__
 
 
 def _safetensors():
@@ -141,16 +250,53 @@ def _safetensors():
 
 
 def _write_at_once(path, *pieces):
-    """Write beside `path`, then rename: whatever happens, `path` is the old file or the new one."""
+    """Write beside `path`, then rename: whatever happens, `path` is the old file or the new one.
+
+    What writers of this path that were killed left beside it is deleted.
+    """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(beside, "xb") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)  # held until the file has its name, or the process ends
+            _clear_unfinished(path.parent, re.escape(path.name), _time(beside))
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, beside)
-        os.replace(beside, path)
+            if path.exists():
+                shutil.copymode(path, beside)
+            if fcntl is None:
+                file.close()  # Windows renames no open file
+            os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _clear_unfinished(folder, name, older_than):
+    """Delete what killed writers of files whose names match `name` left, but no newer one than `older_than`."""
+    unfinished = re.compile(rf"\.{name}\.[0-9a-f]{{8}}\.tmp")
+    for path in folder.iterdir():
+        if unfinished.fullmatch(path.name) and _time(path) < older_than and not _is_being_written(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_being_written(path):
+    """Whether a writer at work holds the lock; Windows deletes no open file anyway."""
+    if fcntl is None:
+        return False
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def _time(path):
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # deleted meanwhile
+        return -1

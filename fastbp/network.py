@@ -201,7 +201,7 @@ class Network:
         reduction = checks.name("reduction", reduction, ("mean", "sum"))
         dtype = checks.dtype(dtype)
         checks.name("backend", backend, BACKENDS)
-        scale = checks.number("scale", scale, above=float(np.finfo(dtype).tiny), below=float(np.finfo(dtype).max))
+        scale = checks.scale(scale, dtype)
         self._build(sizes, activations, loss, reduction, dtype, scale, backend)
         for layer, (W, b) in enumerate(draw(init, sizes, seed, dtype)):
             self.weights[layer], self.biases[layer] = W, b
@@ -414,6 +414,11 @@ class Network:
             ``.safetensors`` writes that format (needs the extra ``fastbp[files]``), all else writes NumPy's npz.
         metadata : dict of str, optional
             Texts to keep in the file, besides those in ``net.metadata``.
+
+        Warns
+        -----
+        RuntimeWarning
+            Where parameters are NaN or infinite.
         """
         kept = checks.metadata(self.metadata)
         files.save(self, path, {**kept, **({} if metadata is None else checks.metadata(metadata))})

@@ -464,7 +464,9 @@ def _array(argument, value):
     if kind == "npy":
         try:
             return np.load(value, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except OSError:
+            raise
+        except Exception as error:  # NumPy has a dozen kinds for damaged headers
             raise ValueError(f"{argument}: {value} cannot be mapped: {error}") from None
     if kind == "csv":
         raise ValueError(f"{argument}: {value} is neither a .npy nor an IDX file")

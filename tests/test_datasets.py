@@ -2,15 +2,19 @@
 
 import gzip
 import hashlib
+import io
 import pickle
 import re
+import tracemalloc
 import warnings
+import zipfile
 from contextlib import nullcontext
 from importlib import resources
 
 import numpy as np
 import pytest
 
+import fastbp
 from fastbp import datasets
 from fastbp.datasets import Column, read_csv, read_idx, read_idx_array, read_npz
 
@@ -604,3 +608,162 @@ def test_numbers_that_may_mean_two_things_are_refused(table, text, words):
 def test_missing_values_of_texts_are_no_category(table, marker):
     with pytest.raises(ValueError, match="column 'c': missing value in line 3"):
         read_csv(table(f"c,x,y\nred,1,2.5\n{marker},2,3\nred,2,3.5\nblue,2,3\nblue,2,1\n"))
+
+
+# ------------------------------------------------------------------ damaged and crafted files
+
+
+@pytest.mark.parametrize(("save", "step"), [(np.savez, 1), (np.savez_compressed, 3)])
+def test_every_bit_of_an_npz_file(tmp_path, save, step):
+    """A flipped bit is found, or it means nothing, such as a date."""
+    path = tmp_path / "d.npz"
+    X, y = np.arange(4, dtype=np.float32).reshape(2, 2), np.array([0.5, 2])
+    save(path, X=X, y=y)
+    good, survived = path.read_bytes(), 0
+    for bit in range(0, 8 * len(good), step):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        try:
+            data = read_npz(path)
+        except ValueError as error:
+            assert "d.npz" in str(error)
+        else:
+            survived += 1
+            assert data.X.dtype == X.dtype and data.X.tolist() == X.tolist() and data.y.tolist() == y.tolist()
+    assert survived < 0.5 * 8 * len(good) / step
+
+
+def test_npz_reads_no_more_than_it_needs(tmp_path):
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, X=np.ones((4, 2)), y=np.arange(4.0), x_train=np.zeros(1 << 22), more=np.zeros(1 << 22))
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    data = read_npz(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.y.tolist() == [0, 1, 2, 3] and data.X.flags.writeable and peak < 1 << 21
+
+
+@pytest.mark.parametrize("change", [lambda data: data + bytes(8), lambda data: data[:-8],
+                                    lambda data: data.replace(b"(4, 2)", b"(2, 4)").replace(b"(2, 4)", b"(2, 2)"),
+                                    lambda data: data.replace(b"(4, 2)", b"(-4,-2)"), lambda data: b"\0" + data])
+def test_npz_members_of_another_length_than_their_headers_say(tmp_path, change):
+    """The checksums are right: the file was made so."""
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        for name, array in {"X": np.ones((4, 2)), "y": np.arange(4.0)}.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            archive.writestr(name + ".npy", change(buffer.getvalue()) if name == "X" else buffer.getvalue())
+    with pytest.raises(ValueError, match="d.npz is not a readable npz file"):
+        read_npz(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f8", ">f8", ">i4", "|b1", "<f2"])
+def test_npz_orders(tmp_path, dtype, order):
+    X = np.array([[1, 0, 1], [0, 0, 1]], dtype)
+    np.savez(tmp_path / "d.npz", X=np.asarray(X, order=order))
+    assert read_npz(tmp_path / "d.npz").X.tolist() == X.tolist()
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"\0\0\x08\xff" + b"\0\0\0\1" * 255 + b"\1", "too large"),  # more axes than NumPy has
+    (b"\0\0\x0e\x03" + b"\xff" * 12, "too large"),
+    (b"\0\0\x0e\x04" + bytes(4) + b"\xff" * 12, "too large"),  # of no elements, but NumPy has no such shape
+    (b"\0\0\x0e\x02" + b"\x0f\xff\xff\xff" * 2 + b"abc", "takes"),  # 576 petabytes
+])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx_shapes_that_cannot_be(tmp_path, data, words, pack):
+    path = tmp_path / "i"
+    path.write_bytes(pack(data))
+    for read in (read_idx, read_idx_array, lambda path: list(datasets.arrays.map_idx(path).pieces(2))):
+        with pytest.raises(ValueError, match=f"/i: .*{words}"):
+            read(path)
+
+
+def test_idx_reads_no_more_than_its_header_says(tmp_path):
+    path = tmp_path / "i"
+    path.write_bytes(gzip.compress(b"\0\0\x08\x02" + b"\0\0\0\2" * 2 + bytes(1 << 26)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="takes 16 bytes, but the file has 17"):
+        read_idx(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 22
+
+
+def samples(tmp_path):
+    """Return readers, each with a sound file."""
+    X, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 2
+    net = fastbp.Network([3, 2], "softmax", "cross_entropy", seed=0, backend="numpy", dtype="float64")
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.1, momentum=0.9), seed=0)
+    trainer.fit(X, y)
+    text = "a,b,c\n" + "\n".join(f"{a},{b},{'xy'[c]}" for (a, b, _), c in zip(X, y, strict=True))
+    np.savez(tmp_path / "stored.npz", X=X, y=y)
+    np.savez_compressed(tmp_path / "packed.npz", X=X, y=y)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", y)
+    for suffix in ("", ".gz"):
+        write_idx(tmp_path / f"idx{suffix}", X, 0x0E)
+        write_idx(tmp_path / f"y-idx{suffix}", y, 0x08)
+    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
+    net.save(tmp_path / "m.npz")
+    net.save(tmp_path / "m.safetensors")
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+
+    def streamed(path):
+        stream = fastbp.stream(path, tmp_path / ("y.npy" if path.suffix == ".npy" else f"y-idx{path.suffix}"))
+        fastbp.Trainer(net.copy(), fastbp.SGD(0.1)).fit(stream)
+
+    return [("stored.npz", read_npz), ("packed.npz", read_npz), ("idx", read_idx_array), ("idx.gz", read_idx_array),
+            ("X.npy", streamed), ("idx", streamed), ("idx.gz", streamed), ("t.csv", read_csv), ("t.csv.gz", read_csv),
+            ("m.npz", fastbp.load), ("m.safetensors", fastbp.load), ("c.ckpt", trainer.load_checkpoint)]
+
+
+def damaged(data, rng):
+    """Return a file with some bytes changed, cut out, put in, or the end left off."""
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        place, kind, n = rng.integers(len(data) + 1), rng.integers(5), rng.integers(1, 9)
+        if kind == 0:
+            del data[place:]
+        elif kind == 1:
+            del data[place : place + n]
+        elif kind == 2:
+            data[place:place] = rng.bytes(n)
+        elif kind == 3:
+            data[place : place + n] = bytes([rng.choice([0, 0x20, 0x28, 0x7F, 0xFF])]) * n
+        elif place < len(data):
+            data[place] = rng.integers(256)
+    return bytes(data)
+
+
+def test_damaged_files_give_value_errors_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, read in samples(tmp_path):
+        path = tmp_path / name
+        good, refused = path.read_bytes(), 0
+        for _ in range(250):
+            path.write_bytes(damaged(good, rng))
+            try:
+                read(path)
+            except ValueError as error:
+                refused += 1
+                assert name in str(error) or "rows 0 to 19" in str(error)  # of a stream, where a number is no number
+        path.write_bytes(good)
+        assert refused > 150
+        read(path)
+
+
+@pytest.mark.parametrize(("place", "value"), [(6, 1), (6, 64), (6, 32), (8, 99), (8, 12), (8, 14)])
+def test_zip_files_of_another_kind(tmp_path, place, value):
+    """Encrypted, patched, or of a compression that is not there: in both places where a zip file says so."""
+    np.savez(tmp_path / "d.npz", X=np.ones((4, 2)), y=np.arange(4.0))
+    data = bytearray((tmp_path / "d.npz").read_bytes())
+    for start, offset in ((data.index(b"PK\3\4"), place), (data.index(b"PK\1\2"), place + 2)):
+        data[start + offset] |= value
+    (tmp_path / "d.npz").write_bytes(data)
+    with pytest.raises(ValueError, match="d.npz is not a readable npz file: ."):
+        read_npz(tmp_path / "d.npz")

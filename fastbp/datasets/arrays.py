@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
+import errno
 import math
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from .dataset import Dataset, encoded_target, opened, some, targets_to_compare
+from ..files import check_members, read_member
+from .dataset import Dataset, Unpacked, encoded_target, opened, some, targets_to_compare
 
 MOST_CLASSES = 1_000_000
 NPZ_NAMES = (("X", "y"), ("X", "Y"), ("x", "y"), ("x_train", "y_train"), ("X_train", "y_train"),
              ("data", "target"), ("images", "labels"))
 
+CHUNK_BYTES = 1 << 20  # of a gzipped file, read at a time
+MAX_AXES = 32  # NumPy 1.26 has no more
+MAX_BYTES = 1 << 62
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -44,18 +46,20 @@ def read_npz(path: str | Path, *, task: str = "auto", complete: bool = True) -> 
     Raises
     ------
     ValueError
-        If the file is no npz file, has no arrays of such names, or they do not fit together.
+        If the file is no npz file, is damaged, has no arrays of such names, or they do not fit together.  No other
+        arrays of the file are read.
+    OSError
+        Where it cannot be read; FileNotFoundError where there is none.
     """
-    names = [name for pair in NPZ_NAMES for name in pair]
     with Path(path).open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             raise ValueError(f"{path} is not an npz file")
-        try:
-            file = np.load(stream, allow_pickle=False)
-            arrays = {name: file[name] for name in file.files if name in names}
-        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path} is not a readable npz file: {error}") from None
-    X, y = _samples_and_targets(arrays, file.files, path)
+        archive = _readable(path, zipfile.ZipFile, stream)
+        _readable(path, check_members, archive)
+        found = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        names = _names_of_samples_and_targets(found, path)
+        X, *rest = [_readable(path, read_member, archive, found[name]) for name in names]
+    y = rest[0] if rest else None
     _check_samples(X, path)
     X = X.reshape(len(X), -1)
     pixels = X.dtype == np.uint8
@@ -109,12 +113,9 @@ def read_idx_array(path: str | Path) -> np.ndarray:
     The format (Y. LeCun, the MNIST database): two zero bytes, a dtype code, the number of axes, the length
     of each axis as a big-endian 32-bit integer, then the elements, big-endian, the last axis fastest.
     """
-    try:
-        with opened(path) as stream:
-            dtype, shape = idx_header(stream, path)
-            data = stream.read()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged gzip data ({error})") from None
+    with opened(path) as stream:
+        dtype, shape = idx_header(stream, path)
+        data = _read(stream, dtype.itemsize * math.prod(shape) + 1)
     _check_length(path, dtype, shape, len(data))
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -127,14 +128,17 @@ def idx_header(stream: IO[bytes], path: str | Path) -> tuple[np.dtype, tuple[int
     lengths = stream.read(4 * head[3])
     if len(lengths) < 4 * head[3]:
         raise ValueError(f"{path}: the IDX header is cut short")
-    return np.dtype(IDX_DTYPES[head[2]]), tuple(np.frombuffer(lengths, ">u4").tolist())
+    dtype, shape = np.dtype(IDX_DTYPES[head[2]]), tuple(np.frombuffer(lengths, ">u4").tolist())
+    if len(shape) > MAX_AXES or dtype.itemsize * math.prod(n or 1 for n in shape) > MAX_BYTES:
+        raise ValueError(f"{path}: an array of shape {shape} is too large")
+    return dtype, shape
 
 
 def map_idx(path: str | Path) -> np.memmap | IdxPieces:
     """Map an IDX file into memory, axes after the second flattened; a gzipped one can only be read piece by piece."""
     stream = opened(path)
     with stream:
-        if isinstance(stream, gzip.GzipFile):
+        if isinstance(getattr(stream, "raw", None), Unpacked):
             return IdxPieces(path)
         dtype, shape = idx_header(stream, path)
         start = stream.tell()
@@ -155,7 +159,7 @@ class IdxPieces:
 
     def __init__(self, path: str | Path):
         self.path = path
-        with self._opened() as stream:
+        with opened(path) as stream:
             self.dtype, self._shape = idx_header(stream, path)
         _check_not_empty(path, self._shape)
         self.shape = _flat(self._shape)
@@ -167,23 +171,23 @@ class IdxPieces:
     def pieces(self, n_rows: int) -> Iterator[np.ndarray]:
         """Yield `n_rows` samples at a time, in native byte order."""
         size = self.dtype.itemsize * math.prod(self.shape[1:])
-        with self._opened() as stream:
+        with opened(self.path) as stream:
             idx_header(stream, self.path)
             for start in range(0, len(self), n_rows):
                 n = min(n_rows, len(self) - start)
-                data = stream.read(n * size)
+                data = _read(stream, n * size)
                 if len(data) < n * size:
                     _check_length(self.path, self.dtype, self._shape, start * size + len(data))
                 yield np.frombuffer(data, self.dtype).reshape(n, *self.shape[1:]).astype(self.dtype.newbyteorder("="))
             _check_length(self.path, self.dtype, self._shape, len(self) * size + len(stream.read(1)))
 
-    @contextmanager
-    def _opened(self):
-        try:
-            with opened(self.path) as stream:
-                yield stream
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{self.path}: damaged gzip data ({error})") from None
+
+def _read(stream: IO[bytes], n: int) -> bytearray:
+    """Read at most n bytes, in chunks: what a damaged header promises is not allocated before it is there."""
+    data = bytearray()
+    while chunk := stream.read(min(CHUNK_BYTES, n - len(data))):
+        data += chunk
+    return data
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -201,14 +205,24 @@ def _check_not_empty(path: str | Path, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{path}: expected samples, found shape {shape}")
 
 
-def _samples_and_targets(arrays: Mapping[str, np.ndarray], found: list[str], path: str | Path):
+def _readable(path: str | Path, function: Callable, *arguments: Any) -> Any:
+    """Call a function that reads from a zip file; it may raise a dozen kinds of errors for damaged bytes."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk, not of a decompressor
+            raise
+        raise ValueError(f"{path} is not a readable npz file: {error or type(error).__name__}") from None
+
+
+def _names_of_samples_and_targets(found: Collection[str], path: str | Path) -> tuple[str, ...]:
     for X, y in NPZ_NAMES:
-        if X in arrays and y in arrays:
-            return arrays[X], arrays[y]
+        if X in found and y in found:
+            return X, y
     for X, _ in NPZ_NAMES:
-        if X in arrays:
-            return arrays[X], None
-    raise ValueError(f"{path}: expected arrays named X and y, found {some(found) or 'none'}")
+        if X in found:
+            return (X,)
+    raise ValueError(f"{path}: expected arrays named X and y, found {some(list(found)) or 'none'}")
 
 
 def _check_samples(X: np.ndarray, path: str | Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -65,10 +67,36 @@ class Dataset(_Pair):
 
 
 def opened(path: str | Path) -> IO[bytes]:
-    """Open a file for reading bytes, unpacked if it is gzipped, whatever it is called."""
+    """Open a file for reading bytes, unpacked if it is gzipped, whatever it is called.
+
+    Where gzipped data are damaged, reading raises a ValueError that names the file.
+    """
     with Path(path).open("rb") as stream:
         gzipped = stream.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path) if gzipped else Path(path).open("rb"))
+    return cast(IO[bytes], io.BufferedReader(Unpacked(path)) if gzipped else Path(path).open("rb"))
+
+
+class Unpacked(io.RawIOBase):
+    """The content of a gzipped file."""
+
+    def __init__(self, path: str | Path):
+        self._path, self._file = path, gzip.open(path)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; ValueError for damaged data."""
+        try:
+            return self._file.readinto(buffer)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{self._path}: damaged gzip data ({error})") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
 
 def encoded_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
