@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import checkpoints, checks
+from .checkpoints import CheckpointError, check_number
 from .metrics import falls
 
 __all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau",
@@ -103,17 +104,21 @@ class Callbacks:
         """Return what the callbacks must know to go on: pairs of a class name and a dict."""
         return [(name, dict(method())) for name, method in self._methods["state_dict"]]
 
-    def go_on(self, states: list) -> None:
+    def go_on(self, states: list, path: str) -> None:
         """Give each callback the state that one of its class had; those of the same class in their order.
 
-        The state of one that monitors something is for one that monitors the same.
+        The state of one that monitors something is for one that monitors the same.  A CheckpointError says which file,
+        `path`, has a state that no callback gives.
         """
         states = list(states)
         for name, method in self._methods["load_state_dict"]:
             monitor = getattr(getattr(method, "__self__", None), "monitor", None)
             for i, (other, state) in enumerate(states):
                 if other == name and state.get("monitor", monitor) == monitor:
-                    method(dict(states.pop(i)[1]))
+                    try:
+                        method(dict(states.pop(i)[1]))
+                    except CheckpointError as error:
+                        raise CheckpointError(f"checkpoint {path!r}, state of {name}: {error}") from None
                     break
 
 
@@ -167,7 +172,7 @@ class _Monitor(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
-        self.best = state["best"]
+        self.best = check_number("best", state.get("best"))
 
 
 class EarlyStopping(_Monitor):
@@ -209,6 +214,7 @@ class EarlyStopping(_Monitor):
         self._parameters = None  # of a call whose end was not told, because another callback failed
         super().on_train_begin(trainer, history)
         self.best_epoch = history.first_epoch - 1
+        self._of_network = trainer.net.parameters.shape, trainer.net.dtype
 
     def on_epoch_end(self, trainer: Any, history: Any) -> bool:
         """Keep the parameters if they are the best; else see whether that lasted too long."""
@@ -226,8 +232,14 @@ class EarlyStopping(_Monitor):
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
         super().load_state_dict(state)
-        self.best_epoch = state["best_epoch"]
-        self._parameters = state.get("parameters") if self.restore_best else None
+        self.best_epoch = check_number("best_epoch", state.get("best_epoch"), is_integer=True, at_least=0,
+                                       below=1 << 62)
+        parameters, (shape, dtype) = state.get("parameters"), self._of_network
+        if parameters is not None and (not isinstance(parameters, np.ndarray) or parameters.shape != shape
+                                       or parameters.dtype != dtype):
+            raise CheckpointError(f"parameters must be {dtype} {shape}, got "
+                                  f"{getattr(parameters, 'dtype', type(parameters).__name__)} {np.shape(parameters)}")
+        self._parameters = parameters if self.restore_best else None
 
     def on_train_end(self, trainer: Any, history: Any) -> None:
         """Put back the best parameters."""
@@ -375,7 +387,7 @@ class ReduceLROnPlateau(_Monitor):
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
         super().load_state_dict(state)
-        self._since = state["since"]
+        self._since = check_number("since", state.get("since"), is_integer=True, at_least=0, below=1 << 62)
 
 
 class CSVLogger(Callback):
@@ -423,13 +435,17 @@ class CSVLogger(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         """Add to the file where it was then; where it is gone, begin it anew."""
-        columns, self._columns = self._columns, state["columns"]
+        given, size = state.get("columns"), check_number("size", state.get("size"), is_integer=True, at_least=0,
+                                                         below=1 << 62)
+        if given is not None and (not isinstance(given, list) or not all(isinstance(name, str) for name in given)):
+            raise CheckpointError(f"columns must be a list of texts or null, got {given!r}")
+        columns, self._columns = self._columns, given
         self._compare(columns or [])
         with self.path.open(newline="") as file:
             is_ours = next(csv.reader(file), None) == self._columns
-        self._is_begun = is_ours and 0 < state["size"] <= self.path.stat().st_size
+        self._is_begun = is_ours and 0 < size <= self.path.stat().st_size
         if self._is_begun:
-            os.truncate(self.path, state["size"])
+            os.truncate(self.path, size)
 
 
 class TensorBoard(Callback):

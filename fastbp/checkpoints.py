@@ -1,12 +1,15 @@
 """Checkpoint files: all that is needed to go on exactly where training was, whole or not at all.
 
-The format, without pickle: the line `MAGIC`; the lengths of the whole file and of the header, two little-endian
-unsigned 64-bit numbers; the header, JSON with `info` and each array's dtype and shape; the arrays one after the other,
-C order, little-endian; the SHA-256 of everything before it.
+The format, without pickle: the line `MAGIC`; the version of the format and the lengths of the whole file and of the
+header, three little-endian unsigned 64-bit numbers; the header, JSON with `info` and each array's dtype (one of
+`DTYPES`) and shape; the arrays one after the other, C order, little-endian; the SHA-256 of everything before it.
+
+The checksum finds damage, but whoever crafts a file can compute it: nothing that a file says is used unchecked.
 """
 
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -15,18 +18,24 @@ from pathlib import Path
 import numpy as np
 
 from . import checks
-from .files import _write_at_once
+from .files import _clear_unfinished, _time, _write_at_once
 
 MAGIC = b"fastbp checkpoint\n"
 VERSION = 1
 _LENGTHS = struct.Struct("<QQQ")  # version, bytes of the file, bytes of the header
 _SUM_BYTES = hashlib.sha256().digest_size
+DTYPES = ("|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")
+_NAMES = {np.dtype(dtype).name for dtype in DTYPES}
+_MAX_AXES = 32  # NumPy 1.26 has no more
+_MAX_BYTES = 1 << 62
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_PLACES = {"pos": 624, "buffer_pos": 4}  # of generators in their buffers, which NumPy reads there unchecked
+_MAX_POOL = 1024  # numbers of a SeedSequence: seeding takes the square of it
 _FIELD = re.compile(r"\{\w*(?::(\d*d?))?\}")  # of a path: {epoch} or {epoch:04d}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint file is damaged, cut short, or no such file."""
+    """A checkpoint file is damaged, cut short, no such file, or holds what no training writes."""
 
 
 # ------------------------------------------------------------------ one file
@@ -41,14 +50,14 @@ def write(path, arrays, info):
     ----------
     path : str or Path
     arrays : dict of str to array_like
-        Of numbers or fixed-length text, of any shape.
+        Of booleans, integers or floats (`DTYPES`), of any shape up to 32 axes.
     info : dict
         What JSON can hold; tuples come back as lists.
 
     Raises
     ------
     TypeError
-        For an array of objects, or `info` that JSON cannot hold; nothing is written then.
+        For an array of anything else, or `info` that JSON cannot hold; nothing is written then.
     OSError
         Where the file cannot be written; what was at `path` is still there.
     """
@@ -64,7 +73,6 @@ def write(path, arrays, info):
     checksum = hashlib.sha256()
     for piece in pieces:
         checksum.update(piece)
-    _clear_unfinished(path.parent, re.escape(path.name), _time(path))
     _write_at_once(path, *pieces, checksum.digest())
     _sync_folder(path.parent)
 
@@ -80,17 +88,24 @@ def read(path):
     Raises
     ------
     CheckpointError
-        Where the file is damaged, cut short or no checkpoint.  The message names the newest sound checkpoint before
-        it in the same folder, if there is one.
+        Where the file is damaged, cut short, no checkpoint or not well-formed.  The message names the newest sound
+        checkpoint before it in the same folder, if there is one.
     OSError
         Where it cannot be read; FileNotFoundError where there is none.
     """
     try:
-        return _decoded(Path(path).read_bytes())
+        return _load(Path(path))
     except CheckpointError as error:
         older = next(filter(_is_sound, _before(Path(path))), None)
         advice = "" if older is None else f"; the one before it, {os.fspath(older)!r}, is sound"
         raise CheckpointError(f"checkpoint {os.fspath(path)!r} {error}{advice}") from None
+
+
+def _load(path):
+    try:
+        return _decoded(path.read_bytes())
+    except MemoryError:
+        raise CheckpointError("takes more memory than there is") from None
 
 
 def _decoded(data):
@@ -108,21 +123,55 @@ def _decoded(data):
         raise CheckpointError("is damaged: the checksum does not match")
     if version != VERSION:
         raise CheckpointError(f"has format version {version}; this version of fastbp reads {VERSION}")
-    header = json.loads(data[start : start + head])
+    try:
+        header = json.loads(data[start : start + head])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"has a header that cannot be read: {error}") from None
+    if not isinstance(header, dict) or set(header) != {"arrays", "info"} or \
+            not all(isinstance(part, dict) for part in header.values()):
+        raise CheckpointError("has a header that is not an object with the objects arrays and info")
     arrays, at = {}, start + head
-    for name, (dtype, shape) in header["arrays"].items():
+    for name, declared in header["arrays"].items():
+        dtype, shape, length = _checked_array(name, declared)
+        if length > len(content) - at:
+            raise CheckpointError(f"is too short for its array {name!r}, {dtype} {shape}")
         array = np.ndarray(shape, dtype, content, at)
+        if dtype == "|b1" and array.view(np.uint8).max(initial=0) > 1:
+            raise CheckpointError(f"has bytes in its array {name!r} that are no booleans")
         arrays[name] = array.astype(array.dtype.newbyteorder("="))  # a copy: aligned, and one can write into it
-        at += array.nbytes
+        at += length
+    if at != len(content):
+        raise CheckpointError(f"has {len(content) - at} bytes that belong to no array")
     return arrays, header["info"]
+
+
+def _checked_array(name, declared):
+    """Return dtype, shape and number of bytes of an array, as the header of a file has them."""
+    dtype, shape = declared if isinstance(declared, list) and len(declared) == 2 else (None, None)
+    if dtype not in DTYPES or not isinstance(shape, list) or len(shape) > _MAX_AXES or \
+            not all(type(n) is int and n >= 0 for n in shape) or \
+            np.dtype(dtype).itemsize * math.prod(n or 1 for n in shape) > _MAX_BYTES:
+        raise CheckpointError(f"has an array {name!r} of dtype and shape {_short(declared)}")
+    return dtype, shape, np.dtype(dtype).itemsize * math.prod(shape)
+
+
+def _short(value):
+    """Return how a message names a value from a file, however long or deep it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of an integer of thousands of digits
+        text = type(value).__name__
+    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def _plain(name, array):
     """Return an array as the file holds it: C order, little-endian."""
     array = np.asarray(array)
-    if array.dtype.kind not in "biufcSU":
-        raise TypeError(f"array {name!r} must hold numbers or fixed-length text, got dtype {array.dtype}")
-    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    dtype = array.dtype.newbyteorder("<")
+    if dtype.str not in DTYPES or array.ndim > _MAX_AXES:
+        raise TypeError(f"array {name!r} must hold booleans, integers or floats of at most 64 bits in at most "
+                        f"{_MAX_AXES} axes, got dtype {array.dtype} in {array.ndim}")
+    return np.asarray(array, dtype=dtype, order="C")
 
 
 def _bytes(array):
@@ -140,16 +189,10 @@ def _sync_folder(folder):
         os.close(descriptor)
 
 
-def _clear_unfinished(folder, name, older_than):
-    """Delete what killed writers of files whose names match `name` left; a writer still at work has a newer one."""
-    unfinished = re.compile(rf"\.{name}\.[0-9a-f]{{8}}\.tmp")
-    for path in folder.iterdir():
-        if unfinished.fullmatch(path.name) and _time(path) < older_than:
-            path.unlink(missing_ok=True)
-
-
 def _is_checkpoint(path):
     try:
+        if not path.is_file():
+            return False
         with open(path, "rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
@@ -157,8 +200,10 @@ def _is_checkpoint(path):
 
 
 def _is_sound(path):
+    if not _is_checkpoint(path):
+        return False
     try:
-        _decoded(path.read_bytes())
+        _load(path)
     except (OSError, CheckpointError):
         return False
     return True
@@ -193,7 +238,7 @@ def latest(place):
     """
     if not os.path.isdir(place):
         return (_members(place) or [(-1, None)])[-1][1]
-    files = [path for path in Path(place).iterdir() if path.is_file() and _is_checkpoint(path)]
+    files = [path for path in Path(place).iterdir() if _is_checkpoint(path)]
     heads = {_pattern_of(path): path for path in sorted(files, key=_last_number)}
     return max(heads.values(), key=_time, default=None)
 
@@ -274,13 +319,6 @@ def _last_number(path):
     return int((re.findall("[0-9]+", path.name) or ["-1"])[-1])
 
 
-def _time(path):
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:  # deleted meanwhile
-        return -1
-
-
 # ------------------------------------------------------------------ random generators
 
 
@@ -305,18 +343,74 @@ def generator_state(rng):
     return _as_json({"state": state, "seed_sequence": kept})
 
 
+def check_number(name, value, is_integer=False, at_least=-math.inf, below=math.inf):
+    """Return a number of a file, which may be NaN or infinite where there are no bounds; else CheckpointError."""
+    is_number = type(value) is int if is_integer else isinstance(value, int | float) and not isinstance(value, bool)
+    is_bounded = at_least > -math.inf or below < math.inf
+    if not is_number or is_bounded and not at_least <= value < below:
+        bounds = f" from {at_least:g} to {below:g}" if is_bounded else ""
+        raise CheckpointError(f"{name} must be {'an integer' if is_integer else 'a number'}{bounds}, "
+                              f"got {_short(value)}")
+    return value
+
+
 def restore_generator(state):
-    """Return a generator that goes on exactly where the one of `generator_state` was."""
-    state = _from_json(state)
-    name, kept = state["state"]["bit_generator"], state["seed_sequence"]
-    checks.name("bit generator", name, _GENERATORS)
-    bit_generator = getattr(np.random, name)(0 if kept is None else np.random.SeedSequence(**kept))
-    bit_generator.state = state["state"]
+    """Return a generator that goes on exactly where the one of `generator_state` was.
+
+    Raises
+    ------
+    ValueError
+        For what `generator_state` does not return.
+    """
+    if not isinstance(state, dict) or set(state) != {"state", "seed_sequence"} or not isinstance(state["state"], dict):
+        raise ValueError("a generator must have a state and a seed_sequence")
+    kept, name = state["seed_sequence"], state["state"].get("bit_generator")
+    if name not in _GENERATORS:
+        raise ValueError(f"bit generator {_short(name)} is unknown (known: {', '.join(_GENERATORS)})")
+    if not _is_like(state["state"], _as_json(getattr(np.random, name)(0).state)):
+        raise ValueError(f"the state of {name} has not the values that it needs")
+    try:
+        seed = 0 if kept is None else np.random.SeedSequence(**_seed_sequence(kept))
+        bit_generator = getattr(np.random, name)(seed)
+        bit_generator.state = _from_json(state["state"])
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"the state of {name} cannot be restored: {error}") from None
+    if _as_json(bit_generator.state) != state["state"]:
+        raise ValueError(f"the state of {name} has numbers that are too large")
     return np.random.Generator(bit_generator)
+
+
+def _is_like(value, example, key=None):
+    """Whether a value of JSON has the keys, lengths and types of an example of integers."""
+    if isinstance(example, dict):
+        return isinstance(value, dict) and set(value) == set(example) and \
+            all(_is_like(value[key], item, key) for key, item in example.items())
+    if isinstance(example, list):
+        return isinstance(value, list) and len(value) == len(example) and all(map(_is_like, value, example))
+    if isinstance(example, str):
+        return value == example
+    return type(value) is int and 0 <= value <= _PLACES.get(key, value)
+
+
+def _seed_sequence(kept):
+    """Return the arguments of a SeedSequence; what they hold besides the ranges checked here NumPy checks."""
+    if not isinstance(kept, dict) or set(kept) != {"entropy", "spawn_key", "pool_size", "n_children_spawned"}:
+        raise ValueError("the seed sequence has not the values that it needs")
+    checks.integer("pool_size", kept["pool_size"])
+    checks.integer("n_children_spawned", kept["n_children_spawned"], at_least=0)
+    if kept["pool_size"] > _MAX_POOL or kept["n_children_spawned"] > _MAX_BYTES:
+        raise ValueError("the seed sequence has numbers that are too large")
+    if not isinstance(kept["spawn_key"], list):
+        raise ValueError("the spawn_key of the seed sequence must be a list")
+    for i, number in enumerate(kept["spawn_key"]):
+        checks.integer(f"spawn_key[{i}]", number, at_least=0)
+    return _from_json(kept)
 
 
 def _as_json(value):
     if isinstance(value, dict):
+        if set(value) == {"dtype", "values"}:
+            raise TypeError("a dict of dtype and values alone would be taken for an array")
         return {key: _as_json(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return {"dtype": value.dtype.name, "values": value.tolist()}
@@ -331,5 +425,17 @@ def _from_json(value):
     if not isinstance(value, dict):
         return value
     if set(value) == {"dtype", "values"}:
-        return np.array(value["values"], value["dtype"])
+        return _array_from_json(**value)
     return {key: _from_json(item) for key, item in value.items()}
+
+
+def _array_from_json(dtype, values):
+    """Return an array; ValueError for values that are not those of an array of this dtype, as `_as_json` has them."""
+    try:
+        if dtype in _NAMES:
+            array = np.array(values, dtype)
+            if json.dumps(array.tolist()) == json.dumps(values):
+                return array
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise ValueError(f"an array of dtype {_short(dtype)} cannot have the values {_short(values)}")

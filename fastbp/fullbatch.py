@@ -148,6 +148,8 @@ class _Pairs:
     def __init__(self, memory, vectors):
         self.memory, self.most = memory, len(vectors) // 2
         self.s, self.y = vectors[: self.most], vectors[self.most :]
+        if not (memory[0] in range(1, self.most + 2) and memory[1] in range(1, self.most + 1)):  # of a crafted file
+            self.clear()
 
     def __len__(self):
         return int(self.memory[0]) - 1

@@ -17,6 +17,8 @@ import numpy as np
 from . import checkpoints, checks, interrupts, optimizers, reference
 from .attributes import Checked, Fixed
 from .callbacks import Callbacks
+from .checkpoints import CheckpointError
+from .files import warn_if_nonfinite
 from .losses import row_of
 from .metrics import Measures, kernels_of, named
 from .network import Network
@@ -446,7 +448,7 @@ class Trainer:
             self._watchers = ()
             callbacks.call("on_train_begin", self, history)
             if resumed is not None:
-                callbacks.go_on(resumed["callbacks"])
+                callbacks.go_on(resumed["callbacks"], resumed["path"])
                 plateau.best, plateau.count = resumed["plateau"]
                 if resumed["stopped"] in callbacks.final or (resumed["stopped"] == "tol" and tol is not None):
                     self.stop_training, history.stopped = True, resumed["stopped"]
@@ -541,13 +543,17 @@ class Trainer:
         Parameters
         ----------
         path : str or Path
+
+        Warns
+        -----
+        RuntimeWarning
+            Where parameters are NaN or infinite.
         """
         caller = vars(self).get("_caller")
         if caller is not None and caller.process == os.getpid() and caller.thread != threading.get_ident():
             raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
-        arrays = {"parameters": self.net.parameters, "buffers": self.state.buffers, "memory": self.state.memory}
-        if len(self.state.vectors):
-            arrays["vectors"] = self.state.vectors
+        warn_if_nonfinite(self.net, path)
+        arrays = self._arrays()
         info = {**self._config(), "step": self.state.step, "epochs": self.epochs, "key": self.key,
                 "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng), "history": self.history,
                 "skipped": self.state.skipped,
@@ -562,13 +568,13 @@ class Trainer:
             for i, (name, state) in enumerate(fit["callbacks"]):
                 of_state = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
                 arrays |= {f"callback {i} {key}": value for key, value in of_state.items()}
-                rest = checkpoints._as_json({key: value for key, value in state.items() if key not in of_state})
                 try:
+                    rest = checkpoints._as_json({key: value for key, value in state.items() if key not in of_state})
                     json.dumps(rest)
                 except TypeError as error:
                     raise TypeError(f"state_dict of {name} must hold arrays and what JSON can hold: {error}") from None
                 states.append((name, rest))
-            info["fit"] = {**fit, "callbacks": states}
+            info["fit"] = {"callbacks": states, "plateau": fit["plateau"], "stopped": fit["stopped"]}
         checkpoints.write(path, arrays, info)
 
     @_exclusive
@@ -585,27 +591,49 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            A ValueError: the file is damaged.  The message names the newest sound one before it.
+            A ValueError: the file is damaged, and the message names the newest sound one before it; or it holds what no
+            training writes.  Nothing is changed then.  The next `fit` says so of the states of callbacks.
         ValueError
             Where the network or the trainer is not like the one that was saved.  Nothing is changed then.
+
+        Warns
+        -----
+        RuntimeWarning
+            Where parameters are NaN or infinite.
         """
         self._check_arrays()
         arrays, info = checkpoints.read(path)
         for key, here in self._config().items():
             if info.get(key) != here:
-                raise ValueError(f"checkpoint {os.fspath(path)!r} is of another training: {key} {info.get(key)}, here "
-                                 f"{here}")
-        state, rng = self.state, checkpoints.restore_generator(info["rng"])
-        for name, array in (("parameters", self.net.parameters), ("buffers", state.buffers), ("memory", state.memory),
-                            ("vectors", state.vectors)):
-            array[...] = arrays.get(name, 0)  # version 0.1 had no vectors
+                raise ValueError(f"checkpoint {os.fspath(path)!r} is of another training: {key} "
+                                 f"{checkpoints._short(info.get(key))}, here {here}")
+        try:
+            _check_info(info)
+            rng, resumed = checkpoints.restore_generator(info.get("rng")), _resumed_fit(info.get("fit"), arrays)
+            ours = self._arrays()
+            if "vectors" in ours:
+                arrays.setdefault("vectors", np.zeros_like(ours["vectors"]))  # version 0.1 kept none
+            if set(arrays) != set(ours):
+                raise CheckpointError(f"its arrays must be {', '.join(ours)}, found "
+                                      f"{checkpoints._short(list(arrays))}")
+            for name, array in ours.items():
+                if arrays[name].shape != array.shape or arrays[name].dtype != array.dtype:
+                    raise CheckpointError(f"array {name!r} must be {array.dtype} {array.shape}, found "
+                                          f"{arrays[name].dtype} {arrays[name].shape}")
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"checkpoint {os.fspath(path)!r} holds what no training writes: {error}") from None
+        for name, array in ours.items():
+            array[...] = arrays[name]
+        state = self.state
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
         state.step, state.skipped, self._past, self._histories = info["step"], info["skipped"], info["history"], []
-        self._resumed = info.get("fit")
-        for i, pair in enumerate(self._resumed["callbacks"] if self._resumed else ()):
-            start = f"callback {i} "
-            of_state = {name[len(start):]: array for name, array in arrays.items() if name.startswith(start)}
-            pair[1] = checkpoints._from_json(pair[1]) | of_state
+        self._resumed = None if resumed is None else {**resumed, "path": os.fspath(path)}
+        warn_if_nonfinite(self.net, path, stacklevel=4)
+
+    def _arrays(self):
+        """Return the arrays of a checkpoint, by name, but for those of callbacks."""
+        arrays = {"parameters": self.net.parameters, "buffers": self.state.buffers, "memory": self.state.memory}
+        return {**arrays, "vectors": self.state.vectors} if len(self.state.vectors) else arrays
 
     def _remember(self, history):
         """Keep a history for `history`; many short ones together."""
@@ -775,6 +803,49 @@ class Trainer:
             if not np.isfinite(losses.sum()):
                 return "the loss, of finite outputs"
         return "the update" if checks.is_finite(gradient) else "the gradient"
+
+
+def _check_info(info):
+    """Check the fields of a checkpoint that `Trainer._config` does not compare; ValueError."""
+    for name, below in (("step", 1 << 62), ("epochs", 1 << 62), ("skipped", 1 << 62), ("key", 1 << 64)):
+        checkpoints.check_number(name, info.get(name), is_integer=True, at_least=0, below=below)
+    checkpoints.check_number("lr_scale", info.get("lr_scale"), at_least=0, below=sys.float_info.max)
+    history = info.get("history")
+    if not isinstance(history, dict) or not all(isinstance(values, list) for values in history.values()):
+        raise CheckpointError(f"history must be an object of lists, got {checkpoints._short(history)}")
+    if len({*map(len, history.values())}) > 1 or (history and "loss" not in history):
+        raise CheckpointError("history must have a loss, and all its lists must be of one length")
+    for name, values in history.items():
+        for value in values:
+            checkpoints.check_number(f"history {name!r}", value)
+
+
+def _resumed_fit(fit, arrays):
+    """Return what a call of `fit` knew, its arrays taken from those of the checkpoint, or None; ValueError."""
+    if fit is None:
+        return None
+    if not isinstance(fit, dict) or set(fit) != {"callbacks", "plateau", "stopped"}:
+        raise CheckpointError(f"fit must have callbacks, plateau and stopped, got {checkpoints._short(fit)}")
+    plateau, stopped, states = fit["plateau"], fit["stopped"], fit["callbacks"]
+    if not isinstance(plateau, list) or len(plateau) != 2:
+        raise CheckpointError(f"plateau must be a loss and a count, got {checkpoints._short(plateau)}")
+    checkpoints.check_number("best loss", plateau[0])
+    checkpoints.check_number("plateau", plateau[1], is_integer=True, at_least=0, below=1 << 62)
+    if not isinstance(stopped, str | None):
+        raise CheckpointError(f"stopped must be a text or null, got {checkpoints._short(stopped)}")
+    if not isinstance(states, list) or not all(isinstance(pair, list) and list(map(type, pair)) == [str, dict]
+                                               for pair in states):
+        raise CheckpointError(f"callbacks must be pairs of a name and an object, got {checkpoints._short(states)}")
+    callbacks = []
+    for i, (name, state) in enumerate(states):
+        start = f"callback {i} "
+        keys = [key for key in arrays if key.startswith(start)]
+        of_state = {key[len(start):]: arrays.pop(key) for key in keys}
+        state = checkpoints._from_json(state)
+        if not isinstance(state, dict):
+            raise CheckpointError(f"the state of {checkpoints._short(name)} must be an object")
+        callbacks.append((name, state | of_state))
+    return {**fit, "callbacks": callbacks}
 
 
 class _Plateau:

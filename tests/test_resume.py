@@ -1,20 +1,23 @@
 """Checkpoints: a training that is killed at any moment and resumed ends with the bits of one that never stopped."""
 
+import importlib.util
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastbp
-from fastbp import schedules
+from fastbp import checkpoints, schedules
 from fastbp.callbacks import Callback, Checkpoint, CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from fastbp.checkpoints import CheckpointError, latest
 
+DATA = Path(__file__).parent / "data"
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(150, 6)).astype(np.float32)
 Y = RNG.integers(0, 3, 150)
@@ -263,6 +266,173 @@ def test_a_trainer_is_copied_in_the_middle_of_training(backend):
     callback.copy.fit(X, Y, epochs=3)
     trainer.fit(X, Y, epochs=3)
     assert callback.copy.net.parameters.tobytes() == trainer.net.parameters.tobytes()
+
+
+# ------------------------------------------------------------------ files of other makers
+
+
+def test_a_checkpoint_of_version_0_1_goes_on(backend):
+    """With momentum, dropout, a history, tol and callbacks that count: to where that version ended."""
+    spec = importlib.util.spec_from_file_location("make_files", DATA / "make_files.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    trainer, end = made.trainer(backend), np.load(DATA / "version_0_1_end.npz")
+    trainer.load_checkpoint(DATA / "version_0_1-4.ckpt")
+    assert trainer.epochs == 4 and trainer.history["loss"] == end["loss"][:4].tolist()
+    made.fit(trainer, 5)
+    assert trainer.epochs == 9 and trainer.lr_scale == end["lr_scale"]
+    np.testing.assert_allclose(trainer.net.parameters, end["parameters"], rtol=1e-9)
+    for name in ("loss", "validation_loss"):
+        np.testing.assert_allclose(trainer.history[name], end[name], rtol=1e-9)
+
+
+def small():
+    """Return a trainer with state, and the callbacks of the library that have a state."""
+    net = fastbp.Network([6, 3], "softmax", "cross_entropy", seed=0, backend="numpy")
+    trainer = fastbp.Trainer(net, fastbp.SGD(0.1, momentum=0.9), seed=0, input_noise=0.1)
+    return trainer, [EarlyStopping("loss"), ReduceLROnPlateau("loss"), Odd({"a": [np.arange(2.0)]})]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Return what a checkpoint within `fit` holds."""
+    folder = tmp_path_factory.mktemp("parts")
+    trainer, callbacks = small()
+    callbacks.append(CSVLogger(folder / "log.csv"))
+    trainer.fit(X, Y, epochs=2, tol=1e-3, validation_data=(X, Y), callbacks=[*callbacks, Checkpoint(folder / "c.ckpt")])
+    return checkpoints.read(latest(folder / "c.ckpt"))
+
+
+def refused(arrays, info, path, words="'.*c.ckpt'"):
+    """See that a trainer refuses a checkpoint by a CheckpointError and stays what it was."""
+    trainer, _ = small()
+    trainer.fit(X, Y)
+    checkpoints.write(path, arrays, info)
+    before = bits(trainer)
+    with pytest.raises(ValueError, match=words) as error:
+        trainer.load_checkpoint(path)
+    assert bits(trainer) == before and trainer._resumed is None
+    assert isinstance(error.value, CheckpointError) or "is of another training" in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+WRONG = [None, True, -1, 0.5, float("nan"), "x", [], [1], {}, {"a": 1}, 2**64, 10**4000, [[None]],
+         {"dtype": "O", "values": [1]}, {"dtype": "<M8[s]", "values": [1]}, {"dtype": "float64", "values": ["x"]},
+         {"dtype": "float64", "values": [[1], [1, 2]]}, {"dtype": "int8", "values": [300]}]
+MAY = {"step": [], "epochs": [], "skipped": [], "key": [], "lr_scale": [0.5, 2**64], "history": [{}], "rng": [],
+       "fit": [None], "versions": WRONG}  # nobody reads the versions
+
+
+@pytest.mark.parametrize("field", ["network", "optimizer", "batch_size", "shuffle", "l1", "l2", "dropout", "clip_norm",
+                                   "clip_value", "max_norm", "label_smoothing", "input_noise", "on_nonfinite", *MAY])
+def test_every_field_of_a_checkpoint_is_checked(parts, field, tmp_path):
+    arrays, info = parts
+    for wrong in WRONG:
+        if wrong != info[field] and wrong not in MAY.get(field, []):
+            refused(arrays, {**info, field: wrong}, tmp_path / "c.ckpt")
+    if field not in ("versions", "fit", "clip_norm"):
+        refused(arrays, {key: value for key, value in info.items() if key != field}, tmp_path / "c.ckpt")
+
+
+@pytest.mark.parametrize("change", [
+    {"history": {"loss": [1.0, "x"]}}, {"history": {"loss": [1.0, None]}}, {"history": {"loss": 1.0}},
+    {"history": {"loss": [1.0], "accuracy": []}}, {"history": {"accuracy": [1.0]}}, {"epochs": "x"}, {"step": 1.5},
+    {"step": 2**62}, {"lr_scale": float("inf")}, {"lr_scale": -0.5}, {"key": 2**64}, {"key": -1},
+])
+def test_values_of_fields(parts, change, tmp_path):
+    arrays, info = parts
+    refused(arrays, {**info, **change}, tmp_path / "c.ckpt", "c.ckpt' holds what no training writes: ")
+
+
+@pytest.mark.parametrize("change", [
+    {"stopped": 3}, {"stopped": ["tol"]}, {"plateau": None}, {"plateau": [1.0]}, {"plateau": ["x", 0]},
+    {"plateau": [1.0, 0.5]}, {"plateau": [1.0, -1]}, {"callbacks": None}, {"callbacks": {"Odd": {}}},
+    {"callbacks": [["Odd"]]}, {"callbacks": [["Odd", []]]}, {"callbacks": [[3, {}]]}, {"callbacks": [["Odd", None]]},
+    {"callbacks": [["Odd", {"dtype": "float64", "values": [1]}]]}, {"callbacks": []}, {"more": 1},
+    {"callbacks": [["Odd", {"a": {"dtype": "O", "values": [1]}}]]},
+], ids=str)
+def test_what_a_call_of_fit_knew_is_checked(parts, change, tmp_path):
+    arrays, info = parts
+    refused(arrays, {**info, "fit": {**info["fit"], **change}}, tmp_path / "c.ckpt",
+            "c.ckpt' holds what no training writes: ")
+
+
+def test_states_nested_deep(parts, tmp_path):
+    """Python's own recursion may end before that of the JSON parser."""
+    arrays = {name: array for name, array in parts[0].items() if not name.startswith("callback")}
+    for depth in range(100, 900, 100):
+        deep = {}
+        for _ in range(depth):
+            deep = {"a": deep}
+        info = {**parts[1], "fit": {**parts[1]["fit"], "callbacks": [["Odd", {"value": deep}]]}}
+        checkpoints.write(tmp_path / "c.ckpt", arrays, info)
+        trainer, callbacks = small()
+        try:
+            trainer.load_checkpoint(tmp_path / "c.ckpt")
+        except CheckpointError as error:
+            assert depth > 200 and "c.ckpt' holds what no training writes: " in str(error)
+        else:
+            trainer.fit(X, Y, callbacks=callbacks)
+            assert callbacks[2].given == deep
+
+
+@pytest.mark.parametrize("name", ["parameters", "buffers", "memory"])
+@pytest.mark.parametrize("change", [
+    lambda a: a.ravel()[:1], lambda a: a.astype("f2"), lambda a: a.astype(np.float64 if a.itemsize == 4 else "f4"),
+    lambda a: a[..., None], lambda a: a[..., :-1], lambda a: a.astype(int), lambda a: np.array(1.0), None,
+])
+def test_arrays_that_do_not_fit(parts, name, change, tmp_path):
+    arrays, info = dict(parts[0]), parts[1]
+    array = arrays.pop(name)
+    if change is not None:
+        arrays[name] = change(array)
+    refused(arrays, info, tmp_path / "c.ckpt", "c.ckpt' holds what no training writes: .*array.* must be ")
+
+
+def test_arrays_of_nothing(parts, tmp_path):
+    for name in ("more", "callback 9 a", "callback x"):
+        refused({**parts[0], name: np.ones(1)}, parts[1], tmp_path / "c.ckpt", "its arrays must be parameters")
+
+
+STATES = {"EarlyStopping": {"best": 1.0, "best_epoch": 1}, "ReduceLROnPlateau": {"best": 1.0, "since": 1},
+          "CSVLogger": {"columns": ["epoch"], "size": 0}}
+
+
+@pytest.mark.parametrize("index, name, key", [(i, name, key) for i, (name, state) in enumerate(STATES.items())
+                                              for key in state] + [(0, "EarlyStopping", "parameters")])
+def test_states_of_callbacks_are_checked(parts, index, name, key, tmp_path):
+    """The next `fit` says so, before it changes anything; without that callback it goes on."""
+    arrays, info = parts
+    arrays = {other: array for other, array in arrays.items() if not other.startswith("callback")}
+    wrongs = {"columns": [3, "epoch", [3]], "parameters": ["x", 1.0, {"dtype": "float32", "values": [0.5]},
+              {"dtype": "float64", "values": [0.5] * 21}]}.get(key, [None, "x", [], {}, True])
+    for wrong in wrongs:
+        state = {**STATES[name], key: wrong}
+        path = tmp_path / "c.ckpt"
+        checkpoints.write(path, arrays, {**info, "fit": {**info["fit"], "callbacks": [[name, state]]}})
+        trainer, _ = small()
+        trainer.load_checkpoint(path)
+        before = bits(trainer)
+        callback = [EarlyStopping("loss"), ReduceLROnPlateau("loss"), CSVLogger(tmp_path / "log.csv")][index]
+        with pytest.raises(CheckpointError, match=f"checkpoint '.*c.ckpt', state of {name}: {key} must be"):
+            trainer.fit(X, Y, validation_data=(X, Y), callbacks=[callback])
+        assert bits(trainer) == before
+        trainer.fit(X, Y)
+        assert trainer.epochs == 3
+
+
+def test_a_state_that_would_be_taken_for_an_array(tmp_path):
+    with pytest.raises(TypeError, match="state_dict of Odd must hold .*: a dict of dtype and values alone"):
+        make(fastbp.Adam(), "numpy").fit(X, Y, callbacks=[Odd({"dtype": 1, "values": 2}), Checkpoint(tmp_path / "c")])
+
+
+def test_parameters_that_are_not_finite_are_warned_of(tmp_path):
+    trainer, _ = small()
+    trainer.net.weights[0][1, 1] = np.inf
+    with pytest.warns(RuntimeWarning, match="NaN or infinity in W1 of the network in '.*c'$") as warned:
+        trainer.save_checkpoint(tmp_path / "c")
+        trainer.load_checkpoint(tmp_path / "c")
+    assert [warning.filename for warning in warned] == [__file__] * 2
 
 
 WORKER = """
