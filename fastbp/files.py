@@ -278,7 +278,7 @@ def _clear_unfinished(folder, name, older_than):
     """Delete what killed writers of files whose names match `name` left, but no newer one than `older_than`."""
     unfinished = re.compile(rf"\.{name}\.[0-9a-f]{{8}}\.tmp")
     for path in folder.iterdir():
-        if unfinished.fullmatch(path.name) and _time(path) < older_than and not _is_being_written(path):
+        if unfinished.fullmatch(path.name) and _time(path) <= older_than and not _is_being_written(path):
             with contextlib.suppress(OSError):
                 path.unlink()
 
