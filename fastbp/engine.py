@@ -504,7 +504,6 @@ class _Training:
         _check_indices("order", order)
         update, n_states, n_parameters = rules.update, len(state.buffers), backend.n_parameters
         self._backend, self._rules, self._state = backend, rules, state
-        assert order.dtype == np.int64, order.dtype      # kernels read it as such
         self._parameters, self._order = parameters, order
         self._batch_size = batch_size = min(batch_size, len(order))
         self._rows = rows = min(batch_size, BLOCK_ROWS)

@@ -277,8 +277,8 @@ def run_network(i, dtype, memory):
         wanted = [parameters.astype(float), np.arange(n), np.zeros(2)]
         steps = exact.training(wanted[0], states[0], order=wanted[1], **options)(X, Y, weights, words, *span, wanted[2])
         given = [memory.put(parameters), memory.put(np.arange(n)), memory.put(np.zeros(2))]
-        states[1].buffers = [memory.put(buffer) for buffer in states[1].buffers]
-        states[1].memory = memory.put(states[1].memory)
+        vars(states[1]).update(buffers=[memory.put(buffer) for buffer in states[1].buffers],
+                               memory=memory.put(states[1].memory))
         train = backend.training(given[0], states[1], order=given[1], **options)
         assert steps == train(memory.put(X), memory.put(Y),
                               None if weights is None else memory.put(weights.astype(dtype)), memory.put(words), *span,

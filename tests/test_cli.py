@@ -463,6 +463,7 @@ def test_inputs_of_float32_are_standardised_by_numbers_that_it_does_not_hold(mea
     np.testing.assert_allclose(Recipe([mean], [scale]).inputs(X, np.dtype("f8")), expected, rtol=1e-15)
 
 
+@pytest.mark.filterwarnings("ignore:NaN or infinity in b2")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
     net = recipe_model(tmp_path / "m.npz", GOOD)

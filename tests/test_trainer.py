@@ -989,5 +989,5 @@ def test_orders_are_int64_where_integers_are_int32(is_stream, shuffle, monkeypat
                 metrics=["r2"])
     trainer.step(X, Y)
     assert set(seen) == {np.dtype(np.int64)}
-    with pytest.raises(AssertionError, match="int32"):
+    with pytest.raises(TypeError, match="order must be int64 .* got int32"):
         training(net.parameters, trainer.state, batch_size=4, order=np.arange(50), update=trainer._update())
