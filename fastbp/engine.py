@@ -374,21 +374,21 @@ class NumbaBackend:
         losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
         gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & t.WANT_GRADIENT else self._nothing
         products = 3 if wants & t.WANT_GRADIENT else 1
-        task = Wanted(wants, 1.0 / n if self.reduction == "mean" else 1.0, 1, False)
+        scale = 1.0 / n if self.reduction == "mean" else 1.0
         n_at_once = _blocks(products * self.n_parameters * rows) * rows
         if n <= n_at_once:
-            seen = self._evaluate_rows(task, products, rows, parameters, gradient, y_kind, look, settle, X, Y, weights,
-                                       losses, out)
+            seen = self._evaluate_rows(wants, scale, False, products, rows, parameters, gradient, y_kind, look, settle,
+                                       X, Y, weights, losses, out)
             return losses, gradient, seen
         for start in range(0, n, n_at_once):
             arrays = (array if array is None or array is self._no_losses else array[start:start + n_at_once]
                       for array in (X, Y, weights, losses, out))
-            self._evaluate_rows(task._replace(adds=start > 0), products, rows, parameters, gradient, y_kind, look,
-                                settle, *arrays)
+            self._evaluate_rows(wants, scale, start > 0, products, rows, parameters, gradient, y_kind, look, settle,
+                                *arrays)
         return losses, gradient, None
 
-    def _evaluate_rows(self, task, products, rows, parameters, gradient, y_kind, look, settle, X, Y, weights, losses,
-                       out):
+    def _evaluate_rows(self, wants, scale, adds, products, rows, parameters, gradient, y_kind, look, settle, X, Y,
+                       weights, losses, out):
         """Evaluate these samples in one native call; return look(desk)."""
         n = len(X)
         data = Data(_address(X), X_KINDS[X.dtype], self.scale, 0 if Y is None else _address(Y), y_kind,
@@ -400,7 +400,7 @@ class NumbaBackend:
             desk.need(t.evaluate, N_EVALUATION_LEAVES)
             pack(desk.job, DATA_AT, data)
             pack(desk.job, CALL_AT, Call(t.evaluate.address(self.dtype), *call, *addresses))
-            pack(desk.job, TASK_AT, task._replace(threads=threads))
+            pack(desk.job, TASK_AT, Wanted(wants, scale, threads, adds))
 
         work = products * self.n_parameters * n
         most = self._threads_for(min(n, rows), products) if work >= LEAST_SHARED_WORK else 1

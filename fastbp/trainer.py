@@ -141,34 +141,35 @@ def _exclusive(method):
 
     @wraps(method)
     def call(self, *arguments, **options):
-        mine = _Caller(os.getpid(), threading.get_ident())
+        mine, callers = (os.getpid(), threading.get_ident()), self._callers
         try:
             # One indivisible step, which Ctrl-C cannot cut in two, unlike taking a lock and noting that it was taken.
-            caller = vars(self).setdefault("_caller", mine)
-            if caller.process != mine.process:  # that call runs in the process that this one was forked from
-                caller = self._caller = mine
-            if caller is not mine and (caller.thread != mine.thread or self._watchers is not None):  # on_train_end may
-                raise RuntimeError(f"{method.__name__} was called while fit of the same trainer runs: callbacks may "
-                                   "train another trainer")
+            caller = callers.setdefault("at work", mine)
+            if caller is not mine:
+                if caller[0] != mine[0]:  # that call runs in the process that this one was forked from
+                    callers["at work"] = mine
+                elif caller[1] != mine[1] or self._watchers is not None:  # on_train_end may
+                    raise RuntimeError(f"{method.__name__} was called while fit of the same trainer runs: callbacks "
+                                       "may train another trainer")
             return method(self, *arguments, **options)
         finally:
-            if vars(self).get("_caller") is mine:
-                del self._caller
+            if callers.get("at work") is mine:
+                del callers["at work"]
 
     return call
 
 
-@dataclass(frozen=True, eq=False)
-class _Caller:
-    """A process and a thread that trains."""
+class _Setting(Checked):
+    """An attribute that `Trainer._update` reads."""
 
-    process: int
-    thread: int
+    def __set__(self, trainer, value):
+        super().__set__(trainer, value)
+        trainer._last_update = None
 
 
 def _setting(check):
     """Return an attribute that ``check(name, value)`` checks."""
-    return Checked(lambda trainer, name, value: check(name, value))
+    return _Setting(lambda trainer, name, value: check(name, value))
 
 
 def _or_none(name, value):
@@ -255,14 +256,14 @@ class Trainer:
 
     net = Fixed("make a new Trainer")
     state = Fixed("make a new Trainer, or write into state.buffers and state.memory")
-    optimizer = Checked(_optimizer)
+    optimizer = _Setting(_optimizer)
     batch_size = _setting(_or_none)
     shuffle = _setting(checks.flag)
     threads = _setting(_or_none)
     l1, l2 = _setting(_at_least_0), _setting(_at_least_0)
-    dropout = Checked(lambda trainer, name, value: checks.dropout(value, len(trainer.net.shapes)))
+    dropout = _Setting(lambda trainer, name, value: checks.dropout(value, len(trainer.net.shapes)))
     clip_norm, clip_value, max_norm = _setting(checks.limit), _setting(checks.limit), _setting(checks.limit)
-    label_smoothing = Checked(lambda trainer, name, value: checks.label_smoothing(value, trainer.net.loss_name))
+    label_smoothing = _Setting(lambda trainer, name, value: checks.label_smoothing(value, trainer.net.loss_name))
     input_noise, lr_scale = _setting(_at_least_0), _setting(_at_least_0)
     on_nonfinite = _setting(lambda name, value: checks.name(name, value, ("stop", "raise", "skip")))
     rng = _setting(checks.generator)
@@ -284,8 +285,8 @@ class Trainer:
         self.epochs = 0
         vars(self)["state"] = State(optimizer.n_states, net.parameters.size, net.dtype, optimizer.n_vectors)
         self.stop_training = False
-        self._settings = self._last_update = None
         self._watchers = None  # while fit runs: its Callbacks and its _Plateau, or () before they begin
+        self._callers = {}  # process and thread of who is "at work", if anybody
         self._resumed = None  # from a checkpoint: what they knew
         self._last_run = None  # at rest, for the next call of fit
         self._past: dict[str, list] = {}  # what was recorded, but for the calls of fit in the next list
@@ -294,13 +295,11 @@ class Trainer:
 
     def __getstate__(self):
         """Leave behind what belongs to a call of `fit`."""
-        kept = {**self.__dict__, "_watchers": None, "_last_run": None}
-        kept.pop("_caller", None)
-        return kept
+        return {**self.__dict__, "_watchers": None, "_last_run": None, "_callers": {}}
 
     def __setstate__(self, kept):
         """Take it up; version 0.1 kept `lr_scale` under another name."""
-        vars(self).update(kept)
+        vars(self).update({"_callers": {}, **kept})
         if "_lr_scale" in kept:
             vars(self)["lr_scale"] = vars(self).pop("_lr_scale")
 
@@ -478,9 +477,9 @@ class Trainer:
                         evaluate()
                     else:
                         show(history)
-                if not self._is_full_batch:
+                if not self._is_full_batch and (history.nonfinite or run.not_finite()):
                     with interrupts.deferred():
-                        self._end_if_nonfinite(run, history)
+                        self._end(run, history)
             if self.stop_training and history.stopped is None:
                 history.stopped = "stop_training"
         except KeyboardInterrupt:
@@ -549,8 +548,8 @@ class Trainer:
         RuntimeWarning
             Where parameters are NaN or infinite.
         """
-        caller = vars(self).get("_caller")
-        if caller is not None and caller.process == os.getpid() and caller.thread != threading.get_ident():
+        caller = self._callers.get("at work")
+        if caller is not None and caller[0] == os.getpid() and caller[1] != threading.get_ident():
             raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
         warn_if_nonfinite(self.net, path)
         arrays = self._arrays()
@@ -626,6 +625,7 @@ class Trainer:
             array[...] = arrays[name]
         state = self.state
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
+        self._last_update = None
         state.step, state.skipped, self._past, self._histories = info["step"], info["skipped"], info["history"], []
         self._resumed = None if resumed is None else {**resumed, "path": os.fspath(path)}
         warn_if_nonfinite(self.net, path, stacklevel=4)
@@ -671,11 +671,13 @@ class Trainer:
 
     def _check_arrays(self):
         """Refuse to train where an array that is written to cannot be: kernels would write all the same."""
-        for name, array in (("net.parameters", self.net.parameters), ("state.buffers", self.state.buffers),
-                            ("state.memory", self.state.memory)):
-            if not array.flags.writeable:
-                raise ValueError(f"{name} is read-only, but training writes to it: set {name}.flags.writeable = True, "
-                                 "or make a new one")
+        parameters, state = self.net.parameters, self.state
+        if parameters.flags.writeable and state.buffers.flags.writeable and state.memory.flags.writeable:
+            return
+        name = next(name for name, array in (("net.parameters", parameters), ("state.buffers", state.buffers),
+                                             ("state.memory", state.memory)) if not array.flags.writeable)
+        raise ValueError(f"{name} is read-only, but training writes to it: set {name}.flags.writeable = True, or make "
+                         "a new one")
 
     def _data(self, X, Y, *names):
         net = self.net
@@ -684,17 +686,15 @@ class Trainer:
 
     def _update(self):
         """Put together what the backend is told of every step; the same object while nothing changes."""
-        settings = (self.optimizer, self.l1, self.l2, self.clip_value, self.clip_norm, self.max_norm, self.dropout,
-                    self.label_smoothing, self.input_noise, self.key, self.on_nonfinite, self.lr_scale)
-        if settings == self._settings:
+        if self._last_update is not None:
             return self._last_update
         rule, numbers, schedule = "sgd", (), ("constant", (0.0,))
         if not self._is_full_batch:
             rule, numbers = self.optimizer.rule, self.optimizer.numbers
             schedule = optimizers.schedule_of(self.optimizer.lr)
-        self._settings = settings
-        self._last_update = Update(rule, numbers, *schedule, *settings[1:-2], self.on_nonfinite == "skip",
-                                   self.lr_scale)
+        self._last_update = Update(rule, numbers, *schedule, self.l1, self.l2, self.clip_value, self.clip_norm,
+                                   self.max_norm, self.dropout, self.label_smoothing, self.input_noise, self.key,
+                                   self.on_nonfinite == "skip", self.lr_scale)
         return self._last_update
 
     def _training(self, batch_size, order):
@@ -770,9 +770,8 @@ class Trainer:
                 losses.append(of_samples)
             yield A, Y
 
-    def _end_if_nonfinite(self, run, history):
-        if not (history.nonfinite or run.not_finite()):
-            return
+    def _end(self, run, history):
+        """End a training that is not finite: lead it back, and say where that began."""
         history.nonfinite, history.stopped = True, "non-finite"
         epoch, batch = run.back_to_finite()
         history._keep(epoch)
