@@ -21,6 +21,7 @@ LEAST_DAMPING = 1e-15
 SMALLEST_SCALE = 1e-12  # of the largest element of D: parameters that no output depends on have 0
 DECREASE, FLATTER = 1e-4, 0.9  # c1 and c2 of the Wolfe conditions
 GROWTH, SHRINK = 4.0, 0.1  # of a step: at most this much longer; nearer to an end of its interval than this, never
+FIRST_FALL = 0.1  # share of the loss; the first step must show in it, however large the targets are
 FLAT_ITERATIONS = 3
 CURVATURE = 1e-10  # cosine of the angle between a step and its gradient difference
 REFUSED = ("l1", "clip_value", "clip_norm", "max_norm", "dropout", "label_smoothing", "input_noise")
@@ -42,16 +43,23 @@ class LBFGS:
     max_line_search : int
         Most evaluations along one direction.
     gtol : float
-        Converged where no element of the gradient is larger, or larger than this share of the largest element of the
-        first gradient if that is below 1.
+        Converged where the next step, at the slope of the loss along it, would lower the loss by no more than the share
+        gtol**2 of it.
     ftol : float
-        Converged where three iterations in a row lower the loss, with the penalty, by no more than this share of it, or
-        than its rounding.
+        Converged where each of the last three iterations lowered the loss by no more than this share of it, or than its
+        rounding.
 
     Raises
     ------
     ValueError, TypeError
         Where a setting is out of its range or not a number.
+
+    Notes
+    -----
+    The loss in `gtol` and `ftol` is that with the penalty; neither depends on its unit.  Before training ends as
+    converged or stalled, a step along the gradient is tried, and one along that of each layer alone, whose units may
+    differ: training goes on if one of them lowers the loss by more than these shares.  Targets of size 1 are learned in
+    far fewer iterations than targets of size 1000.
     """
 
     history: int = 10
@@ -99,7 +107,7 @@ class LBFGS:
         Returns
         -------
         str or None
-            "converged"; "stalled", where no step lowers the loss, as happens where float32 has no more digits;
+            "converged"; "stalled", where no step found lowers the loss, as where float32 has no more digits;
             "nonfinite", where the first loss is not finite; None, where `epochs` or `after` ended it.
         """
         self.check(net, update)
@@ -109,29 +117,31 @@ class LBFGS:
         total, gradient = objective(x)
         if not (np.isfinite(total) and checks.is_finite(gradient)):
             return "nonfinite"
-        tolerance = self.gtol * pairs.first_gradient(gradient)
+        pairs.begin(total)
+        share = max(self.ftol, objective.eps)
         try:
             for _ in range(epochs):
-                if np.abs(gradient).max() <= tolerance:
-                    return "converged"
+                direction = pairs.direction(gradient, total)
+                is_flat = pairs.are_flat(share) or -(gradient @ direction) <= self.gtol**2 * abs(total)
                 found = None
-                while found is None:
-                    direction = pairs.direction(gradient)
-                    found = _line_search(objective, x, total, gradient, direction, 1.0 if len(pairs) else
-                                         min(1.0, 1.0 / np.abs(gradient).sum()), self.max_line_search)
-                    if found is None and not len(pairs):
-                        return "stalled"
-                    if found is None:  # once more, along the gradient itself
-                        pairs.clear()
-                before, (x_new, total, loss, gradient_new) = total, found
+                if not is_flat:
+                    found = _line_search(objective, x, total, gradient, direction, self.max_line_search)
+                if found is None:  # once more along the gradient, and along that of each layer: others may drown it
+                    for part in objective.parts:
+                        direction = _first_step(gradient, total, part)
+                        found = _line_search(objective, x, total, gradient, direction, self.max_line_search)
+                        if found is not None and total - found[1] > max(share, self.gtol**2) * abs(total):
+                            pairs.clear()
+                            break
+                    else:
+                        return "converged" if is_flat else "stalled"
+                x_new, total, loss, gradient_new = found
                 with interrupts.deferred():
-                    pairs.add(x_new - x, gradient_new - gradient)
+                    pairs.add(x_new - x, gradient_new - gradient, total)
                     x, gradient = x_new, gradient_new
                     objective.place(x)  # the line search may have looked elsewhere last
                 if after(loss):
                     return None
-                if pairs.is_flat(before - total <= max(self.ftol, objective.eps) * max(abs(before), abs(total))):
-                    return "converged"
             return None
         finally:
             objective.place(x)
@@ -140,14 +150,14 @@ class LBFGS:
 class _Pairs:
     """The last steps s and gradient differences y, in memory that outlives a call.
 
-    memory[0] and memory[1] are 1 + how many pairs there are, and 1 + where the next one goes.  -memory[2] is the
-    largest element of the first gradient, at most 1.  memory[3] is 1 + how many iterations in a row hardly lowered the
-    loss.
+    memory[0] and memory[1] are 1 + how many pairs there are, and 1 + where the next one goes.  memory[2] is the loss
+    that they led to, with the penalty, and `falls` by what shares of it the last iterations lowered it.
     """
 
     def __init__(self, memory, vectors):
         self.memory, self.most = memory, len(vectors) // 2
         self.s, self.y = vectors[: self.most], vectors[self.most :]
+        self.falls = memory[3 : 3 + FLAT_ITERATIONS]
         if not (memory[0] in range(1, self.most + 2) and memory[1] in range(1, self.most + 1)):  # of a crafted file
             self.clear()
 
@@ -158,8 +168,15 @@ class _Pairs:
         """Forget them."""
         self.memory[:2] = 1
 
-    def add(self, s, y):
-        """Keep a pair instead of the oldest one, if the curvature along it is above 0."""
+    def begin(self, total):
+        """Go on from this loss; where it is another one than then, data or parameters were changed."""
+        if total != self.memory[2]:
+            self.memory[2], self.falls[:] = total, 1
+
+    def add(self, s, y, total):
+        """Note a step: its loss, and the pair instead of the oldest one, if the curvature along it is above 0."""
+        before, self.memory[2] = self.memory[2], total
+        self.falls[:] = *self.falls[1:], (before - total) / max(abs(before), abs(total))
         if not s @ y > CURVATURE * np.sqrt((s @ s) * (y @ y)):
             return
         place = int(self.memory[1]) - 1
@@ -167,21 +184,11 @@ class _Pairs:
         self.memory[0] = min(len(self) + 1, self.most) + 1
         self.memory[1] = (place + 1) % self.most + 1
 
-    def first_gradient(self, gradient):
-        """Return the largest element of the first gradient, at most 1; it is this one if there was none before."""
-        if self.memory[2] > 0:
-            self.memory[2] = -min(1.0, np.abs(gradient).max())
-        return -self.memory[2]
+    def are_flat(self, share):
+        """Whether the last iterations hardly lowered the loss; one alone may be the first of a long valley."""
+        return (self.falls <= share).all()
 
-    def is_flat(self, is_small):
-        """Count iterations in a row that hardly lower the loss; one alone may be the first of a long valley."""
-        self.memory[3] = self.memory[3] + 1 if is_small else 1
-        if self.memory[3] <= FLAT_ITERATIONS:
-            return False
-        self.memory[3] = 1
-        return True
-
-    def direction(self, gradient):
+    def direction(self, gradient, total):
         """Return -H gradient, H being the approximation of the inverse Hessian."""
         newest_first = [(int(self.memory[1]) - 2 - i) % self.most for i in range(len(self))]
         d, factors = -gradient, []
@@ -192,13 +199,22 @@ class _Pairs:
             d *= self.s[i] @ self.y[i] / (self.y[i] @ self.y[i])
         for i, factor in zip(reversed(newest_first), reversed(factors), strict=True):
             d += (factor - self.y[i] @ d / (self.s[i] @ self.y[i])) * self.s[i]
-        if gradient @ d < 0:
+        if len(self) and gradient @ d < 0:
             return d
         self.clear()  # no direction of descent: rounding has spoilt them
-        return -gradient
+        return _first_step(gradient, total)
 
 
-def _line_search(objective, x, total, gradient, direction, step, most):
+def _first_step(gradient, total, part=slice(None)):
+    """Return the step along the gradient, or a part of it, that at its slope lowers the loss by `FIRST_FALL` of it."""
+    step, g = np.zeros_like(gradient), gradient[part]
+    if g.any():
+        largest = np.abs(g).max()
+        step[part] = -g * (FIRST_FALL * abs(total) / largest / ((g / largest) @ (g / largest)) / largest)
+    return step
+
+
+def _line_search(objective, x, total, gradient, direction, most):
     """Find a step along the direction that satisfies the strong Wolfe conditions, or at least lowers the loss.
 
     Nocedal and Wright, algorithms 3.5 and 3.6, in one loop: `low` is the best step so far, and once there is a `high`,
@@ -210,8 +226,8 @@ def _line_search(objective, x, total, gradient, direction, step, most):
         What is found there; None where no step of the `most` tried lowers the loss.
     """
     slope, rounding = gradient @ direction, objective.eps * abs(total)
-    low, high, found = (0.0, total, slope), None, None
-    for _ in range(most):
+    step, low, high, found = 1.0, (0.0, total, slope), None, None
+    for _ in range(most if slope < 0 else 0):
         with np.errstate(all="ignore"):
             tried = objective.rounded(x + step * direction)
             here, gradient_here = objective(tried)
@@ -322,6 +338,8 @@ class LevenbergMarquardt:
             for _ in range(epochs):
                 gradient, H = objective.normal_equations(accepted)
                 diagonal = H.diagonal().copy()
+                if not (checks.is_finite(diagonal) and checks.is_finite(gradient)):  # D would keep it for ever
+                    return "stalled"
                 np.maximum(scale, diagonal, out=scale)
                 lengths = np.sqrt(2 * total) * np.sqrt(diagonal)  # of the residuals times those of the columns of J
                 if (np.abs(gradient) <= self.gtol * lengths).all():
@@ -369,6 +387,8 @@ class Objective:
         for W in layer_views(self.decay, net.sizes)[0]:
             W[...] = 0.0 if update is None else update.l2
         self.loss = self.total = np.nan
+        ends = np.cumsum([0, *((n_in + 1) * n_out for n_in, n_out in net.shapes)])
+        self.parts = [slice(None), *map(slice, ends[:-1], ends[1:])]  # all parameters, and those of each layer
 
     @property
     def x(self):
@@ -416,8 +436,9 @@ class Objective:
             if self.weights is not None:
                 roots = np.tile(np.sqrt(self.weights[rows].astype(np.float64)), n_outputs)
                 J, r = J * roots[:, None], r * roots
-            gradient += self.scale * (J.T @ r)
-            H += self.scale * (J.T @ J)
+            with np.errstate(all="ignore"):
+                gradient += self.scale * (J.T @ r)
+                H += self.scale * (J.T @ J)
         return gradient, H
 
     def _sum(self, x, losses):
