@@ -295,7 +295,9 @@ class ModelCheckpoint(_Monitor):
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from the best value of that training, or of this object, whose file may be of a later epoch."""
-        self.best = self.sign * min(self.sign * self.best, self.sign * state["best"])
+        best = self.best
+        super().load_state_dict(state)
+        self.best = self.sign * min(self.sign * best, self.sign * self.best)
 
 
 class Checkpoint(Callback):

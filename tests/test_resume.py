@@ -395,7 +395,7 @@ def test_arrays_of_nothing(parts, tmp_path):
 
 
 STATES = {"EarlyStopping": {"best": 1.0, "best_epoch": 1}, "ReduceLROnPlateau": {"best": 1.0, "since": 1},
-          "CSVLogger": {"columns": ["epoch"], "size": 0}}
+          "CSVLogger": {"columns": ["epoch"], "size": 0}, "ModelCheckpoint": {"best": 1.0}}
 
 
 @pytest.mark.parametrize("index, name, key", [(i, name, key) for i, (name, state) in enumerate(STATES.items())
@@ -413,7 +413,8 @@ def test_states_of_callbacks_are_checked(parts, index, name, key, tmp_path):
         trainer, _ = small()
         trainer.load_checkpoint(path)
         before = bits(trainer)
-        callback = [EarlyStopping("loss"), ReduceLROnPlateau("loss"), CSVLogger(tmp_path / "log.csv")][index]
+        callback = [EarlyStopping("loss"), ReduceLROnPlateau("loss"), CSVLogger(tmp_path / "log.csv"),
+                    ModelCheckpoint(tmp_path / "best.npz", "loss")][index]
         with pytest.raises(CheckpointError, match=f"checkpoint '.*c.ckpt', state of {name}: {key} must be"):
             trainer.fit(X, Y, validation_data=(X, Y), callbacks=[callback])
         assert bits(trainer) == before
