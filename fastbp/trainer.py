@@ -35,6 +35,7 @@ NUMBERS_OF_A_NEURON = 256  # as many as its activation costs, and its loss, at t
 DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
 EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
 MOST_HISTORIES = 10_000  # of calls of fit, kept one by one
+BAD_LABEL = "a label that is no class"
 SILENT_SECONDS = 2.0  # a progress bar of its own accord appears only on longer work
 
 
@@ -777,7 +778,9 @@ class Trainer:
         history._keep(epoch)
         origin = self._origin(*run.data_of_next())
         advice = "a smaller lr may help"
-        if self.state.step == 0 and origin != "the update":
+        if origin == BAD_LABEL:
+            advice = "Y was changed while it trained"
+        elif self.state.step == 0 and origin != "the update":
             advice = "no update came before it: the cause is the scale of the data or the initial parameters, not lr"
         message = (f"training became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1}"
                    f"{run.of_batches}), step {self.state.step + 1}, first in {origin}: it ends, and the network keeps "
@@ -798,6 +801,8 @@ class Trainer:
                 places += [i for i, array in enumerate(arrays) if not checks.is_finite(array)][:1]
             if places:
                 return f"{'ZA'[min(places) % 2]} of layer {min(places) // 2 + 1}"
+            if Y.ndim == 1 and not ((Y >= 0) & (Y < net.sizes[-1])).all():
+                return BAD_LABEL
             losses, gradient = net._backend.gradient(net.parameters, X, Y)
             if not np.isfinite(losses.sum()):
                 return "the loss, of finite outputs"
