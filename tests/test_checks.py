@@ -33,6 +33,10 @@ class Refusing:
         raise RuntimeError("Can't call numpy(), use .detach().numpy()")
 
 
+# pyarrow takes NumPy 2 alone
+ARROW_FLOAT, ARROW_INTEGER = ("Float64", "Int64") if np.__version__ < "2" else ("float64[pyarrow]", "int64[pyarrow]")
+
+
 def table(kind=None, third=(1.5, 2, 3, 4, 5, 6)):
     """Six rows of three columns, the last one as given, or of a type of pandas."""
     third = third if kind is None else pd.array(third, kind)
@@ -71,7 +75,7 @@ BAD_DATA = [
     ("squared_error", table(third=[1, 2, 3, 4, 5j, 6]), Y, TypeError, ["column 'c' holds", "(complex) in row 0"]),
     ("squared_error", table(third=pd.date_range("2020", periods=6)), Y, TypeError, ["column 'c'", "(Timestamp)"]),
     ("squared_error", table("Int64", [1, 2, None, 4, 5, 6]), Y, ValueError, ["X[2, 2] is nan", "finite"]),
-    ("squared_error", table("float64[pyarrow]", [1, 2, 3, None, 5, 6]), Y, ValueError, ["X[3, 2] is nan", "finite"]),
+    ("squared_error", table(ARROW_FLOAT, [1, 2, 3, None, 5, 6]), Y, ValueError, ["X[3, 2] is nan", "finite"]),
     ("squared_error", [[1, 2, 3]] * 5 + [[1, None, 3]], Y, ValueError, ["X[5, 1] is nan", "finite"]),
     ("squared_error", [[1, 2, 10**400]] * 6, Y, ValueError, ["X holds an integer that is too large"]),
     ("squared_error", Sparse(), Y, TypeError, ["X", "sparse Sparse", "write X.toarray()"]),
@@ -156,7 +160,7 @@ def test_bad_inputs_alone(backend):
 
 
 @pytest.mark.parametrize("given", [
-    table(), table("Float64"), table("Float32"), table("float64[pyarrow]"), table(third=[1.5, *map(Decimal, "23456")]),
+    table(), table("Float64"), table("Float32"), table(ARROW_FLOAT), table(third=[1.5, *map(Decimal, "23456")]),
     table(third=[Fraction(3, 2), 2, 3, 4, 5, 6]), table().astype(object), table().to_numpy(object).tolist(),
     masked(table().to_numpy(float)), list(masked(table().to_numpy(float))),
 ])
@@ -172,7 +176,7 @@ def test_tables_of_numbers_of_several_types(backend, given):
 
 
 @pytest.mark.parametrize("given", [
-    pd.Series(LABELS, dtype="Int64"), pd.Series(LABELS, dtype="int64[pyarrow]"),
+    pd.Series(LABELS, dtype="Int64"), pd.Series(LABELS, dtype=ARROW_INTEGER),
     pd.Series(LABELS == 1, dtype="boolean"), pd.Series(LABELS, dtype="category"), LABELS.astype(object),
     masked(LABELS), (LABELS == 1).tolist(),
 ])
