@@ -268,6 +268,7 @@ class Trainer:
     input_noise, lr_scale = _setting(_at_least_0), _setting(_at_least_0)
     on_nonfinite = _setting(lambda name, value: checks.name(name, value, ("stop", "raise", "skip")))
     rng = _setting(checks.generator)
+    key = _setting(lambda name, value: checks.integer(name, value, at_least=0))
 
     def __init__(self, net, optimizer, batch_size=32, shuffle=True, seed=None, threads=None, l1=0.0, l2=0.0,
                  dropout=0.0, clip_norm=None, clip_value=None, max_norm=None, label_smoothing=0.0, input_noise=0.0,
@@ -300,7 +301,7 @@ class Trainer:
 
     def __setstate__(self, kept):
         """Take it up; version 0.1 kept `lr_scale` under another name."""
-        vars(self).update({"_callers": {}, **kept})
+        vars(self).update({"_callers": {}, **kept, "_last_update": None})
         if "_lr_scale" in kept:
             vars(self)["lr_scale"] = vars(self).pop("_lr_scale")
 
@@ -626,7 +627,6 @@ class Trainer:
             array[...] = arrays[name]
         state = self.state
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
-        self._last_update = None
         state.step, state.skipped, self._past, self._histories = info["step"], info["skipped"], info["history"], []
         self._resumed = None if resumed is None else {**resumed, "path": os.fspath(path)}
         warn_if_nonfinite(self.net, path, stacklevel=4)
@@ -673,10 +673,12 @@ class Trainer:
     def _check_arrays(self):
         """Refuse to train where an array that is written to cannot be: kernels would write all the same."""
         parameters, state = self.net.parameters, self.state
-        if parameters.flags.writeable and state.buffers.flags.writeable and state.memory.flags.writeable:
+        if (parameters.flags.writeable and state.buffers.flags.writeable and state.memory.flags.writeable
+                and state.vectors.flags.writeable):
             return
         name = next(name for name, array in (("net.parameters", parameters), ("state.buffers", state.buffers),
-                                             ("state.memory", state.memory)) if not array.flags.writeable)
+                                             ("state.memory", state.memory), ("state.vectors", state.vectors))
+                    if not array.flags.writeable)
         raise ValueError(f"{name} is read-only, but training writes to it: set {name}.flags.writeable = True, or make "
                          "a new one")
 

@@ -771,7 +771,7 @@ SETTINGS = [
     ("dropout", 1.0, ValueError), ("dropout", [0.1, 0.1], ValueError), ("clip_norm", 0, ValueError),
     ("clip_value", -1.0, ValueError), ("max_norm", np.nan, ValueError), ("label_smoothing", 0.1, ValueError),
     ("input_noise", -0.1, ValueError), ("on_nonfinite", "go on", ValueError), ("rng", -1, ValueError),
-    ("lr_scale", np.inf, ValueError),
+    ("key", -1, ValueError), ("lr_scale", np.inf, ValueError),
 ]
 
 
@@ -803,7 +803,7 @@ def read_only(array):
     array.flags.writeable = False
 
 
-@pytest.mark.parametrize("name", ["net.parameters", "state.buffers", "state.memory"])
+@pytest.mark.parametrize("name", ["net.parameters", "state.buffers", "state.memory", "state.vectors"])
 @pytest.mark.parametrize("call", ["fit", "partial_fit", "step", "load_checkpoint"])
 def test_arrays_that_cannot_be_written_to_are_refused(backend, name, call, tmp_path):
     trainer = fastbp.Trainer(make(backend), fastbp.Adam(), seed=0)
@@ -811,7 +811,7 @@ def test_arrays_that_cannot_be_written_to_are_refused(backend, name, call, tmp_p
     trainer.save_checkpoint(tmp_path / "c.ckpt")
     before = trainer.net.parameters.tobytes(), trainer.state.buffers.tobytes(), trainer.epochs, trainer.state.step
     read_only({"net.parameters": trainer.net.parameters, "state.buffers": trainer.state.buffers,
-               "state.memory": trainer.state.memory}[name])
+               "state.memory": trainer.state.memory, "state.vectors": trainer.state.vectors}[name])
     with pytest.raises(ValueError, match=f"^{name} is read-only"):
         getattr(trainer, call)(*[tmp_path / "c.ckpt"] if call == "load_checkpoint" else data())
     now = trainer.net.parameters.tobytes(), trainer.state.buffers.tobytes(), trainer.epochs, trainer.state.step
