@@ -43,8 +43,9 @@ class Task(NamedTuple):
 TASKS = {
     "digits": Task(lambda: datasets.load_digits(return_X_y=True), 10, 50, 32, 50, {"adam": 1e-3, "sgd": 0.02}),
     "diabetes": Task(lambda: datasets.load_diabetes(return_X_y=True), 0, 20, 32, 50, {"adam": 1e-3, "sgd": 2e-3}),
-    "friedman1": Task(lambda: datasets.make_friedman1(1000, noise=1.0, random_state=0), 0, 50, 32, 100,
-                      {"adam": 1e-3, "sgd": 0.01}),
+    "friedman1": Task(
+        lambda: datasets.make_friedman1(1000, noise=1.0, random_state=0), 0, 50, 32, 100, {"adam": 1e-3, "sgd": 0.01}
+    ),
 }
 
 # Each trains on X, y and returns a function that predicts: class labels, or (n_samples,) numbers.
@@ -63,9 +64,18 @@ def with_fastbp(task, optimizer, activation, X, y, seed):
 
 def with_sklearn(task, optimizer, activation, X, y, seed):
     model = (MLPClassifier if task.n_classes else MLPRegressor)(
-        hidden_layer_sizes=(task.hidden,), activation=activation, solver=optimizer, alpha=0.0,
-        batch_size=task.batch_size, learning_rate_init=task.lr[optimizer], momentum=MOMENTUM,
-        nesterovs_momentum=False, max_iter=task.epochs, n_iter_no_change=task.epochs + 1, random_state=seed)
+        hidden_layer_sizes=(task.hidden,),
+        activation=activation,
+        solver=optimizer,
+        alpha=0.0,
+        batch_size=task.batch_size,
+        learning_rate_init=task.lr[optimizer],
+        momentum=MOMENTUM,
+        nesterovs_momentum=False,
+        max_iter=task.epochs,
+        n_iter_no_change=task.epochs + 1,
+        random_state=seed,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are given
         return model.fit(X, y).predict
@@ -74,20 +84,28 @@ def with_sklearn(task, optimizer, activation, X, y, seed):
 def with_torch(task, optimizer, activation, X, y, seed):
     torch.manual_seed(seed)
     net = torch.nn.Sequential(
-        torch.nn.Linear(X.shape[1], task.hidden), torch.nn.ReLU() if activation == "relu" else torch.nn.Tanh(),
-        torch.nn.Linear(task.hidden, task.n_classes or 1))
+        torch.nn.Linear(X.shape[1], task.hidden),
+        torch.nn.ReLU() if activation == "relu" else torch.nn.Tanh(),
+        torch.nn.Linear(task.hidden, task.n_classes or 1),
+    )
     for layer in (net[0], net[2]):
         torch.nn.init.xavier_uniform_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
     lr = task.lr[optimizer]
-    rule = (torch.optim.Adam(net.parameters(), lr=lr) if optimizer == "adam" else
-            torch.optim.SGD(net.parameters(), lr=lr, momentum=MOMENTUM))
+    rule = (
+        torch.optim.Adam(net.parameters(), lr=lr)
+        if optimizer == "adam"
+        else torch.optim.SGD(net.parameters(), lr=lr, momentum=MOMENTUM)
+    )
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     for _ in range(task.epochs):
         for rows in torch.randperm(len(X)).split(task.batch_size):
             A = net(X[rows])
-            loss = (torch.nn.functional.cross_entropy(A, y[rows]) if task.n_classes else
-                    0.5 * torch.nn.functional.mse_loss(A[:, 0], y[rows]))
+            loss = (
+                torch.nn.functional.cross_entropy(A, y[rows])
+                if task.n_classes
+                else 0.5 * torch.nn.functional.mse_loss(A[:, 0], y[rows])
+            )
             rule.zero_grad()
             loss.backward()
             rule.step()
@@ -106,8 +124,9 @@ PEERS = {"fastbp": with_fastbp, "scikit-learn": with_sklearn, "PyTorch": with_to
 def scores(task, optimizer, activation, seed):
     """Test accuracy or R2 of each peer, on a quarter of the table."""
     X, y = task.load()
-    X, X_test, y, y_test = train_test_split(X, y, test_size=0.25, random_state=seed,
-                                            stratify=y if task.n_classes else None)
+    X, X_test, y, y_test = train_test_split(
+        X, y, test_size=0.25, random_state=seed, stratify=y if task.n_classes else None
+    )
     scaler = StandardScaler().fit(X)
     X, X_test = (scaler.transform(part).astype(np.float32) for part in (X, X_test))
     if not task.n_classes:
@@ -125,8 +144,10 @@ def main():
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
     chosen = parser.parse_args()
     rule = "Adam" if chosen.optimizer == "adam" else f"SGD, momentum {MOMENTUM}"
-    print(f"one hidden layer of {chosen.activation}, {rule}; test score, mean ± standard deviation over "
-          f"{chosen.seeds} seeds\n")
+    print(
+        f"one hidden layer of {chosen.activation}, {rule}; test score, mean ± standard deviation over "
+        f"{chosen.seeds} seeds\n"
+    )
     print("| data | network | batch | epochs | lr | score |", *(f" {name} |" for name in PEERS), sep="")
     print("|---|---|---:|---:|---:|---|", *("---:|" for _ in PEERS), sep="")
     for name in chosen.tasks.split(","):
@@ -134,8 +155,13 @@ def main():
         results = np.array([scores(task, chosen.optimizer, chosen.activation, seed) for seed in range(chosen.seeds)])
         n_in = task.load()[0].shape[1]
         cells = [f" {column.mean():.4f} ± {column.std(ddof=min(1, chosen.seeds - 1)):.4f} |" for column in results.T]
-        print(f"| {name} | {n_in}-{task.hidden}-{task.n_classes or 1} | {task.batch_size} | {task.epochs} | "
-              f"{task.lr[chosen.optimizer]:g} | {'accuracy' if task.n_classes else 'R2'} |", *cells, sep="", flush=True)
+        print(
+            f"| {name} | {n_in}-{task.hidden}-{task.n_classes or 1} | {task.batch_size} | {task.epochs} | "
+            f"{task.lr[chosen.optimizer]:g} | {'accuracy' if task.n_classes else 'R2'} |",
+            *cells,
+            sep="",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

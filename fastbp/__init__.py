@@ -25,9 +25,34 @@ from .trainer import History, Trainer  # noqa: E402
 _LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine", "stream": ".streams"}
 _SUBMODULES = ("checkpoints", "datasets", "kernels")
 
-__all__ = ["Activation", "Adagrad", "Adam", "AdamW", "Gradients", "History", "LBFGS", "LevenbergMarquardt", "Lion",
-           "Loss", "Nadam", "Network", "RMSprop", "Rprop", "SGD", "Trainer", "callbacks", "checkpoints", "datasets",
-           "get_num_threads", "load", "losses", "metrics", "schedules", "set_num_threads", "stream"]
+__all__ = [
+    "Activation",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Gradients",
+    "History",
+    "LBFGS",
+    "LevenbergMarquardt",
+    "Lion",
+    "Loss",
+    "Nadam",
+    "Network",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+    "Trainer",
+    "callbacks",
+    "checkpoints",
+    "datasets",
+    "get_num_threads",
+    "load",
+    "losses",
+    "metrics",
+    "schedules",
+    "set_num_threads",
+    "stream",
+]
 
 
 def __getattr__(name):

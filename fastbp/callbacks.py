@@ -17,8 +17,16 @@ from . import checkpoints, checks
 from .checkpoints import CheckpointError, check_number
 from .metrics import falls
 
-__all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau",
-           "TensorBoard", "TimeLimit"]
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "TensorBoard",
+    "TimeLimit",
+]
 STATE = ("state_dict", "load_state_dict")
 EVENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_batch_end")
 
@@ -155,8 +163,10 @@ class _Monitor(Callback):
             hint = "; pass validation_data to fit" if self.monitor.startswith("validation_") else ""
             if self.monitor.startswith("val_"):
                 hint = f"; did you mean 'validation_{self.monitor[4:]}'?"
-            raise ValueError(f"monitor {self.monitor!r} of {type(self).__name__} is not recorded{hint} (available: "
-                             f"{', '.join(history.recorded)})")
+            raise ValueError(
+                f"monitor {self.monitor!r} of {type(self).__name__} is not recorded{hint} (available: "
+                f"{', '.join(history.recorded)})"
+            )
 
     def is_better(self, history: Any) -> bool:
         """Take the last value; whether it is the best so far by more than min_delta."""
@@ -202,8 +212,14 @@ class EarlyStopping(_Monitor):
         Its epoch.
     """
 
-    def __init__(self, monitor: str = "validation_loss", patience: int = 10, min_delta: float = 0.0,
-                 restore_best: bool = True, mode: str | None = None) -> None:
+    def __init__(
+        self,
+        monitor: str = "validation_loss",
+        patience: int = 10,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        mode: str | None = None,
+    ) -> None:
         super().__init__(monitor, min_delta, mode)
         self.patience = checks.integer("patience", patience)
         self.restore_best = checks.flag("restore_best", restore_best)
@@ -232,13 +248,17 @@ class EarlyStopping(_Monitor):
     def load_state_dict(self, state: dict) -> None:
         """Go on from there."""
         super().load_state_dict(state)
-        self.best_epoch = check_number("best_epoch", state.get("best_epoch"), is_integer=True, at_least=0,
-                                       below=1 << 62)
+        self.best_epoch = check_number(
+            "best_epoch", state.get("best_epoch"), is_integer=True, at_least=0, below=1 << 62
+        )
         parameters, (shape, dtype) = state.get("parameters"), self._of_network
-        if parameters is not None and (not isinstance(parameters, np.ndarray) or parameters.shape != shape
-                                       or parameters.dtype != dtype):
-            raise CheckpointError(f"parameters must be {dtype} {shape}, got "
-                                  f"{getattr(parameters, 'dtype', type(parameters).__name__)} {np.shape(parameters)}")
+        if parameters is not None and (
+            not isinstance(parameters, np.ndarray) or parameters.shape != shape or parameters.dtype != dtype
+        ):
+            raise CheckpointError(
+                f"parameters must be {dtype} {shape}, got "
+                f"{getattr(parameters, 'dtype', type(parameters).__name__)} {np.shape(parameters)}"
+            )
         self._parameters = parameters if self.restore_best else None
 
     def on_train_end(self, trainer: Any, history: Any) -> None:
@@ -268,8 +288,9 @@ class ModelCheckpoint(_Monitor):
         Best value of all calls of `fit`.
     """
 
-    def __init__(self, path: str | Path, monitor: str = "validation_loss", save_best_only: bool = True,
-                 mode: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, monitor: str = "validation_loss", save_best_only: bool = True, mode: str | None = None
+    ) -> None:
         self.save_best_only = checks.flag("save_best_only", save_best_only)
         self.path = Path(path)
         super().__init__(monitor, 0.0, mode if save_best_only else "min")
@@ -284,8 +305,10 @@ class ModelCheckpoint(_Monitor):
         try:
             self.path.name.format(epoch=0, **values)
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"path {self.path.name!r} of ModelCheckpoint cannot be filled in: {error!r} (available: "
-                             f"epoch, {', '.join(values)})") from None
+            raise ValueError(
+                f"path {self.path.name!r} of ModelCheckpoint cannot be filled in: {error!r} (available: "
+                f"epoch, {', '.join(values)})"
+            ) from None
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Save, if it is time."""
@@ -331,9 +354,12 @@ class Checkpoint(Callback):
             raise FileNotFoundError(f"the folder of Checkpoint({str(self.path)!r}) does not exist")
         last = checkpoints.last_number(self.path)
         if last > trainer.epochs:
-            warnings.warn(f"{checkpoints.numbered(self.path, last)} is of a later epoch than this training has reached "
-                          f"({trainer.epochs}): if it is of another training, use another path", RuntimeWarning,
-                          stacklevel=6)
+            warnings.warn(
+                f"{checkpoints.numbered(self.path, last)} is of a later epoch than this training has reached "
+                f"({trainer.epochs}): if it is of another training, use another path",
+                RuntimeWarning,
+                stacklevel=6,
+            )
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Write one, and delete the oldest of too many."""
@@ -359,8 +385,15 @@ class ReduceLROnPlateau(_Monitor):
         The rate is not made smaller than this.
     """
 
-    def __init__(self, monitor: str = "validation_loss", factor: float = 0.5, patience: int = 5, min_lr: float = 0.0,
-                 min_delta: float = 0.0, mode: str | None = None) -> None:
+    def __init__(
+        self,
+        monitor: str = "validation_loss",
+        factor: float = 0.5,
+        patience: int = 5,
+        min_lr: float = 0.0,
+        min_delta: float = 0.0,
+        mode: str | None = None,
+    ) -> None:
         super().__init__(monitor, min_delta, mode)
         self.factor = checks.number("factor", factor, above=0, below=1)
         self.patience = checks.integer("patience", patience)
@@ -418,8 +451,10 @@ class CSVLogger(Callback):
 
     def _compare(self, columns: list[str]) -> None:
         if columns != self._columns:
-            raise ValueError(f"CSVLogger({str(self.path)!r}) has the columns {', '.join(self._columns or ())}, but now "
-                             f"there are {', '.join(columns)}: use another one")
+            raise ValueError(
+                f"CSVLogger({str(self.path)!r}) has the columns {', '.join(self._columns or ())}, but now "
+                f"there are {', '.join(columns)}: use another one"
+            )
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Write a line."""
@@ -437,8 +472,10 @@ class CSVLogger(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         """Add to the file where it was then; where it is gone, begin it anew."""
-        given, size = state.get("columns"), check_number("size", state.get("size"), is_integer=True, at_least=0,
-                                                         below=1 << 62)
+        given, size = (
+            state.get("columns"),
+            check_number("size", state.get("size"), is_integer=True, at_least=0, below=1 << 62),
+        )
         if given is not None and (not isinstance(given, list) or not all(isinstance(name, str) for name in given)):
             raise CheckpointError(f"columns must be a list of texts or null, got {given!r}")
         columns, self._columns = self._columns, given

@@ -127,8 +127,11 @@ def _decoded(data):
         header = json.loads(data[start : start + head])
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"has a header that cannot be read: {error}") from None
-    if not isinstance(header, dict) or set(header) != {"arrays", "info"} or \
-            not all(isinstance(part, dict) for part in header.values()):
+    if (
+        not isinstance(header, dict)
+        or set(header) != {"arrays", "info"}
+        or not all(isinstance(part, dict) for part in header.values())
+    ):
         raise CheckpointError("has a header that is not an object with the objects arrays and info")
     arrays, at = {}, start + head
     for name, declared in header["arrays"].items():
@@ -148,9 +151,13 @@ def _decoded(data):
 def _checked_array(name, declared):
     """Return dtype, shape and number of bytes of an array, as the header of a file has them."""
     dtype, shape = declared if isinstance(declared, list) and len(declared) == 2 else (None, None)
-    if dtype not in DTYPES or not isinstance(shape, list) or len(shape) > _MAX_AXES or \
-            not all(type(n) is int and n >= 0 for n in shape) or \
-            np.dtype(dtype).itemsize * math.prod(n or 1 for n in shape) > _MAX_BYTES:
+    if (
+        dtype not in DTYPES
+        or not isinstance(shape, list)
+        or len(shape) > _MAX_AXES
+        or not all(type(n) is int and n >= 0 for n in shape)
+        or np.dtype(dtype).itemsize * math.prod(n or 1 for n in shape) > _MAX_BYTES
+    ):
         raise CheckpointError(f"has an array {name!r} of dtype and shape {_short(declared)}")
     return dtype, shape, np.dtype(dtype).itemsize * math.prod(shape)
 
@@ -169,8 +176,10 @@ def _plain(name, array):
     array = np.asarray(array)
     dtype = array.dtype.newbyteorder("<")
     if dtype.str not in DTYPES or array.ndim > _MAX_AXES:
-        raise TypeError(f"array {name!r} must hold booleans, integers or floats of at most 64 bits in at most "
-                        f"{_MAX_AXES} axes, got dtype {array.dtype} in {array.ndim}")
+        raise TypeError(
+            f"array {name!r} must hold booleans, integers or floats of at most 64 bits in at most "
+            f"{_MAX_AXES} axes, got dtype {array.dtype} in {array.ndim}"
+        )
     return np.asarray(array, dtype=dtype, order="C")
 
 
@@ -284,8 +293,9 @@ def _split(pattern):
     if not fields and not re.search("[{}]", os.fspath(path)):
         return path.parent, path.stem + "-", "", path.suffix
     if len(fields) != 1 or re.search("[{}]", os.fspath(path.parent) + _FIELD.sub("", path.name)):
-        raise ValueError(f"pattern {os.fspath(pattern)!r} must have one field, in the file name, "
-                         "such as 'run-{epoch}.ckpt'")
+        raise ValueError(
+            f"pattern {os.fspath(pattern)!r} must have one field, in the file name, such as 'run-{{epoch}}.ckpt'"
+        )
     (field,) = fields
     return path.parent, path.name[: field.start()], field[1] or "", path.name[field.end() :]
 
@@ -294,8 +304,11 @@ def _members(pattern):
     """Return numbers and paths of the checkpoints of a pattern, the highest number last."""
     folder, before, _, after = _split(pattern)
     name = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}")
-    return sorted((int(match[1]), path) for path in (folder.iterdir() if folder.is_dir() else ())
-                  if (match := name.fullmatch(path.name)) and _is_checkpoint(path))
+    return sorted(
+        (int(match[1]), path)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := name.fullmatch(path.name)) and _is_checkpoint(path)
+    )
 
 
 def _before(path):
@@ -305,8 +318,9 @@ def _before(path):
     """
     files = [other for other in path.parent.iterdir() if other.name != path.name and other.suffix == path.suffix]
     family = [other for other in files if _pattern_of(other) == _pattern_of(path)]
-    yield from sorted((other for other in family if _last_number(other) < _last_number(path)),
-                      key=_last_number, reverse=True)
+    yield from sorted(
+        (other for other in family if _last_number(other) < _last_number(path)), key=_last_number, reverse=True
+    )
     yield from sorted((other for other in files if other not in family), key=_time, reverse=True)
 
 
@@ -338,8 +352,12 @@ def generator_state(rng):
     source = rng.bit_generator.seed_seq
     kept = None
     if isinstance(source, np.random.SeedSequence):  # what `rng.spawn` draws on
-        kept = {"entropy": source.entropy, "spawn_key": source.spawn_key, "pool_size": source.pool_size,
-                "n_children_spawned": source.n_children_spawned}
+        kept = {
+            "entropy": source.entropy,
+            "spawn_key": source.spawn_key,
+            "pool_size": source.pool_size,
+            "n_children_spawned": source.n_children_spawned,
+        }
     return _as_json({"state": state, "seed_sequence": kept})
 
 
@@ -349,8 +367,9 @@ def check_number(name, value, is_integer=False, at_least=-math.inf, below=math.i
     is_bounded = at_least > -math.inf or below < math.inf
     if not is_number or is_bounded and not at_least <= value < below:
         bounds = f" from {at_least:g} to {below:g}" if is_bounded else ""
-        raise CheckpointError(f"{name} must be {'an integer' if is_integer else 'a number'}{bounds}, "
-                              f"got {_short(value)}")
+        raise CheckpointError(
+            f"{name} must be {'an integer' if is_integer else 'a number'}{bounds}, got {_short(value)}"
+        )
     return value
 
 
@@ -383,8 +402,11 @@ def restore_generator(state):
 def _is_like(value, example, key=None):
     """Whether a value of JSON has the keys, lengths and types of an example of integers."""
     if isinstance(example, dict):
-        return isinstance(value, dict) and set(value) == set(example) and \
-            all(_is_like(value[key], item, key) for key, item in example.items())
+        return (
+            isinstance(value, dict)
+            and set(value) == set(example)
+            and all(_is_like(value[key], item, key) for key, item in example.items())
+        )
     if isinstance(example, list):
         return isinstance(value, list) and len(value) == len(example) and all(map(_is_like, value, example))
     if isinstance(example, str):

@@ -22,29 +22,69 @@ from .losses import LOSSES, Loss, Parameterised
 # What scikit-learn, PyTorch and Keras call things, in small letters and digits alone: only for the hints of messages.
 _ALIASES = {
     # losses and metrics
-    "mse": "squared_error rmse", "meansquarederror": "squared_error rmse", "l2": "squared_error rmse",
-    "mae": "absolute_error", "meanabsoluteerror": "absolute_error mae", "l1": "absolute_error mae",
-    "rootmeansquarederror": "rmse", "smoothl1": "huber", "pinball": "quantile", "poissonnll": "poisson",
-    "bce": "binary_cross_entropy", "bcewithlogits": "binary_cross_entropy", "log": "cross_entropy binary_cross_entropy",
-    "nll": "cross_entropy", "cce": "cross_entropy", "negativeloglikelihood": "cross_entropy",
-    "categoricalcrossentropy": "cross_entropy", "sparsecategoricalcrossentropy": "cross_entropy",
-    "softmaxcrossentropy": "cross_entropy", "softmax": "cross_entropy", "sigmoid": "binary_cross_entropy",
-    "quadratic": "squared_error", "binaryfocalcrossentropy": "focal", "acc": "accuracy",
-    "binaryaccuracy": "accuracy", "categoricalaccuracy": "accuracy", "sparsecategoricalaccuracy": "accuracy",
-    "balancedaccuracy": "recall", "topkaccuracy": "top_3", "topkcategoricalaccuracy": "top_3",
+    "mse": "squared_error rmse",
+    "meansquarederror": "squared_error rmse",
+    "l2": "squared_error rmse",
+    "mae": "absolute_error",
+    "meanabsoluteerror": "absolute_error mae",
+    "l1": "absolute_error mae",
+    "rootmeansquarederror": "rmse",
+    "smoothl1": "huber",
+    "pinball": "quantile",
+    "poissonnll": "poisson",
+    "bce": "binary_cross_entropy",
+    "bcewithlogits": "binary_cross_entropy",
+    "log": "cross_entropy binary_cross_entropy",
+    "nll": "cross_entropy",
+    "cce": "cross_entropy",
+    "negativeloglikelihood": "cross_entropy",
+    "categoricalcrossentropy": "cross_entropy",
+    "sparsecategoricalcrossentropy": "cross_entropy",
+    "softmaxcrossentropy": "cross_entropy",
+    "softmax": "cross_entropy",
+    "sigmoid": "binary_cross_entropy",
+    "quadratic": "squared_error",
+    "binaryfocalcrossentropy": "focal",
+    "acc": "accuracy",
+    "binaryaccuracy": "accuracy",
+    "categoricalaccuracy": "accuracy",
+    "sparsecategoricalaccuracy": "accuracy",
+    "balancedaccuracy": "recall",
+    "topkaccuracy": "top_3",
+    "topkcategoricalaccuracy": "top_3",
     # activations
-    "logistic": "sigmoid binary_cross_entropy", "linear": "identity", "none": "identity", "swish": "silu",
-    "exp": "exponential", "logsoftmax": "softmax", "prelu": "leaky_relu",
+    "logistic": "sigmoid binary_cross_entropy",
+    "linear": "identity",
+    "none": "identity",
+    "swish": "silu",
+    "exp": "exponential",
+    "logsoftmax": "softmax",
+    "prelu": "leaky_relu",
     # initializers
-    "glorot": "glorot_uniform glorot_normal", "xavier": "glorot_uniform glorot_normal",
-    "xavieruniform": "glorot_uniform", "xaviernormal": "glorot_normal", "he": "he_uniform he_normal",
-    "kaiming": "he_uniform he_normal", "kaiminguniform": "he_uniform", "kaimingnormal": "he_normal",
-    "lecun": "lecun_normal", "lecununiform": "lecun_normal", "randomuniform": "uniform",
-    "randomnormal": "normal", "ones": "constant",
+    "glorot": "glorot_uniform glorot_normal",
+    "xavier": "glorot_uniform glorot_normal",
+    "xavieruniform": "glorot_uniform",
+    "xaviernormal": "glorot_normal",
+    "he": "he_uniform he_normal",
+    "kaiming": "he_uniform he_normal",
+    "kaiminguniform": "he_uniform",
+    "kaimingnormal": "he_normal",
+    "lecun": "lecun_normal",
+    "lecununiform": "lecun_normal",
+    "randomuniform": "uniform",
+    "randomnormal": "normal",
+    "ones": "constant",
     # optimizers
-    "nesterov": "SGD", "momentum": "SGD", "gd": "SGD", "bfgs": "LBFGS", "lm": "LevenbergMarquardt",
+    "nesterov": "SGD",
+    "momentum": "SGD",
+    "gd": "SGD",
+    "bfgs": "LBFGS",
+    "lm": "LevenbergMarquardt",
     # reductions and modes
-    "average": "mean", "avg": "mean", "minimize": "min", "maximize": "max",
+    "average": "mean",
+    "avg": "mean",
+    "minimize": "min",
+    "maximize": "max",
 }
 
 
@@ -141,8 +181,9 @@ def dropout(value, n_layers):
     """Check the shares of dropped outputs: one number, or one for each layer but the last; () where all are 0."""
     if isinstance(value, list | tuple):
         if len(value) != n_layers - 1:
-            raise ValueError(f"dropout must be one number or {n_layers - 1} (one per layer but the last), "
-                             f"got {value!r}")
+            raise ValueError(
+                f"dropout must be one number or {n_layers - 1} (one per layer but the last), got {value!r}"
+            )
         shares = tuple(number(f"dropout[{l}]", share, at_least=0, below=1) for l, share in enumerate(value))
     else:
         shares = (number("dropout", value, at_least=0, below=1),) * (n_layers - 1)
@@ -171,8 +212,9 @@ def activations(value, n_layers):
     """Check the activations: one name for all layers, or one per layer."""
     if not isinstance(value, str) and isinstance(value, list | tuple):
         if len(value) != n_layers:
-            raise ValueError(f"activations must be one name or {n_layers} (one per layer after the input), "
-                             f"got {value!r}")
+            raise ValueError(
+                f"activations must be one name or {n_layers} (one per layer after the input), got {value!r}"
+            )
         return tuple(_activation(f"activations[{i}]", item) for i, item in enumerate(value))
     return (_activation("activations", value),) * n_layers
 
@@ -188,16 +230,20 @@ def _activation(argument, value):
 def loss(value, output_activation):
     """Check the loss, and that it is defined for what the last layer gives."""
     if callable(value):
-        raise TypeError("loss must be a name, one such as fastbp.losses.Huber(threshold=2.0), or a "
-                        f"fastbp.Loss(function, derivative), got {value!r}")
+        raise TypeError(
+            "loss must be a name, one such as fastbp.losses.Huber(threshold=2.0), or a "
+            f"fastbp.Loss(function, derivative), got {value!r}"
+        )
     if not isinstance(value, Loss | Parameterised):
         name("loss", value, LOSSES)
     row = losses.row_of(value)
     for field, takes in (("within_01", "probabilities"), ("is_positive", "outputs above 0")):
         if getattr(row, field) and not getattr(row_of(output_activation), field):
             suitable = ", ".join(key for key, other in ACTIVATIONS.items() if getattr(other, field))
-            raise ValueError(f"loss {losses.name_of(value)!r} takes {takes}: the last activation must be one of "
-                             f"{suitable}, got {output_activation!r}")
+            raise ValueError(
+                f"loss {losses.name_of(value)!r} takes {takes}: the last activation must be one of "
+                f"{suitable}, got {output_activation!r}"
+            )
     return value
 
 
@@ -205,11 +251,15 @@ def widths(sizes, activations, loss=None):
     """Check that what compares the outputs of a layer, softmax and cross-entropy, has more than one to compare."""
     for i, (n_out, activation) in enumerate(zip(sizes[1:], activations, strict=True)):
         if n_out == 1 and activation == "softmax":
-            raise ValueError(f"activations[{i}] is 'softmax' over one neuron, which is 1 whatever its input: "
-                             "use 'sigmoid', for classes 0 and 1 with loss='binary_cross_entropy'")
+            raise ValueError(
+                f"activations[{i}] is 'softmax' over one neuron, which is 1 whatever its input: "
+                "use 'sigmoid', for classes 0 and 1 with loss='binary_cross_entropy'"
+            )
     if loss is not None and sizes[-1] == 1 and losses.row_of(loss).takes_labels:
-        raise ValueError(f"loss {losses.name_of(loss)!r} needs one output for each class, but the network has one: "
-                         "use loss='binary_cross_entropy', with 'sigmoid' as the last activation")
+        raise ValueError(
+            f"loss {losses.name_of(loss)!r} needs one output for each class, but the network has one: "
+            "use loss='binary_cross_entropy', with 'sigmoid' as the last activation"
+        )
 
 
 def dtype(value):
@@ -295,8 +345,10 @@ def inputs(X, n_in, dtype, argument="X", is_trusted=False):
         raise ValueError(f"{argument} is empty: shape {X.shape}")
     if X.shape[-1] != n_in:
         if single:
-            raise ValueError(f"{argument} is 1-D, which is one sample of {n_in} numbers, but holds {len(X)}; for "
-                             f"{len(X)} samples of one number write {_array_of(argument, given)}.reshape(-1, 1)")
+            raise ValueError(
+                f"{argument} is 1-D, which is one sample of {n_in} numbers, but holds {len(X)}; for "
+                f"{len(X)} samples of one number write {_array_of(argument, given)}.reshape(-1, 1)"
+            )
         raise ValueError(f"{argument} has {X.shape[1]} columns (shape {X.shape}), but the network takes {n_in}")
     X = X[None] if single else X
     if is_kept(X):
@@ -321,8 +373,10 @@ def samples(X, n_in, dtype, argument="X"):
     """Check samples that must be rows: (n_samples, n_in)."""
     rows, single = inputs(X, n_in, dtype, argument)
     if single:
-        raise ValueError(f"{argument} must be 2-D, (n_samples, {n_in}), got 1-D; "
-                         f"for one sample write {_array_of(argument, X)}[None, :]")
+        raise ValueError(
+            f"{argument} must be 2-D, (n_samples, {n_in}), got 1-D; "
+            f"for one sample write {_array_of(argument, X)}[None, :]"
+        )
     return rows
 
 
@@ -342,13 +396,17 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
     if Y.ndim == 1 and row.takes_labels:
         return _labels(argument, Y, n_out, given)
     if Y.ndim == 1 and n_out > 1:
-        raise ValueError(f"{argument} is 1-D, but the network has {n_out} outputs: expected shape "
-                         f"({n_samples}, {n_out}); for class labels use loss='cross_entropy' or one-hot rows")
+        raise ValueError(
+            f"{argument} is 1-D, but the network has {n_out} outputs: expected shape "
+            f"({n_samples}, {n_out}); for class labels use loss='cross_entropy' or one-hot rows"
+        )
     Y = Y.reshape(n_samples, -1)
     if Y.shape[1] != n_out:
         labels = Y.shape[1] == 1 and row.takes_labels
-        raise ValueError(f"{argument} has {Y.shape[1]} columns (shape {Y.shape}), but the network has {n_out} outputs"
-                         + (f" (class labels are 1-D: {_array_of(argument, given)}.ravel())" if labels else ""))
+        raise ValueError(
+            f"{argument} has {Y.shape[1]} columns (shape {Y.shape}), but the network has {n_out} outputs"
+            + (f" (class labels are 1-D: {_array_of(argument, given)}.ravel())" if labels else "")
+        )
     Y = _as_floats(argument, Y, dtype)
     if row.within_01 and (Y.min() < 0 or Y.max() > 1):
         worst = Y.min() if Y.min() < 0 else Y.max()
@@ -362,8 +420,9 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
         row_sums = Y.sum(axis=1)
         worst = int(np.abs(row_sums - 1).argmax())
         if abs(row_sums[worst] - 1) > SUM_TOLERANCE:
-            raise ValueError(f"{argument}[{worst}] sums to {row_sums[worst]:g}, but the probabilities of a row "
-                             "must sum to 1")
+            raise ValueError(
+                f"{argument}[{worst}] sums to {row_sums[worst]:g}, but the probabilities of a row must sum to 1"
+            )
     return Y
 
 
@@ -404,8 +463,11 @@ def _class_weights(value, Y, n_out):
     for key, weight in value.items():
         is_truth = isinstance(key, bool | np.bool_) and tuple(known) != (0, 1)  # labels that were bool are 0 and 1
         if is_truth or key not in known:
-            raise ValueError(f"class_weight names the class {key!r}, but the classes are "
-                             + ", ".join(map(str, known[:3])) + (f" ... {known[-1]}" if len(known) > 3 else ""))
+            raise ValueError(
+                f"class_weight names the class {key!r}, but the classes are "
+                + ", ".join(map(str, known[:3]))
+                + (f" ... {known[-1]}" if len(known) > 3 else "")
+            )
         result[labels == key] = number(f"class_weight[{key}]", weight, at_least=0)
     return result
 
@@ -437,12 +499,16 @@ def output_gradient(dA, n_samples, n_out, dtype, single):
 def _labels(argument, Y, n_out, given):
     if Y.dtype.kind == "f":
         finite(argument, Y, np.dtype(np.float64))
-        raise TypeError(f"{argument} is 1-D, so it holds class labels, which must be integers, got dtype {Y.dtype}; "
-                        f"write {_array_of(argument, given)}.astype(int)")
+        raise TypeError(
+            f"{argument} is 1-D, so it holds class labels, which must be integers, got dtype {Y.dtype}; "
+            f"write {_array_of(argument, given)}.astype(int)"
+        )
     low, high = int(Y.min()), int(Y.max())
     if low < 0 or high >= n_out:
-        raise ValueError(f"{argument} holds the label {low if low < 0 else high}, but with {n_out} outputs labels "
-                         f"must be 0 to {n_out - 1}")
+        raise ValueError(
+            f"{argument} holds the label {low if low < 0 else high}, but with {n_out} outputs labels "
+            f"must be 0 to {n_out - 1}"
+        )
     return Y if Y.dtype == np.int64 and is_plain(Y) else np.array(Y, dtype=np.int64, order="C")
 
 
@@ -457,8 +523,10 @@ def _numbers(argument, value):
     if type(value) is np.ndarray and value.dtype.kind in "buif":
         return value
     if hasattr(value, "toarray"):
-        raise TypeError(f"{argument} must be a dense array, got the sparse {type(value).__name__}: write "
-                        f"{argument.split(': ')[-1]}.toarray()")
+        raise TypeError(
+            f"{argument} must be a dense array, got the sparse {type(value).__name__}: write "
+            f"{argument.split(': ')[-1]}.toarray()"
+        )
     unmasked(argument, value)
     try:
         array = np.asanyarray(value)  # which keeps the mask of what becomes a masked array

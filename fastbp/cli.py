@@ -92,6 +92,7 @@ def main() -> None:
 
 def make_app() -> typer.Typer:
     """Build the application from the functions of this file."""
+
     class Commands(typer.core.TyperGroup):
         """Commands whose usage errors print what was typed as it can be printed."""
 
@@ -103,8 +104,9 @@ def make_app() -> typer.Typer:
             with _printable_message():
                 return super().invoke(*args, **kwargs)
 
-    app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False,
-                      epilog="Try: fastbp train digits")
+    app = typer.Typer(
+        cls=Commands, add_completion=False, pretty_exceptions_enable=False, epilog="Try: fastbp train digits"
+    )
     app.callback(invoke_without_command=True)(about)
     for command in (train, predict, verify, trace):
         app.command()(_reporting_errors(command))
@@ -137,6 +139,7 @@ def about(
 
 def _reporting_errors(command: Callable) -> Callable:
     """Turn errors that a user can mend into one red line and exit code 2, and warnings into a yellow one."""
+
     def show_warning(message, *args, **kwargs):
         Screen().remark(f"warning: {' '.join(str(message).split())}")
 
@@ -153,6 +156,7 @@ def _reporting_errors(command: Callable) -> Callable:
             text = f"{error.strerror}: {error.filename}" if getattr(error, "filename", None) else str(error)
             Screen().err.print(Text.assemble(("error:", "red"), " ", plain(" ".join(text.split()))))
             raise typer.Exit(2) from None
+
     return wrapped
 
 
@@ -160,30 +164,43 @@ def _reporting_errors(command: Callable) -> Callable:
 
 
 def train(
-    data: Annotated[str, typer.Argument(
-        metavar="DATA", help="digits, xor, a CSV or npz file, or a pair of IDX files: images,labels.")],
-    hidden: Annotated[list[str] | None, typer.Option(
-        help="Neurons of each hidden layer: 30, or 64,32; 0 for none.", show_default="30")] = None,
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="digits, xor, a CSV or npz file, or a pair of IDX files: images,labels."),
+    ],
+    hidden: Annotated[
+        list[str] | None,
+        typer.Option(help="Neurons of each hidden layer: 30, or 64,32; 0 for none.", show_default="30"),
+    ] = None,
     activation: Annotated[str, typer.Option(help="Of the hidden layers: sigmoid, tanh, relu, gelu ...")] = "sigmoid",
-    loss: Annotated[str | None, typer.Option(
-        help="cross_entropy, squared_error, huber ...",
-        show_default="cross_entropy for classes, squared_error for numbers")] = None,
-    epochs: Annotated[int | None, typer.Option(
-        min=1, show_default=f"{TYPICAL_UPDATES} updates, but 30 to 2000 epochs")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="cross_entropy, squared_error, huber ...",
+            show_default="cross_entropy for classes, squared_error for numbers",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, show_default=f"{TYPICAL_UPDATES} updates, but 30 to 2000 epochs")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples of one update.")] = 20,
-    lr: Annotated[float | None, typer.Option(
-        help="Step size.", show_default="0.2 for classes by sigmoid, else 0.02")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Step size.", show_default="0.2 for classes by sigmoid, else 0.02")
+    ] = None,
     momentum: Annotated[float, typer.Option(help="Share of the last step in the next.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Of the first weights and of the shuffling.")] = 0,
     test_fraction: Annotated[float, typer.Option(help="Share of the samples held out to test.")] = 0.2,
-    target: Annotated[str | None, typer.Option(
-        help="Target column of a CSV file: its name, or its number from 0.", show_default="the last")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Target column of a CSV file: its name, or its number from 0.", show_default="the last"),
+    ] = None,
     task: Annotated[str, typer.Option(help="What the targets are: classes, numbers, or auto.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     backend: Annotated[str, typer.Option(help="numba, or numpy: plain and slow.")] = "numba",
     out: Annotated[Path | None, typer.Option(help="Save the model there.", show_default="not saved")] = None,
-    header: Annotated[bool | None, typer.Option(
-        help="Whether the first line of a CSV file holds names.", show_default="looked at")] = None,
+    header: Annotated[
+        bool | None, typer.Option(help="Whether the first line of a CSV file holds names.", show_default="looked at")
+    ] = None,
 ) -> None:
     """Train a network; show loss and accuracy as it learns, then how it does on samples held out."""
     from . import SGD, Trainer, files
@@ -204,15 +221,24 @@ def train(
         epochs = min(2000, max(30, math.ceil(TYPICAL_UPDATES * batch_size / len(rows))))
 
     kinds = f"{len(recipe.classes)} classes" if recipe.classes else "numbers"
-    screen.out.print(plain(f"{data}: {len(y):,} samples of {net.sizes[0]} features, {kinds}; "
-                           f"{len(rows):,} to train, {len(test):,} held out to test"))
-    screen.out.print(plain(f"network {'-'.join(map(str, net.sizes))}, {', '.join(net.activations)}; "
-                           f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}"))
+    screen.out.print(
+        plain(
+            f"{data}: {len(y):,} samples of {net.sizes[0]} features, {kinds}; "
+            f"{len(rows):,} to train, {len(test):,} held out to test"
+        )
+    )
+    screen.out.print(
+        plain(
+            f"network {'-'.join(map(str, net.sizes))}, {', '.join(net.activations)}; "
+            f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}"
+        )
+    )
     _remark_untested(screen, recipe, y, test, test_fraction)
     screen.announce_compilation(net)
     X, Y = recipe.inputs(samples.X, net.dtype), recipe.targets(y, net.loss_name)
-    interrupted = _train(screen, trainer, X[rows], Y[rows], epochs, (X[test], Y[test]) if len(test) else None,
-                         bool(recipe.classes))
+    interrupted = _train(
+        screen, trainer, X[rows], Y[rows], epochs, (X[test], Y[test]) if len(test) else None, bool(recipe.classes)
+    )
     if out is not None:
         net.save(out, metadata=recipe.metadata())
     shown = test if len(test) else rows
@@ -235,8 +261,9 @@ def _remark_untested(screen: Screen, recipe: Recipe, y: np.ndarray, test: np.nda
         counts = np.bincount(y[test], minlength=len(recipe.classes))
         names = [reprlib.repr(name) for name, n in zip(recipe.classes, counts, strict=True) if not n]
         if names:
-            screen.remark(f"{len(names):,} of the {len(counts):,} classes have no sample held out to test: "
-                          f"{some(names)}")
+            screen.remark(
+                f"{len(names):,} of the {len(counts):,} classes have no sample held out to test: {some(names)}"
+            )
 
 
 def _check_out(out: Path | None, *inputs: str | Path) -> None:
@@ -252,8 +279,9 @@ def _check_out(out: Path | None, *inputs: str | Path) -> None:
             raise ValueError(f"cannot save to {out}: it is read, and would be lost")
 
 
-def _network(recipe: Recipe, samples: Any, hidden: list[str] | None, activation: str, loss: str | None,
-             **options: Any) -> Any:
+def _network(
+    recipe: Recipe, samples: Any, hidden: list[str] | None, activation: str, loss: str | None, **options: Any
+) -> Any:
     """Build the network that fits the data."""
     from . import Network
 
@@ -295,26 +323,37 @@ def _output(loss: str, task: str) -> str:
     return "softmax" if row.takes_labels else "identity" if row.takes_signs else "sigmoid"
 
 
-def _train(screen: Screen, trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: int, validation: Any,
-           classes: bool) -> bool:
+def _train(
+    screen: Screen, trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: int, validation: Any, classes: bool
+) -> bool:
     """Train and show it; return whether Ctrl-C ended it."""
     titles = ["loss", "accuracy"][: 1 + classes]
     titles = ["epoch", *titles, *(["test " + title for title in titles] if validation else [])]
     shown = {1, *np.linspace(0, epochs, min(epochs, N_ROWS) + 1).astype(int)[1:].tolist()}
     seconds = 0.0
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                  console=screen.out, transient=True, disable=not screen.out.is_terminal) as bar:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=screen.out,
+        transient=True,
+        disable=not screen.out.is_terminal,
+    ) as bar:
         task = bar.add_task("", total=epochs)
         screen.out.print(plain("  ".join(f"{title:>{WIDTH}}" for title in titles), "bold"))
         try:
-            for history in _histories(trainer, X, Y, epochs, shown, validation_data=validation,
-                                      metrics=["accuracy"] * classes):
+            for history in _histories(
+                trainer, X, Y, epochs, shown, validation_data=validation, metrics=["accuracy"] * classes
+            ):
                 seconds += sum(history.seconds)
                 if history.interrupted:
                     return True
                 if history.nonfinite:
-                    raise ValueError(f"the loss became infinite in epoch {trainer.epochs + 1}: "
-                                     f"try a smaller --lr than {trainer.optimizer.lr:g}")
+                    raise ValueError(
+                        f"the loss became infinite in epoch {trainer.epochs + 1}: "
+                        f"try a smaller --lr than {trainer.optimizer.lr:g}"
+                    )
                 bar.update(task, completed=trainer.epochs, description=f"loss {history.loss[-1]:.4g}")
                 if trainer.epochs in shown:
                     screen.out.print(plain(_line(trainer.epochs, history)))
@@ -324,8 +363,9 @@ def _train(screen: Screen, trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: i
     return False
 
 
-def _histories(trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: int, stops: set[int],
-               **measured: Any) -> Iterator[Any]:
+def _histories(
+    trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: int, stops: set[int], **measured: Any
+) -> Iterator[Any]:
     """Train in few calls of `fit`, measuring only the epochs in `stops`, and yield their histories."""
     while trainer.epochs < epochs:
         until = min(stop for stop in stops if stop > trainer.epochs)
@@ -387,8 +427,10 @@ def _confusion_table(rows: Sequence[str], columns: Sequence[str], counts: np.nda
     for name in columns:
         table.add_column(plain(name), justify="right")
     for i, name in enumerate(rows):
-        cells = [plain(str(c), "green" if i == j else "red") if c or i == j else plain(".", "dim")
-                 for j, c in enumerate(counts[i])]
+        cells = [
+            plain(str(c), "green" if i == j else "red") if c or i == j else plain(".", "dim")
+            for j, c in enumerate(counts[i])
+        ]
         table.add_row(plain(name), *cells)
     return table
 
@@ -416,8 +458,9 @@ def predict(
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for train; targets may be there or not.")],
     out: Annotated[Path | None, typer.Option(help="CSV file to write.", show_default="the screen")] = None,
     backend: Annotated[str, typer.Option(help="numba or numpy.")] = "numba",
-    header: Annotated[bool | None, typer.Option(
-        help="Whether the first line of a CSV file holds names.", show_default="looked at")] = None,
+    header: Annotated[
+        bool | None, typer.Option(help="Whether the first line of a CSV file holds names.", show_default="looked at")
+    ] = None,
 ) -> None:
     """Predict with a saved model; where the data have targets that it knows, say how good the predictions are."""
     from . import load
@@ -517,8 +560,10 @@ def _known_targets(samples: Any, recipe: Recipe) -> tuple[np.ndarray, np.ndarray
     others = [f"{n_missing:,} without a target"] if n_missing else []
     if unknown:
         which = "a class" if len(unknown) == 1 else f"{len(unknown):,} classes"
-        others.append(f"{sum(unknown.values()):,} of {which} that the model does not know "
-                      f"({some([reprlib.repr(name) for name in unknown])})")
+        others.append(
+            f"{sum(unknown.values()):,} of {which} that the model does not know "
+            f"({some([reprlib.repr(name) for name in unknown])})"
+        )
     return np.flatnonzero(y >= 0), y[y >= 0], others
 
 
@@ -539,8 +584,13 @@ def verify(seed: Annotated[int, typer.Option(help="Of the weights and the sample
         report = net.verify(X, Y / Y.sum(axis=1, keepdims=True) if loss == "cross_entropy" else Y)
         print(f"{'-'.join(map(str, sizes))}, {', '.join(activations)}; {loss}\n{report}\n")
         ok, is_wrong = ok and report.ok, is_wrong or report.is_wrong
-    screen.out.print("[red]WRONG: see above[/red]" if is_wrong else "[green]everything agrees[/green]" if ok else
-                     "not everything could be checked: see above")
+    screen.out.print(
+        "[red]WRONG: see above[/red]"
+        if is_wrong
+        else "[green]everything agrees[/green]"
+        if ok
+        else "not everything could be checked: see above"
+    )
     raise typer.Exit(0 if ok else 1)
 
 

@@ -2,6 +2,7 @@
 
 `NumbaBackend` has the methods of `fastbp.reference.NumpyBackend` and computes the same.
 """
+
 import ctypes
 import functools
 import math
@@ -58,17 +59,17 @@ from .own import Own
 from .reference import Pass
 from .update import Update
 
-BLOCK_ROWS = 256        # most samples in one block: a block's activations stay in the cache, and dW sums over one block
-FEW_ROWS = 16           # blocks of this size serve evaluations of a few samples
+BLOCK_ROWS = 256  # most samples in one block: a block's activations stay in the cache, and dW sums over one block
+FEW_ROWS = 16  # blocks of this size serve evaluations of a few samples
 MIN_ROWS_PER_THREAD = 4  # with fewer rows of a block a thread's tiles are too flat to pay
 # An update of fewer multiply-adds than this for each thread is not worth the meetings and moving W between cores: on
 # two cores two threads were even with one at 4-32-32-1 with 32 samples (60,000 each), 0.75 times as fast at 64-30-10
 # with 10 (34,000); at 784-30-10 with 10 (360,000) 1.2 times on one machine, 0.45 times on another, and trials decide.
 MIN_WORK_PER_THREAD = 200_000
-LARGE_WORK = 2_000_000   # of an update for each thread: until a trial tells better, several threads do such
+LARGE_WORK = 2_000_000  # of an update for each thread: until a trial tells better, several threads do such
 TRIAL_WORK = 200_000_000  # multiply-adds of a trial of a number of threads: 2 ms, for waking them takes up to 0.1 ms
 LEAST_TRIAL_WORK = 25_000_000
-TRIALS = 2               # of each number of threads, in turn; the better one counts
+TRIALS = 2  # of each number of threads, in turn; the better one counts
 CALLS_BETWEEN_TRIALS = 8
 EVALUATIONS_BETWEEN_TRIALS = 64
 CERTAIN_WORK = 100_000_000  # an update of more multiply-adds is divided without trials: meetings are little of it
@@ -115,6 +116,7 @@ def set_num_threads(n):
 
 # -------------------------------------------------------------------------------------------------- threads
 
+
 class _Gang:
     """Threads that do one job side by side (`kernels.gang`); they sleep some time after it, and never end."""
 
@@ -127,7 +129,7 @@ class _Gang:
         while len(self._bells) < others:
             bell = aligned_zeros(gang.BELL_SIZE, np.int64)
             gang.prepare(bell)
-            gang.serve.compile((numba.typeof(bell), numba.intp))     # here, where an error is seen
+            gang.serve.compile((numba.typeof(bell), numba.intp))  # here, where an error is seen
             threading.Thread(target=gang.serve, args=(bell, gang.ACQUIRE), daemon=True, name="fastbp").start()
             self._bells.append(bell)
         if len(self._addresses) != len(self._bells):
@@ -150,10 +152,11 @@ def _forget_gang():
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_gang)      # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_forget_gang)  # a forked child has none of its parent's threads
 
 
 # -------------------------------------------------------------------------------------------------- backend
+
 
 def _address(array):
     return _word.from_address(id(array) + _HEADER).value
@@ -169,12 +172,15 @@ class _Desk:
     """A plan with its workspace: what one call at a time can work with."""
 
     def __init__(self, backend, rows, threads, n_states=None, dropout=()):
-        *activations, loss = [item.addresses(backend.dtype) if isinstance(item, Own) else name_of(item)
-                              for item in (*backend.activations, backend.loss)]
-        self.plan = make_plan(backend.sizes, activations, loss, rows, threads, n_states, dropout,
-                              *settings_of(backend.loss).values())
+        *activations, loss = [
+            item.addresses(backend.dtype) if isinstance(item, Own) else name_of(item)
+            for item in (*backend.activations, backend.loss)
+        ]
+        self.plan = make_plan(
+            backend.sizes, activations, loss, rows, threads, n_states, dropout, *settings_of(backend.loss).values()
+        )
         self._dtype, self._n_leaves = backend.dtype, 0
-        self.job, self.holds = bytearray(8 * JOB_SIZE), None               # the Steps and Data that are in it
+        self.job, self.holds = bytearray(8 * JOB_SIZE), None  # the Steps and Data that are in it
         self._words = (ctypes.c_ssize_t * JOB_SIZE).from_buffer(self.job)
         self.address, self.kernel = ctypes.addressof(self._words), 0
         self.workspace = aligned_zeros(self.plan.size, backend.dtype)
@@ -185,7 +191,7 @@ class _Desk:
         pack(self.job, PLAN_AT, self.plan)
         for copy in range(threads if self.plan.x_size else 1):
             start = self.plan.x_at + copy * self.plan.x_size
-            block = self.workspace[start:start + rows * self.plan.x_row].reshape(rows, -1)
+            block = self.workspace[start : start + rows * self.plan.x_row].reshape(rows, -1)
             block[:, backend.sizes[0]] = 1
 
     def need(self, kernel, n_leaves):
@@ -202,7 +208,7 @@ class _Desk:
 
     def block(self, at, n, columns, row):
         """Return a copy of one block of the workspace, without its padding."""
-        return self.workspace[at:at + n * row].reshape(n, row)[:, :columns].copy()
+        return self.workspace[at : at + n * row].reshape(n, row)[:, :columns].copy()
 
 
 class _Pace:
@@ -214,9 +220,9 @@ class _Pace:
 
     def __init__(self, most, work):
         self._work, self._most = work, most
-        self._trial = {}                                 # threads -> seconds of an update in each piece of the trial
+        self._trial = {}  # threads -> seconds of an update in each piece of the trial
         self._calls = 0
-        self.seconds = {}                                # threads -> seconds of an update, as far as is known
+        self.seconds = {}  # threads -> seconds of an update, as far as is known
 
     def note(self, threads, seconds, is_trial):
         """Take in how long updates took: the best of a trial; after it a geometric mean that forgets."""
@@ -244,11 +250,11 @@ class _Pace:
         if n:
             cuts = [first + i * n for i in range(len(numbers) + 1)]
             one, rest = slice(0, 1), slice(1, epochs.stop)
-            pieces = [(number, one, *cuts[i:i + 2]) for i, number in enumerate(numbers)]
+            pieces = [(number, one, *cuts[i : i + 2]) for i, number in enumerate(numbers)]
             pieces.append((None, one, cuts[-1], last))
             return [*pieces, (None, rest, 0, last)] if epochs.stop > 1 else pieces
         cuts = [i * n_epochs for i in range(len(numbers) + 1)]
-        pieces = [(number, slice(*cuts[i:i + 2]), 0, last) for i, number in enumerate(numbers)]
+        pieces = [(number, slice(*cuts[i : i + 2]), 0, last) for i, number in enumerate(numbers)]
         return [*pieces, (None, slice(cuts[-1], epochs.stop), 0, last)]
 
     def turn(self):
@@ -283,11 +289,13 @@ class _Rules:
         self.arrays = np.array([*update.numbers, 0.0]), np.array(update.rates, np.float64)
         self.dropout = update.dropout if any(update.dropout) else ()
         self.is_fused = self.rule <= RULES_OF_TILES and not (
-            update.l1 or update.l2 or update.clip_value or update.clip_norm)
-        self.is_plain = not (self.dropout or update.input_noise or update.label_smoothing or update.max_norm
-                             or update.skips)
+            update.l1 or update.l2 or update.clip_value or update.clip_norm
+        )
+        self.is_plain = not (
+            self.dropout or update.input_noise or update.label_smoothing or update.max_norm or update.skips
+        )
         self.advances = update.schedule != "constant" or update.rule in REMEMBERING
-        self.key = update.key - 2 ** 64 if update.key >= 2 ** 63 else update.key          # as a signed number
+        self.key = update.key - 2**64 if update.key >= 2**63 else update.key  # as a signed number
 
 
 class NumbaBackend:
@@ -312,9 +320,9 @@ class NumbaBackend:
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
         self.dtype, self.scale = np.dtype(dtype), float(scale)
         self.n_parameters = sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
-        self._free = {}                                  # arguments of _Desk -> desks nobody works at
-        self._paces = {}                                 # (rows, threads) -> _Pace of training
-        self._rules = _Rules(Update())                   # of the last training
+        self._free = {}  # arguments of _Desk -> desks nobody works at
+        self._paces = {}  # (rows, threads) -> _Pace of training
+        self._rules = _Rules(Update())  # of the last training
         self._lanes = LANES[numba.from_dtype(self.dtype)]
         self._nothing = np.empty(0, self.dtype)
         self._no_losses = np.empty(0)
@@ -339,7 +347,7 @@ class NumbaBackend:
             if in_gang:
                 try:
                     bells = crew.bells(threads - 1)
-                except RuntimeError:                     # no more threads can be started
+                except RuntimeError:  # no more threads can be started
                     threads = 1
             free = self._free.setdefault(key, [])
             try:
@@ -351,7 +359,7 @@ class NumbaBackend:
             result = desk.done()
             if settle:
                 settle(desk)
-            if look:                                     # at a desk as large as these data: not kept
+            if look:  # at a desk as large as these data: not kept
                 return result, look(desk)
             if not free:
                 free.append(desk)
@@ -363,12 +371,13 @@ class NumbaBackend:
     def _threads_for(self, rows, products, most=None):
         """Choose the number of threads that pay for a block of this many rows."""
         if rows == 1 or self.n_parameters <= MOST_LANE_PARAMETERS:
-            return 1                                     # the engines of kernels/small.py know no threads
+            return 1  # the engines of kernels/small.py know no threads
         pay = min(rows // MIN_ROWS_PER_THREAD, products * self.n_parameters * rows // MIN_WORK_PER_THREAD)
         return 1 if pay <= 1 else min(pay, most or get_num_threads())
 
-    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None, weights=None,
-                  settle=None):
+    def _evaluate(
+        self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None, weights=None, settle=None
+    ):
         n = len(X)
         rows = rows or (FEW_ROWS if n <= FEW_ROWS else BLOCK_ROWS)
         losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
@@ -377,24 +386,58 @@ class NumbaBackend:
         scale = 1.0 / n if self.reduction == "mean" else 1.0
         n_at_once = _blocks(products * self.n_parameters * rows) * rows
         if n <= n_at_once:
-            seen = self._evaluate_rows(wants, scale, False, products, rows, parameters, gradient, y_kind, look, settle,
-                                       X, Y, weights, losses, out)
+            seen = self._evaluate_rows(
+                wants,
+                scale,
+                False,
+                products,
+                rows,
+                parameters,
+                gradient,
+                y_kind,
+                look,
+                settle,
+                X,
+                Y,
+                weights,
+                losses,
+                out,
+            )
             return losses, gradient, seen
         for start in range(0, n, n_at_once):
-            arrays = (array if array is None or array is self._no_losses else array[start:start + n_at_once]
-                      for array in (X, Y, weights, losses, out))
-            self._evaluate_rows(wants, scale, start > 0, products, rows, parameters, gradient, y_kind, look, settle,
-                                *arrays)
+            arrays = (
+                array if array is None or array is self._no_losses else array[start : start + n_at_once]
+                for array in (X, Y, weights, losses, out)
+            )
+            self._evaluate_rows(
+                wants, scale, start > 0, products, rows, parameters, gradient, y_kind, look, settle, *arrays
+            )
         return losses, gradient, None
 
-    def _evaluate_rows(self, wants, scale, adds, products, rows, parameters, gradient, y_kind, look, settle, X, Y,
-                       weights, losses, out):
+    def _evaluate_rows(
+        self, wants, scale, adds, products, rows, parameters, gradient, y_kind, look, settle, X, Y, weights, losses, out
+    ):
         """Evaluate these samples in one native call; return look(desk)."""
         n = len(X)
-        data = Data(_address(X), X_KINDS[X.dtype], self.scale, 0 if Y is None else _address(Y), y_kind,
-                    0 if weights is None else _address(weights), n)
-        addresses = (_address(parameters), _address(gradient), 0, 0, _address(losses), 0, 0,
-                     0 if out is None else _address(out))
+        data = Data(
+            _address(X),
+            X_KINDS[X.dtype],
+            self.scale,
+            0 if Y is None else _address(Y),
+            y_kind,
+            0 if weights is None else _address(weights),
+            n,
+        )
+        addresses = (
+            _address(parameters),
+            _address(gradient),
+            0,
+            0,
+            _address(losses),
+            0,
+            0,
+            0 if out is None else _address(out),
+        )
 
         def prepare(desk, threads, *call):
             desk.need(t.evaluate, N_EVALUATION_LEAVES)
@@ -431,7 +474,7 @@ class NumbaBackend:
             is_finite, desk.sync[t.NOT_FINITE] = is_finite and not desk.sync[t.NOT_FINITE], 0
 
         losses = self._evaluate(wants, parameters, X, *targets, out=out, settle=look)[0]
-        if not is_finite:                                # or only so large that their squares are not
+        if not is_finite:  # or only so large that their squares are not
             checks.finite("X", X, self.dtype)
         return out, losses
 
@@ -468,13 +511,14 @@ class NumbaBackend:
                 shape = n, layer[N_OUT], layer[ROW]
                 yield tuple(desk.block(layer[at], *shape) for at in (Z_AT, A_AT, DELTA_AT)), layer[Z_AT] == layer[A_AT]
 
-        losses, gradient, seen = self._evaluate(wants, parameters, X, y, kind, out=dX, rows=n,
-                                                look=lambda desk: list(blocks(desk)))
+        losses, gradient, seen = self._evaluate(
+            wants, parameters, X, y, kind, out=dX, rows=n, look=lambda desk: list(blocks(desk))
+        )
         if dX is not None:
             dX *= self.dtype.type(self.scale)
         Z, A, delta = [], [X.astype(self.dtype) * self.dtype.type(self.scale)], []
         for l, ((z, a, d), is_overwritten) in enumerate(seen):
-            if is_overwritten:                            # Z, by A: computed once more
+            if is_overwritten:  # Z, by A: computed once more
                 W, b = self._weights(parameters, l)
                 z = A[l] @ W + b
             Z.append(z)
@@ -487,11 +531,11 @@ class NumbaBackend:
     def _weights(self, parameters, l):
         start = sum((m + 1) * n for m, n in zip(self.sizes[:l], self.sizes[1:], strict=False))
         n_in, n_out = self.sizes[l], self.sizes[l + 1]
-        return parameters[start:start + n_in * n_out].reshape(n_in, n_out), parameters[start + n_in * n_out:][:n_out]
+        return parameters[start : start + n_in * n_out].reshape(n_in, n_out), parameters[start + n_in * n_out :][:n_out]
 
     def training(self, parameters, state, *, batch_size, order, update, threads=0):
         """Return a function that trains with these settings; see `fastbp.reference.NumpyBackend.training`."""
-        rules = self._rules                              # this thread's; another may train with rules of its own
+        rules = self._rules  # this thread's; another may train with rules of its own
         if rules.update is not update:
             rules = self._rules = _Rules(update)
         return _Training(self, rules, parameters, state, batch_size, order, threads)
@@ -507,8 +551,12 @@ class _Training:
         self._parameters, self._order = parameters, order
         self._batch_size = batch_size = min(batch_size, len(order))
         self._rows = rows = min(batch_size, BLOCK_ROWS)
-        needs_gradient = batch_size > rows or update.clip_norm or not rules.is_fused and (
-            batch_size == 1 or n_parameters <= MOST_LANE_PARAMETERS)
+        needs_gradient = (
+            batch_size > rows
+            or update.clip_norm
+            or not rules.is_fused
+            and (batch_size == 1 or n_parameters <= MOST_LANE_PARAMETERS)
+        )
         self._gradient = aligned_zeros(n_parameters, backend.dtype) if needs_gradient else backend._nothing
         self._sums = np.empty(-(-n_parameters // SQUARES_CHUNK)) if update.clip_norm else None
         self._threads = threads
@@ -517,32 +565,57 @@ class _Training:
         self._kind = n_states, rules.dropout
         to = [(_address(state.buffers[k]) - _address(parameters)) // backend.dtype.itemsize for k in range(n_states)]
         self._steps = Steps(
-            *[0] * len(SPAN), batch_size, backend.reduction == "mean", rules.rule, rules.schedule,
-            *map(_address, rules.arrays), 0 if self._sums is None else _address(self._sums), n_states,
-            *(*to, 0, 0)[:2], update.rate_scale, rules.is_fused, rules.advances, update.l1, update.l2,
-            update.clip_value, update.clip_norm, update.max_norm, update.label_smoothing,
-            update.label_smoothing / smoothing_classes(backend.loss, backend.sizes[-1]), update.input_noise, rules.key,
-            update.skips)
+            *[0] * len(SPAN),
+            batch_size,
+            backend.reduction == "mean",
+            rules.rule,
+            rules.schedule,
+            *map(_address, rules.arrays),
+            0 if self._sums is None else _address(self._sums),
+            n_states,
+            *(*to, 0, 0)[:2],
+            update.rate_scale,
+            rules.is_fused,
+            rules.advances,
+            update.l1,
+            update.l2,
+            update.clip_value,
+            update.clip_norm,
+            update.max_norm,
+            update.label_smoothing,
+            update.label_smoothing / smoothing_classes(backend.loss, backend.sizes[-1]),
+            update.input_noise,
+            rules.key,
+            update.skips,
+        )
         self._addresses = _address(parameters), _address(self._gradient)
 
     def __call__(self, X, Y, weights, words, first_batch, last_batch, losses):
         """Whole epochs, or some batches of one; return the steps done."""
         most = self._backend._threads_for(self._rows, 3, self._threads)
-        data = (_address(X), X_KINDS[X.dtype], self._backend.scale, _address(Y), _kind_of(Y),
-                0 if weights is None else _address(weights), len(self._order))
+        data = (
+            _address(X),
+            X_KINDS[X.dtype],
+            self._backend.scale,
+            _address(Y),
+            _kind_of(Y),
+            0 if weights is None else _address(weights),
+            len(self._order),
+        )
         if self._rows_at_once < self._batch_size:
             return self._in_parts(data, words, first_batch, last_batch, losses, most)
         if most == 1 or self._work >= CERTAIN_WORK:
             return self._do(data, words, first_batch, last_batch, losses, most, most)[0]
         paces = self._backend._paces
         if (self._rows, most) not in paces:
-            self._do(data, None, 0, 0, losses[:0], 1, most)      # loads the kernel, so that no trial pays for it
+            self._do(data, None, 0, 0, losses[:0], 1, most)  # loads the kernel, so that no trial pays for it
         pace = paces.setdefault((self._rows, most), _Pace(most, self._work))
         total = 0
         for number, epochs, first, last in pace.pieces(slice(0, len(losses)), first_batch, last_batch):
             threads = number or pace.best
-            done, seconds = self._do(data, None if words is None else words[epochs], first, last, losses[epochs],
-                                     threads, most)
+            done, seconds = self._do(
+                data, None if words is None else words[epochs], first, last, losses[epochs], threads, most
+            )
             total += done
             if done < (epochs.stop - epochs.start) * last - first:
                 break
@@ -559,8 +632,17 @@ class _Training:
                 while not done and np.isfinite(losses[epoch]):
                     interrupts.check()
                     last_row = first_row + self._rows_at_once
-                    done, _ = self._do(data, None if words is None else words[one], batch, batch + 1, losses[one],
-                                       threads, threads, first_row, last_row)
+                    done, _ = self._do(
+                        data,
+                        None if words is None else words[one],
+                        batch,
+                        batch + 1,
+                        losses[one],
+                        threads,
+                        threads,
+                        first_row,
+                        last_row,
+                    )
                     first_row = last_row
                 if not done:
                     return total
@@ -577,20 +659,38 @@ class _Training:
         def prepare(desk, threads, *call):
             if desk.holds != (self._steps, data):
                 self._put_down(desk, data)
-            pack_call(desk.job, desk.kernel, *call, *self._addresses, 0 if words is None else _address(words),
-                      _address(self._order), _address(losses), _address(memory), state.memory.size, 0,
-                      first, last, len(losses), state.step, words is not None, threads, first_row, last_row)
+            pack_call(
+                desk.job,
+                desk.kernel,
+                *call,
+                *self._addresses,
+                0 if words is None else _address(words),
+                _address(self._order),
+                _address(losses),
+                _address(memory),
+                state.memory.size,
+                0,
+                first,
+                last,
+                len(losses),
+                state.step,
+                words is not None,
+                threads,
+                first_row,
+                last_row,
+            )
 
         def skipped(desk):
             state.skipped += int(desk.sync[t.SKIPPED])
             desk.sync[t.SKIPPED] = 0
 
         start = time.perf_counter()
-        done = backend._work(prepare, (self._rows, most, *self._kind), threads,
-                             settle=skipped if self._rules.update.skips else None)[0]
+        done = backend._work(
+            prepare, (self._rows, most, *self._kind), threads, settle=skipped if self._rules.update.skips else None
+        )[0]
         seconds = time.perf_counter() - start
         if threads > 1:
-            state.memory[:] = memory[:state.memory.size]
+            state.memory[:] = memory[: state.memory.size]
         state.step += done
         return done, seconds / max(done, 1)
 

@@ -39,13 +39,21 @@ def save(net, path, metadata):
     """Write a network to `path`; see `Network.save`."""
     for item in net._config[1] + net._config[2:3]:
         if isinstance(item, Own):
-            raise ValueError(f"{item!r} is one of your own, and a file does not hold its code: save net.parameters by "
-                             "yourself, or pickle the network")
+            raise ValueError(
+                f"{item!r} is one of your own, and a file does not hold its code: save net.parameters by "
+                "yourself, or pickle the network"
+            )
     path = Path(os.path.realpath(path))
     warn_if_nonfinite(net, path, stacklevel=4)
     header = {
-        "format": FORMAT, "version": VERSION, "sizes": net.sizes, "activations": net.activations,
-        "loss": net.loss_name, "reduction": net.reduction, "dtype": net.dtype.name, "metadata": metadata,
+        "format": FORMAT,
+        "version": VERSION,
+        "sizes": net.sizes,
+        "activations": net.activations,
+        "loss": net.loss_name,
+        "reduction": net.reduction,
+        "dtype": net.dtype.name,
+        "metadata": metadata,
     }
     if net.scale != 1:
         header["scale"] = net.scale
@@ -108,10 +116,17 @@ def warn_if_nonfinite(net, path, stacklevel=3):
     if checks.is_finite(net.parameters):
         return
     layers = zip(net.weights, net.biases, strict=True)
-    bad = [f"{letter}{layer}" for layer, pair in enumerate(layers, start=1)
-           for letter, array in zip("Wb", pair, strict=True) if not checks.is_finite(array)]
-    warnings.warn(f"NaN or infinity in {', '.join(bad)} of the network in {os.fspath(path)!r}", RuntimeWarning,
-                  stacklevel=stacklevel)
+    bad = [
+        f"{letter}{layer}"
+        for layer, pair in enumerate(layers, start=1)
+        for letter, array in zip("Wb", pair, strict=True)
+        if not checks.is_finite(array)
+    ]
+    warnings.warn(
+        f"NaN or infinity in {', '.join(bad)} of the network in {os.fspath(path)!r}",
+        RuntimeWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _checked(header, array):
@@ -122,8 +137,9 @@ def _checked(header, array):
     if not isinstance(header, dict):
         raise ValueError(f"the header must be a JSON object, got {type(header).__name__}")
     if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise ValueError(f"format {header.get('format')!r}, version {header.get('version')!r}; expected {FORMAT!r}, "
-                         f"{VERSION}")
+        raise ValueError(
+            f"format {header.get('format')!r}, version {header.get('version')!r}; expected {FORMAT!r}, {VERSION}"
+        )
     if not FIELDS <= set(header) <= FIELDS | OPTIONAL_FIELDS:
         raise ValueError(f"the header has the fields {', '.join(sorted(header))}; expected {', '.join(sorted(FIELDS))}")
     for field in ("sizes", "activations"):
@@ -244,8 +260,10 @@ def _safetensors():
     try:
         import safetensors.numpy
     except ImportError:
-        raise ImportError("safetensors files need the package safetensors: pip install 'fastbp[files]' "
-                          "(any other suffix than .safetensors writes npz, which needs nothing)") from None
+        raise ImportError(
+            "safetensors files need the package safetensors: pip install 'fastbp[files]' "
+            "(any other suffix than .safetensors writes npz, which needs nothing)"
+        ) from None
     return safetensors.numpy
 
 

@@ -316,11 +316,15 @@ class LevenbergMarquardt:
         _check(self, update)
         n_parameters = net.parameters.size
         if net.loss_name != "squared_error":
-            raise ValueError(f"LevenbergMarquardt minimises sums of squares: the loss of the network must be "
-                             f"'squared_error', got {net.loss_name!r}")
+            raise ValueError(
+                f"LevenbergMarquardt minimises sums of squares: the loss of the network must be "
+                f"'squared_error', got {net.loss_name!r}"
+            )
         if n_parameters > MOST_PARAMETERS:
-            raise ValueError(f"LevenbergMarquardt solves for all parameters at once and takes at most "
-                             f"{MOST_PARAMETERS:,}, but the network has {n_parameters:,}; LBFGS takes any number")
+            raise ValueError(
+                f"LevenbergMarquardt solves for all parameters at once and takes at most "
+                f"{MOST_PARAMETERS:,}, but the network has {n_parameters:,}; LBFGS takes any number"
+            )
 
     def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None, vectors=None):
         """Iterate; as `LBFGS.minimise`.
@@ -482,8 +486,10 @@ def _check(method, update):
     """Refuse what a method of the full batch does not know."""
     for name in REFUSED if update is not None else ():
         if np.any(getattr(update, name)):
-            raise ValueError(f"{name} must be 0 with {type(method).__name__}, which minimises one smooth function, "
-                             f"the loss with the penalty of l2, got {getattr(update, name)!r}")
+            raise ValueError(
+                f"{name} must be 0 with {type(method).__name__}, which minimises one smooth function, "
+                f"the loss with the penalty of l2, got {getattr(update, name)!r}"
+            )
 
 
 def _kept(method, net, memory, vectors):

@@ -62,10 +62,12 @@ def _is_multi_label(Y: np.ndarray, threshold: float) -> bool:
 def _check_classes(kind: Kind) -> None:
     if kind.not_classes is not None:
         low, high = kind.not_classes
-        raise ValueError("metrics of classes (accuracy, precision, recall, f1, top_k) need targets that are labels "
-                         f"(integers 0 to n_out - 1, one output for each class), rows within 0 and 1, or rows of -1 "
-                         f"and 1; got {kind.n_out} columns of numbers from {low:g} to {high:g}: for numbers use mae, "
-                         "rmse or r2")
+        raise ValueError(
+            "metrics of classes (accuracy, precision, recall, f1, top_k) need targets that are labels "
+            f"(integers 0 to n_out - 1, one output for each class), rows within 0 and 1, or rows of -1 "
+            f"and 1; got {kind.n_out} columns of numbers from {low:g} to {high:g}: for numbers use mae, "
+            "rmse or r2"
+        )
 
 
 class _Counts:
@@ -140,8 +142,9 @@ class Metric:
         Whether smaller is better.
     """
 
-    def __init__(self, name: str, totals: Callable[[Kind], Any], value: Callable[[Any], float],
-                 falls: bool = False) -> None:
+    def __init__(
+        self, name: str, totals: Callable[[Kind], Any], value: Callable[[Any], float], falls: bool = False
+    ) -> None:
         self.name, self.totals, self.value, self.falls = name, totals, value, falls
 
     def __call__(self, A: Any, Y: Any) -> float:
@@ -238,8 +241,10 @@ mae = Metric("mae", _Errors, _mae, falls=True)
 rmse = Metric("rmse", _Errors, _rmse, falls=True)
 r2 = Metric("r2", _Errors, _r2)  # not a number for a single sample
 explained_variance = Metric("explained_variance", _Errors, _explained_variance)
-METRICS = {metric.name: metric for metric in (accuracy, TopK(3), TopK(5), precision, recall, f1, mae, rmse, r2,
-                                              explained_variance)}
+METRICS = {
+    metric.name: metric
+    for metric in (accuracy, TopK(3), TopK(5), precision, recall, f1, mae, rmse, r2, explained_variance)
+}
 
 
 RESERVED = ("loss", "epoch", "seconds")
@@ -258,8 +263,9 @@ def named(metrics: Any) -> dict[str, Callable]:
     if not isinstance(metrics, list | tuple):
         raise TypeError(f"metrics must be a sequence of names or functions (A, Y) -> float, got {metrics!r}")
     functions = [metric if callable(metric) else by_name(metric) for metric in metrics]
-    names = [metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", repr(metric))
-             for metric in functions]
+    names = [
+        metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", repr(metric)) for metric in functions
+    ]
     if len(set(names)) < len(names):
         raise ValueError(f"metrics must have different names, got {names}")
     for name in names:
@@ -288,8 +294,14 @@ class Measures:
         Where a metric is not defined for these targets.
     """
 
-    def __init__(self, metrics: dict[str, Callable], n_out: int, targets: list[np.ndarray], kernels: ModuleType,
-                 has_signs: bool = False) -> None:
+    def __init__(
+        self,
+        metrics: dict[str, Callable],
+        n_out: int,
+        targets: list[np.ndarray],
+        kernels: ModuleType,
+        has_signs: bool = False,
+    ) -> None:
         self._metrics, self._kernels = metrics, kernels
         self._built_in = [metric for metric in metrics.values() if isinstance(metric, Metric)]
         self._kind = kind_of(n_out, targets, has_signs) if self._built_in else Kind(n_out, False, None)
@@ -308,8 +320,12 @@ class Measures:
             if len(self._built_in) < len(self._metrics):
                 outputs.append(A)
         everything = np.concatenate(outputs) if outputs else None
-        return {name: metric.of(totals[metric.totals]) if isinstance(metric, Metric) else
-                _number(name, metric(everything, Y)) for name, metric in self._metrics.items()}
+        return {
+            name: metric.of(totals[metric.totals])
+            if isinstance(metric, Metric)
+            else _number(name, metric(everything, Y))
+            for name, metric in self._metrics.items()
+        }
 
 
 def _number(name: str, value: Any) -> float:
@@ -341,5 +357,6 @@ def falls(name: str) -> bool:
     if "accuracy" in plain or "score" in plain:
         return False
     hint = f" (did you mean 'validation_{name[4:]}'?)" if name.startswith("val_") else ""
-    raise ValueError(f"whether a better {name!r} is smaller or larger is not known{hint}: pass mode='min' or "
-                     "mode='max'")
+    raise ValueError(
+        f"whether a better {name!r} is smaller or larger is not known{hint}: pass mode='min' or mode='max'"
+    )

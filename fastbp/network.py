@@ -193,8 +193,18 @@ class Network:
         From every method, before anything is changed, where an argument does not fit.
     """
 
-    def __init__(self, sizes, activations="sigmoid", loss="squared_error", init="glorot_uniform", reduction="mean",
-                 dtype="float32", seed=None, backend="numba", scale=1.0):
+    def __init__(
+        self,
+        sizes,
+        activations="sigmoid",
+        loss="squared_error",
+        init="glorot_uniform",
+        reduction="mean",
+        dtype="float32",
+        seed=None,
+        backend="numba",
+        scale=1.0,
+    ):
         sizes = checks.sizes(sizes)
         activations = checks.activations(activations, len(sizes) - 1)
         loss = checks.loss(loss, activations[-1])
@@ -306,7 +316,7 @@ class Network:
         -------
         ndarray (n_samples, n_out), or (n_out,) for a 1-D X, which is one sample
         """
-        X, single = checks.inputs(X, self.sizes[0], self.dtype, is_trusted=True)      # the backend looks
+        X, single = checks.inputs(X, self.sizes[0], self.dtype, is_trusted=True)  # the backend looks
         A = self._backend.predict(self._parameters, X)
         return A[0] if single else A
 
@@ -439,9 +449,11 @@ class Network:
 
     def __repr__(self):
         """Return the call that makes such a network."""
-        return (f"Network({list(self.sizes)}, activations={list(self.activations)}, loss={self._config[2]!r}, "
-                f"reduction={self.reduction!r}, dtype={self.dtype.name!r}, backend={self.backend!r}"
-                + (f", scale={self.scale!r})" if self.scale != 1 else ")"))
+        return (
+            f"Network({list(self.sizes)}, activations={list(self.activations)}, loss={self._config[2]!r}, "
+            f"reduction={self.reduction!r}, dtype={self.dtype.name!r}, backend={self.backend!r}"
+            + (f", scale={self.scale!r})" if self.scale != 1 else ")")
+        )
 
     def summary(self):
         """Table of the layers, shapes, parameters and memory, a str."""

@@ -19,8 +19,9 @@ class Own:
         from .kernels.jit import FLAGS
         from .kernels.own import guarded
 
-        for argument, value, letters in zip(("function", "derivative"), (function, derivative), self.arguments,
-                                            strict=True):
+        for argument, value, letters in zip(
+            ("function", "derivative"), (function, derivative), self.arguments, strict=True
+        ):
             expected = f"a function of {' and '.join(letters)} compiled with @numba.njit"
             if value is None:
                 raise TypeError(f"{argument} must be given, {expected}: none is guessed")

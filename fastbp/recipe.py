@@ -77,8 +77,9 @@ class Recipe:
         return cls(mean, scale, None, *_standard(as_columns(data.y)[rows]), data.columns, data.target, data.has_names)
 
     @classmethod
-    def from_metadata(cls, metadata: dict[str, str], sizes: Sequence[int] | None = None,
-                      path: str | Path = "the model") -> Recipe | None:
+    def from_metadata(
+        cls, metadata: dict[str, str], sizes: Sequence[int] | None = None, path: str | Path = "the model"
+    ) -> Recipe | None:
         """Read back what `metadata` wrote; None if there is nothing.
 
         Parameters
@@ -176,10 +177,10 @@ def _check_numbers(field: str, values: Any, positive: bool = False) -> None:
     """Raise ValueError unless these are one or more finite numbers."""
     _require(isinstance(values, list | tuple) and len(values) > 0, field, "a list of numbers", values)
     for i, value in enumerate(values):
-        is_finite = (isinstance(value, int | float) and not isinstance(value, bool)
-                     and abs(value) <= sys.float_info.max)
-        _require(is_finite and (value > 0 or not positive), f"{field}[{i}]",
-                 "a finite number" + " above 0" * positive, value)
+        is_finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        _require(
+            is_finite and (value > 0 or not positive), f"{field}[{i}]", "a finite number" + " above 0" * positive, value
+        )
 
 
 def _check_texts(field: str, values: Any, limit: float = np.inf) -> None:
@@ -211,6 +212,7 @@ def _require(is_so: bool, field: str, expected: str, value: Any) -> None:
 
 def _field_values(text: str, known: set[str]) -> dict[str, Any]:
     """Parse the fields of a recipe; ValueError if one is missing, unknown or there twice."""
+
     def different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name, value in pairs:
@@ -236,8 +238,15 @@ def _column(field: str, value: Any) -> Column:
     return Column(name, tuple(categories) if isinstance(categories, list) else categories)
 
 
-def read(source: str, *, target: str | None = None, task: str = "auto",
-         recipe: Recipe | None = None, n_features: int | None = None, header: bool | None = None) -> Dataset:
+def read(
+    source: str,
+    *,
+    target: str | None = None,
+    task: str = "auto",
+    recipe: Recipe | None = None,
+    n_features: int | None = None,
+    header: bool | None = None,
+) -> Dataset:
     """Read bundled data by name, or a CSV, npz or IDX file (told apart by their first bytes).
 
     Parameters
@@ -278,11 +287,18 @@ def read(source: str, *, target: str | None = None, task: str = "auto",
         _refuse(table_options, f"the npz file {source}")
         return datasets.read_npz(files[0], task=task, complete=complete)
     if recipe is not None and recipe.columns is not None:
-        return datasets.read_csv(files[0], target, task=task, header=header, columns=recipe.columns,
-                                 has_names=recipe.has_names)
+        return datasets.read_csv(
+            files[0], target, task=task, header=header, columns=recipe.columns, has_names=recipe.has_names
+        )
     has_target = target is not None or n_columns(files[0]) != n_features
-    return datasets.read_csv(files[0], -1 if target is None and has_target else target, task=task, header=header,
-                             complete=complete, leave_out=complete)
+    return datasets.read_csv(
+        files[0],
+        -1 if target is None and has_target else target,
+        task=task,
+        header=header,
+        complete=complete,
+        leave_out=complete,
+    )
 
 
 def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -310,7 +326,7 @@ def _standard(X: np.ndarray, constant: float = 1.0) -> tuple[list[float], list[f
     """Mean and standard deviation of every column, or `constant` if it is but for the rounding of its numbers."""
     X = X.astype(np.float64)
     low, high = X.min(axis=0), X.max(axis=0)
-    middle = low / 2 + high / 2                               # so that no square leaves the range of the numbers
+    middle = low / 2 + high / 2  # so that no square leaves the range of the numbers
     size = np.maximum(high / 2 - low / 2, np.finfo(np.float64).tiny)
     scaled = (X - middle) / size
     mean, scale = middle + size * scaled.mean(axis=0), size * scaled.std(axis=0)
@@ -329,5 +345,6 @@ def _files(source: str) -> list[str]:
         if len(files) < 3 and all(Path(file).is_file() for file in files):
             return files
     hint = get_close_matches(source, BUNDLED, 1)
-    raise FileNotFoundError(f"no file {source!r}" + (f"; did you mean {hint[0]!r}?" if hint else
-                                                     f" (bundled data: {', '.join(BUNDLED)})"))
+    raise FileNotFoundError(
+        f"no file {source!r}" + (f"; did you mean {hint[0]!r}?" if hint else f" (bundled data: {', '.join(BUNDLED)})")
+    )

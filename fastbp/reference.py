@@ -820,9 +820,16 @@ class NumpyBackend:
     # With these pairs of output activation and loss the derivatives cancel to delta = A - Y ...
     FUSED = {("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")}
     # ... and with these both come from Z too, since A or 1 - A may be rounded to 0 where the loss is of order 1.
-    LOGIT_FORMS = {("sigmoid", "cross_entropy"), ("sigmoid", "focal"), ("sigmoid", "poisson"),
-                   ("softmax", "binary_cross_entropy"), ("softmax", "focal"), ("softmax", "poisson"),
-                   ("softplus", "poisson"), ("exponential", "poisson")}
+    LOGIT_FORMS = {
+        ("sigmoid", "cross_entropy"),
+        ("sigmoid", "focal"),
+        ("sigmoid", "poisson"),
+        ("softmax", "binary_cross_entropy"),
+        ("softmax", "focal"),
+        ("softmax", "poisson"),
+        ("softplus", "poisson"),
+        ("exponential", "poisson"),
+    }
 
     def __init__(self, sizes, activations, loss, reduction, dtype, scale=1.0):
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
@@ -955,8 +962,9 @@ class NumpyBackend:
         """
         return partial(self._train, parameters, state, batch_size, order, update)
 
-    def _train(self, parameters, state, batch_size, order, update, X, Y, weights, words, first_batch, last_batch,
-               losses):
+    def _train(
+        self, parameters, state, batch_size, order, update, X, Y, weights, words, first_batch, last_batch, losses
+    ):
         steps = 0
         for epoch in range(len(losses)):
             first = first_batch if epoch == 0 else 0
@@ -966,8 +974,9 @@ class NumpyBackend:
                 rows = order[batch * batch_size : (batch + 1) * batch_size]
                 lr = update.rate_scale * self.learning_rate(update, state.step)
                 with interrupts.allowed():
-                    sample_losses, gradient = self.noisy_gradient(parameters, X[rows], Y[rows], update, state.step,
-                                                                  None if weights is None else weights[rows])
+                    sample_losses, gradient = self.noisy_gradient(
+                        parameters, X[rows], Y[rows], update, state.step, None if weights is None else weights[rows]
+                    )
                 with np.errstate(over="ignore"):
                     total = losses[epoch] + sample_losses.sum()
                 is_finite = np.isfinite(total)

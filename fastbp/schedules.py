@@ -272,8 +272,9 @@ class Piecewise(Schedule):
         for i, boundary in enumerate(self.boundaries):
             before = checks.integer(f"boundaries[{i}]", boundary, at_least=before + 1)
         if len(self.rates) != len(self.boundaries) + 1:
-            raise ValueError(f"rates must be {len(self.boundaries) + 1} numbers, one more than boundaries, "
-                             f"got {len(self.rates)}")
+            raise ValueError(
+                f"rates must be {len(self.boundaries) + 1} numbers, one more than boundaries, got {len(self.rates)}"
+            )
         for i, rate in enumerate(self.rates):
             checks.number(f"rates[{i}]", rate, above=0)
 

@@ -59,8 +59,9 @@ def stream(X, Y=None, *, target=-1, task="auto", header=None, buffer_rows=None):
         buffer_rows = checks.integer("buffer_rows", buffer_rows)
     if isinstance(X, str | os.PathLike) and _kind(X) == "csv":
         if Y is not None:
-            raise ValueError(f"{X} is read as a CSV file, which holds its targets: name their column by `target`, "
-                             "and leave out Y")
+            raise ValueError(
+                f"{X} is read as a CSV file, which holds its targets: name their column by `target`, and leave out Y"
+            )
         return Stream(_Csv(X, target, task, header), buffer_rows)
     if Y is None and isinstance(X, str | os.PathLike):
         from .datasets.arrays import labels_beside
@@ -102,12 +103,16 @@ class Stream:
     def check_epochs(self, epochs):
         """Raise ValueError unless the source can be gone through `epochs` times, RuntimeError where it is in use."""
         if self._left is not None and self._left.is_alive():
-            raise RuntimeError("the source of this stream is still busy: an earlier call was ended while it waited for "
-                               "the next chunk, which has not come yet")
+            raise RuntimeError(
+                "the source of this stream is still busy: an earlier call was ended while it waited for "
+                "the next chunk, which has not come yet"
+            )
         if self.n_epochs is not None and epochs > self.n_epochs:
             state = "is used up" if self.n_epochs == 0 else f"gives one epoch, not {epochs}"
-            raise ValueError(f"a stream of an iterator {state}: pass a function that returns a new one, such as "
-                             "fastbp.stream(chunks) for a generator function chunks")
+            raise ValueError(
+                f"a stream of an iterator {state}: pass a function that returns a new one, such as "
+                "fastbp.stream(chunks) for a generator function chunks"
+            )
 
     def buffers(self, net, rng, shuffle, batch_size, *, as_order=False, in_place=False):
         """Go through the source once, and yield buffers of samples and targets.
@@ -165,7 +170,7 @@ class Stream:
 
     def _filled(self, net, order, batch_size, closed, as_order):
         """Yield buffers by turns: one is in use while the next one is filled."""
-        moves = order is not None and not as_order         # the rows themselves, from one buffer to another
+        moves = order is not None and not as_order  # the rows themselves, from one buffer to another
         filled = rows = 0
         for label, X, Y in self._source.blocks(order):
             if closed.is_set():
@@ -176,13 +181,17 @@ class Stream:
                 dtype = X.dtype if X.dtype == np.uint8 else net.dtype
                 row_bytes = dtype.itemsize * X.shape[1] + Y[:1].nbytes + 8
                 rows = self._rows(row_bytes, batch_size)
-                pairs = [(np.empty((rows, X.shape[1]), dtype), np.empty((rows, *Y.shape[1:]), Y.dtype))
-                         for _ in range(3 if moves else 2)]
+                pairs = [
+                    (np.empty((rows, X.shape[1]), dtype), np.empty((rows, *Y.shape[1:]), Y.dtype))
+                    for _ in range(3 if moves else 2)
+                ]
                 turns = cycle(pairs[-2:])
                 gathered = pairs[0] if moves else next(turns)
             if not np.can_cast(X.dtype, dtype, "same_kind") or Y.ndim != gathered[1].ndim:
-                raise ValueError(f"{label}: X is {X.dtype} and Y {Y.ndim}-D, but the chunks before it have "
-                                 f"{dtype} and {gathered[1].ndim}-D")
+                raise ValueError(
+                    f"{label}: X is {X.dtype} and Y {Y.ndim}-D, but the chunks before it have "
+                    f"{dtype} and {gathered[1].ndim}-D"
+                )
             start = 0
             while start < len(X):
                 if filled == rows:
@@ -207,8 +216,9 @@ class Stream:
                 return
             piece, label = self._source.X[start:stop], f"rows {start} to {stop - 1}"
             checks.samples(piece, net.sizes[0], net.dtype, f"{label}: X")
-            checks.targets(self._source.Y[start:stop], stop - start, net.sizes[-1], net.loss_name, net.dtype, False,
-                           f"{label}: Y")
+            checks.targets(
+                self._source.Y[start:stop], stop - start, net.sizes[-1], net.loss_name, net.dtype, False, f"{label}: Y"
+            )
             seen.append(piece)
             places.append(np.arange(start, stop, dtype=np.int64))
             n += stop - start
@@ -407,8 +417,10 @@ class _Chunks(_Source):
     def __init__(self, chunks):
         self._is_function = callable(chunks) and not hasattr(type(chunks), "__iter__")
         if not self._is_function and (isinstance(chunks, dict) or not hasattr(chunks, "__iter__")):
-            raise TypeError("X must be an array, a path, an iterable of chunks (X, Y) or a function that returns one, "
-                            f"got {type(chunks).__name__}")
+            raise TypeError(
+                "X must be an array, a path, an iterable of chunks (X, Y) or a function that returns one, "
+                f"got {type(chunks).__name__}"
+            )
         self._chunks = chunks
         self.n_epochs = 1 if hasattr(chunks, "__next__") else None
 
@@ -428,8 +440,10 @@ class _Chunks(_Source):
             except Exception as error:
                 raise StreamError(f"chunk {number} of the stream failed: {type(error).__name__}: {error}") from error
             if not isinstance(chunk, list | tuple) or len(chunk) != 2:
-                raise TypeError(f"chunk {number} must be a pair (X, Y), got {type(chunk).__name__}"
-                                + (f" of {len(chunk)}" if isinstance(chunk, list | tuple) else ""))
+                raise TypeError(
+                    f"chunk {number} must be a pair (X, Y), got {type(chunk).__name__}"
+                    + (f" of {len(chunk)}" if isinstance(chunk, list | tuple) else "")
+                )
             if np.shape(chunk[0])[:1] != (0,):
                 yield f"chunk {number}", *chunk
 
@@ -448,8 +462,10 @@ def _kind(path):
     with opened(path) as file:
         head = file.read(4)
     if head[:2] == b"PK":
-        raise ValueError(f"{path} is a zip file, such as .npz, which cannot be mapped: read it by "
-                         "fastbp.datasets.read_npz, or save X and Y as .npy files")
+        raise ValueError(
+            f"{path} is a zip file, such as .npz, which cannot be mapped: read it by "
+            "fastbp.datasets.read_npz, or save X and Y as .npy files"
+        )
     if head[:4] == b"\x93NUM":
         return "npy"
     return "idx" if head[:2] == b"\0\0" and head[2:3] and head[2] in IDX_DTYPES else "csv"

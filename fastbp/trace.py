@@ -63,25 +63,54 @@ class Trace:
         """Return the tables, forward and then backward."""
         n_layers, n_samples = len(self.layers), len(self.X)
         share = f" / {n_samples}" if self.reduction == "mean" else ""
-        parts = [f"Backpropagation through {'-'.join(map(str, self.sizes))}, {n_samples} samples: "
-                 f"loss {self.loss:.6f} ({self.loss_name}, {self.reduction})", "", "Forward", ""]
+        parts = [
+            f"Backpropagation through {'-'.join(map(str, self.sizes))}, {n_samples} samples: "
+            f"loss {self.loss:.6f} ({self.loss_name}, {self.reduction})",
+            "",
+            "Forward",
+            "",
+        ]
         for number, layer in enumerate(self.layers, start=1):
             before = "X" if number == 1 else f"A{number - 1}"
             formula = f"Z{number} = {before} @ W{number} + b{number}, A{number} = {layer.activation}(Z{number})"
-            parts += [f"layer {number}: {formula}",
-                      _table({f"W{number}": layer.W}, "input"), _table({f"b{number}": layer.b[None]}, ""),
-                      _table({before: self.X if number == 1 else self.layers[number - 2].A, f"Z{number}": layer.Z,
-                              f"A{number}": layer.A}), ""]
-        parts += ["loss", _table({f"A{n_layers}": self.layers[-1].A, "Y": self.Y.reshape(n_samples, -1),
-                                  "loss": self.losses[:, None]}), "", "Backward", ""]
+            parts += [
+                f"layer {number}: {formula}",
+                _table({f"W{number}": layer.W}, "input"),
+                _table({f"b{number}": layer.b[None]}, ""),
+                _table(
+                    {
+                        before: self.X if number == 1 else self.layers[number - 2].A,
+                        f"Z{number}": layer.Z,
+                        f"A{number}": layer.A,
+                    }
+                ),
+                "",
+            ]
+        parts += [
+            "loss",
+            _table(
+                {f"A{n_layers}": self.layers[-1].A, "Y": self.Y.reshape(n_samples, -1), "loss": self.losses[:, None]}
+            ),
+            "",
+            "Backward",
+            "",
+        ]
         for number in range(n_layers, 0, -1):
             layer, before = self.layers[number - 1], "X" if number == 1 else f"A{number - 1}"
-            formula = (f"dE/dA{number} * f'(Z{number}){share}" if number == n_layers else
-                       f"(delta{number + 1} @ W{number + 1}.T) * f'(Z{number})")
+            formula = (
+                f"dE/dA{number} * f'(Z{number}){share}"
+                if number == n_layers
+                else f"(delta{number + 1} @ W{number + 1}.T) * f'(Z{number})"
+            )
             gradients = f"dW{number} = {before}.T @ delta{number}, db{number} = column sums of delta{number}"
-            parts += [f"layer {number}: delta{number} = {formula}", _table({f"delta{number}": layer.delta}),
-                      f"layer {number}: {gradients}",
-                      _table({f"dW{number}": layer.dW}, "input"), _table({f"db{number}": layer.db[None]}, ""), ""]
+            parts += [
+                f"layer {number}: delta{number} = {formula}",
+                _table({f"delta{number}": layer.delta}),
+                f"layer {number}: {gradients}",
+                _table({f"dW{number}": layer.dW}, "input"),
+                _table({f"db{number}": layer.db[None]}, ""),
+                "",
+            ]
         return "\n".join(parts).rstrip()
 
 
@@ -89,10 +118,27 @@ def trace(net, X, Y):
     """Record one backpropagation of `net`; X and Y are validated. See `Network.trace`."""
     record = net._backend.record(net.parameters, X, Y)
     weights, biases = layer_views(np.array(net.parameters), net.sizes)
-    columns = zip(map(str, net.activations), weights, biases, record.Z, record.A[1:], record.delta,
-                  *layer_views(record.gradient, net.sizes), strict=True)
-    return Trace(net.sizes, str(net._config[2]), net.reduction, record.A[0], Y, net._reduced(record.losses),
-                 record.losses, [TracedLayer(*row) for row in columns], record.dX)
+    columns = zip(
+        map(str, net.activations),
+        weights,
+        biases,
+        record.Z,
+        record.A[1:],
+        record.delta,
+        *layer_views(record.gradient, net.sizes),
+        strict=True,
+    )
+    return Trace(
+        net.sizes,
+        str(net._config[2]),
+        net.reduction,
+        record.A[0],
+        Y,
+        net._reduced(record.losses),
+        record.losses,
+        [TracedLayer(*row) for row in columns],
+        record.dX,
+    )
 
 
 def _table(columns, index="sample"):

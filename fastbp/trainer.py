@@ -150,8 +150,10 @@ def _exclusive(method):
                 if caller[0] != mine[0]:  # that call runs in the process that this one was forked from
                     callers["at work"] = mine
                 elif caller[1] != mine[1] or self._watchers is not None:  # on_train_end may
-                    raise RuntimeError(f"{method.__name__} was called while fit of the same trainer runs: callbacks "
-                                       "may train another trainer")
+                    raise RuntimeError(
+                        f"{method.__name__} was called while fit of the same trainer runs: callbacks "
+                        "may train another trainer"
+                    )
             return method(self, *arguments, **options)
         finally:
             if callers.get("at work") is mine:
@@ -186,8 +188,10 @@ def _optimizer(trainer, name, value):
     checks.optimizer(value, optimizers.OPTIMIZERS)
     before = vars(trainer).get(name)
     if before is not None and not optimizers.share_state(before, value):
-        raise ValueError(f"optimizer {value!r} remembers other numbers of each parameter than {before!r}, whose state "
-                         "this trainer has: make a new Trainer")
+        raise ValueError(
+            f"optimizer {value!r} remembers other numbers of each parameter than {before!r}, whose state "
+            "this trainer has: make a new Trainer"
+        )
     return value
 
 
@@ -270,9 +274,24 @@ class Trainer:
     rng = _setting(checks.generator)
     key = _setting(lambda name, value: checks.integer(name, value, at_least=0))
 
-    def __init__(self, net, optimizer, batch_size=32, shuffle=True, seed=None, threads=None, l1=0.0, l2=0.0,
-                 dropout=0.0, clip_norm=None, clip_value=None, max_norm=None, label_smoothing=0.0, input_noise=0.0,
-                 on_nonfinite="stop"):
+    def __init__(
+        self,
+        net,
+        optimizer,
+        batch_size=32,
+        shuffle=True,
+        seed=None,
+        threads=None,
+        l1=0.0,
+        l2=0.0,
+        dropout=0.0,
+        clip_norm=None,
+        clip_value=None,
+        max_norm=None,
+        label_smoothing=0.0,
+        input_noise=0.0,
+        on_nonfinite="stop",
+    ):
         if not isinstance(net, Network):
             raise TypeError(f"net must be a fastbp.Network, got {net!r}")
         vars(self)["net"] = net
@@ -339,8 +358,19 @@ class Trainer:
         return float(out[0]) * self.lr_scale
 
     @_exclusive
-    def fit(self, X, Y=None, epochs=1, validation_data=None, sample_weight=None, class_weight=None, metrics=(),
-            callbacks=(), tol=None, progress=None):
+    def fit(
+        self,
+        X,
+        Y=None,
+        epochs=1,
+        validation_data=None,
+        sample_weight=None,
+        class_weight=None,
+        metrics=(),
+        callbacks=(),
+        tol=None,
+        progress=None,
+    ):
         """Train for some epochs, going on from where training is.
 
         Parameters
@@ -392,8 +422,9 @@ class Trainer:
         """
         history = History(self.epochs + 1)
         try:
-            self._fit(history, X, Y, epochs, validation_data, sample_weight, class_weight, metrics, callbacks, tol,
-                      progress)
+            self._fit(
+                history, X, Y, epochs, validation_data, sample_weight, class_weight, metrics, callbacks, tol, progress
+            )
         except KeyboardInterrupt:  # before training began, or after it ended
             history.interrupted, history.stopped = True, "interrupted"
         if history.interrupted:
@@ -401,8 +432,9 @@ class Trainer:
             warnings.warn(message, RuntimeWarning, stacklevel=3)
         return history
 
-    def _fit(self, history, X, Y, epochs, validation_data, sample_weight, class_weight, metrics, callbacks, tol,
-             progress):
+    def _fit(
+        self, history, X, Y, epochs, validation_data, sample_weight, class_weight, metrics, callbacks, tol, progress
+    ):
         """Check the arguments of `fit`, train, and write what was done into `history`."""
         net = self.net
         self._check_arrays()
@@ -419,8 +451,13 @@ class Trainer:
             pair = checks.validation_pair(validation_data)
             sets.append(("validation_", *self._data(*pair, "validation_data: X", "validation_data: Y")))
         metrics = {} if _is_left_out(metrics) else named(metrics)
-        measures = Measures(metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net),
-                            row_of(net.loss_name).takes_signs) if metrics else None
+        measures = (
+            Measures(
+                metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net), row_of(net.loss_name).takes_signs
+            )
+            if metrics
+            else None
+        )
         callbacks = _NO_CALLBACKS if _is_left_out(callbacks) else Callbacks(callbacks)
         bar = _progress_bar(progress, epochs)
         update = self._update()
@@ -466,8 +503,7 @@ class Trainer:
                             break
                     n_done = len(history)
                     with interrupts.deferred():
-                        run.advance(history, watched or self.on_nonfinite == "skip", one_batch,
-                                    one_batch or has_events)
+                        run.advance(history, watched or self.on_nonfinite == "skip", one_batch, one_batch or has_events)
                     if history.nonfinite:
                         break
                     self.epochs += len(history) - n_done
@@ -555,10 +591,17 @@ class Trainer:
             raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
         warn_if_nonfinite(self.net, path)
         arrays = self._arrays()
-        info = {**self._config(), "step": self.state.step, "epochs": self.epochs, "key": self.key,
-                "lr_scale": self.lr_scale, "rng": checkpoints.generator_state(self.rng), "history": self.history,
-                "skipped": self.state.skipped,
-                "versions": {"fastbp": version("fastbp"), "numpy": np.__version__}}
+        info = {
+            **self._config(),
+            "step": self.state.step,
+            "epochs": self.epochs,
+            "key": self.key,
+            "lr_scale": self.lr_scale,
+            "rng": checkpoints.generator_state(self.rng),
+            "history": self.history,
+            "skipped": self.state.skipped,
+            "versions": {"fastbp": version("fastbp"), "numpy": np.__version__},
+        }
         fit = self._resumed
         if self._watchers:
             callbacks, plateau = self._watchers
@@ -606,8 +649,10 @@ class Trainer:
         arrays, info = checkpoints.read(path)
         for key, here in self._config().items():
             if info.get(key) != here:
-                raise ValueError(f"checkpoint {os.fspath(path)!r} is of another training: {key} "
-                                 f"{checkpoints._short(info.get(key))}, here {here}")
+                raise ValueError(
+                    f"checkpoint {os.fspath(path)!r} is of another training: {key} "
+                    f"{checkpoints._short(info.get(key))}, here {here}"
+                )
         try:
             _check_info(info)
             rng, resumed = checkpoints.restore_generator(info.get("rng")), _resumed_fit(info.get("fit"), arrays)
@@ -615,12 +660,13 @@ class Trainer:
             if "vectors" in ours:
                 arrays.setdefault("vectors", np.zeros_like(ours["vectors"]))  # version 0.1 kept none
             if set(arrays) != set(ours):
-                raise CheckpointError(f"its arrays must be {', '.join(ours)}, found "
-                                      f"{checkpoints._short(list(arrays))}")
+                raise CheckpointError(f"its arrays must be {', '.join(ours)}, found {checkpoints._short(list(arrays))}")
             for name, array in ours.items():
                 if arrays[name].shape != array.shape or arrays[name].dtype != array.dtype:
-                    raise CheckpointError(f"array {name!r} must be {array.dtype} {array.shape}, found "
-                                          f"{arrays[name].dtype} {arrays[name].shape}")
+                    raise CheckpointError(
+                        f"array {name!r} must be {array.dtype} {array.shape}, found "
+                        f"{arrays[name].dtype} {arrays[name].shape}"
+                    )
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"checkpoint {os.fspath(path)!r} holds what no training writes: {error}") from None
         for name, array in ours.items():
@@ -646,13 +692,27 @@ class Trainer:
         """Return what two trainers must have in common for one to go on where the other was."""
         net = self.net
         config = {
-            "network": {"sizes": net.sizes, "activations": list(map(str, net.activations)), "loss": net.loss_name,
-                        "loss_settings": net.loss_settings, "reduction": net.reduction, "dtype": net.dtype.name,
-                        "scale": net.scale},
-            "optimizer": optimizers.described(self.optimizer), "batch_size": self.batch_size, "shuffle": self.shuffle,
-            "l1": self.l1, "l2": self.l2, "dropout": self.dropout, "clip_norm": self.clip_norm,
-            "clip_value": self.clip_value, "max_norm": self.max_norm, "label_smoothing": self.label_smoothing,
-            "input_noise": self.input_noise, "on_nonfinite": self.on_nonfinite,
+            "network": {
+                "sizes": net.sizes,
+                "activations": list(map(str, net.activations)),
+                "loss": net.loss_name,
+                "loss_settings": net.loss_settings,
+                "reduction": net.reduction,
+                "dtype": net.dtype.name,
+                "scale": net.scale,
+            },
+            "optimizer": optimizers.described(self.optimizer),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "l1": self.l1,
+            "l2": self.l2,
+            "dropout": self.dropout,
+            "clip_norm": self.clip_norm,
+            "clip_value": self.clip_value,
+            "max_norm": self.max_norm,
+            "label_smoothing": self.label_smoothing,
+            "input_noise": self.input_noise,
+            "on_nonfinite": self.on_nonfinite,
         }
         return json.loads(json.dumps(config))  # tuples become lists, as in the file
 
@@ -662,8 +722,10 @@ class Trainer:
         if self.batch_size is None:
             raise ValueError("batch_size=None is full batch, which takes all samples at once: a stream needs a number")
         if sample_weight is not None or class_weight == "balanced":
-            raise ValueError("sample_weight and class_weight='balanced' need all samples at once; with a stream, give "
-                             "class_weight as a dict")
+            raise ValueError(
+                "sample_weight and class_weight='balanced' need all samples at once; with a stream, give "
+                "class_weight as a dict"
+            )
         if metrics and validation_data is None:
             raise ValueError("with a stream, metrics are taken on the validation data: give validation_data")
         if self._is_full_batch:
@@ -673,14 +735,26 @@ class Trainer:
     def _check_arrays(self):
         """Refuse to train where an array that is written to cannot be: kernels would write all the same."""
         parameters, state = self.net.parameters, self.state
-        if (parameters.flags.writeable and state.buffers.flags.writeable and state.memory.flags.writeable
-                and state.vectors.flags.writeable):
+        if (
+            parameters.flags.writeable
+            and state.buffers.flags.writeable
+            and state.memory.flags.writeable
+            and state.vectors.flags.writeable
+        ):
             return
-        name = next(name for name, array in (("net.parameters", parameters), ("state.buffers", state.buffers),
-                                             ("state.memory", state.memory), ("state.vectors", state.vectors))
-                    if not array.flags.writeable)
-        raise ValueError(f"{name} is read-only, but training writes to it: set {name}.flags.writeable = True, or make "
-                         "a new one")
+        name = next(
+            name
+            for name, array in (
+                ("net.parameters", parameters),
+                ("state.buffers", state.buffers),
+                ("state.memory", state.memory),
+                ("state.vectors", state.vectors),
+            )
+            if not array.flags.writeable
+        )
+        raise ValueError(
+            f"{name} is read-only, but training writes to it: set {name}.flags.writeable = True, or make a new one"
+        )
 
     def _data(self, X, Y, *names):
         net = self.net
@@ -695,16 +769,35 @@ class Trainer:
         if not self._is_full_batch:
             rule, numbers = self.optimizer.rule, self.optimizer.numbers
             schedule = optimizers.schedule_of(self.optimizer.lr)
-        self._last_update = Update(rule, numbers, *schedule, self.l1, self.l2, self.clip_value, self.clip_norm,
-                                   self.max_norm, self.dropout, self.label_smoothing, self.input_noise, self.key,
-                                   self.on_nonfinite == "skip", self.lr_scale)
+        self._last_update = Update(
+            rule,
+            numbers,
+            *schedule,
+            self.l1,
+            self.l2,
+            self.clip_value,
+            self.clip_norm,
+            self.max_norm,
+            self.dropout,
+            self.label_smoothing,
+            self.input_noise,
+            self.key,
+            self.on_nonfinite == "skip",
+            self.lr_scale,
+        )
         return self._last_update
 
     def _training(self, batch_size, order):
         """Return the backend's function that trains; see `NumpyBackend.training`."""
         net = self.net
-        return net._backend.training(net.parameters, self.state, batch_size=batch_size, order=order,
-                                     update=self._update(), threads=self.threads or 0)
+        return net._backend.training(
+            net.parameters,
+            self.state,
+            batch_size=batch_size,
+            order=order,
+            update=self._update(),
+            threads=self.threads or 0,
+        )
 
     def _made(self, training, *call):
         """Train; return the steps made, without skipped ones."""
@@ -737,8 +830,17 @@ class Trainer:
 
         callbacks.call("on_epoch_begin", self, history)
         if not self.stop_training:
-            stopped = self.optimizer.minimise(self.net, X, Y, epochs, after, update=self._update(), weights=weights,
-                                              memory=self.state.memory, vectors=self.state.vectors)
+            stopped = self.optimizer.minimise(
+                self.net,
+                X,
+                Y,
+                epochs,
+                after,
+                update=self._update(),
+                weights=weights,
+                memory=self.state.memory,
+                vectors=self.state.vectors,
+            )
             history.stopped = history.stopped or stopped
         if history.stopped == "nonfinite":
             history.nonfinite, history.stopped = True, "non-finite"
@@ -784,9 +886,11 @@ class Trainer:
             advice = "Y was changed while it trained"
         elif self.state.step == 0 and origin != "the update":
             advice = "no update came before it: the cause is the scale of the data or the initial parameters, not lr"
-        message = (f"training became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1}"
-                   f"{run.of_batches}), step {self.state.step + 1}, first in {origin}: it ends, and the network keeps "
-                   f"the last finite parameters; {advice}")
+        message = (
+            f"training became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1}"
+            f"{run.of_batches}), step {self.state.step + 1}, first in {origin}: it ends, and the network keeps "
+            f"the last finite parameters; {advice}"
+        )
         if self.on_nonfinite == "raise":
             raise FloatingPointError(message)
         warnings.warn(message, RuntimeWarning, stacklevel=5)
@@ -839,14 +943,15 @@ def _resumed_fit(fit, arrays):
     checkpoints.check_number("plateau", plateau[1], is_integer=True, at_least=0, below=1 << 62)
     if not isinstance(stopped, str | None):
         raise CheckpointError(f"stopped must be a text or null, got {checkpoints._short(stopped)}")
-    if not isinstance(states, list) or not all(isinstance(pair, list) and list(map(type, pair)) == [str, dict]
-                                               for pair in states):
+    if not isinstance(states, list) or not all(
+        isinstance(pair, list) and list(map(type, pair)) == [str, dict] for pair in states
+    ):
         raise CheckpointError(f"callbacks must be pairs of a name and an object, got {checkpoints._short(states)}")
     callbacks = []
     for i, (name, state) in enumerate(states):
         start = f"callback {i} "
         keys = [key for key in arrays if key.startswith(start)]
-        of_state = {key[len(start):]: arrays.pop(key) for key in keys}
+        of_state = {key[len(start) :]: arrays.pop(key) for key in keys}
         state = checkpoints._from_json(state)
         if not isinstance(state, dict):
             raise CheckpointError(f"the state of {checkpoints._short(name)} must be an object")
@@ -898,8 +1003,13 @@ class _Run:
     def is_for(self, trainer, n_samples):
         """Whether it can serve a call of `fit` over so many samples, in an order of its own."""
         mine, theirs = self._owner, (trainer.net, trainer.state, trainer.batch_size)
-        return (self.n_samples == n_samples and self._may_shuffle is trainer.shuffle
-                and mine[0] is theirs[0] and mine[1] is theirs[1] and mine[2] == theirs[2])
+        return (
+            self.n_samples == n_samples
+            and self._may_shuffle is trainer.shuffle
+            and mine[0] is theirs[0]
+            and mine[1] is theirs[1]
+            and mine[2] == theirs[2]
+        )
 
     def begin(self, trainer, X, Y, weights, epochs):
         """Begin a call of `fit`."""
@@ -1067,8 +1177,9 @@ class _Run:
             self._training = trainer._training(self.batch_size, self.order)
         losses = np.zeros(n_epochs) if losses is None else losses
         words = None if words is None else words[:n_epochs]
-        return trainer._made(self._training, self.X, self.Y, self.weights, words, first_batch,
-                             (last - 1) % self.n_batches + 1, losses)
+        return trainer._made(
+            self._training, self.X, self.Y, self.weights, words, first_batch, (last - 1) % self.n_batches + 1, losses
+        )
 
 
 class _StreamRun:
@@ -1086,8 +1197,14 @@ class _StreamRun:
         trainer = self.trainer
         if self.buffers is None:
             self.start, self.loss, self.share, self.steps = time.perf_counter(), 0.0, 0, 0
-            self.buffers = self.stream.buffers(trainer.net, trainer.rng, trainer.shuffle, trainer.batch_size,
-                                               as_order=True, in_place=self.class_weight is None)
+            self.buffers = self.stream.buffers(
+                trainer.net,
+                trainer.rng,
+                trainer.shuffle,
+                trainer.batch_size,
+                as_order=True,
+                in_place=self.class_weight is None,
+            )
             self._take_buffer()
         self.epoch, skipped = len(history), self.part.skipped
         self.run.advance(self.part, True, one_batch, is_watched)

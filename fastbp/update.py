@@ -67,8 +67,9 @@ class State:
     def __init__(self, n_states, n_parameters, dtype, n_vectors=0):
         row = -(-n_parameters // 16) * 16
         buffers = aligned_zeros(n_states * row, dtype).reshape(n_states, row)[:, :n_parameters]
-        vars(self).update(buffers=buffers, memory=np.ones(MEMORY), vectors=np.zeros((n_vectors, n_parameters)),
-                          step=0, skipped=0)
+        vars(self).update(
+            buffers=buffers, memory=np.ones(MEMORY), vectors=np.zeros((n_vectors, n_parameters)), step=0, skipped=0
+        )
 
     def __setstate__(self, kept):
         """Copy what was unpickled into memory of its own: kernels write to it, and it may be a mapped file's."""

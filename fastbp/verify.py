@@ -100,15 +100,27 @@ class Report:
         lines = [f"{a:>5}  {b:<3} {c:>9} {d:>9} {e:>12}  {f:<18} {g}".rstrip() for a, b, c, d, e, f, g in table]
         moved = "; parameters moved a little, off a kink" if self.moved else ""
         lost = not all(row.ok for row in self.rows)
-        outcome = (WRONG if self.is_wrong else
-                   "no gradient could be checked here: rounding or kinks hide them all" if not self.ok else
-                   "everything that can be checked here agrees" if lost else "everything agrees")
-        return "\n".join([
-            "Largest difference, as a share of the largest element:",
-            "  numba        Numba from NumPy, in float64",
-            "  numba 32     Numba in float32 from NumPy in float64",
-            "  differences  NumPy from central differences of the loss, in float64", "", *lines, "",
-            f"{self.n_used} of {self.n_samples} samples{moved}: {outcome}"])
+        outcome = (
+            WRONG
+            if self.is_wrong
+            else "no gradient could be checked here: rounding or kinks hide them all"
+            if not self.ok
+            else "everything that can be checked here agrees"
+            if lost
+            else "everything agrees"
+        )
+        return "\n".join(
+            [
+                "Largest difference, as a share of the largest element:",
+                "  numba        Numba from NumPy, in float64",
+                "  numba 32     Numba in float32 from NumPy in float64",
+                "  differences  NumPy from central differences of the loss, in float64",
+                "",
+                *lines,
+                "",
+                f"{self.n_used} of {self.n_samples} samples{moved}: {outcome}",
+            ]
+        )
 
 
 @np.errstate(all="ignore")  # what is not finite is told by the verdicts
@@ -148,8 +160,9 @@ def verify(net, X, Y):
             if not np.isfinite(rounded[key]).all():  # beyond the numbers of float32
                 results[1] = None, NOT_CHECKABLE
         if quantity in ("dW", "db"):
-            index, slopes, noise = _central_differences(backend("numpy"), blurring, parameters, X, Y, layer, quantity,
-                                                           exact)
+            index, slopes, noise = _central_differences(
+                backend("numpy"), blurring, parameters, X, Y, layer, quantity, exact
+            )
             kept = ~np.isnan(slopes)
             checked, skipped = int(kept.sum()), int((~kept).sum())
             results[2] = _compared(slopes[kept], exact.flat[index[kept]], scale, noise, DIFFERENCES, 1.0)

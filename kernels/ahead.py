@@ -3,6 +3,7 @@
 Numba compiles in one thread, and everything a first training needs takes it more than ten seconds.  Both processes
 keep what they compile in the disk cache, and its locks make one wait for what the other is compiling.
 """
+
 import atexit
 import os
 import subprocess
@@ -36,22 +37,25 @@ def compile_beside(kernel, n_leaves, dtype):
     if (kernel, dtype) in _asked:
         return
     _asked.add((kernel, dtype))
-    is_python = Path(sys.executable or "").name.lower().startswith("python")       # not a program that contains one
-    if (fcntl is None or not is_python or n_cores() < 2 or LEAVES[0].is_cached(dtype) or cache_folder() is None):
+    is_python = Path(sys.executable or "").name.lower().startswith("python")  # not a program that contains one
+    if fcntl is None or not is_python or n_cores() < 2 or LEAVES[0].is_cached(dtype) or cache_folder() is None:
         return
     lock = _lock()
     if lock is None:
-        return                                     # another process is being helped already
-    code = (f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; "
-            f"work({kernel.name!r}, {n_leaves}, {dtype.name!r})")
-    command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]         # as multiprocessing does
+        return  # another process is being helped already
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; "
+        f"work({kernel.name!r}, {n_leaves}, {dtype.name!r})"
+    )
+    command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]  # as multiprocessing does
     try:
-        helper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                  stderr=subprocess.DEVNULL, pass_fds=[lock])
+        helper = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[lock]
+        )
     except OSError:
         return
     finally:
-        os.close(lock)                             # the other one holds it until it ends
+        os.close(lock)  # the other one holds it until it ends
     atexit.register(_end, helper)
 
 

@@ -3,6 +3,7 @@
 In the workspace every block of activations carries a column of ones after its last column, so that the bias gradient
 is one more row of the weight gradient.
 """
+
 import numpy as np
 
 from . import dense, elementwise, losses, noise, update
@@ -73,6 +74,7 @@ from .simd import (
 
 # ------------------------------------------------------------------------------------------- moving samples
 
+
 @inner
 def _converted_rows(source, columns, scale, order, start, in_order, first, last, out, out_row):
     """Copy rows of `source` times `scale` to rows first .. last - 1 of `out`, converting the dtype."""
@@ -102,8 +104,28 @@ def _copied_rows(source, columns, scale, order, start, in_order, first, last, ou
 
 
 @part
-def gather(x_address, x_kind, n_in, scale, x, x_row, y_address, y_kind, n_out, smoothing, smoothed,
-           y, y_row, order, start, in_order, top, bottom, first, last):
+def gather(
+    x_address,
+    x_kind,
+    n_in,
+    scale,
+    x,
+    x_row,
+    y_address,
+    y_kind,
+    n_out,
+    smoothing,
+    smoothed,
+    y,
+    y_row,
+    order,
+    start,
+    in_order,
+    top,
+    bottom,
+    first,
+    last,
+):
     """Bring samples times `scale` into rows top .. bottom - 1 of the block x, their targets to first .. last - 1 of y.
 
     Row r is the sample at place start + r of the order, or of the data themselves (`in_order`).  With `smoothing`
@@ -144,15 +166,16 @@ def gather(x_address, x_kind, n_in, scale, x, x_row, y_address, y_kind, n_out, s
 
 # ------------------------------------------------------------------------------------------------- threads
 
+
 @inner
 def share(n, thread, threads):
     """Cut n items for threads: from where to where."""
     return n * thread // threads, n * (thread + 1) // threads
 
 
-SPIN_NS = 20_000         # of waiting before the core is offered to others
-PAUSES = 64              # between two looks at the clock; a wait that is over before takes none
-SYNC_SIZE = 16           # numbers of sync before the notes of `look_ahead`, SOON_SIZE for each thread
+SPIN_NS = 20_000  # of waiting before the core is offered to others
+PAUSES = 64  # between two looks at the clock; a wait that is over before takes none
+SYNC_SIZE = 16  # numbers of sync before the notes of `look_ahead`, SOON_SIZE for each thread
 
 
 def sync_size(threads):
@@ -197,26 +220,28 @@ def meet(sync, threads):
                 start = wait_a_turn(turn, start)
 
 
-FLAT_ROW = 65            # rows up to this length go through elementwise functions in one go, padding and all
+FLAT_ROW = 65  # rows up to this length go through elementwise functions in one go, padding and all
 
 
 # ------------------------------------------------------------------------------------- leaves and their callers
 
 # in the order of `plan.MULTIPLY` ... `plan.LIMIT_COLUMNS`
-LEAVES = (Leaf(dense.multiply, "iiipiipiipiipiffipi"),
-          Leaf(elementwise.activate, "ippiipi"),
-          Leaf(elementwise.derive, "ipppiii"),
-          Leaf(losses.measure, "ifiipppppiii"),
-          Leaf(losses.output_gradient, "ifiipppfpiii"),
-          Leaf(gather, "iiifpiiiiffpioiiiiii"),
-          Leaf(update.advance, "ididwidp"),
-          Leaf(noise.drop_rows, "iiiipipiiiii"),
-          Leaf(noise.noise_rows, "iifpiiiii"),
-          Leaf(update.update, "ipppppifff"),
-          Leaf(update.penalize, "ppifff"),
-          Leaf(update.squares, "pid"),
-          Leaf(scale_block, "pfi"),
-          Leaf(max_norm_block, "piiiif"))
+LEAVES = (
+    Leaf(dense.multiply, "iiipiipiipiipiffipi"),
+    Leaf(elementwise.activate, "ippiipi"),
+    Leaf(elementwise.derive, "ipppiii"),
+    Leaf(losses.measure, "ifiipppppiii"),
+    Leaf(losses.output_gradient, "ifiipppfpiii"),
+    Leaf(gather, "iiifpiiiiffpioiiiiii"),
+    Leaf(update.advance, "ididwidp"),
+    Leaf(noise.drop_rows, "iiiipipiiiii"),
+    Leaf(noise.noise_rows, "iifpiiiii"),
+    Leaf(update.update, "ipppppifff"),
+    Leaf(update.penalize, "ppifff"),
+    Leaf(update.squares, "pid"),
+    Leaf(scale_block, "pfi"),
+    Leaf(max_norm_block, "piiiif"),
+)
 
 
 def load_leaves(plan, n_leaves, dtype):
@@ -244,13 +269,42 @@ def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, sm
     if not inputs:
         bottom = top
     x = gathered(plan, tools)
-    call(plan.leaves[GATHER], data.x_address, data.x_kind, plan.layers[0, N_IN], as_float(data.x_scale, work), x,
-         plan.x_row, data.y_address, data.y_kind, last_layer[N_OUT], as_float(smoothing, work),
-         as_float(smoothed, work), offset(work, plan.y_at), last_layer[ROW], pointer(order, 0), start, in_order, top,
-         bottom, first, last)
+    call(
+        plan.leaves[GATHER],
+        data.x_address,
+        data.x_kind,
+        plan.layers[0, N_IN],
+        as_float(data.x_scale, work),
+        x,
+        plan.x_row,
+        data.y_address,
+        data.y_kind,
+        last_layer[N_OUT],
+        as_float(smoothing, work),
+        as_float(smoothed, work),
+        offset(work, plan.y_at),
+        last_layer[ROW],
+        pointer(order, 0),
+        start,
+        in_order,
+        top,
+        bottom,
+        first,
+        last,
+    )
     if deviation != 0:
-        call(plan.leaves[NOISE], tools.key, step, as_float(deviation, work), x, plan.x_row, top, bottom, place,
-             plan.layers[0, N_IN])
+        call(
+            plan.leaves[NOISE],
+            tools.key,
+            step,
+            as_float(deviation, work),
+            x,
+            plan.x_row,
+            top,
+            bottom,
+            place,
+            plan.layers[0, N_IN],
+        )
     if data.y_kind == Y_LABELS and smoothing != 0:
         return Y_ROWS
     return data.y_kind
@@ -258,19 +312,60 @@ def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, sm
 
 # ----------------------------------------------------------------- one block: forward, output delta, backward
 
+
 @part
 def affine(plan, a, a_row, w, w_row, n_in, columns, z, z_row, rows, pack):
     """Z = a @ W + b for the columns from w and z on, b being one more row of W."""
     b = offset(w, n_in * w_row)
     nothing = as_float(0, w)
-    if z_row == 1 and rows >= 4:                   # one output: samples lie along the registers
+    if z_row == 1 and rows >= 4:  # one output: samples lie along the registers
         for r in range(rows):
             poke(z, r, peek(b, 0))
-        call(plan.leaves[MULTIPLY], 1, rows, n_in, w, 0, 1, a, a_row, True, z, 0, START_C, b, STORE, nothing, nothing,
-             0, pack, 0)
+        call(
+            plan.leaves[MULTIPLY],
+            1,
+            rows,
+            n_in,
+            w,
+            0,
+            1,
+            a,
+            a_row,
+            True,
+            z,
+            0,
+            START_C,
+            b,
+            STORE,
+            nothing,
+            nothing,
+            0,
+            pack,
+            0,
+        )
     else:
-        call(plan.leaves[MULTIPLY], rows, columns, n_in, a, a_row, 1, w, w_row, False, z, z_row, START_BIAS, b, STORE,
-             nothing, nothing, 0, pack, 0)
+        call(
+            plan.leaves[MULTIPLY],
+            rows,
+            columns,
+            n_in,
+            a,
+            a_row,
+            1,
+            w,
+            w_row,
+            False,
+            z,
+            z_row,
+            START_BIAS,
+            b,
+            STORE,
+            nothing,
+            nothing,
+            0,
+            pack,
+            0,
+        )
 
 
 @part
@@ -326,8 +421,21 @@ def drop(plan, tools, l, step, place, a, out, rows, top, left, right):
     `a` and `out` are at row `top`.
     """
     row = plan.layers[l, ROW]
-    call(plan.leaves[DROP], tools.key, step, l, plan.layers[l, THRESHOLD], a, row, out, row, rows, place + top, left,
-         right)
+    call(
+        plan.leaves[DROP],
+        tools.key,
+        step,
+        l,
+        plan.layers[l, THRESHOLD],
+        a,
+        row,
+        out,
+        row,
+        rows,
+        place + top,
+        left,
+        right,
+    )
 
 
 @inner
@@ -356,21 +464,40 @@ def forward(plan, tools, a, a_row, rows, step, place):
         w, w_row = offset(tools.parameters, layer[W_AT] + left), n_out
         if l == 0 and tools.has_own:
             w, w_row = own_columns(plan, tools), plan.own_row
-        affine(plan, offset(a, top * a_row), a_row, w, w_row, layer[N_IN], right - left, offset(z, left), row,
-               bottom - top, tools.pack)
+        affine(
+            plan,
+            offset(a, top * a_row),
+            a_row,
+            w,
+            w_row,
+            layer[N_IN],
+            right - left,
+            offset(z, left),
+            row,
+            bottom - top,
+            tools.pack,
+        )
         if code != IDENTITY or layer[Z_AT] != layer[A_AT]:
             columns = right - left
             if row <= FLAT_ROW and code < SOFTMAX and not layer[BY_COLUMNS]:
-                columns = row                      # short rows in one go, the column of ones with them
-            call(layer[ACTIVATE_AT], code, offset(z, left), offset(next_a, left), row, columns,
-                 offset(work, plan.lse_at + top), bottom - top)
+                columns = row  # short rows in one go, the column of ones with them
+            call(
+                layer[ACTIVATE_AT],
+                code,
+                offset(z, left),
+                offset(next_a, left),
+                row,
+                columns,
+                offset(work, plan.lse_at + top),
+                bottom - top,
+            )
         kept = next_a
         if layer[THRESHOLD] > 0:
             kept = offset(work, layer[DROP_AT] + top * row)
             drop(plan, tools, l, step, place, next_a, kept, bottom - top, top, left, right)
         if row > n_out and right == n_out:
             for r in range(bottom - top):
-                poke(kept, r * row + n_out, 1)     # the column of ones
+                poke(kept, r * row + n_out, 1)  # the column of ones
         if plan.is_mixed:
             meet(tools.meeting, threads)
         a, a_row = offset(work, layer[DROP_AT]), row
@@ -381,10 +508,21 @@ def measure(plan, work, y_kind, first, last):
     """Write the loss of each sample, rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
     row = layer[ROW]
-    call(plan.leaves[MEASURE], plan.loss, as_float(plan.number, work), plan.fused, y_kind,
-         offset(work, layer[Z_AT] + first * row), offset(work, layer[A_AT] + first * row),
-         offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
-         offset(work, plan.lse_at + first), offset(work, plan.losses_at + first), last - first, layer[N_OUT], row)
+    call(
+        plan.leaves[MEASURE],
+        plan.loss,
+        as_float(plan.number, work),
+        plan.fused,
+        y_kind,
+        offset(work, layer[Z_AT] + first * row),
+        offset(work, layer[A_AT] + first * row),
+        offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
+        offset(work, plan.lse_at + first),
+        offset(work, plan.losses_at + first),
+        last - first,
+        layer[N_OUT],
+        row,
+    )
 
 
 @part
@@ -394,9 +532,21 @@ def output_delta(plan, work, y_kind, scale, first, last):
     row = layer[ROW]
     z, a = offset(work, layer[Z_AT] + first * row), offset(work, layer[A_AT] + first * row)
     delta = offset(work, layer[DELTA_AT] + first * row)
-    call(plan.leaves[OUTPUT_GRADIENT], plan.loss, as_float(plan.number, work), plan.fused, y_kind, z, a,
-         offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)), scale, delta, last - first, layer[N_OUT],
-         row)
+    call(
+        plan.leaves[OUTPUT_GRADIENT],
+        plan.loss,
+        as_float(plan.number, work),
+        plan.fused,
+        y_kind,
+        z,
+        a,
+        offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
+        scale,
+        delta,
+        last - first,
+        layer[N_OUT],
+        row,
+    )
     if plan.fused == NOT_FUSED or y_kind == Y_GRADIENT:
         derive(plan, layer, z, a, delta, layer[N_OUT], last - first)
 
@@ -414,8 +564,28 @@ def derive(plan, layer, z, a, delta, columns, rows):
 def propagate(plan, delta, delta_row, w, n_in, n_out, first, last, out, out_row, rows, pack):
     """Columns first .. last - 1 of out = delta @ W.T."""
     nothing = as_float(0, w)
-    call(plan.leaves[MULTIPLY], rows, last - first, n_out, delta, delta_row, 1, offset(w, first * n_out), n_out,
-         n_out > 1, offset(out, first), out_row, START_ZERO, w, STORE, nothing, nothing, 0, pack, 0)
+    call(
+        plan.leaves[MULTIPLY],
+        rows,
+        last - first,
+        n_out,
+        delta,
+        delta_row,
+        1,
+        offset(w, first * n_out),
+        n_out,
+        n_out > 1,
+        offset(out, first),
+        out_row,
+        START_ZERO,
+        w,
+        STORE,
+        nothing,
+        nothing,
+        0,
+        pack,
+        0,
+    )
 
 
 @part
@@ -441,13 +611,31 @@ def backward(plan, tools, rows, step, place):
         row = before[ROW]
         top, bottom, left, right = part_of(before, rows, thread, threads)
         delta = offset(work, before[DELTA_AT] + top * row)
-        propagate(plan, offset(work, layer[DELTA_AT] + top * layer[ROW]), layer[ROW],
-                  offset(tools.parameters, layer[W_AT]), layer[N_IN], layer[N_OUT], left, right, delta, row,
-                  bottom - top, tools.pack)
+        propagate(
+            plan,
+            offset(work, layer[DELTA_AT] + top * layer[ROW]),
+            layer[ROW],
+            offset(tools.parameters, layer[W_AT]),
+            layer[N_IN],
+            layer[N_OUT],
+            left,
+            right,
+            delta,
+            row,
+            bottom - top,
+            tools.pack,
+        )
         if before[THRESHOLD] > 0:
             drop(plan, tools, l - 1, step, place, delta, delta, bottom - top, top, left, right)
-        derive(plan, before, offset(work, before[Z_AT] + top * row + left),
-               offset(work, before[A_AT] + top * row + left), offset(delta, left), right - left, bottom - top)
+        derive(
+            plan,
+            before,
+            offset(work, before[Z_AT] + top * row + left),
+            offset(work, before[A_AT] + top * row + left),
+            offset(delta, left),
+            right - left,
+            bottom - top,
+        )
 
 
 @part
@@ -484,16 +672,58 @@ def look_ahead(plan, data, tools, start, rows):
 
 # ------------------------------------------------------------------------------------- the gradient and the update
 
+
 @inner
-def gradient_tiles(plan, tools, rows, delta, delta_row, a, a_row, n, columns, w, w_row, start, finish, lr, momentum,
-                   velocity):
+def gradient_tiles(
+    plan, tools, rows, delta, delta_row, a, a_row, n, columns, w, w_row, start, finish, lr, momentum, velocity
+):
     """A.T @ delta for n columns of `a` and some columns of delta, put into `w` as `finish` says (see `simd.tile`)."""
-    if w_row == 1:                                 # one column: it lies along the registers
-        call(plan.leaves[MULTIPLY], 1, n, rows, delta, 0, delta_row, a, a_row, False, w, 0, start, w, finish, lr,
-             momentum, velocity, tools.pack, tools.soon)
+    if w_row == 1:  # one column: it lies along the registers
+        call(
+            plan.leaves[MULTIPLY],
+            1,
+            n,
+            rows,
+            delta,
+            0,
+            delta_row,
+            a,
+            a_row,
+            False,
+            w,
+            0,
+            start,
+            w,
+            finish,
+            lr,
+            momentum,
+            velocity,
+            tools.pack,
+            tools.soon,
+        )
     else:
-        call(plan.leaves[MULTIPLY], n, columns, rows, a, 1, a_row, delta, delta_row, False, w, w_row, start, w, finish,
-             lr, momentum, velocity, tools.pack, tools.soon)
+        call(
+            plan.leaves[MULTIPLY],
+            n,
+            columns,
+            rows,
+            a,
+            1,
+            a_row,
+            delta,
+            delta_row,
+            False,
+            w,
+            w_row,
+            start,
+            w,
+            finish,
+            lr,
+            momentum,
+            velocity,
+            tools.pack,
+            tools.soon,
+        )
 
 
 @part
@@ -511,8 +741,24 @@ def accumulate(plan, tools, rows, out, start, finish, lr, momentum, velocity):
         w, w_row, to_velocity = offset(out, layer[W_AT] + first * n_out + left), n_out, velocity
         if l == 0 and tools.has_own:
             w, w_row, to_velocity = own_columns(plan, tools), plan.own_row, plan.own_size
-        gradient_tiles(plan, tools, rows, offset(work, layer[DELTA_AT] + left), row, offset(a, first), a_row,
-                       last - first, right - left, w, w_row, start, finish, lr, momentum, to_velocity)
+        gradient_tiles(
+            plan,
+            tools,
+            rows,
+            offset(work, layer[DELTA_AT] + left),
+            row,
+            offset(a, first),
+            a_row,
+            last - first,
+            right - left,
+            w,
+            w_row,
+            start,
+            finish,
+            lr,
+            momentum,
+            to_velocity,
+        )
         a, a_row = offset(work, layer[DROP_AT]), row
 
 
@@ -533,19 +779,52 @@ def accumulate_and_update(plan, steps, tools, rows):
         most = max(1, MOST_SCRATCH // columns)
         for top in range(first, last, most):
             n = min(most, last - top)
-            gradient_tiles(plan, tools, rows, offset(work, layer[DELTA_AT] + left), row, offset(a, top), a_row, n,
-                           columns, scratch, columns, START_ZERO, STORE, nothing, nothing, 0)
+            gradient_tiles(
+                plan,
+                tools,
+                rows,
+                offset(work, layer[DELTA_AT] + left),
+                row,
+                offset(a, top),
+                a_row,
+                n,
+                columns,
+                scratch,
+                columns,
+                START_ZERO,
+                STORE,
+                nothing,
+                nothing,
+                0,
+            )
             n_weights = max(0, min(top + n, n_in) - top)
             parameters = offset(w, (top - first) * w_row)
             if w_row == columns:
                 update_part(plan, steps, tools, scratch, parameters, to_first, to_second, n_weights * columns, True)
-                update_part(plan, steps, tools, offset(scratch, n_weights * columns),
-                            offset(parameters, n_weights * columns), to_first, to_second, (n - n_weights) * columns,
-                            False)
+                update_part(
+                    plan,
+                    steps,
+                    tools,
+                    offset(scratch, n_weights * columns),
+                    offset(parameters, n_weights * columns),
+                    to_first,
+                    to_second,
+                    (n - n_weights) * columns,
+                    False,
+                )
             else:
                 for i in range(n):
-                    update_part(plan, steps, tools, offset(scratch, i * columns), offset(parameters, i * w_row),
-                                to_first, to_second, columns, i < n_weights)
+                    update_part(
+                        plan,
+                        steps,
+                        tools,
+                        offset(scratch, i * columns),
+                        offset(parameters, i * w_row),
+                        to_first,
+                        to_second,
+                        columns,
+                        i < n_weights,
+                    )
         a, a_row = offset(work, layer[DROP_AT]), row
 
 
@@ -556,8 +835,19 @@ def update_part(plan, steps, tools, gradient, parameters, to_first, to_second, n
         l1, l2 = as_float(0, parameters), as_float(0, parameters)
         if are_weights:
             l1, l2 = as_float(steps.l1, parameters), as_float(steps.l2, parameters)
-        call(plan.leaves[UPDATE], steps.rule, tools.factors, gradient, parameters, offset(parameters, to_first),
-             offset(parameters, to_second), n, l1, l2, as_float(steps.clip_value, parameters))
+        call(
+            plan.leaves[UPDATE],
+            steps.rule,
+            tools.factors,
+            gradient,
+            parameters,
+            offset(parameters, to_first),
+            offset(parameters, to_second),
+            n,
+            l1,
+            l2,
+            as_float(steps.clip_value, parameters),
+        )
 
 
 @inner
@@ -578,8 +868,9 @@ def update_all(plan, steps, tools):
     first, last = first_sum * SQUARES_CHUNK, min(n, last_sum * SQUARES_CHUNK)
     limit, nothing = as_float(steps.clip_value, p), as_float(0, p)
     if steps.clip_norm == 0 and steps.l1 == 0 and steps.l2 == 0:
-        update_part(plan, steps, tools, offset(g, first), offset(p, first), steps.to_first, steps.to_second,
-                    last - first, False)
+        update_part(
+            plan, steps, tools, offset(g, first), offset(p, first), steps.to_first, steps.to_second, last - first, False
+        )
         return
     for piece in range(2 * plan.layers.shape[0]):
         start, stop = weights_or_biases(piece, plan.layers[piece // 2], first, last)
@@ -598,8 +889,19 @@ def update_all(plan, steps, tools):
         norm = np.sqrt(total)
         if norm > steps.clip_norm:
             call(plan.leaves[SCALE], offset(g, first), as_float(steps.clip_norm / norm, p), last - first)
-    call(plan.leaves[UPDATE], steps.rule, tools.factors, offset(g, first), offset(p, first),
-         offset(p, first + steps.to_first), offset(p, first + steps.to_second), last - first, nothing, nothing, nothing)
+    call(
+        plan.leaves[UPDATE],
+        steps.rule,
+        tools.factors,
+        offset(g, first),
+        offset(p, first),
+        offset(p, first + steps.to_first),
+        offset(p, first + steps.to_second),
+        last - first,
+        nothing,
+        nothing,
+        nothing,
+    )
 
 
 @part
@@ -608,12 +910,28 @@ def limit_norms(plan, steps, tools):
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         first, last = share(layer[N_OUT], tools.thread, tools.threads)
-        call(plan.leaves[LIMIT_COLUMNS], offset(tools.parameters, layer[W_AT]), layer[N_IN], layer[N_OUT], first, last,
-             as_float(steps.max_norm, tools.parameters))
+        call(
+            plan.leaves[LIMIT_COLUMNS],
+            offset(tools.parameters, layer[W_AT]),
+            layer[N_IN],
+            layer[N_OUT],
+            first,
+            last,
+            as_float(steps.max_norm, tools.parameters),
+        )
 
 
 @part
 def advance(plan, steps, tools, step):
     """Write the factors of this step's update."""
-    call(plan.leaves[ADVANCE], steps.rule, tools.numbers, steps.schedule, tools.rates, steps.rate_scale, step,
-         tools.memory, tools.factors)
+    call(
+        plan.leaves[ADVANCE],
+        steps.rule,
+        tools.numbers,
+        steps.schedule,
+        tools.rates,
+        steps.rate_scale,
+        step,
+        tools.memory,
+        tools.factors,
+    )

@@ -1,4 +1,5 @@
 """How many cores this process may use, as the system and the environment have it."""
+
 import functools
 import os
 from pathlib import Path
@@ -39,21 +40,24 @@ def _quota(groups="/proc/self/cgroup", mount="/sys/fs/cgroup"):
     limits = []
     try:
         lines = Path(groups).read_text().splitlines()
-    except (OSError, ValueError):                              # not Linux
+    except (OSError, ValueError):  # not Linux
         lines = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        places = (controllers, "cpu") if controllers else ("", "unified")           # of version 1; of version 2
-        limits += [_limit(Path(mount, place, *group.parts[1:])) for place in places
-                   for group in (Path(path), *Path(path).parents)]
+        places = (controllers, "cpu") if controllers else ("", "unified")  # of version 1; of version 2
+        limits += [
+            _limit(Path(mount, place, *group.parts[1:]))
+            for place in places
+            for group in (Path(path), *Path(path).parents)
+        ]
     return min(filter(None, limits), default=0)
 
 
 def _limit(folder):
     """Return the limit of one control group."""
-    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):          # "max" and -1: no limit
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):  # "max" and -1: no limit
         try:
             quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
         except (OSError, ValueError):

@@ -4,6 +4,7 @@ All three products run on `multiply`, which cuts the result into register tiles 
 result is one chain of fused multiply-adds over the summed index in order, so it does not depend on the tiling, the
 register width or the number of threads.
 """
+
 import numpy as np
 
 from .elementwise import map_pair_block
@@ -39,17 +40,17 @@ from .simd import (
     transpose_part,
 )
 
-DEPTH = 256            # the summed index is cut into blocks of this length: a panel of B then fills most of the L1
-PANEL = 64             # room for the columns of one packed panel, in elements
-GROUP_BYTES = 2048     # of a row of B: the panels packed together for dW; with DEPTH rows they take part of the L2
-LEAST_OUTER_ROWS = 12   # of C for `outer`, which loads all of B first
-OUTER_ROWS = 16         # of C that `outer` works on together: they stay in the cache from panel to panel
-A_ROW = 16             # distance between the rows of a packed strip of A, which is as wide as a tile is high
-FAR_BYTES = 1 << 20    # of a thread's part of B, or of X: more do not stay in the L2 from one use to the next
-LEAST_INTERVAL = 8     # steps of a tile's sum between two pairs of cache lines that it asks for
-PACK_STRIDE_BYTES = 1024   # rows of B further apart than this are packed: they fall into few cache sets and many pages
-SOON_X, SOON_BYTES, SOON_ORDER, SOON_FIRST, SOON_LAST, SOON_PLACE, SOON_LINES = range(7)     # see `next_lines`
-SOON_SIZE = 8          # room for these numbers: a cache line
+DEPTH = 256  # the summed index is cut into blocks of this length: a panel of B then fills most of the L1
+PANEL = 64  # room for the columns of one packed panel, in elements
+GROUP_BYTES = 2048  # of a row of B: the panels packed together for dW; with DEPTH rows they take part of the L2
+LEAST_OUTER_ROWS = 12  # of C for `outer`, which loads all of B first
+OUTER_ROWS = 16  # of C that `outer` works on together: they stay in the cache from panel to panel
+A_ROW = 16  # distance between the rows of a packed strip of A, which is as wide as a tile is high
+FAR_BYTES = 1 << 20  # of a thread's part of B, or of X: more do not stay in the L2 from one use to the next
+LEAST_INTERVAL = 8  # steps of a tile's sum between two pairs of cache lines that it asks for
+PACK_STRIDE_BYTES = 1024  # rows of B further apart than this are packed: they fall into few cache sets and many pages
+SOON_X, SOON_BYTES, SOON_ORDER, SOON_FIRST, SOON_LAST, SOON_PLACE, SOON_LINES = range(7)  # see `next_lines`
+SOON_SIZE = 8  # room for these numbers: a cache line
 
 
 @inner
@@ -59,8 +60,27 @@ def pack_size(columns):
 
 
 @part
-def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_row, start, bias, finish, lr, momentum,
-             velocity, pack, soon):
+def multiply(
+    rows,
+    columns,
+    depth,
+    a,
+    a_row,
+    a_col,
+    b,
+    b_row,
+    transposed,
+    c,
+    c_row,
+    start,
+    bias,
+    finish,
+    lr,
+    momentum,
+    velocity,
+    pack,
+    soon,
+):
     """C = finish(start + A @ B), C (rows, columns) with rows `c_row` apart; see `simd.tile` for start and finish.
 
     A[i, k] is at a + i * a_row + k * a_col.  B[k, j] is at b + k * b_row + j, or, `transposed`, at
@@ -72,8 +92,14 @@ def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_r
     What is packed from far away is asked for ahead by the tiles before: 256 x 2048 x 2048 at 140 instead of 130.
     """
     wide, lane = tile_columns(a)
-    if a_row == 1 and depth <= most_outer() and columns > lane and rows >= LEAST_OUTER_ROWS and depth > 0 and (
-            start == START_ZERO and not transposed):
+    if (
+        a_row == 1
+        and depth <= most_outer()
+        and columns > lane
+        and rows >= LEAST_OUTER_ROWS
+        and depth > 0
+        and (start == START_ZERO and not transposed)
+    ):
         done = add_outer(rows, columns, depth, a, a_col, b, b_row, c, c_row, finish, lr, momentum, velocity, soon)
         columns -= done
         b, c = offset(b, done), offset(c, done)
@@ -113,8 +139,16 @@ def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_r
                 ahead, ahead_step, interval = a, 0, k_count
                 if is_far and next_k < depth:
                     ahead, ahead_step, n_pairs = part_of_panel(
-                        b, b_row, transposed, next_k, min(DEPTH, depth - next_k), next_left,
-                        min(width, columns - next_left), t, n_tiles)
+                        b,
+                        b_row,
+                        transposed,
+                        next_k,
+                        min(DEPTH, depth - next_k),
+                        next_left,
+                        min(width, columns - next_left),
+                        t,
+                        n_tiles,
+                    )
                     interval = max(LEAST_INTERVAL, k_count // max(n_pairs, 1))
                 for j in range(0, count, wide):
                     j_count = min(wide, count - j)
@@ -130,9 +164,29 @@ def multiply(rows, columns, depth, a, a_row, a_col, b, b_row, transposed, c, c_r
                     if soon != 0:
                         ahead, line, lines = next_lines(soon, a)
                         ahead_step, interval = 2 * line, max(LEAST_INTERVAL // 2, 2 * k_count // lines)
-                    tile(n, registers, a_at, row_step, column_step, b_at, b_step, k_count, c_at, c_row, last, begin,
-                         offset(bias, left + j), finish, lr, momentum, velocity, c_soon, ahead, ahead_step,
-                         interval)
+                    tile(
+                        n,
+                        registers,
+                        a_at,
+                        row_step,
+                        column_step,
+                        b_at,
+                        b_step,
+                        k_count,
+                        c_at,
+                        c_row,
+                        last,
+                        begin,
+                        offset(bias, left + j),
+                        finish,
+                        lr,
+                        momentum,
+                        velocity,
+                        c_soon,
+                        ahead,
+                        ahead_step,
+                        interval,
+                    )
                 first += n
 
 
@@ -148,7 +202,7 @@ def next_lines(soon, a):
     state = pointer_at(soon, np.int64)
     first, place = peek(state, SOON_FIRST), peek(state, SOON_PLACE)
     if first >= peek(state, SOON_LAST):
-        return a, 0, 1                                 # nothing is left: a line that is there, once
+        return a, 0, 1  # nothing is left: a line that is there, once
     size, lines = peek(state, SOON_BYTES), peek(state, SOON_LINES)
     sample = peek(state, SOON_X) + peek(pointer_at(peek(state, SOON_ORDER), np.int64), first) * size
     after = place + LINE_BYTES * lines
@@ -189,8 +243,23 @@ def add_outer(rows, columns, depth, a, a_col, b, b_row, c, c_row, finish, lr, mo
             ahead, line = a, 0
             if soon != 0:
                 ahead, line, _ = next_lines(soon, a)
-            outer(depth, n, offset(a, top), a_col, offset(b, done), b_row, offset(c, top * c_row + done), c_row,
-                  count - lane, finish, lr, momentum, velocity, ahead, line)
+            outer(
+                depth,
+                n,
+                offset(a, top),
+                a_col,
+                offset(b, done),
+                b_row,
+                offset(c, top * c_row + done),
+                c_row,
+                count - lane,
+                finish,
+                lr,
+                momentum,
+                velocity,
+                ahead,
+                line,
+            )
             done += count
     return done
 
@@ -235,6 +304,7 @@ def pack_rows(b, b_row, depth, columns, pack, pack_row):
 # ------------------------------------------------------------------------------------------ the public kernels
 # Subnormal numbers are taken for zero, as in training.
 
+
 @kernel
 def affine_forward(A_prev, W, b, out):
     """Out = A_prev @ W + b: (n_samples, n_in), (n_in, n_out), (n_out,) -> (n_samples, n_out).
@@ -244,8 +314,27 @@ def affine_forward(A_prev, W, b, out):
     n_in, n_out = W.shape
     pack = np.empty(pack_size(PANEL), out.dtype)
     p, control = pointer(out, 0), flush_subnormals()
-    multiply(A_prev.shape[0], n_out, n_in, pointer(A_prev, 0), n_in, 1, pointer(W, 0), n_out, False, p, n_out,
-             START_BIAS, pointer(b, 0), STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0), 0)
+    multiply(
+        A_prev.shape[0],
+        n_out,
+        n_in,
+        pointer(A_prev, 0),
+        n_in,
+        1,
+        pointer(W, 0),
+        n_out,
+        False,
+        p,
+        n_out,
+        START_BIAS,
+        pointer(b, 0),
+        STORE,
+        as_float(0, p),
+        as_float(0, p),
+        0,
+        pointer(pack, 0),
+        0,
+    )
     restore_control(control)
 
 
@@ -258,8 +347,27 @@ def propagate_delta(delta, W, derivative, out):
     n_in, n_out = W.shape
     pack = np.empty(pack_size(PANEL), out.dtype)
     p, control = pointer(out, 0), flush_subnormals()
-    multiply(delta.shape[0], n_in, n_out, pointer(delta, 0), n_out, 1, pointer(W, 0), n_out, True, p, n_in,
-             START_ZERO, p, STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0), 0)
+    multiply(
+        delta.shape[0],
+        n_in,
+        n_out,
+        pointer(delta, 0),
+        n_out,
+        1,
+        pointer(W, 0),
+        n_out,
+        True,
+        p,
+        n_in,
+        START_ZERO,
+        p,
+        STORE,
+        as_float(0, p),
+        as_float(0, p),
+        0,
+        pointer(pack, 0),
+        0,
+    )
     map_pair_block(_product, p, pointer(derivative, 0), p, out.size)
     restore_control(control)
 
@@ -273,8 +381,27 @@ def weight_gradient(A_prev, delta, out):
     n_in, n_out = out.shape
     pack = np.empty(pack_size(n_out), out.dtype)
     p, control = pointer(out, 0), flush_subnormals()
-    multiply(n_in, n_out, delta.shape[0], pointer(A_prev, 0), 1, n_in, pointer(delta, 0), n_out, False, p, n_out,
-             START_ZERO, p, STORE, as_float(0, p), as_float(0, p), 0, pointer(pack, 0), 0)
+    multiply(
+        n_in,
+        n_out,
+        delta.shape[0],
+        pointer(A_prev, 0),
+        1,
+        n_in,
+        pointer(delta, 0),
+        n_out,
+        False,
+        p,
+        n_out,
+        START_ZERO,
+        p,
+        STORE,
+        as_float(0, p),
+        as_float(0, p),
+        0,
+        pointer(pack, 0),
+        0,
+    )
     restore_control(control)
 
 

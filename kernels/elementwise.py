@@ -10,6 +10,7 @@ exp is 2**n * e**r with n whole and |r| <= ln(2)/2 (Cody and Waite 1980); e**r =
 log(1 + f) = 2 artanh(s), s = f / (2 + f).  The polynomials are minimax fits by Remez' exchange, made for these
 kernels in 60-digit arithmetic.  erfc follows the form of Numerical Recipes, 6.2: t exp(-z**2 + P(t)), t = 2 / (2 + z).
 """
+
 from .jit import inner, kernel, part
 from .simd import (
     by_dtype,
@@ -36,31 +37,77 @@ from .simd import (
 
 LEAKY_SLOPE = 0.01
 ELU_ALPHA = 1.0
-SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772      # Klambauer et al. 2017, eq. 14
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al. 2017, eq. 14
 
 # q(r) = (e**r - 1 - r) / r**2 on |r| <= ln(2)/2: largest relative error of e**r 3e-9 and 3e-18
 EXP32 = (0.0013950648970092525, 0.0083689539659530456, 0.041666203181657233, 0.16666518301812148, 0.50000000961766912)
-EXP64 = (2.5117744247627753e-8, 2.7631412638538380e-7, 2.7557216710319038e-6, 2.4801489596142917e-5,
-         0.00019841269916885339, 0.0013888888947323059, 0.0083333333333074440, 0.041666666666514365,
-         0.16666666666666699, 0.50000000000000129)
+EXP64 = (
+    2.5117744247627753e-8,
+    2.7631412638538380e-7,
+    2.7557216710319038e-6,
+    2.4801489596142917e-5,
+    0.00019841269916885339,
+    0.0013888888947323059,
+    0.0083333333333074440,
+    0.041666666666514365,
+    0.16666666666666699,
+    0.50000000000000129,
+)
 LN2_32, LN2_64 = (0.693359375, -0.00021219444005469058), (0.69314718055989033, 5.4979230187083712e-14)
 # p(z) = (log((1 + s) / (1 - s)) - 2 s) / s**3, z = s**2, for (1 + s) / (1 - s) in [sqrt(1/2), sqrt(2)]
 LOG32 = (0.23583455840258613, 0.28537247186568416, 0.40000336021355729, 0.66666665642373766)
-LOG64 = (0.13252751217190307, 0.13249962576893129, 0.15387097616655768, 0.18181775509633853, 0.22222222648730638,
-         0.28571428569073154, 0.40000000000006286, 0.66666666666666661)
+LOG64 = (
+    0.13252751217190307,
+    0.13249962576893129,
+    0.15387097616655768,
+    0.18181775509633853,
+    0.22222222648730638,
+    0.28571428569073154,
+    0.40000000000006286,
+    0.66666666666666661,
+)
 # log(erfc(z) / t) + z**2 as a polynomial in 2 t - 1: largest error 6e-8 for z <= 14, 5e-16 for z <= 27
-ERFC32 = (0.00031443153980063048, -0.00017009471412912810, -0.0020474950799610213, 0.0017385580147475352,
-          0.0087159619171663231, -0.0098626606474811731, -0.046879308772770655, 0.047342200616130797,
-          0.67264253503519980, -0.67179406785691803)
-ERFC64 = (3.9541778220238271e-8, -1.6183766191966223e-7, -1.0150635944947437e-8, 1.0449471739753675e-6,
-          -1.3895112428918250e-6, -2.7090494781657415e-6, 8.6031970211901342e-6, -3.1210211591256786e-8,
-          -3.0185445864101989e-5, 3.1822327797501013e-5, 7.1392795630883855e-5, -0.00017432604633204274,
-          -9.3731606514740937e-5, 0.00067368326073683823, -0.00014624756717225168, -0.0023458130323269997,
-          0.0017589336344357342, 0.0088249385926375648, -0.0098726893704440190, -0.046895610232287271,
-          0.047343306841984945, 0.67264322397766713, -0.67179408405669252)
+ERFC32 = (
+    0.00031443153980063048,
+    -0.00017009471412912810,
+    -0.0020474950799610213,
+    0.0017385580147475352,
+    0.0087159619171663231,
+    -0.0098626606474811731,
+    -0.046879308772770655,
+    0.047342200616130797,
+    0.67264253503519980,
+    -0.67179406785691803,
+)
+ERFC64 = (
+    3.9541778220238271e-8,
+    -1.6183766191966223e-7,
+    -1.0150635944947437e-8,
+    1.0449471739753675e-6,
+    -1.3895112428918250e-6,
+    -2.7090494781657415e-6,
+    8.6031970211901342e-6,
+    -3.1210211591256786e-8,
+    -3.0185445864101989e-5,
+    3.1822327797501013e-5,
+    7.1392795630883855e-5,
+    -0.00017432604633204274,
+    -9.3731606514740937e-5,
+    0.00067368326073683823,
+    -0.00014624756717225168,
+    -0.0023458130323269997,
+    0.0017589336344357342,
+    0.0088249385926375648,
+    -0.0098726893704440190,
+    -0.046895610232287271,
+    0.047343306841984945,
+    0.67264322397766713,
+    -0.67179408405669252,
+)
 
 
 # ------------------------------------------------------------------------- functions of one vector of elements
+
 
 @inner
 def _clamp(x, low, high):
@@ -83,7 +130,7 @@ def _reduced(x):
 def _exp(x):
     x = _clamp(x, by_dtype(x, -104.0, -746.0), by_dtype(x, 89.0, 710.0))
     n, p = _reduced(x)
-    half = nearest(n * 0.5)                        # two steps, for results that are subnormal or overflow
+    half = nearest(n * 0.5)  # two steps, for results that are subnormal or overflow
     return (p + 1.0) * power_of_two(half) * power_of_two(n - half)
 
 
@@ -111,12 +158,12 @@ def _log(x):
     is_subnormal = x < tiny
     y = where(is_subnormal, x * by_dtype(x, 16777216.0, 18014398509481984.0), x)
     n = exponent_of(y)
-    half = nearest(n * 0.5)                        # two steps: 2**-n itself may be subnormal
+    half = nearest(n * 0.5)  # two steps: 2**-n itself may be subnormal
     m = y * power_of_two(-half) * power_of_two(half - n)
     result = _log_of_ratio(m - 1.0, n - where(is_subnormal, by_dtype(x, 24.0, 54.0), 0.0))
     result = where(x == 0.0, -float("inf"), result)
     result = where(x < 0.0, float("nan"), result)
-    return where(x < float("inf"), result, x)      # inf and NaN are their own logarithms
+    return where(x < float("inf"), result, x)  # inf and NaN are their own logarithms
 
 
 @inner
@@ -145,7 +192,7 @@ def _normal_cdf(x):
 def _sigmoid(z):
     x = _clamp(-z, by_dtype(z, -87.0, -708.0), by_dtype(z, 89.0, 710.0))
     n, p = _reduced(x)
-    return 1.0 / ((p + 1.0) * power_of_two(n) + 1.0)   # fma(p, 2**n, 2**n) would be NaN for an infinite 2**n
+    return 1.0 / ((p + 1.0) * power_of_two(n) + 1.0)  # fma(p, 2**n, 2**n) would be NaN for an infinite 2**n
 
 
 @inner
@@ -255,7 +302,7 @@ def _mish(z):
 @inner
 def _mish_derivative(z, a):
     n, m = _mish_parts(z)
-    one_less = (n + 1.0) * 4.0 / (m * m)           # 1 - (n / m)**2, without cancellation
+    one_less = (n + 1.0) * 4.0 / (m * m)  # 1 - (n / m)**2, without cancellation
     return fma(_clamp(z, -1e4, 1e4) * _sigmoid(z), one_less, n / m)
 
 
@@ -267,7 +314,7 @@ def _softsign(z):
 
 @inner
 def _softsign_derivative(z, a):
-    root = 1.0 / (fabs(z) + 1.0)                   # 1 - |a|, in which all digits may cancel
+    root = 1.0 / (fabs(z) + 1.0)  # 1 - |a|, in which all digits may cancel
     return root * root
 
 
@@ -309,13 +356,51 @@ def _identity_derivative(z, a):
 # ------------------------------------------------------------------------------------------------ the table
 # An activation is a line in each of these, two functions of one vector above, and a twin in fastbp/reference.py.
 
-CODES = {name: code for code, name in enumerate(
-    ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "selu", "mish", "softsign",
-     "hard_sigmoid", "hard_tanh", "exponential", "softmax", "own"])}
-DERIVED_FROM_Z = {"silu", "gelu", "mish", "softsign", "own"}     # all other derivatives need only A; Z is not kept
+CODES = {
+    name: code
+    for code, name in enumerate(
+        [
+            "identity",
+            "sigmoid",
+            "tanh",
+            "relu",
+            "leaky_relu",
+            "elu",
+            "softplus",
+            "silu",
+            "gelu",
+            "selu",
+            "mish",
+            "softsign",
+            "hard_sigmoid",
+            "hard_tanh",
+            "exponential",
+            "softmax",
+            "own",
+        ]
+    )
+}
+DERIVED_FROM_Z = {"silu", "gelu", "mish", "softsign", "own"}  # all other derivatives need only A; Z is not kept
 
-(IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SOFTPLUS, SILU, GELU, SELU, MISH, SOFTSIGN, HARD_SIGMOID, HARD_TANH,
- EXPONENTIAL, SOFTMAX, OWN) = CODES.values()        # those below SOFTMAX are elementwise; OWN is a user's (`own`)
+(
+    IDENTITY,
+    SIGMOID,
+    TANH,
+    RELU,
+    LEAKY_RELU,
+    ELU,
+    SOFTPLUS,
+    SILU,
+    GELU,
+    SELU,
+    MISH,
+    SOFTSIGN,
+    HARD_SIGMOID,
+    HARD_TANH,
+    EXPONENTIAL,
+    SOFTMAX,
+    OWN,
+) = CODES.values()  # those below SOFTMAX are elementwise; OWN is a user's (`own`)
 
 
 @inner
@@ -387,6 +472,7 @@ def activation_derivative(code, z, a):
 
 
 # ---------------------------------------------------------------------------------------- loops over memory
+
 
 @inner
 def map_block(function, z, out, n):
@@ -504,6 +590,7 @@ def softmax_backward_row(a, d_a, delta, n):
 
 # ------------------------------------------------------------------------------------------ the public kernels
 # Z, A and out are contiguous arrays of one shape and float dtype; `out` may be the same array as an argument.
+
 
 @kernel
 def exp(x, out):

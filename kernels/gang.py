@@ -5,6 +5,7 @@ sleeps.  Waking it takes 50 to 100 us, and a thread that had to come back to Pyt
 interpreter's lock as long: 784-128-10 with 100 rows took 151 us on one thread and takes 90 on two.  Who waits offers
 the core to others, for a thread may be woken on the very core that waits for it.
 """
+
 import ctypes
 
 import numpy as np
@@ -29,16 +30,18 @@ from .simd import (
     unpacked,
 )
 
-STATE, JOB, THREAD, LOCK, BELL_SIZE = *range(4), 16      # of a bell, int64 words
-ASLEEP, AWAKE, CALLED = range(3)       # states
-AWAKE_NS = 5_000_000                   # of looking out for the next job
-PAUSES_AWAKE = 400                     # before the core is offered to others, and the clock looked at: 5 to 20 us
+STATE, JOB, THREAD, LOCK, BELL_SIZE = *range(4), 16  # of a bell, int64 words
+ASLEEP, AWAKE, CALLED = range(3)  # states
+AWAKE_NS = 5_000_000  # of looking out for the next job
+PAUSES_AWAKE = 400  # before the core is offered to others, and the clock looked at: 5 to 20 us
 
-_python = ctypes.pythonapi             # its locks need no interpreter
+_python = ctypes.pythonapi  # its locks need no interpreter
 _python.PyThread_allocate_lock.restype = ctypes.c_void_p
 _python.PyThread_acquire_lock.argtypes = ctypes.c_void_p, ctypes.c_int
-ACQUIRE, RELEASE = (ctypes.cast(function, ctypes.c_void_p).value
-                    for function in (_python.PyThread_acquire_lock, _python.PyThread_release_lock))
+ACQUIRE, RELEASE = (
+    ctypes.cast(function, ctypes.c_void_p).value
+    for function in (_python.PyThread_acquire_lock, _python.PyThread_release_lock)
+)
 
 
 def prepare(bell):
@@ -93,7 +96,7 @@ def launch(job):
         poke(bell, THREAD, i + 1)
         if atomic_swap(bell, STATE, CALLED) == ASLEEP:
             call(what.release, peek(bell, LOCK))
-    call(what.kernel, words, pointer_like(what.parameters, words), 0)      # a pointer is a pointer, whatever the dtype
+    call(what.kernel, words, pointer_like(what.parameters, words), 0)  # a pointer is a pointer, whatever the dtype
     for i in range(what.n_bells):
         bell = pointer_at(peek(bells, i), np.int64)
         turn, start = 0, 0

@@ -1,4 +1,5 @@
 """Rows of the Jacobian of a network's outputs: the gradient of each sample by itself.  Twin: `fastbp.reference`."""
+
 from .jit import kernel
 from .simd import flush_subnormals, lanes, load_part, offset, peek, pointer, restore_control, store_part
 

@@ -10,6 +10,7 @@ What is read from the folder is run.  So a folder or file is read only if it bel
 process has, and if nobody else can write to it.  The folders above are not checked: whoever may rename things there
 can put another folder in place, but cannot make it, or a file in it, the user's.
 """
+
 import functools
 import hashlib
 import inspect
@@ -38,12 +39,13 @@ from .signature import check_arrays
 
 try:
     import fcntl
-except ImportError:                                 # Windows: first compiles are then not serialised
+except ImportError:  # Windows: first compiles are then not serialised
     fcntl = None
 
 if config.DISABLE_JIT:
-    raise ImportError("fastbp's kernels are machine code, but NUMBA_DISABLE_JIT is set: unset it, or use "
-                      "backend='numpy'")
+    raise ImportError(
+        "fastbp's kernels are machine code, but NUMBA_DISABLE_JIT is set: unset it, or use backend='numpy'"
+    )
 
 # error_model="numpy": division as IEEE has it.  fastmath is never used: it deletes the checks for NaN.
 FLAGS = {"nogil": True, "error_model": "numpy"}
@@ -65,7 +67,7 @@ def source_hash():
 def _folders():
     """Return where compiled kernels may be kept, best first."""
     user = Path(AppDirs("fastbp", appauthor=False).user_cache_dir)
-    if not user.is_absolute():                      # XDG_CACHE_HOME is empty or relative, which counts as not set
+    if not user.is_absolute():  # XDG_CACHE_HOME is empty or relative, which counts as not set
         user = Path(os.path.expanduser("~/.cache/fastbp"))
     # The user's folder first: what is left beside an installed package outlives it, and hides the next one.
     folders = [user, _HERE / "__pycache__" / "fastbp"]
@@ -76,7 +78,7 @@ def _danger(info):
     """Return what in an `os.stat_result` lets another user decide what a folder or file holds, or None."""
     if stat.S_ISLNK(info.st_mode):
         return "is a symbolic link"
-    if _WINDOWS:                                    # which has neither owners nor permissions in these numbers
+    if _WINDOWS:  # which has neither owners nor permissions in these numbers
         return None
     if info.st_uid != os.geteuid():
         return f"belongs to user {info.st_uid}, not to user {os.geteuid()}"
@@ -103,11 +105,16 @@ def cache_folder():
         except OSError:
             others.append(str(folder))
     if unsafe:
-        warnings.warn(f"fastbp: not used as the folder of compiled kernels: {'; '.join(unsafe)}", RuntimeWarning,
-                      stacklevel=2)
+        warnings.warn(
+            f"fastbp: not used as the folder of compiled kernels: {'; '.join(unsafe)}", RuntimeWarning, stacklevel=2
+        )
     if found is None:
-        warnings.warn("fastbp: there is no folder to keep compiled kernels in, so every process compiles them anew"
-                      + (f"; cannot be written: {', '.join(others)}" if others else ""), RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            "fastbp: there is no folder to keep compiled kernels in, so every process compiles them anew"
+            + (f"; cannot be written: {', '.join(others)}" if others else ""),
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return found
 
 
@@ -119,7 +126,7 @@ def open_beside(path, flags):
 class KernelCache:
     """What a Numba dispatcher asks of its cache, over one file per compiled signature."""
 
-    _has_warned = False                             # of a file that is not safe to read; once in a process
+    _has_warned = False  # of a file that is not safe to read; once in a process
 
     def __init__(self, py_func):
         self._py_func = py_func
@@ -135,10 +142,20 @@ class KernelCache:
         folder = cache_folder()
         if folder is None:
             return None
-        arguments = getattr(sig, "args", sig)         # a signature, or the bare argument types
-        parts = (self._py_func.__module__, self._py_func.__qualname__, str(arguments), codegen.magic_tuple(),
-                 source_hash(), numba.__version__, llvmlite.__version__, sys.version_info[:2], config.BOUNDSCHECK,
-                 str(config.OPT), config.DEBUGINFO_DEFAULT)
+        arguments = getattr(sig, "args", sig)  # a signature, or the bare argument types
+        parts = (
+            self._py_func.__module__,
+            self._py_func.__qualname__,
+            str(arguments),
+            codegen.magic_tuple(),
+            source_hash(),
+            numba.__version__,
+            llvmlite.__version__,
+            sys.version_info[:2],
+            config.BOUNDSCHECK,
+            str(config.OPT),
+            config.DEBUGINFO_DEFAULT,
+        )
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
         return folder / f"fastbp-{self._py_func.__name__}-{digest}.nbc"
 
@@ -151,7 +168,7 @@ class KernelCache:
         found = self._read(path, target_context)
         if found is None and self._lock is None:
             self._lock = Lock.taken(path.name)
-            found = self._read(path, target_context)         # by now another process may have compiled it
+            found = self._read(path, target_context)  # by now another process may have compiled it
         return found
 
     def save_overload(self, sig, cres):
@@ -161,10 +178,10 @@ class KernelCache:
             return
         data = dumps(cres._reduce())
         try:
-            if self._lock is not None:                       # what a process left that was killed in the middle
+            if self._lock is not None:  # what a process left that was killed in the middle
                 for left in path.parent.glob(f"{path.name}.*.tmp"):
                     left.unlink(missing_ok=True)
-            descriptor, temporary = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)     # a new file, mode 0600
+            descriptor, temporary = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)  # a new file, mode 0600
             try:
                 with open(descriptor, "wb") as file:
                     file.write(hashlib.sha256(data).digest() + data)
@@ -173,7 +190,7 @@ class KernelCache:
                 Path(temporary).unlink(missing_ok=True)
         except OSError as error:
             if _WINDOWS and isinstance(error, PermissionError) and path.exists():
-                return                                       # another process has saved it, and a third one reads it
+                return  # another process has saved it, and a third one reads it
             warnings.warn(f"fastbp: compiled kernels were not saved: {error}", RuntimeWarning, stacklevel=2)
 
     def _read(self, path, target_context):
@@ -183,32 +200,40 @@ class KernelCache:
             if danger:
                 if not KernelCache._has_warned:
                     KernelCache._has_warned = True
-                    warnings.warn(f"fastbp: compiled kernels are not read from {path}, which {danger}; compiling again",
-                                  RuntimeWarning, stacklevel=2)
+                    warnings.warn(
+                        f"fastbp: compiled kernels are not read from {path}, which {danger}; compiling again",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
                 return None
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 raise ValueError("wrong checksum")
             return compiler.CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
         except FileNotFoundError:
             return None
-        except Exception as error:                  # a damaged file: compiled again and overwritten
+        except Exception as error:  # a damaged file: compiled again and overwritten
             if _WINDOWS and isinstance(error, PermissionError):
-                return None                         # another process is putting a new one in its place
-            warnings.warn(f"fastbp: {path.name} is damaged ({type(error).__name__}: {error}); compiling again",
-                          RuntimeWarning, stacklevel=2)
+                return None  # another process is putting a new one in its place
+            warnings.warn(
+                f"fastbp: {path.name} is damaged ({type(error).__name__}: {error}); compiling again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             return None
 
     def serialised(self, compile_one):
         """Wrap a compiling function: give the lock back when it is done, whatever came of it."""
+
         @functools.wraps(compile_one)
         def compile_and_release(*args):
-            with global_compiler_lock:                  # of all threads of this process; it may be held already
+            with global_compiler_lock:  # of all threads of this process; it may be held already
                 try:
                     return compile_one(*args)
                 finally:
                     if self._lock is not None:
                         lock, self._lock = self._lock, None
                         lock.give_back()
+
         return compile_and_release
 
     def flush(self):
@@ -250,9 +275,9 @@ class Lock:
             try:
                 lock._change(fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return lock
-            except (BlockingIOError, PermissionError):         # held by another process
+            except (BlockingIOError, PermissionError):  # held by another process
                 waited = time.monotonic() - start
-            except OSError:                                    # this file system has no locks
+            except OSError:  # this file system has no locks
                 return None
             if waited >= LOCK_MESSAGE_S and not Lock._has_told:
                 Lock._has_told = True
@@ -322,8 +347,14 @@ class Leaf:
     def _cfunc(self, dtype):
         if dtype not in self._compiled:
             scalar = numba.from_dtype(dtype)
-            kinds = {"i": types.intp, "f": scalar, "p": types.CPointer(scalar), "o": types.CPointer(types.int64),
-                     "w": types.float64, "d": types.CPointer(types.float64)}
+            kinds = {
+                "i": types.intp,
+                "f": scalar,
+                "p": types.CPointer(scalar),
+                "o": types.CPointer(types.int64),
+                "w": types.float64,
+                "d": types.CPointer(types.float64),
+            }
             sig = types.void(*[kinds[letter] for letter in self._arguments])
             cfunc = CFunc(self._function, (sig.args, sig.return_type), {}, FLAGS)
             if self._on_disk:
@@ -335,7 +366,7 @@ class Leaf:
     def address(self, dtype):
         """Return the address of its machine code for a dtype, compiled or loaded now if need be."""
         if dtype not in self._addresses:
-            with global_compiler_lock:                   # a second thread's would take the place of the first's code
+            with global_compiler_lock:  # a second thread's would take the place of the first's code
                 if dtype not in self._addresses:
                     cfunc = self._cfunc(np.dtype(dtype))
                     cfunc.compile()
@@ -350,4 +381,3 @@ class Leaf:
         cfunc = self._cfunc(dtype)
         path = cfunc._cache.path(cfunc._sig.args, cpu_target.target_context.codegen())
         return path is not None and path.exists()
-

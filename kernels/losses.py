@@ -4,6 +4,7 @@ Where an output activation takes the loss's logarithm with it (`LOGIT_FORMS`), t
 the logits Z: both are right however far the outputs are saturated, where 1 - A or A itself is rounded to 0.  With
 sigmoid and binary cross-entropy, and with softmax and cross-entropy, delta is A - Y.  Twins: `fastbp.reference`.
 """
+
 import numpy as np
 
 from .elementwise import (
@@ -42,6 +43,7 @@ from .simd import (
 )
 
 # ------------------------------------------------------- functions of one vector of outputs a and targets y
+
 
 @inner
 def _squared_error(a, y):
@@ -82,7 +84,7 @@ def _log_cosh(a, y):
     d = fabs(a - y)
     t = _expm1(d * -2.0)
     decay = t + 1.0
-    is_small = d < 0.875                           # then sinh(d)**2 = t**2 / (4 decay) is below 1
+    is_small = d < 0.875  # then sinh(d)**2 = t**2 / (4 decay) is below 1
     log1p = _log1p_of_unit(where(is_small, t * t * 0.25 / decay, decay))
     return where(is_small, log1p * 0.5, d - 0.6931471805599453 + log1p)
 
@@ -165,11 +167,12 @@ def probability_slope(code, number, parts, y):
     """Its derivative by a, times a (1 - a): finite, and nothing in it cancels where a is near 0 or 1."""
     a, b, log_a, log_b = parts
     if code == FOCAL:
-        return (y * _exp(log_b * number) * (a * log_a * number - b)
-                + (1.0 - y) * _exp(log_a * number) * (a - b * log_b * number))
+        return y * _exp(log_b * number) * (a * log_a * number - b) + (1.0 - y) * _exp(log_a * number) * (
+            a - b * log_b * number
+        )
     if code == CROSS_ENTROPY:
         return -(y * b)
-    difference = (1.0 - y) * a - y * b             # a - y
+    difference = (1.0 - y) * a - y * b  # a - y
     return difference * b if code == POISSON else difference
 
 
@@ -259,19 +262,50 @@ def _cross_entropy_derivative(a, y):
 # ------------------------------------------------------------------------------------------------ the table
 # A loss is a line in each of these, two functions of one vector above, and a twin in fastbp/reference.py.
 
-CODES = {name: code for code, name in enumerate(
-    ["squared_error", "absolute_error", "huber", "binary_cross_entropy", "cross_entropy", "log_cosh", "quantile",
-     "hinge", "poisson", "focal", "from_logits", "own"])}
-(SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, LOG_COSH, QUANTILE, HINGE, POISSON, FOCAL,
- FROM_LOGITS, OWN) = CODES.values()                     # OWN is a user's, in leaves of its own (`own`)
+CODES = {
+    name: code
+    for code, name in enumerate(
+        [
+            "squared_error",
+            "absolute_error",
+            "huber",
+            "binary_cross_entropy",
+            "cross_entropy",
+            "log_cosh",
+            "quantile",
+            "hinge",
+            "poisson",
+            "focal",
+            "from_logits",
+            "own",
+        ]
+    )
+}
+(
+    SQUARED_ERROR,
+    ABSOLUTE_ERROR,
+    HUBER,
+    BINARY_CROSS_ENTROPY,
+    CROSS_ENTROPY,
+    LOG_COSH,
+    QUANTILE,
+    HINGE,
+    POISSON,
+    FOCAL,
+    FROM_LOGITS,
+    OWN,
+) = CODES.values()  # OWN is a user's, in leaves of its own (`own`)
 # Whether the loss is computed from the logits: with delta = A - Y (FUSED_), or by the functions for this activation.
 NOT_FUSED, FUSED_SIGMOID, FUSED_SOFTMAX, OF_SIGMOID, OF_SOFTPLUS, OF_EXPONENTIAL, OF_SOFTMAX = range(7)
 LOGIT_FORMS = {
-    ("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID, ("softmax", "cross_entropy"): FUSED_SOFTMAX,
+    ("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
+    ("softmax", "cross_entropy"): FUSED_SOFTMAX,
     **{("sigmoid", loss): OF_SIGMOID for loss in ("cross_entropy", "focal", "poisson")},
     **{("softmax", loss): OF_SOFTMAX for loss in ("binary_cross_entropy", "focal", "poisson")},
-    ("softplus", "poisson"): OF_SOFTPLUS, ("exponential", "poisson"): OF_EXPONENTIAL}
-Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)         # kinds of targets
+    ("softplus", "poisson"): OF_SOFTPLUS,
+    ("exponential", "poisson"): OF_EXPONENTIAL,
+}
+Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)  # kinds of targets
 
 
 @inner
@@ -326,6 +360,7 @@ def loss_derivative(code, number, a, y):
 
 # ------------------------------------------------------------------------------------------ loops over rows
 
+
 @inner
 def sum_rows(loss, code, number, a, y, out, rows, columns, row):
     """out[r] = sum over columns of loss(code, number, a, y), rows of `a` and `y` being `row` elements apart."""
@@ -371,7 +406,7 @@ def softmax_loss_rows(z, y, lse, out, rows, columns, row):
     for r in range(rows):
         at, normaliser = r * row, peek(lse, r)
         n = columns - full
-        target = load_part(y, at + full, n)        # 0 * inf would be NaN: logits without weight are passed over
+        target = load_part(y, at + full, n)  # 0 * inf would be NaN: logits without weight are passed over
         total = where(target == 0.0, 0.0, target * (normaliser - load_part(z, at + full, n)))
         for j in range(0, full, width):
             target = load(y, at + j)
@@ -592,20 +627,23 @@ def output_gradient(loss, number, fused, y_kind, z, a, y, scale, out, rows, n, r
 # A, Z and Y are (n_samples, n_out), C-contiguous, of one float dtype; out is (n_samples,), that of a derivative
 # (n_samples, n_out).  For cross-entropy Y may also be int64 class labels (n_samples,): NaN for those that are no class.
 
+
 @inner
 def losses_of(code, number, A, Y, out):
     """Write the loss of each sample."""
     p = pointer(A, 0)
-    sum_rows(loss_value, code, as_float(number, p), p, pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1],
-             A.shape[1])
+    sum_rows(
+        loss_value, code, as_float(number, p), p, pointer(Y, 0), pointer(out, 0), A.shape[0], A.shape[1], A.shape[1]
+    )
 
 
 @inner
 def derivatives_of(code, number, A, Y, out):
     """Write the derivatives by A."""
     p = pointer(A, 0)
-    scaled_derivative(loss_derivative, code, as_float(number, p), p, pointer(Y, 0), as_float(1, p), pointer(out, 0),
-                      A.size)
+    scaled_derivative(
+        loss_derivative, code, as_float(number, p), p, pointer(Y, 0), as_float(1, p), pointer(out, 0), A.size
+    )
 
 
 @kernel
@@ -740,8 +778,20 @@ def cross_entropy(A, Y, out):
     rows, n = A.shape
     y = targets(Y, out.dtype)
     p = pointer(A, 0)
-    measure(CROSS_ENTROPY, as_float(0, p), NOT_FUSED, Y_LABELS if Y.ndim == 1 else Y_ROWS, p, p, pointer(y, 0), p,
-            pointer(out, 0), rows, n, n)
+    measure(
+        CROSS_ENTROPY,
+        as_float(0, p),
+        NOT_FUSED,
+        Y_LABELS if Y.ndim == 1 else Y_ROWS,
+        p,
+        p,
+        pointer(y, 0),
+        p,
+        pointer(out, 0),
+        rows,
+        n,
+        n,
+    )
 
 
 @kernel
@@ -750,8 +800,20 @@ def cross_entropy_derivative(A, Y, out):
     rows, n = A.shape
     y = targets(Y, out.dtype)
     p = pointer(A, 0)
-    output_gradient(CROSS_ENTROPY, as_float(0, p), NOT_FUSED, Y_LABELS if Y.ndim == 1 else Y_ROWS, p, p,
-                    pointer(y, 0), as_float(1, p), pointer(out, 0), rows, n, n)
+    output_gradient(
+        CROSS_ENTROPY,
+        as_float(0, p),
+        NOT_FUSED,
+        Y_LABELS if Y.ndim == 1 else Y_ROWS,
+        p,
+        p,
+        pointer(y, 0),
+        as_float(1, p),
+        pointer(out, 0),
+        rows,
+        n,
+        n,
+    )
 
 
 @kernel
@@ -762,5 +824,17 @@ def cross_entropy_logits(Z, Y, out):
     for r in range(rows):
         lse[r] = softmax_row(pointer(Z, r * n), pointer(scratch, 0), n)
     p = pointer(Z, 0)
-    measure(CROSS_ENTROPY, as_float(0, p), FUSED_SOFTMAX, Y_LABELS if Y.ndim == 1 else Y_ROWS, p, p, pointer(y, 0),
-            pointer(lse, 0), pointer(out, 0), rows, n, n)
+    measure(
+        CROSS_ENTROPY,
+        as_float(0, p),
+        FUSED_SOFTMAX,
+        Y_LABELS if Y.ndim == 1 else Y_ROWS,
+        p,
+        p,
+        pointer(y, 0),
+        pointer(lse, 0),
+        pointer(out, 0),
+        rows,
+        n,
+        n,
+    )

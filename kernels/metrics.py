@@ -6,12 +6,13 @@ come in pieces, and the result depends neither on the pieces nor on the width of
 A is (n_samples, n_out), Y the same, or, where it says so, int64 class labels (n_samples,); all are C-contiguous.
 A label that is no class raises ValueError; the samples before it have then been counted.
 """
+
 import numpy as np
 
 from .jit import inner, kernel
 from .simd import first_equal, first_lanes, lanes, largest_number_of, load_part, offset, pointer, where
 
-SUMS = 7               # rows of the totals of `error_sums`
+SUMS = 7  # rows of the totals of `error_sums`
 
 
 @inner
@@ -26,7 +27,7 @@ def class_of(A, r):
     n, width = A.shape[1], lanes(pointer(A, 0))
     a = pointer(A, r * n)
     top = part_of(a, 0)
-    for j in range(0, n, width):                         # so a NaN is passed over
+    for j in range(0, n, width):  # so a NaN is passed over
         v = part_of(offset(a, j), n - j)
         top = where(v > top, v, top)
     largest = largest_number_of(top)
@@ -34,7 +35,7 @@ def class_of(A, r):
         at = j + first_equal(part_of(offset(a, j), n - j), largest)
         if at < min(n, j + width):
             return at
-    return 0                                             # nothing but NaN
+    return 0  # nothing but NaN
 
 
 @inner
@@ -104,7 +105,7 @@ def top_counts(A, Y, k, right):
     for r in range(A.shape[0]):
         true = true_class(Y, r, A.shape[1])
         larger = 0
-        for j in range(A.shape[1]):              # so written that a NaN is no smaller than anything
+        for j in range(A.shape[1]):  # so written that a NaN is no smaller than anything
             if j < true:
                 larger += not A[r, j] <= A[r, true]
             elif j > true:

@@ -5,6 +5,7 @@ on either backend, needs no memory, and a resumed training meets the same ones. 
 mixing function of the four (Steele, Lea and Flood 2014); a column's 32 bits mix those with the column (the two-round
 integer hash of C. Wellons, "lowbias32").
 """
+
 import numpy as np
 
 from .elementwise import _log
@@ -24,15 +25,28 @@ from .simd import (
 )
 
 # sin(pi t) = t * polynomial(t**2) for |t| <= 1/2, by its Taylor series: the first term left out is below 1e-13
-SINE = (7.952054001475508e-07, -2.1915353447830204e-05, 4.6630280576761234e-04, -7.370430945714348e-03,
-        0.08214588661112819, -0.5992645293207919, 2.550164039877345, -5.167712780049969, 3.141592653589793)
+SINE = (
+    7.952054001475508e-07,
+    -2.1915353447830204e-05,
+    4.6630280576761234e-04,
+    -7.370430945714348e-03,
+    0.08214588661112819,
+    -0.5992645293207919,
+    2.550164039877345,
+    -5.167712780049969,
+    3.141592653589793,
+)
 
 
 @inner
 def row_seed(key, step, layer, row):
     """Return 64 random bits of one row of one layer in one step."""
-    z = (np.uint64(key) + np.uint64(step) * np.uint64(0x9E3779B97F4A7C15)
-         + np.uint64(layer) * np.uint64(0xD1342543DE82EF95) + np.uint64(row) * np.uint64(0xF1357AEA2E62A9C5))
+    z = (
+        np.uint64(key)
+        + np.uint64(step) * np.uint64(0x9E3779B97F4A7C15)
+        + np.uint64(layer) * np.uint64(0xD1342543DE82EF95)
+        + np.uint64(row) * np.uint64(0xF1357AEA2E62A9C5)
+    )
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -91,8 +105,9 @@ def dropout(A, key, step, layer, rate, out):
     out : as A; may be A.
     """
     rows, columns = A.shape
-    drop_rows(key, step, layer, threshold_of(rate), pointer(A, 0), columns, pointer(out, 0), columns, rows, 0, 0,
-              columns)
+    drop_rows(
+        key, step, layer, threshold_of(rate), pointer(A, 0), columns, pointer(out, 0), columns, rows, 0, 0, columns
+    )
 
 
 @kernel

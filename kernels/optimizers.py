@@ -25,6 +25,7 @@ rprop      eta_minus, eta_plus, least, most                                     
 
 States start at 0 and memory at 1.  The factors of one step are a matter between the two functions.
 """
+
 import numpy as np
 
 from .jit import inner, kernel, part
@@ -47,12 +48,16 @@ from .simd import (
     where,
 )
 
-RULES = {name: code for code, name in enumerate(
-    ["sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "lion", "rprop"])}
+RULES = {
+    name: code
+    for code, name in enumerate(
+        ["sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "lion", "rprop"]
+    )
+}
 (SGD, MOMENTUM, NESTEROV, RMSPROP, ADAGRAD, ADAM, ADAMW, NADAM, LION, RPROP) = RULES.values()
 N_STATES = dict(zip(RULES, (0, 1, 1, 1, 1, 2, 2, 2, 1, 2), strict=True))
-FACTORS = 8                  # numbers of one step, for any rule
-SQUARES_CHUNK = 4096         # elements of one call of `squares_block`; chunks are added up in order
+FACTORS = 8  # numbers of one step, for any rule
+SQUARES_CHUNK = 4096  # elements of one call of `squares_block`; chunks are added up in order
 
 
 @part
@@ -88,6 +93,7 @@ def sgd_momentum_block(gradient, lr, momentum, nesterov, velocity, parameters, n
 
 # ------------------------------------------------------------------------- functions of one vector of elements
 
+
 @inner
 def sqrt_fast(v):
     """Square root of v >= 0; in float32 to 1 unit in the last place.
@@ -97,7 +103,7 @@ def sqrt_fast(v):
     """
     if not is_single(v):
         return sqrt(v)
-    is_small = v < 6.617444900424222e-24               # 2**-77; nothing below comes near the subnormal numbers
+    is_small = v < 6.617444900424222e-24  # 2**-77; nothing below comes near the subnormal numbers
     x = where(is_small, v * 281474976710656.0, v)
     half = x * 0.5
     y = rsqrt_guess(x)
@@ -106,7 +112,7 @@ def sqrt_fast(v):
     root = x * y
     root = fma(y * 0.5, fma(-root, root, x), root)
     root = where(is_small, root * 5.960464477539063e-08, root)
-    return where(v < float("inf"), root, v)            # inf and NaN are their own roots
+    return where(v < float("inf"), root, v)  # inf and NaN are their own roots
 
 
 @inner
@@ -122,6 +128,7 @@ def _clamp(x, low, high):
 
 # Each rule: the factors of the step, vectors of gradient g, parameters p and two states (fewer: not meaningful) to the
 # new p and states.
+
 
 @inner
 def _rmsprop(factors, g, p, square, unused):
@@ -167,7 +174,7 @@ def _lion(factors, g, p, m, unused):
 @inner
 def _rprop(factors, g, p, last, step):
     lr, eta_minus, eta_plus, least, most, _, _, _ = factors
-    agreement = g * _sign(last)                        # not g * last, which may underflow
+    agreement = g * _sign(last)  # not g * last, which may underflow
     step = where(step == 0.0, lr, step)
     step = step * where(agreement > 0.0, eta_plus, where(agreement < 0.0, eta_minus, 1.0))
     step = _clamp(step, least, most)
@@ -179,8 +186,16 @@ def _rprop(factors, g, p, last, step):
 def _over_block(function, n_states, factors, g, p, first, second, n):
     """Run a rule over n elements; what n_states leaves out is not touched."""
     width = lanes(g)
-    numbers = (peek(factors, 0), peek(factors, 1), peek(factors, 2), peek(factors, 3),
-               peek(factors, 4), peek(factors, 5), peek(factors, 6), peek(factors, 7))
+    numbers = (
+        peek(factors, 0),
+        peek(factors, 1),
+        peek(factors, 2),
+        peek(factors, 3),
+        peek(factors, 4),
+        peek(factors, 5),
+        peek(factors, 6),
+        peek(factors, 7),
+    )
     i = 0
     while i + width <= n:
         v = load(g, i)
@@ -207,6 +222,7 @@ def _over_block(function, n_states, factors, g, p, first, second, n):
 
 
 # --------------------------------------------------------------------------------------------- one step of a rule
+
 
 @part
 def step_factors(rule, numbers, lr, memory, factors):
@@ -297,6 +313,7 @@ def update_block(rule, factors, g, p, first, second, n):
 
 # ------------------------------------------------------------------------- gradients before, weights after an update
 
+
 @part
 def penalize_block(g, p, l1, l2, n):
     """Add the gradient of l1 * sum |p| + l2 / 2 * sum p**2: g += l2 * p + l1 * sign(p)."""
@@ -368,6 +385,7 @@ def max_norm_block(w, n_in, n_out, first, last, limit):
 
 # ------------------------------------------------------------------------------------------------- public kernels
 
+
 @kernel
 def sgd(gradient, lr, parameters):
     """Plain gradient descent: parameters -= lr * gradient, in place.
@@ -393,8 +411,9 @@ def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
     lr, momentum : scalars of the arrays' dtype.
     nesterov : bool
     """
-    sgd_momentum_block(pointer(gradient, 0), lr, momentum, nesterov, pointer(velocity, 0), pointer(parameters, 0),
-                       parameters.size)
+    sgd_momentum_block(
+        pointer(gradient, 0), lr, momentum, nesterov, pointer(velocity, 0), pointer(parameters, 0), parameters.size
+    )
 
 
 @inner
@@ -402,8 +421,16 @@ def _one_step(function, rule, n_states, numbers, lr, memory, gradient, first, se
     """Make one whole update; `numbers` is a tuple of float64."""
     settings, factors = np.array(numbers), np.zeros(FACTORS, parameters.dtype)
     step_factors(rule, pointer(settings, 0), np.float64(lr), pointer(memory, 0), pointer(factors, 0))
-    _over_block(function, n_states, pointer(factors, 0), pointer(gradient, 0), pointer(parameters, 0),
-                pointer(first, 0), pointer(second, 0), parameters.size)
+    _over_block(
+        function,
+        n_states,
+        pointer(factors, 0),
+        pointer(gradient, 0),
+        pointer(parameters, 0),
+        pointer(first, 0),
+        pointer(second, 0),
+        parameters.size,
+    )
 
 
 @kernel

@@ -4,6 +4,7 @@ The functions come through `guarded`: where one raises an exception it gives NaN
 `elementwise.activate` and `derive`, or `losses.measure` and `output_gradient`, take.  One element is computed after the
 other, so that results do not depend on vectors or threads.
 """
+
 import numba
 
 from .block import LEAVES
@@ -27,6 +28,7 @@ def guarded(function):
 
 def activation_leaves(function, derivative):
     """Return the two leaves of an activation function(z) with the derivative(z, a), njit functions both."""
+
     @part
     def activate(code, z, a, row, columns, lse, rows):
         for r in range(rows):
@@ -44,6 +46,7 @@ def activation_leaves(function, derivative):
 
 def loss_leaves(function, derivative):
     """Return the two leaves of a loss function(a, y) with the derivative(a, y) by a, njit functions both."""
+
     @part
     def measure(loss, number, fused, y_kind, z, a, y, lse, out, rows, n, row):
         for r in range(rows):

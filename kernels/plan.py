@@ -1,4 +1,5 @@
 """A network as the kernels see it: arrays of sizes, offsets and codes, and the layout of one workspace."""
+
 import struct
 from typing import NamedTuple
 
@@ -10,22 +11,37 @@ from .jit import inner
 from .losses import FUSED_SIGMOID, LOGIT_FORMS, NOT_FUSED
 from .update import N_FACTORS
 
-(N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS, DROP_AT, THRESHOLD,
- ACTIVATE_AT, DERIVE_AT) = range(13)                                        # columns of Plan.layers
-(MULTIPLY, ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT, GATHER, ADVANCE, DROP, NOISE, UPDATE, PENALIZE, SQUARES, SCALE,
- LIMIT_COLUMNS) = range(14)                                                 # places in Plan.leaves
+(N_IN, N_OUT, W_AT, ACTIVATION, Z_AT, A_AT, DELTA_AT, ROW, BY_COLUMNS, DROP_AT, THRESHOLD, ACTIVATE_AT, DERIVE_AT) = (
+    range(13)
+)  # columns of Plan.layers
+(
+    MULTIPLY,
+    ACTIVATE,
+    DERIVE,
+    MEASURE,
+    OUTPUT_GRADIENT,
+    GATHER,
+    ADVANCE,
+    DROP,
+    NOISE,
+    UPDATE,
+    PENALIZE,
+    SQUARES,
+    SCALE,
+    LIMIT_COLUMNS,
+) = range(14)  # places in Plan.leaves
 N_LAYER_COLUMNS, N_LEAVES = DERIVE_AT + 1, LIMIT_COLUMNS + 1
-N_EVALUATION_LEAVES, N_PLAIN_LEAVES = ADVANCE, DROP      # the first of them: of evaluation, of training with plain SGD
-QUICK = 4                    # the codes below it, identity to relu, are known to the engines of small.py
-MIN_COLUMNS = 64             # of a layer for each thread: then threads split its columns, else the samples
-MIN_OWN_COLUMNS = 12         # the same of the first layer in training, whose columns a thread has to itself
-MOST_OWN_COLUMNS = 256       # up to so many a thread keeps its columns of the first W to itself (`block.take_own`)
-MIN_SHARED_W = 1 << 19       # weights of a layer that threads split by columns even in evaluation: they fill the L2
-COLUMN_BLOCK = 16            # borders between threads' columns are multiples of it: whole cache lines
-MOST_LANES = 16              # of a vector of simd.py
-MOST_LANE_PARAMETERS = 64    # networks up to this size may train with samples in lanes; above, tiles are as fast
-RULES_OF_TILES = 2           # rules up to this code end in the register tile: SGD, with momentum, Nesterov's
-MOST_SCRATCH = 1 << 16       # elements of a gradient that is updated with before the next part of it is computed
+N_EVALUATION_LEAVES, N_PLAIN_LEAVES = ADVANCE, DROP  # the first of them: of evaluation, of training with plain SGD
+QUICK = 4  # the codes below it, identity to relu, are known to the engines of small.py
+MIN_COLUMNS = 64  # of a layer for each thread: then threads split its columns, else the samples
+MIN_OWN_COLUMNS = 12  # the same of the first layer in training, whose columns a thread has to itself
+MOST_OWN_COLUMNS = 256  # up to so many a thread keeps its columns of the first W to itself (`block.take_own`)
+MIN_SHARED_W = 1 << 19  # weights of a layer that threads split by columns even in evaluation: they fill the L2
+COLUMN_BLOCK = 16  # borders between threads' columns are multiples of it: whole cache lines
+MOST_LANES = 16  # of a vector of simd.py
+MOST_LANE_PARAMETERS = 64  # networks up to this size may train with samples in lanes; above, tiles are as fast
+RULES_OF_TILES = 2  # rules up to this code end in the register tile: SGD, with momentum, Nesterov's
+MOST_SCRATCH = 1 << 16  # elements of a gradient that is updated with before the next part of it is computed
 X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
 
 
@@ -129,7 +145,7 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
 
     def take(n):
         nonlocal used
-        start, used = used, used + -(-n // 16) * 16          # each starts on a cache line
+        start, used = used, used + -(-n // 16) * 16  # each starts on a cache line
         return start
 
     x_row = row_distance(sizes[0])
@@ -145,22 +161,41 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
             activation, addresses = "own", activation
         is_output = l == len(activations) - 1
         least = MIN_OWN_COLUMNS if l == 0 and n_states is not None and not is_output else MIN_COLUMNS
-        by_columns = threads > 1 and n_out >= least * threads and activation != "softmax" and (
-            n_states is not None or n_in * n_out >= MIN_SHARED_W)
-        row = n_out if is_output and n_out < 64 else row_distance(n_out)     # outputs need no column of ones
+        by_columns = (
+            threads > 1
+            and n_out >= least * threads
+            and activation != "softmax"
+            and (n_states is not None or n_in * n_out >= MIN_SHARED_W)
+        )
+        row = n_out if is_output and n_out < 64 else row_distance(n_out)  # outputs need no column of ones
         if by_columns:
-            row = -(-row // 16) * 16                                         # no two threads write to one cache line
+            row = -(-row // 16) * 16  # no two threads write to one cache line
         a_at = take(rows * row)
         keeps_z = is_output or activation in elementwise.DERIVED_FROM_Z
         z_at = take(rows * row) if keeps_z else a_at
-        threshold = 0 if is_output or not dropout else int(dropout[l] * 2 ** 32)
-        layers[l] = (n_in, n_out, w_at, elementwise.CODES[activation], z_at, a_at, take(rows * row), row,
-                     by_columns, take(rows * row) if threshold else a_at, threshold, *addresses)
+        threshold = 0 if is_output or not dropout else int(dropout[l] * 2**32)
+        layers[l] = (
+            n_in,
+            n_out,
+            w_at,
+            elementwise.CODES[activation],
+            z_at,
+            a_at,
+            take(rows * row),
+            row,
+            by_columns,
+            take(rows * row) if threshold else a_at,
+            threshold,
+            *addresses,
+        )
         w_at += (n_in + 1) * n_out
     fused = LOGIT_FORMS.get((activations[-1], loss), NOT_FUSED)
     n_neurons, lanes_at = sum(sizes[1:]), -1
-    if w_at <= MOST_LANE_PARAMETERS and (layers[:, ACTIVATION] < QUICK).all() and (
-            fused == FUSED_SIGMOID or loss == "squared_error"):
+    if (
+        w_at <= MOST_LANE_PARAMETERS
+        and (layers[:, ACTIVATION] < QUICK).all()
+        and (fused == FUSED_SIGMOID or loss == "squared_error")
+    ):
         lanes_at = take(MOST_LANES * (sizes[0] + sizes[-1] + 2 * n_neurons))
     x_size = -(-rows * x_row // 16) * 16 if layers[0, BY_COLUMNS] else 0
     x_at = take(x_size * threads or rows * x_row)
@@ -170,10 +205,34 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
     size = -(-pack_size.py_func(max(sizes[1:])) // 16) * 16
     scratch_size = 0 if n_states is None else -(-min(w_at, MOST_SCRATCH + max(sizes[1:])) // 16) * 16
     own_stride = own_size * (1 + (n_states or 0))
-    return Plan(layers, leaves, w_at, losses.CODES[loss], fused, rows, x_at, x_row, x_size, take(rows * row),
-                take(rows), take(rows), take(threads * size), size, take(threads * own_stride), own_row, own_size,
-                own_stride, take(threads * N_FACTORS), take(threads * scratch_size), scratch_size, lanes_at, n_neurons,
-                bool(layers[:, BY_COLUMNS].any()), used, float(number))
+    return Plan(
+        layers,
+        leaves,
+        w_at,
+        losses.CODES[loss],
+        fused,
+        rows,
+        x_at,
+        x_row,
+        x_size,
+        take(rows * row),
+        take(rows),
+        take(rows),
+        take(threads * size),
+        size,
+        take(threads * own_stride),
+        own_row,
+        own_size,
+        own_stride,
+        take(threads * N_FACTORS),
+        take(threads * scratch_size),
+        scratch_size,
+        lanes_at,
+        n_neurons,
+        bool(layers[:, BY_COLUMNS].any()),
+        used,
+        float(number),
+    )
 
 
 class Places(NamedTuple):
@@ -293,7 +352,7 @@ def _numbers(kind):
 
 _PACKED = {kind: _numbers(kind) for kind in (Places, Plan, Data, Call, Steps, Wanted)}
 SPAN = Steps._fields[:8]
-N_PLAN_ARRAYS = 2            # the first fields of a Plan
+N_PLAN_ARRAYS = 2  # the first fields of a Plan
 DONE_AT, PLACES_AT = 0, 1
 PLAN_AT = PLACES_AT + len(Places._fields)
 DATA_AT = PLAN_AT + _PACKED[Plan].size // 8

@@ -15,19 +15,33 @@ one_cycle          first, highest, last, top (the step of the highest), steps
 piecewise          n, n boundaries, n + 1 rates
 =================  ===========================================================================================
 """
+
 import numpy as np
 
 from .elementwise import _exp, _log
 from .jit import inner, kernel, part
 from .simd import largest_of, load_part, peek, pointer, poke, polynomial
 
-KINDS = {name: code for code, name in enumerate(
-    ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise"])}
+KINDS = {
+    name: code
+    for code, name in enumerate(
+        ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise"]
+    )
+}
 (CONSTANT, STEP, EXPONENTIAL, INVERSE_SCALING, COSINE, ONE_CYCLE, PIECEWISE) = KINDS.values()
 
 # sin(pi u) / u as a polynomial in u**2, for |u| <= 1/2: largest error 7e-19
-SIN_PI = (7.697826768224191e-07, -2.1903497074626018e-05, 0.0004662998161898394, -0.007370430505916944,
-          0.0821458865731029, -0.5992645293189447, 2.5501640398773007, -5.167712780049969, 3.141592653589793)
+SIN_PI = (
+    7.697826768224191e-07,
+    -2.1903497074626018e-05,
+    0.0004662998161898394,
+    -0.007370430505916944,
+    0.0821458865731029,
+    -0.5992645293189447,
+    2.5501640398773007,
+    -5.167712780049969,
+    3.141592653589793,
+)
 
 
 @inner

@@ -2,13 +2,17 @@
 
 Numba compiles a kernel for every layout and dtype that it is called with, and kernels work on raw pointers.
 """
+
 from numba import types
 
 # Arguments that a kernel writes to, besides the last one.
 WRITTEN = ("counts", "last", "m", "memory", "square", "step", "total", "v", "velocity")
 # All others are of one float dtype, but Y may hold class labels.
-DTYPES = {"words": types.uint32, **dict.fromkeys(("bell", "counts", "order", "right", "steps"), types.int64),
-          **dict.fromkeys(("memory", "numbers", "totals"), types.float64)}
+DTYPES = {
+    "words": types.uint32,
+    **dict.fromkeys(("bell", "counts", "order", "right", "steps"), types.int64),
+    **dict.fromkeys(("memory", "numbers", "totals"), types.float64),
+}
 
 
 def check_arrays(kernel, names, kinds):

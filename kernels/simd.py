@@ -10,6 +10,7 @@ added in one fixed order.
 The register tile (`tile`) multiplies a few rows by two registers of columns, with the host's own register
 width; each element of its result is one chain of fused multiply-adds over k in order, whatever that width.
 """
+
 import functools
 import math
 import operator
@@ -26,7 +27,7 @@ from numba.extending import intrinsic
 
 VECTOR_BYTES = 64
 LANES = {types.float32: 16, types.float64: 8}
-FEW_LANES = 4            # of the vectors behind a `narrow` pointer
+FEW_LANES = 4  # of the vectors behind a `narrow` pointer
 
 i1, i32, i64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -37,6 +38,7 @@ _BIAS = {types.float32: 127, types.float64: 1023}
 
 
 # ---------------------------------------------------------------------------------------------- the type
+
 
 class Vector(types.Type):
     """Lanes of float32 or float64, 64 bytes or `FEW_LANES`, or the mask that comes from comparing two such vectors."""
@@ -117,14 +119,22 @@ def _register_binary(op, emit, comparison=False):
         return emit(builder, *args)
 
 
-for _op, _name in [(operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
-                   (operator.truediv, "fdiv")]:
+for _op, _name in [(operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")]:
     _register_binary(_op, lambda b, x, y, name=_name: getattr(b, name)(x, y))
-for _op, _sign in [(operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="),
-                   (operator.eq, "=="), (operator.ne, "!=")]:
+for _op, _sign in [
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+    (operator.eq, "=="),
+    (operator.ne, "!="),
+]:
     # unordered only for != : like IEEE and NumPy, every other comparison with NaN is False
-    _register_binary(_op, lambda b, x, y, sign=_sign: (b.fcmp_unordered if sign == "!=" else b.fcmp_ordered)(
-        sign, x, y), comparison=True)
+    _register_binary(
+        _op,
+        lambda b, x, y, sign=_sign: (b.fcmp_unordered if sign == "!=" else b.fcmp_ordered)(sign, x, y),
+        comparison=True,
+    )
 
 
 @infer_global(operator.neg)
@@ -144,7 +154,8 @@ def _llvm(builder, name, result, *args):
     t = args[0].type
     suffix = f"v{t.count}{_SUFFIX_OF[str(t.element)]}" if isinstance(t, ir.VectorType) else _SUFFIX_OF[str(t)]
     fn = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(result, [a.type for a in args]), f"llvm.{name}.{suffix}")
+        builder.module, ir.FunctionType(result, [a.type for a in args]), f"llvm.{name}.{suffix}"
+    )
     return builder.call(fn, args)
 
 
@@ -153,6 +164,7 @@ _SUFFIX_OF = {"float": "f32", "double": "f64", "i32": "i32", "i64": "i64"}
 
 def _vector_function(llvm_name, n_args):
     """Type an LLVM function of vectors (plain numbers among its arguments become vectors) or scalars."""
+
     def typer(*args):
         v = _vector_of(*args)
         if v is None:
@@ -164,13 +176,24 @@ def _vector_function(llvm_name, n_args):
 
         def codegen(context, builder, sig, values):
             return _llvm(builder, llvm_name, values[0].type, *values)
+
         return signature(v, *[v] * n_args), codegen
+
     return typer
 
 
 _fma, _sqrt, _fabs, _copysign, _nearest, _minnum, _maxnum = (
-    _vector_function(name, n) for name, n in [("fma", 3), ("sqrt", 1), ("fabs", 1), ("copysign", 2),
-                                              ("nearbyint", 1), ("minnum", 2), ("maxnum", 2)])
+    _vector_function(name, n)
+    for name, n in [
+        ("fma", 3),
+        ("sqrt", 1),
+        ("fabs", 1),
+        ("copysign", 2),
+        ("nearbyint", 1),
+        ("minnum", 2),
+        ("maxnum", 2),
+    ]
+)
 
 
 @intrinsic
@@ -210,6 +233,7 @@ def where(typingctx, mask, a, b):
 
     def codegen(context, builder, sig, args):
         return builder.select(*args)
+
     return signature(v, mask, v, v), codegen
 
 
@@ -217,7 +241,7 @@ def _power_of_two(builder, n, vector):
     """2**n: n is added to a number whose last bits then are n + bias, and these are shifted into the exponent."""
     ints = ir.VectorType(_INTS[vector.dtype], vector.lanes)
     shift = _MANTISSA[vector.dtype]
-    moved = builder.fadd(n, _constant(vector, 1.5 * 2.0 ** shift + _BIAS[vector.dtype]))
+    moved = builder.fadd(n, _constant(vector, 1.5 * 2.0**shift + _BIAS[vector.dtype]))
     bits = builder.shl(builder.bitcast(moved, ints), ir.Constant(ints, [shift] * vector.lanes))
     return builder.bitcast(bits, vector.ir)
 
@@ -225,32 +249,38 @@ def _power_of_two(builder, n, vector):
 @intrinsic
 def power_of_two(typingctx, n):
     """2**n for a vector n of whole numbers; infinity one above the largest exponent, 0 one below the smallest."""
+
     def codegen(context, builder, sig, args):
         return _power_of_two(builder, args[0], sig.return_type)
+
     return signature(n, n), codegen
 
 
 @intrinsic
 def exponent_of(typingctx, v):
     """Return the n for which v = m * 2**n with m in [sqrt(1/2), sqrt(2)), for v normal and positive; as floats."""
+
     def codegen(context, builder, sig, args):
         vector = sig.return_type
         ints = ir.VectorType(_INTS[vector.dtype], vector.lanes)
         shift, bias = _MANTISSA[vector.dtype], _BIAS[vector.dtype]
         # adding the distance from sqrt(1/2) up to 1 carries into the exponent just where m would be >= sqrt(2)
-        one, root = {types.float32: (0x3F800000, 0x3F3504F3),
-                     types.float64: (0x3FF0000000000000, 0x3FE6A09E667F3BCD)}[vector.dtype]
-        magic = 2.0 ** shift                       # its last bits take the integer, which makes it a float
+        one, root = {types.float32: (0x3F800000, 0x3F3504F3), types.float64: (0x3FF0000000000000, 0x3FE6A09E667F3BCD)}[
+            vector.dtype
+        ]
+        magic = 2.0**shift  # its last bits take the integer, which makes it a float
         magic_bits = (shift + bias) << shift
         carry, by, into = (ir.Constant(ints, [c] * vector.lanes) for c in (one - root, shift, magic_bits))
         n = builder.lshr(builder.add(builder.bitcast(args[0], ints), carry), by)
         return builder.fsub(builder.bitcast(builder.or_(n, into), vector.ir), _constant(vector, magic + bias))
+
     return signature(v, v), codegen
 
 
 @intrinsic
 def rsqrt_guess(typingctx, v):
     """Return 1 / sqrt(v) to 3.5 %, for v normal and positive; a large number for 0 (Lomont 2003)."""
+
     def codegen(context, builder, sig, args):
         vector = sig.return_type
         ints = ir.VectorType(_INTS[vector.dtype], vector.lanes)
@@ -259,6 +289,7 @@ def rsqrt_guess(typingctx, v):
         # the bits of a float are nearly its logarithm: halved and negated, with the bias put right
         bits = builder.sub(magic, builder.lshr(builder.bitcast(args[0], ints), one))
         return builder.bitcast(bits, vector.ir)
+
     return signature(v, v), codegen
 
 
@@ -276,6 +307,7 @@ def squares_of(typingctx, v):
         for half in halves[1:]:
             result = _llvm(builder, "fma", wide.ir, half, half, result)
         return result
+
     return signature(wide, v), codegen
 
 
@@ -285,14 +317,19 @@ def polynomial(typingctx, x, x_squared, coefficients):
 
     Pairs of terms first, then Horner's scheme in x**2: half the latency of Horner's scheme in x.
     """
+
     def codegen(context, builder, sig, args):
         x, x_squared, constants = args
-        terms = [context.cast(builder, builder.extract_value(constants, i), sig.args[2].dtype, sig.args[0])
-                 for i in range(sig.args[2].count)]
+        terms = [
+            context.cast(builder, builder.extract_value(constants, i), sig.args[2].dtype, sig.args[0])
+            for i in range(sig.args[2].count)
+        ]
         pairs = [terms.pop(0)] if len(terms) % 2 else []
-        pairs += [_llvm(builder, "fma", x.type, high, x, low)
-                  for high, low in zip(terms[::2], terms[1::2], strict=True)]
+        pairs += [
+            _llvm(builder, "fma", x.type, high, x, low) for high, low in zip(terms[::2], terms[1::2], strict=True)
+        ]
         return functools.reduce(lambda acc, pair: _llvm(builder, "fma", x.type, acc, x_squared, pair), pairs)
+
     return signature(x, x, x, coefficients), codegen
 
 
@@ -304,6 +341,7 @@ def by_dtype(typingctx, x, for_float32, for_float64):
 
     def codegen(context, builder, sig, args):
         return args[1 if is_single else 2]
+
     return signature(chosen, x, for_float32, for_float64), codegen
 
 
@@ -320,6 +358,7 @@ def _random_bits(builder, seed, column, lanes):
 
     def constant(c):
         return ir.Constant(ints, [c] * lanes)
+
     columns = builder.add(_splat(builder, builder.trunc(column, i32), lanes), ir.Constant(ints, list(range(lanes))))
     x = builder.add(_splat(builder, builder.trunc(seed, i32), lanes), builder.mul(columns, constant(0x9E3779B9)))
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
@@ -335,6 +374,7 @@ def keep_mask(typingctx, p, seed, column, threshold):
     def codegen(context, builder, sig, args):
         bits = _random_bits(builder, args[1], args[2], v.lanes)
         return builder.icmp_unsigned(">=", bits, _splat(builder, builder.trunc(args[3], i32), v.lanes))
+
     return signature(v.mask, p, types.uint64, types.intp, types.int64), codegen
 
 
@@ -347,57 +387,70 @@ def random_unit(typingctx, p, seed, column):
         bits = _random_bits(builder, args[1], args[2], v.lanes)
         bits = builder.lshr(bits, ir.Constant(bits.type, [9] * v.lanes))
         number = builder.fadd(builder.sitofp(bits, v.ir), _constant(v, 0.5))
-        return builder.fmul(number, _constant(v, 2.0 ** -23))
+        return builder.fmul(number, _constant(v, 2.0**-23))
+
     return signature(v, p, types.uint64, types.intp), codegen
 
 
 @intrinsic
 def sum_of(typingctx, v):
     """Return the sum of the lanes, halves added to halves: one fixed order on every host."""
+
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], builder.fadd)
+
     return signature(v.dtype, v), codegen
 
 
 @intrinsic
 def sum_of_four(typingctx, v):
     """Return the sum of the first four lanes; what `sum_of` gives where the others are zero."""
+
     def codegen(context, builder, sig, args):
         few = builder.shuffle_vector(args[0], args[0], ir.Constant(ir.VectorType(i32, 4), [0, 1, 2, 3]))
         return _fold(builder, few, builder.fadd)
+
     return signature(v.dtype, v), codegen
 
 
 @intrinsic
 def largest_of(typingctx, v):
     """Return the largest lane (NaN lanes are passed over)."""
+
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], lambda a, b: _llvm(builder, "maxnum", a.type, a, b))
+
     return signature(v.dtype, v), codegen
 
 
 @intrinsic
 def largest_number_of(typingctx, v):
     """Return the largest lane; none may be NaN, for which `largest_of` looks at every step."""
+
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
     return signature(v.dtype, v), codegen
 
 
 @intrinsic
 def first_equal(typingctx, v, x):
     """Return the number of the first lane that equals x; 64 where there is none."""
+
     def codegen(context, builder, sig, args):
         mask = builder.fcmp_ordered("==", args[0], _splat(builder, args[1], v.lanes))
         bits = builder.zext(builder.bitcast(mask, ir.IntType(v.lanes)), i64)
         return builder.cttz(bits, ir.Constant(ir.IntType(1), 0))
+
     return signature(types.intp, v, v.dtype), codegen
 
 
 def _halves(builder, v):
     n = v.type.count
-    return [builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, n // 2), list(part)))
-            for part in (range(n // 2), range(n // 2, n))]
+    return [
+        builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, n // 2), list(part)))
+        for part in (range(n // 2), range(n // 2, n))
+    ]
 
 
 def _fold(builder, v, combine):
@@ -408,12 +461,15 @@ def _fold(builder, v, combine):
 
 # ------------------------------------------------------------------------------------- memory: raw pointers
 
+
 @intrinsic
 def pointer(typingctx, array, offset):
     """Return the address of element `offset` of a contiguous array."""
+
     def codegen(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
         return builder.gep(data, [context.cast(builder, args[1], sig.args[1], types.intp)])
+
     if isinstance(array, types.Array):
         return signature(types.CPointer(array.dtype), array, offset), codegen
 
@@ -421,16 +477,20 @@ def pointer(typingctx, array, offset):
 @intrinsic
 def pointer_at(typingctx, address, kind):
     """Return a memory address (an integer) as a pointer to elements of the NumPy type `kind`."""
+
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+
     return signature(types.CPointer(kind.instance_type), types.intp, kind), codegen
 
 
 @intrinsic
 def pointer_like(typingctx, address, like):
     """Return a memory address (an integer) as a pointer of the type of `like`."""
+
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+
     return signature(like, types.intp, like), codegen
 
 
@@ -439,7 +499,7 @@ def unpacked(typingctx, words, kind, first):
     """Return a named tuple: the fields in the tuple `first`, the others from 8-byte words by their annotations."""
     cls = kind.instance_class
     known = {int: types.intp, bool: types.boolean, float: types.float64}
-    rest = [known[cls.__annotations__[name]] for name in cls._fields[len(first):]]
+    rest = [known[cls.__annotations__[name]] for name in cls._fields[len(first) :]]
 
     def codegen(context, builder, sig, args):
         fields = cgutils.unpack_tuple(builder, args[2], len(first))
@@ -450,8 +510,9 @@ def unpacked(typingctx, words, kind, first):
             value = builder.load(address)
             fields.append(cgutils.is_not_null(builder, value) if field is types.boolean else value)
         result = context.make_tuple(builder, sig.return_type, fields)
-        context.nrt.incref(builder, sig.return_type, result)           # it holds the arrays of `first` too
+        context.nrt.incref(builder, sig.return_type, result)  # it holds the arrays of `first` too
         return result
+
     return signature(types.NamedTuple([*first, *rest], cls), words, kind, first), codegen
 
 
@@ -464,8 +525,10 @@ def narrow(typingctx, p):
 @intrinsic
 def as_float(typingctx, x, like):
     """Return the number x in the dtype of the pointer `like`."""
+
     def codegen(context, builder, sig, args):
         return context.cast(builder, args[0], sig.args[0], sig.return_type)
+
     return signature(like.dtype, x, like), codegen
 
 
@@ -486,40 +549,52 @@ def call(typingctx, address, *args):
         kind = ir.FunctionType(ir.VoidType(), [v.type for v in given])
         builder.call(builder.inttoptr(address, kind.as_pointer()), given)
         return context.get_dummy_value()
+
     return signature(types.void, types.intp, types.StarArgTuple(args)), codegen
 
 
 @intrinsic
 def distance(typingctx, p, q):
     """Elements from p to q."""
+
     def codegen(context, builder, sig, args):
         p, q = (builder.ptrtoint(v, i64) for v in args)
         return builder.sdiv(builder.sub(q, p), i64(_itemsize(sig.args[0])))
+
     return signature(types.intp, p, p), codegen
 
 
 @intrinsic
 def offset(typingctx, p, n):
     """Return the pointer n elements on."""
+
     def codegen(context, builder, sig, args):
         return builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.intp)])
+
     return signature(p, p, n), codegen
 
 
 @intrinsic
 def peek(typingctx, p, n):
     """Element n of a pointer."""
+
     def codegen(context, builder, sig, args):
         return builder.load(_element(context, builder, sig, args), align=_itemsize(sig.args[0]))
+
     return signature(p.dtype, p, n), codegen
 
 
 @intrinsic
 def poke(typingctx, p, n, value):
     """Set element n of a pointer."""
+
     def codegen(context, builder, sig, args):
-        builder.store(context.cast(builder, args[2], sig.args[2], sig.args[0].dtype),
-                      _element(context, builder, sig, args), align=_itemsize(sig.args[0]))
+        builder.store(
+            context.cast(builder, args[2], sig.args[2], sig.args[0].dtype),
+            _element(context, builder, sig, args),
+            align=_itemsize(sig.args[0]),
+        )
+
     return signature(types.void, p, n, value), codegen
 
 
@@ -542,6 +617,7 @@ def load(typingctx, p, n):
 
     def codegen(context, builder, sig, args):
         return builder.load(_as_vector(builder, _element(context, builder, sig, args), v.ir), align=_itemsize(p))
+
     return signature(v, p, n), codegen
 
 
@@ -552,21 +628,24 @@ def store(typingctx, p, n, v):
 
     def codegen(context, builder, sig, args):
         builder.store(args[2], _as_vector(builder, _element(context, builder, sig, args), v.ir), align=_itemsize(p))
+
     return signature(types.void, p, n, v), codegen
 
 
 def _lane_mask(builder, count, lanes):
     """Lanes below `count` (an i64)."""
     ints = ir.VectorType(i32, lanes)
-    return builder.icmp_unsigned("<", ir.Constant(ints, list(range(lanes))),
-                                 _splat(builder, builder.trunc(count, i32), lanes))
+    return builder.icmp_unsigned(
+        "<", ir.Constant(ints, list(range(lanes))), _splat(builder, builder.trunc(count, i32), lanes)
+    )
 
 
 def _masked_load(builder, address, vector, itemsize, mask):
     ptr = _as_vector(builder, address, vector)
     name = f"llvm.masked.load.v{vector.count}{_SUFFIX_OF[str(vector.element)]}.p0"
     fn = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [ptr.type, i32, mask.type, vector]), name)
+        builder.module, ir.FunctionType(vector, [ptr.type, i32, mask.type, vector]), name
+    )
     return builder.call(fn, [ptr, ir.Constant(i32, itemsize), mask, ir.Constant(vector, None)])
 
 
@@ -575,7 +654,8 @@ def _masked_store(builder, value, address, itemsize, mask):
     ptr = _as_vector(builder, address, vector)
     name = f"llvm.masked.store.v{vector.count}{_SUFFIX_OF[str(vector.element)]}.p0"
     fn = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(ir.VoidType(), [vector, ptr.type, i32, mask.type]), name)
+        builder.module, ir.FunctionType(ir.VoidType(), [vector, ptr.type, i32, mask.type]), name
+    )
     builder.call(fn, [value, ptr, ir.Constant(i32, itemsize), mask])
 
 
@@ -587,6 +667,7 @@ def load_part(typingctx, p, n, count):
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, context.cast(builder, args[2], sig.args[2], types.intp), v.lanes)
         return _masked_load(builder, _element(context, builder, sig, args), v.ir, _itemsize(p), mask)
+
     return signature(v, p, n, count), codegen
 
 
@@ -598,15 +679,18 @@ def store_part(typingctx, p, n, v, count):
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, context.cast(builder, args[3], sig.args[3], types.intp), v.lanes)
         _masked_store(builder, args[2], _element(context, builder, sig, args), _itemsize(p), mask)
+
     return signature(types.void, p, n, v, count), codegen
 
 
 @intrinsic
 def first_lanes(typingctx, v, count, otherwise):
     """V in the first `count` lanes, `otherwise` in the rest."""
+
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, context.cast(builder, args[1], sig.args[1], types.intp), v.lanes)
         return builder.select(mask, args[0], context.cast(builder, args[2], sig.args[2], v))
+
     return signature(v, v, count, otherwise), codegen
 
 
@@ -621,7 +705,7 @@ def lanes(typingctx, p):
 
 START_ZERO, START_BIAS, START_C = 0, 1, 2
 STORE, SGD, MOMENTUM, NESTEROV = 0, 1, 2, 3
-MOST_OUTER_DEPTH = 13    # of `outer`: twice as many registers hold B, five more are at work
+MOST_OUTER_DEPTH = 13  # of `outer`: twice as many registers hold B, five more are at work
 LINE_BYTES = 64
 
 
@@ -757,8 +841,10 @@ def _tile_function(module, dtype, rows, columns):
     for i in range(rows):
         element = loop.load(at(loop, bases[i // 3], i % 3, a_row), align=itemsize)
         broadcast = _splat(loop, element, lanes)
-        sums += [_llvm(loop, "fma", vector, broadcast, b_row_vectors[j], accumulators[i * columns + j])
-                 for j in range(columns)]
+        sums += [
+            _llvm(loop, "fma", vector, broadcast, b_row_vectors[j], accumulators[i * columns + j])
+            for j in range(columns)
+        ]
     fewer = loop.sub(left, i64(1))
     left.add_incoming(fewer, loop_block)
     following = [loop.gep(b_at, [b_row]), *[loop.gep(base, [a_col]) for base in bases], *sums]
@@ -795,13 +881,17 @@ def _tile_function(module, dtype, rows, columns):
         # would wait for it (2.2 times slower on 784-30 with 10 samples)
         speeds = steps = results
         if name in (MOMENTUM, NESTEROV):
-            speeds = steps = [_llvm(builder, "fma", vector, mu, read(builder, at(builder, c, i, c_row, velocity), j), g)
-                              for (i, j), g in zip(cells, results, strict=True)]
+            speeds = steps = [
+                _llvm(builder, "fma", vector, mu, read(builder, at(builder, c, i, c_row, velocity), j), g)
+                for (i, j), g in zip(cells, results, strict=True)
+            ]
         if name == NESTEROV:
             steps = [_llvm(builder, "fma", vector, mu, v, g) for v, g in zip(speeds, results, strict=True)]
         if name != STORE:
-            steps = [_llvm(builder, "fma", vector, minus_lr, step, read(builder, at(builder, c, i, c_row), j))
-                     for (i, j), step in zip(cells, steps, strict=True)]
+            steps = [
+                _llvm(builder, "fma", vector, minus_lr, step, read(builder, at(builder, c, i, c_row), j))
+                for (i, j), step in zip(cells, steps, strict=True)
+            ]
         if name in (MOMENTUM, NESTEROV):
             for (i, j), value in zip(cells, speeds, strict=True):
                 write(builder, value, at(builder, c, i, c_row, velocity), j)
@@ -821,7 +911,7 @@ def _no_unrolling(module):
     return distinct
 
 
-MOST_REGISTERS = 8           # of columns, of any tile
+MOST_REGISTERS = 8  # of columns, of any tile
 
 
 def _tile_table(module, dtype):
@@ -829,8 +919,11 @@ def _tile_table(module, dtype):
     name = f"fastbp_tiles_{_SUFFIX[dtype]}"
     if name not in module.globals:
         kind = _tile_type(_FLOATS[dtype]).as_pointer()
-        functions = [_tile_function(module, dtype, r + 1, n + 1) if n < tile_widths(r + 1) else ir.Constant(kind, None)
-                     for r in range(tile_shape()[0]) for n in range(MOST_REGISTERS)]
+        functions = [
+            _tile_function(module, dtype, r + 1, n + 1) if n < tile_widths(r + 1) else ir.Constant(kind, None)
+            for r in range(tile_shape()[0])
+            for n in range(MOST_REGISTERS)
+        ]
         kind = ir.ArrayType(kind, len(functions))
         table = ir.GlobalVariable(module, kind, name)
         table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(kind, functions)
@@ -838,8 +931,30 @@ def _tile_table(module, dtype):
 
 
 @intrinsic
-def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last, start, bias, finish, lr, momentum,
-         velocity, c_soon, ahead, ahead_step, interval):
+def tile(
+    typingctx,
+    rows,
+    columns,
+    a,
+    a_row,
+    a_col,
+    b,
+    b_row,
+    k,
+    c,
+    c_row,
+    last,
+    start,
+    bias,
+    finish,
+    lr,
+    momentum,
+    velocity,
+    c_soon,
+    ahead,
+    ahead_step,
+    interval,
+):
     """C[i, j] = finish(start + sum over k of a[i * a_row + k * a_col] * b[k * b_row + j]) for one tile.
 
     rows, columns : rows, and registers of columns, of this tile (see `tile_shape`, `tile_widths`); `last` lanes of
@@ -860,6 +975,7 @@ def tile(typingctx, rows, columns, a, a_row, a_col, b, b_row, k, c, c_row, last,
         fn = builder.load(builder.gep(table, [i64(0), index]))
         builder.call(fn, args[2:])
         return context.get_dummy_value()
+
     return sig, codegen
 
 
@@ -879,7 +995,7 @@ def _outer_function(module, dtype, depth):
     fn.attributes.add("nounwind")
     rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity, ahead, ahead_step = fn.args
     entry = ir.IRBuilder(fn.append_basic_block("entry"))
-    places = i64(0), second                        # of the two registers of a row; they may overlap
+    places = i64(0), second  # of the two registers of a row; they may overlap
 
     def read(builder, address, place):
         return builder.load(_as_vector(builder, builder.gep(address, [place]), vector), align=itemsize)
@@ -913,13 +1029,17 @@ def _outer_function(module, dtype, depth):
         speeds = steps = sums
         speed_at = builder.gep(c_at, [velocity])
         if name in (MOMENTUM, NESTEROV):
-            speeds = steps = [_llvm(builder, "fma", vector, mu, read(builder, speed_at, place), g)
-                              for place, g in zip(places, sums, strict=True)]
+            speeds = steps = [
+                _llvm(builder, "fma", vector, mu, read(builder, speed_at, place), g)
+                for place, g in zip(places, sums, strict=True)
+            ]
         if name == NESTEROV:
             steps = [_llvm(builder, "fma", vector, mu, v, g) for v, g in zip(speeds, sums, strict=True)]
         if name != STORE:
-            steps = [_llvm(builder, "fma", vector, minus_lr, step, read(builder, c_at, place))
-                     for place, step in zip(places, steps, strict=True)]
+            steps = [
+                _llvm(builder, "fma", vector, minus_lr, step, read(builder, c_at, place))
+                for place, step in zip(places, steps, strict=True)
+            ]
         for place, speed, value in zip(places, speeds, steps, strict=True):
             if name in (MOMENTUM, NESTEROV):
                 write(builder, speed, speed_at, place)
@@ -927,9 +1047,12 @@ def _outer_function(module, dtype, depth):
         builder.branch(next_block)
     step = ir.IRBuilder(next_block)
     after = step.add(i, i64(1))
-    for phi, first, following in ((i, i64(0), after), (a_at, a, step.gep(a_at, [i64(1)])),
-                                  (c_at, c, step.gep(c_at, [c_row])),
-                                  (ahead_at, ahead, step.gep(ahead_at, [ahead_step]))):
+    for phi, first, following in (
+        (i, i64(0), after),
+        (a_at, a, step.gep(a_at, [i64(1)])),
+        (c_at, c, step.gep(c_at, [c_row])),
+        (ahead_at, ahead, step.gep(ahead_at, [ahead_step])),
+    ):
         phi.add_incoming(first, entry_block)
         phi.add_incoming(following, next_block)
     branch = step.cbranch(step.icmp_signed("<", after, rows), loop_block, done)
@@ -950,8 +1073,9 @@ def most_outer(typingctx):
 
 
 @intrinsic
-def outer(typingctx, depth, rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity, ahead,
-          ahead_step):
+def outer(
+    typingctx, depth, rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity, ahead, ahead_step
+):
     """C[i, j] = finish(sum over k of a[i + k * a_col] * b[k * b_row + j]): few outer products, one or more rows of C.
 
     depth : 1 to `outer_depth`.  C has the columns of two registers, the second of which starts at column `second`,
@@ -974,6 +1098,7 @@ def outer(typingctx, depth, rows, a, a_col, b, b_row, c, c_row, second, finish, 
         table = builder.module.globals[name]
         builder.call(builder.load(builder.gep(table, [i64(0), builder.sub(args[0], i64(1))])), args[1:])
         return context.get_dummy_value()
+
     return sig, codegen
 
 
@@ -986,20 +1111,24 @@ def tile_rows(typingctx):
 @intrinsic
 def tile_columns(typingctx, p):
     """Elements in a row of the tile, and in one register of it, on this host."""
+
     def codegen(context, builder, sig, args):
         lanes = tile_lanes(p.dtype)
         return context.make_tuple(builder, sig.return_type, [i64(lanes * tile_shape()[1]), i64(lanes)])
+
     return signature(types.UniTuple(types.intp, 2), p), codegen
 
 
 @intrinsic
 def registers_for(typingctx, rows):
     """Return the registers of columns of the widest tile with this many rows; see `tile_widths`."""
+
     def codegen(context, builder, sig, args):
         answer = i64(tile_shape()[1])
         for few in (3, 2, 1):
             answer = builder.select(builder.icmp_signed("==", args[0], i64(few)), i64(tile_widths(few)), answer)
         return answer
+
     return signature(types.intp, types.intp), codegen
 
 
@@ -1031,6 +1160,7 @@ def transpose_block(typingctx, source, source_row, out, out_row):
         block = [builder.load(_as_vector(builder, row, v.ir), align=_itemsize(sig.args[0])) for row in rows]
         _transpose(builder, block, out, out_row, _itemsize(sig.args[0]))
         return context.get_dummy_value()
+
     return signature(types.void, source, types.intp, source, types.intp), codegen
 
 
@@ -1053,42 +1183,52 @@ def transpose_part(typingctx, source, source_row, rows, columns, out, out_row):
             block.append(_masked_load(builder, address, v.ir, _itemsize(sig.args[0]), mask))
         _transpose(builder, block, out, out_row, _itemsize(sig.args[0]))
         return context.get_dummy_value()
+
     n = types.intp
     return signature(types.void, source, n, n, n, source, n), codegen
 
 
 # ----------------------------------------------------------------------------------------- threads in native code
 
+
 @intrinsic
 def atomic_add(typingctx, p, n, value):
     """Add to an integer in memory, as one indivisible step; returns what it was."""
+
     def codegen(context, builder, sig, args):
         return builder.atomic_rmw("add", _element(context, builder, sig, args), args[2], "acq_rel")
+
     return signature(p.dtype, p, n, p.dtype), codegen
 
 
 @intrinsic
 def atomic_swap(typingctx, p, n, value):
     """Set an integer in memory; returns what it was."""
+
     def codegen(context, builder, sig, args):
         return builder.atomic_rmw("xchg", _element(context, builder, sig, args), args[2], "acq_rel")
+
     return signature(p.dtype, p, n, p.dtype), codegen
 
 
 @intrinsic
 def atomic_replace(typingctx, p, n, before, after):
     """Set an integer in memory to `after` if it is `before`; return whether it was."""
+
     def codegen(context, builder, sig, args):
         pair = builder.cmpxchg(_element(context, builder, sig, args), args[2], args[3], "acq_rel", "acquire")
         return builder.extract_value(pair, 1)
+
     return signature(types.boolean, p, n, p.dtype, p.dtype), codegen
 
 
 @intrinsic
 def atomic_peek(typingctx, p, n):
     """Read an integer that another thread may be writing."""
+
     def codegen(context, builder, sig, args):
         return builder.load_atomic(_element(context, builder, sig, args), "acquire", 8)
+
     return signature(p.dtype, p, n), codegen
 
 
@@ -1110,8 +1250,8 @@ def _call_c(builder, name, result, *args):
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-FLUSH_AND_ZERO = 0x8040      # of x86's control word MXCSR: subnormal results, and operands, are zero
-FLUSH_BOTH = 1 << 24         # of ARM's control word FPCR: the same
+FLUSH_AND_ZERO = 0x8040  # of x86's control word MXCSR: subnormal results, and operands, are zero
+FLUSH_BOTH = 1 << 24  # of ARM's control word FPCR: the same
 
 
 def control_word(builder):
@@ -1140,19 +1280,23 @@ def flush_subnormals(typingctx):
     step with them and 170 without.  On x86 and 64-bit ARM; elsewhere nothing happens.  Whether a result is subnormal
     is decided after rounding on x86, before it on ARM: they differ in what rounds up to the smallest normal number.
     """
+
     def codegen(context, builder, sig, args):
         before = control_word(builder)
         set_control_word(builder, builder.or_(before, i64(FLUSH_AND_ZERO if _is_x86(builder) else FLUSH_BOTH)))
         return before
+
     return signature(types.int64), codegen
 
 
 @intrinsic
 def restore_control(typingctx, control):
     """Undo `flush_subnormals`."""
+
     def codegen(context, builder, sig, args):
         set_control_word(builder, args[0])
         return context.get_dummy_value()
+
     return signature(types.void, types.int64), codegen
 
 
@@ -1160,16 +1304,18 @@ def pause(builder):
     """See `spin_pause`."""
     if _is_x86(builder):
         _call_c(builder, "llvm.x86.sse2.pause", ir.VoidType())
-    elif _is_arm(builder):                             # its own hint, `yield`, takes no time on most cores
+    elif _is_arm(builder):  # its own hint, `yield`, takes no time on most cores
         _call_c(builder, "llvm.aarch64.isb", ir.VoidType(), i32(15))
 
 
 @intrinsic
 def spin_pause(typingctx):
     """Tell the processor that this thread is waiting in a loop; it takes some 10 to 50 ns."""
+
     def codegen(context, builder, sig, args):
         pause(builder)
         return context.get_dummy_value()
+
     return signature(types.void), codegen
 
 
@@ -1181,9 +1327,11 @@ def offer_core(builder):
 @intrinsic
 def give_way(typingctx):
     """Let another thread have this core."""
+
     def codegen(context, builder, sig, args):
         offer_core(builder)
         return context.get_dummy_value()
+
     return signature(types.void), codegen
 
 
@@ -1195,7 +1343,7 @@ def clock(builder):
         _call_c(builder, "QueryPerformanceFrequency", i32, frequency)
         now, frequency = (builder.sitofp(builder.load(word), ir.DoubleType()) for word in (now, frequency))
         return builder.fptosi(builder.fmul(builder.fdiv(now, frequency), ir.Constant(now.type, 1e9)), i64)
-    now = cgutils.alloca_once(builder, ir.ArrayType(i64, 2))            # a timespec
+    now = cgutils.alloca_once(builder, ir.ArrayType(i64, 2))  # a timespec
     _call_c(builder, "clock_gettime", i32, i32(getattr(time, "CLOCK_MONOTONIC", 1)), now)
     seconds, rest = (builder.load(builder.gep(now, [i32(0), i32(i)])) for i in range(2))
     return builder.add(builder.mul(seconds, i64(1_000_000_000)), rest)
@@ -1209,8 +1357,10 @@ def nanoseconds(typingctx):
 
 # ------------------------------------------------------------------------------------------- functions of users
 
+
 def or_nan(function):
     """Return an intrinsic that calls an njit function of numbers, and gives NaN where it raises an exception."""
+
     @intrinsic
     def call_it(typingctx, *args):
         function.compile(args)
@@ -1224,5 +1374,7 @@ def or_nan(function):
             status, value = context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, values)
             value = context.cast(builder, value, given, result)
             return builder.select(status.is_ok, value, ir.Constant(value.type, math.nan))
+
         return signature(result, types.StarArgTuple(args)), codegen
+
     return call_it

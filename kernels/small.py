@@ -92,6 +92,7 @@ def load_some(p, n, count):
 
 # --------------------------------------------------------------------------------------- one sample at a time
 
+
 @inner
 def combine_rows(x, w, n_in, n_out, z):
     """Write z = x @ W + b for one sample, b following W; z has room for whole vectors.
@@ -184,8 +185,9 @@ def update_part(w, at, count, gradient, finish, lr, momentum, velocity):
     elif finish == SGD:
         store_part(w, at, fma(gradient, -lr, load_part(w, at, count)), count)
     else:
-        parameter, speed = moved(load_part(w, at, count), load_part(w, at + velocity, count), gradient, finish, lr,
-                                 momentum)
+        parameter, speed = moved(
+            load_part(w, at, count), load_part(w, at + velocity, count), gradient, finish, lr, momentum
+        )
         store_part(w, at, parameter, count)
         store_part(w, at + velocity, speed, count)
 
@@ -307,8 +309,19 @@ def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr
             delta, before, a = offset(work, layer[DELTA_AT]), delta_out, x
             if l > 0:
                 a, before = offset(work, plan.layers[l - 1, A_AT]), offset(work, plan.layers[l - 1, DELTA_AT])
-            back_and_update(a, offset(p, layer[W_AT]), layer[N_IN], layer[N_OUT], delta, before, l > 0, finish, lr,
-                            momentum, velocity)
+            back_and_update(
+                a,
+                offset(p, layer[W_AT]),
+                layer[N_IN],
+                layer[N_OUT],
+                delta,
+                before,
+                l > 0,
+                finish,
+                lr,
+                momentum,
+                velocity,
+            )
             if l > 0:
                 code, n = plan.layers[l - 1, ACTIVATION], layer[N_IN]
                 if code < QUICK:
@@ -323,6 +336,7 @@ def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr
 
 
 # ------------------------------------------------------------------------------------------- samples in lanes
+
 
 @inner
 def sum_of_lanes(v, n):
@@ -368,7 +382,7 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
     n_x, n_y = plan.layers[0, N_IN], plan.layers[n_layers - 1, N_OUT]
     x = offset(work, plan.lanes_at)
     y = offset(x, n_x * width)
-    activations = offset(y, n_y * width)           # layer after layer, as many deltas behind
+    activations = offset(y, n_y * width)  # layer after layer, as many deltas behind
     to_delta = plan.n_neurons * width
     zero = load_part(work, 0, 0)
     last_batch = max(steps.last_batch, first_batch + repeats)
@@ -433,8 +447,9 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
                 if l > 0:
                     store(before, i * width + to_delta, times_quick_derivative(code, back, ai))
             for j in range(n_out):
-                update_number(w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), finish, lr, momentum,
-                              velocity)
+                update_number(
+                    w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), finish, lr, momentum, velocity
+                )
             a = before
         if finish == STORE:
             update_all(plan, steps, tools)
@@ -444,12 +459,26 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
 @part
 def in_few_lanes(plan, steps, data, tools, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
     """Train batches of at most `FEW_LANES` samples; see `in_lanes`."""
-    return in_lanes(plan, steps, data, tools, narrow(tools.work), order, first_batch, repeats, step, total_losses, lr,
-                    momentum, velocity)
+    return in_lanes(
+        plan,
+        steps,
+        data,
+        tools,
+        narrow(tools.work),
+        order,
+        first_batch,
+        repeats,
+        step,
+        total_losses,
+        lr,
+        momentum,
+        velocity,
+    )
 
 
 @part
 def in_many_lanes(plan, steps, data, tools, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
     """Train batches of at most as many samples as a whole vector has lanes; see `in_lanes`."""
-    return in_lanes(plan, steps, data, tools, tools.work, order, first_batch, repeats, step, total_losses, lr, momentum,
-                    velocity)
+    return in_lanes(
+        plan, steps, data, tools, tools.work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity
+    )

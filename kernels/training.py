@@ -6,6 +6,7 @@ blocks of at most `Plan.rows`.
 Threads run the same call side by side, each with its number.  They split the rows of a block for the forward and
 the backward pass and the rows of W for the update, and never a sum, so results have the same bits for any number.
 """
+
 import numpy as np
 from numba import carray
 
@@ -82,11 +83,12 @@ from .simd import (
 from .small import in_few_lanes, in_many_lanes, online
 from .update import N_FACTORS, RATE
 
-SKIPPED = 12                # place in sync: steps left out because their loss was not finite
-NOT_FINITE = 13             # place in sync: 1 where inputs may not be finite
+SKIPPED = 12  # place in sync: steps left out because their loss was not finite
+NOT_FINITE = 13  # place in sync: 1 where inputs may not be finite
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
 
 # ------------------------------------------------------------------------------------------------ the kernels
+
 
 @part
 def shuffle_order(words, order, n):
@@ -133,8 +135,21 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
         for block in range(first_row, last_row, plan.rows):
             rows = min(plan.rows, n - block)
             first, last = share(rows, thread, threads)
-            y_kind = bring(plan, data, tools, order, start + block, False, True, rows, steps.smoothing, steps.smoothed,
-                           steps.noise, now, block)
+            y_kind = bring(
+                plan,
+                data,
+                tools,
+                order,
+                start + block,
+                False,
+                True,
+                rows,
+                steps.smoothing,
+                steps.smoothed,
+                steps.noise,
+                now,
+                block,
+            )
             forward(plan, tools, gathered(plan, tools), plan.x_row, rows, now, block)
             measure(plan, work, y_kind, first, last)
             output_delta(plan, work, y_kind, scale, first, last)
@@ -161,8 +176,9 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
             elif updates_at_once:
                 accumulate_and_update(plan, steps, tools, rows)
             else:
-                accumulate(plan, tools, rows, tools.gradient, START_ZERO if block == 0 else START_C, STORE, nothing,
-                           nothing, 0)
+                accumulate(
+                    plan, tools, rows, tools.gradient, START_ZERO if block == 0 else START_C, STORE, nothing, nothing, 0
+                )
             meet(meeting, threads)
         if is_skipped:
             total = before
@@ -181,7 +197,7 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
         if steps.max_norm > 0:
             limit_norms(plan, steps, tools)
             meet(meeting, threads)
-    meet(meeting, threads)                         # nobody shuffles while another still reads the order
+    meet(meeting, threads)  # nobody shuffles while another still reads the order
     if thread == 0:
         poke(total_loss, 0, total)
     return n_done
@@ -189,6 +205,7 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
 
 def _train_with(engine, name, repeats_batches):
     """Return the kernel that trains with an engine: one of its own for each, since few programs need them all."""
+
     def train(job, parameters, thread):
         """Train whole epochs, or some batches of one; one thread's share of it.  Subnormal numbers are taken for zero.
 
@@ -222,14 +239,31 @@ def _train_with(engine, name, repeats_batches):
         order, losses = carray(pointer_like(what.order, job), (data.n,)), pointer_at(what.losses, np.float64)
         threads = steps.threads
         finish = steps.rule + 1 if steps.is_fused else STORE
-        has_own = (threads > 1 and steps.batch_size <= plan.rows and steps.clip_norm == 0 and steps.max_norm == 0
-                   and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row)
-        tools = Tools(p, work, gradient, offset(work, plan.factors_at + thread * N_FACTORS),
-                      offset(work, plan.pack_at + thread * plan.pack_size),
-                      pointer_at(what.memory + thread * 8 * what.n_memory, np.float64), numbers,
-                      pointer_at(steps.rates, np.float64), pointer_at(steps.sums, np.float64), meeting, thread,
-                      threads, has_own, finish, steps.key,
-                      begin_looking_ahead(plan, steps, data, what.order, places.sync, thread))
+        has_own = (
+            threads > 1
+            and steps.batch_size <= plan.rows
+            and steps.clip_norm == 0
+            and steps.max_norm == 0
+            and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row
+        )
+        tools = Tools(
+            p,
+            work,
+            gradient,
+            offset(work, plan.factors_at + thread * N_FACTORS),
+            offset(work, plan.pack_at + thread * plan.pack_size),
+            pointer_at(what.memory + thread * 8 * what.n_memory, np.float64),
+            numbers,
+            pointer_at(steps.rates, np.float64),
+            pointer_at(steps.sums, np.float64),
+            meeting,
+            thread,
+            threads,
+            has_own,
+            finish,
+            steps.key,
+            begin_looking_ahead(plan, steps, data, what.order, places.sync, thread),
+        )
         momentum = as_float(peek(numbers, 0) if steps.is_fused and steps.rule != 0 else 0.0, p)
         to_velocity = steps.to_first if steps.is_fused else distance(p, gradient)
         if has_own:
@@ -248,8 +282,9 @@ def _train_with(engine, name, repeats_batches):
                 meet(meeting, threads)
             if repeats_batches and not steps.shuffles and steps.last_batch == 1:
                 repeats = steps.n_epochs - epoch
-            n_done = engine(plan, steps, data, tools, order, first_batch, repeats, now, total, lr, momentum,
-                            to_velocity)
+            n_done = engine(
+                plan, steps, data, tools, order, first_batch, repeats, now, total, lr, momentum, to_velocity
+            )
             done += n_done
             if n_done < repeats * (steps.last_batch - first_batch):
                 break
@@ -341,17 +376,35 @@ def evaluate(job, parameters, thread):
     wants, scale, threads = wanted.wants, wanted.scale, wanted.threads
     p, work, meeting = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
     out, losses = pointer_like(what.out, p), pointer_at(what.losses, np.float64)
-    tools = Tools(p, work, pointer_like(what.gradient, p), work,
-                  offset(work, plan.pack_at + thread * plan.pack_size), losses, losses, losses, losses, meeting, thread,
-                  threads, False, STORE, 0, 0)
+    tools = Tools(
+        p,
+        work,
+        pointer_like(what.gradient, p),
+        work,
+        offset(work, plan.pack_at + thread * plan.pack_size),
+        losses,
+        losses,
+        losses,
+        losses,
+        meeting,
+        thread,
+        threads,
+        False,
+        STORE,
+        0,
+        0,
+    )
     nothing = as_float(0, p)
     last_layer = plan.layers[plan.layers.shape[0] - 1]
     n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW]
     no_order = carray(job, (0,))
     # samples of the right dtype need not be gathered, unless their rows lie so that those of a tile share cache sets
     size = by_dtype(work, 4, 8)
-    reads_in_place = not wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT) and data.x_scale == 1 and (
-        n_in * size % 512 != 0 and data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64))
+    reads_in_place = (
+        not wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT)
+        and data.x_scale == 1
+        and (n_in * size % 512 != 0 and data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64))
+    )
     for start in range(0, data.n, plan.rows):
         rows = min(plan.rows, data.n - start)
         first, last = share(rows, thread, threads)
@@ -378,17 +431,30 @@ def evaluate(job, parameters, thread):
                 meet(meeting, threads)
             if wants & WANT_INPUT_GRADIENT:
                 layer = plan.layers[0]
-                propagate(plan, offset(work, layer[DELTA_AT] + first * row), row, p, n_in, layer[N_OUT],
-                          0, n_in, offset(out, (start + first) * n_in), n_in, last - first, tools.pack)
+                propagate(
+                    plan,
+                    offset(work, layer[DELTA_AT] + first * row),
+                    row,
+                    p,
+                    n_in,
+                    layer[N_OUT],
+                    0,
+                    n_in,
+                    offset(out, (start + first) * n_in),
+                    n_in,
+                    last - first,
+                    tools.pack,
+                )
             meet(meeting, threads)
             if wants & WANT_GRADIENT:
                 is_first = start == 0 and not wanted.adds
-                accumulate(plan, tools, rows, tools.gradient, START_ZERO if is_first else START_C, STORE, nothing,
-                           nothing, 0)
+                accumulate(
+                    plan, tools, rows, tools.gradient, START_ZERO if is_first else START_C, STORE, nothing, nothing, 0
+                )
         if wants & WANT_LOSS:
             for r in range(first, last):
                 poke(losses, start + r, peek(work, plan.losses_at + r))
-        meet(meeting, threads)                     # the next block's rows may be another thread's in this one
+        meet(meeting, threads)  # the next block's rows may be another thread's in this one
     restore_control(control)
 
 

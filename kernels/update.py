@@ -2,12 +2,13 @@
 
 These are leaves (`jit.Leaf`), called by address from the training loops; see `block.LEAVES`.
 """
+
 from .jit import part
 from .optimizers import FACTORS, clip_block, penalize_block, squares_block, step_factors, update_block
 from .schedules import rate_at
 from .simd import as_float, poke
 
-RATE = FACTORS           # place of the learning rate among the factors of a step, after the rule's own
+RATE = FACTORS  # place of the learning rate among the factors of a step, after the rule's own
 N_FACTORS = 16
 
 

@@ -44,10 +44,19 @@ FEW_ROWS, WIDE_ROWS = (1, 2, 3, 4), (95, 96, 97, 113, 127, 128, 129, 160, 255, 2
 DEPTHS = (1, 2, 3, 17, 255, 256, 257)
 ELEMENTS = [(1, n) for n in (*COLUMNS, 127, 128, 129, 257)] + [(3, 5), (13, 11), (127, 1), (8, 16), (17, 31)]
 SAMPLES = list(product((1, 2, 3, 7, 8, 9, 15, 16, 17, 33), COLUMNS))
-TILES = [*[(rows, columns, DEPTHS[(i + shift) % len(DEPTHS)])
-           for i, (rows, columns) in enumerate([*product(ROWS_OF_TILES, COLUMNS), *product(FEW_ROWS, WIDE_ROWS)])
-           for shift in (0, 3)],
-         (25, 256, 3), (37, 259, 257), (49, 300, 2), (2, 3, 513), (1, 1, 1031), (37, 515, 517)]
+TILES = [
+    *[
+        (rows, columns, DEPTHS[(i + shift) % len(DEPTHS)])
+        for i, (rows, columns) in enumerate([*product(ROWS_OF_TILES, COLUMNS), *product(FEW_ROWS, WIDE_ROWS)])
+        for shift in (0, 3)
+    ],
+    (25, 256, 3),
+    (37, 259, 257),
+    (49, 300, 2),
+    (2, 3, 513),
+    (1, 1, 1031),
+    (37, 515, 517),
+]
 
 
 def nan(dtype, *shape):
@@ -131,8 +140,13 @@ def sgd_momentum(nesterov):
 
 def named_randomly(names, share):
     """X, the key and other names of the random numbers, and the share or size of them."""
-    return lambda rng, dtype, n, m: [uniform(rng, -1, 1, dtype, n, m), -n * 10**15, *range(m, m + names), share,
-                                     nan(dtype, n, m)]
+    return lambda rng, dtype, n, m: [
+        uniform(rng, -1, 1, dtype, n, m),
+        -n * 10**15,
+        *range(m, m + names),
+        share,
+        nan(dtype, n, m),
+    ]
 
 
 def update(numbers, *, n_states=2, memory=False, has_steps=False):
@@ -141,17 +155,23 @@ def update(numbers, *, n_states=2, memory=False, has_steps=False):
     def arguments(rng, dtype, n, m):
         states = [uniform(rng, -1 if i == 0 and n_states == 2 else 0.01, 1, dtype, n * m) for i in range(n_states)]
         if has_steps:
-            states[1][:: 3] = 0
+            states[1][::3] = 0
         powers = [np.array([0.8, 0.9, 0.95, 7.0])] if memory else []
-        return [uniform(rng, -1, 1, dtype, n * m), dtype(0.01), *map(dtype, numbers), *powers, *states,
-                uniform(rng, -1, 1, dtype, n * m)]
+        return [
+            uniform(rng, -1, 1, dtype, n * m),
+            dtype(0.01),
+            *map(dtype, numbers),
+            *powers,
+            *states,
+            uniform(rng, -1, 1, dtype, n * m),
+        ]
 
     return arguments
 
 
 def penalize(rng, dtype, n, m):
     parameters = uniform(rng, -1, 1, dtype, n * m)
-    parameters[:: 5] = 0
+    parameters[::5] = 0
     return [parameters, dtype(0.3), dtype(0.2), uniform(rng, -1, 1, dtype, n * m)]
 
 
@@ -178,8 +198,11 @@ def counted(name, *, labels=False):
         A = rng.integers(0, 4, (n, m)).astype(dtype) / 3
         Y = rng.integers(0, m, n) if labels else rng.integers(0, 3, (n, m)).astype(dtype) / 2
         counts, right = rng.integers(0, 99, (3, m)), rng.integers(0, 99, 1)
-        return {"class_counts": [A, Y, counts], "label_counts": [A, Y, 0.5, counts, right],
-                "top_counts": [A, Y, int(rng.integers(1, m + 1)), right]}[name]
+        return {
+            "class_counts": [A, Y, counts],
+            "label_counts": [A, Y, 0.5, counts, right],
+            "top_counts": [A, Y, int(rng.integers(1, m + 1)), right],
+        }[name]
 
     return arguments
 
@@ -210,15 +233,42 @@ RULES = {  # arguments, and the written ones but the parameters
     "rprop": (update((0.5, 1.2, 0.03, 0.9), has_steps=True), "last step"),
 }
 SCHEDULES = [  # settings, by code
-    [(0.3,)], [(0.3, 0.5, 10)], [(0.3, 0.97)], [(0.3, 0.6)],
-    [(0.3, 0.1, 7, 50, 0), (0.3, 0.0, 0, 13, 1), (0.3, 0.1, 7, 10, 3)], [(0.01, 0.3, 0.001, 20.6, 90)],
+    [(0.3,)],
+    [(0.3, 0.5, 10)],
+    [(0.3, 0.97)],
+    [(0.3, 0.6)],
+    [(0.3, 0.1, 7, 50, 0), (0.3, 0.0, 0, 13, 1), (0.3, 0.1, 7, 10, 3)],
+    [(0.01, 0.3, 0.001, 20.6, 90)],
     [(0, 0.3), (3, 1, 10, 50, 0.3, 0.2, 0.4, 0.1)],
 ]
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "identity", "selu", "mish",
-               "softsign", "hard_sigmoid", "hard_tanh", "exponential")
-LOSSES = {"squared_error": (-2, 2), "absolute_error": (-2, 2), "huber": (-2, 2, 0.75), "log_cosh": (-2, 2),
-          "quantile": (-2, 2, 0.875), "hinge": (-2, 2), "poisson": (0.02, 3), "binary_cross_entropy": (0.02, 0.98),
-          "focal": (0.02, 0.98, 1.75)}
+ACTIVATIONS = (
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "softplus",
+    "silu",
+    "gelu",
+    "identity",
+    "selu",
+    "mish",
+    "softsign",
+    "hard_sigmoid",
+    "hard_tanh",
+    "exponential",
+)
+LOSSES = {
+    "squared_error": (-2, 2),
+    "absolute_error": (-2, 2),
+    "huber": (-2, 2, 0.75),
+    "log_cosh": (-2, 2),
+    "quantile": (-2, 2, 0.875),
+    "hinge": (-2, 2),
+    "poisson": (0.02, 3),
+    "binary_cross_entropy": (0.02, 0.98),
+    "focal": (0.02, 0.98, 1.75),
+}
 TABLE = [
     Row("exp", elementwise(-80, 80), ELEMENTS),
     Row("log", elementwise(1e-30, 9), ELEMENTS),
@@ -229,32 +279,57 @@ TABLE = [
     *[Row(name, of_samples(*ends), SAMPLES, sums_columns) for name, ends in LOSSES.items()],
     *[Row(f"{name}_derivative", of_samples(*ends, is_derivative=True), SAMPLES) for name, ends in LOSSES.items()],
     Row("binary_cross_entropy_logits", of_samples(-9, 1, low_y=0), SAMPLES, sums_columns),
-    *[Row(f"cross_entropy{suffix}", of_classes(*ends, labels=form == "labels", is_derivative=suffix == "_derivative"),
-          SAMPLES, sums_columns, form=form)
-      for suffix, ends in {"": (0.02, 1), "_derivative": (0.02, 1), "_logits": (-9, 9)}.items()
-      for form in ("labels", "rows")],
+    *[
+        Row(
+            f"cross_entropy{suffix}",
+            of_classes(*ends, labels=form == "labels", is_derivative=suffix == "_derivative"),
+            SAMPLES,
+            sums_columns,
+            form=form,
+        )
+        for suffix, ends in {"": (0.02, 1), "_derivative": (0.02, 1), "_logits": (-9, 9)}.items()
+        for form in ("labels", "rows")
+    ],
     Row("affine_forward", affine_forward, TILES, sums_depth),
     Row("propagate_delta", propagate_delta, TILES, sums_depth),
     Row("weight_gradient", weight_gradient, TILES, sums_depth),
     Row("bias_gradient", bias_gradient, SAMPLES, lambda n, m: n),
     Row("layer_jacobian", layer_jacobian, TILES[::3]),
     Row("sgd", sgd, ELEMENTS, written=("parameters",)),
-    *[Row("sgd_momentum", sgd_momentum(nesterov), ELEMENTS, written=("velocity", "parameters"),
-          form="nesterov" if nesterov else "classical") for nesterov in (False, True)],
+    *[
+        Row(
+            "sgd_momentum",
+            sgd_momentum(nesterov),
+            ELEMENTS,
+            written=("velocity", "parameters"),
+            form="nesterov" if nesterov else "classical",
+        )
+        for nesterov in (False, True)
+    ],
     Row("dropout", named_randomly(2, 0.4), SAMPLES),
-    Row("input_noise", named_randomly(1, 0.7), SAMPLES, terms=lambda n, m: 1000),        # its cosine is a series
-    *[Row(name, arguments, ELEMENTS, lambda n, m: 3, written=(*written.split(), "parameters"))
-      for name, (arguments, written) in RULES.items()],
+    Row("input_noise", named_randomly(1, 0.7), SAMPLES, terms=lambda n, m: 1000),  # its cosine is a series
+    *[
+        Row(name, arguments, ELEMENTS, lambda n, m: 3, written=(*written.split(), "parameters"))
+        for name, (arguments, written) in RULES.items()
+    ],
     Row("penalize", penalize, ELEMENTS, written=("gradient",)),
     Row("clip_value", limited(0.6), ELEMENTS, written=("gradient",)),
-    *[Row("clip_norm", limited(limit), ELEMENTS, written=("gradient",), form=form)
-      for form, limit in {"clips": 0.1, "leaves": 99}.items()],
+    *[
+        Row("clip_norm", limited(limit), ELEMENTS, written=("gradient",), form=form)
+        for form, limit in {"clips": 0.1, "leaves": 99}.items()
+    ],
     Row("max_norm", max_norm, SAMPLES, lambda n, m: n, written=("W",)),
-    *[Row("learning_rate", learning_rate(kind, *numbers), ELEMENTS, lambda n, m: 1, form=f"{kind}-{i}")
-      for kind, settings in enumerate(SCHEDULES) for i, numbers in enumerate(settings)],
+    *[
+        Row("learning_rate", learning_rate(kind, *numbers), ELEMENTS, lambda n, m: 1, form=f"{kind}-{i}")
+        for kind, settings in enumerate(SCHEDULES)
+        for i, numbers in enumerate(settings)
+    ],
     Row("shuffle", shuffle, ELEMENTS, written=("order",)),
-    *[Row(name, counted(name, labels=form == "labels"), SAMPLES, written=("counts", "right"), form=form)
-      for name in ("class_counts", "top_counts") for form in ("labels", "rows")],
+    *[
+        Row(name, counted(name, labels=form == "labels"), SAMPLES, written=("counts", "right"), form=form)
+        for name in ("class_counts", "top_counts")
+        for form in ("labels", "rows")
+    ],
     Row("label_counts", counted("label_counts"), SAMPLES, written=("counts", "right")),
     Row("error_sums", error_sums, SAMPLES, lambda n, m: n, written=("totals",)),
 ]
@@ -283,5 +358,10 @@ def assert_results(row, shape, arguments, results):
 
 # A processor with registers of 32 bytes: this one without what makes them wider.
 WIDER = ("avx512", "avx10", "evex512", "amx")
-AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ",".join(
-    f"{'+' if there and not name.startswith(WIDER) else '-'}{name}" for name, there in get_host_cpu_features().items())}
+AVX2 = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": ",".join(
+        f"{'+' if there and not name.startswith(WIDER) else '-'}{name}"
+        for name, there in get_host_cpu_features().items()
+    ),
+}

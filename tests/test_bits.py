@@ -41,22 +41,63 @@ NETWORKS = {
     "wide and narrow": ([9, 256, 20, 131, 3], ["gelu"] * 3 + ["softmax"], "cross_entropy", 33, 80, PLAIN, {}),
     "packed": ([50, 300, 270], ["leaky_relu", "identity"], "absolute_error", 64, 128, PLAIN, {"reduction": "sum"}),
     "adam": ([64, 30, 10], ["sigmoid", "softmax"], "cross_entropy", 10, 100, {"optimizer": fastbp.Adam(0.01)}, {}),
-    "adam, wide": ([30, 200, 193, 150], ["relu", "tanh", "sigmoid"], "binary_cross_entropy", 40, 90, {
-        "optimizer": fastbp.Adam(fastbp.schedules.Cosine(0.01, 40, warmup=3)), "dropout": [0.3, 0.1], "l2": 0.01,
-        "input_noise": 0.2, "label_smoothing": 0.1}, {}),
+    "adam, wide": (
+        [30, 200, 193, 150],
+        ["relu", "tanh", "sigmoid"],
+        "binary_cross_entropy",
+        40,
+        90,
+        {
+            "optimizer": fastbp.Adam(fastbp.schedules.Cosine(0.01, 40, warmup=3)),
+            "dropout": [0.3, 0.1],
+            "l2": 0.01,
+            "input_noise": 0.2,
+            "label_smoothing": 0.1,
+        },
+        {},
+    ),
     "adamw, online": ([8, 16, 1], "tanh", "squared_error", 1, 50, {"optimizer": fastbp.AdamW(0.01), "l1": 1e-3}, {}),
     "nadam, xor": ([2, 2, 1], "sigmoid", "squared_error", 4, 4, {"optimizer": fastbp.Nadam(0.1)}, {}),
-    "rmsprop, clipped": ([20, 200, 17, 4], ["softplus", "tanh", "softmax"], "cross_entropy", 300, 700, {
-        "optimizer": fastbp.RMSprop(0.01), "clip_norm": 0.5, "max_norm": 1.0, "dropout": 0.2}, {}),
-    "lion": ([4, 32, 32, 1], "tanh", "squared_error", 32, 100, {"optimizer": fastbp.Lion(0.01), "clip_value": 0.01},
-             {}),
+    "rmsprop, clipped": (
+        [20, 200, 17, 4],
+        ["softplus", "tanh", "softmax"],
+        "cross_entropy",
+        300,
+        700,
+        {"optimizer": fastbp.RMSprop(0.01), "clip_norm": 0.5, "max_norm": 1.0, "dropout": 0.2},
+        {},
+    ),
+    "lion": (
+        [4, 32, 32, 1],
+        "tanh",
+        "squared_error",
+        32,
+        100,
+        {"optimizer": fastbp.Lion(0.01), "clip_value": 0.01},
+        {},
+    ),
     "adagrad": ([20, 300, 3], ["tanh", "identity"], "huber", 33, 70, {"optimizer": fastbp.Adagrad(0.05)}, {}),
     "rprop": ([9, 140, 3], ["mish", "identity"], "log_cosh", 70, 70, {"optimizer": fastbp.Rprop(0.01)}, {}),
-    **{name: ([11, 19, 13, 6], [name, "tanh" if name == "exponential" else name, "softmax"], "cross_entropy", 17, 50,
-              PLAIN, {}) for name in HIDDEN},
-    **{f"{name} and {loss}": ([5, 9, 18], ["tanh", name], loss, 12, 40, PLAIN, {}) for loss, name in zip(
-        LOSSES, ("softmax", "gelu", "sigmoid", "tanh", "mish", "selu", "softplus", "softmax", "sigmoid", "sigmoid"),
-        strict=True)},
+    **{
+        name: (
+            [11, 19, 13, 6],
+            [name, "tanh" if name == "exponential" else name, "softmax"],
+            "cross_entropy",
+            17,
+            50,
+            PLAIN,
+            {},
+        )
+        for name in HIDDEN
+    },
+    **{
+        f"{name} and {loss}": ([5, 9, 18], ["tanh", name], loss, 12, 40, PLAIN, {})
+        for loss, name in zip(
+            LOSSES,
+            ("softmax", "gelu", "sigmoid", "tanh", "mish", "selu", "softplus", "softmax", "sigmoid", "sigmoid"),
+            strict=True,
+        )
+    },
 }
 
 
@@ -78,15 +119,22 @@ def trained(name, dtype, threads):
     history = trainer.fit(X, Y, epochs=4)
     assert np.isfinite(net.parameters).all() and np.mean(net.parameters != before) > 0.3
     gradients = net.gradients(X, Y)
-    parts = [net.parameters, np.array(history.loss), net.predict(X), *gradients.weights, *gradients.biases,
-             net.input_gradient(X, Y)]
+    parts = [
+        net.parameters,
+        np.array(history.loss),
+        net.predict(X),
+        *gradients.weights,
+        *gradients.biases,
+        net.input_gradient(X, Y),
+    ]
     return sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in parts)).hexdigest()
 
 
 def all_hashes(threads=1, dtypes=("float32", "float64")):
     """Hashes of every network, with threads even where they do not pay."""
-    with mock.patch.multiple(engine, MIN_WORK_PER_THREAD=1, LARGE_WORK=0, LEAST_SHARED_WORK=0, MIN_ROWS_PER_THREAD=1,
-                             _threads=threads):
+    with mock.patch.multiple(
+        engine, MIN_WORK_PER_THREAD=1, LARGE_WORK=0, LEAST_SHARED_WORK=0, MIN_ROWS_PER_THREAD=1, _threads=threads
+    ):
         return {f"{name} {dtype}": trained(name, dtype, threads) for dtype in dtypes for name in NETWORKS}
 
 
@@ -111,10 +159,10 @@ def test_threads_do_not_change_the_bits(hashes, threads):
 
     with mock.patch.object(engine._Gang, "bells", watched):
         assert all_hashes(threads) == hashes
-    assert max(used, default=1) == threads                     # threads there were
+    assert max(used, default=1) == threads  # threads there were
 
 
-PROCESSORS = {                  # name: most bytes of a register, dtypes, environment
+PROCESSORS = {  # name: most bytes of a register, dtypes, environment
     "haswell": (64, ["float32"], {"NUMBA_CPU_NAME": "haswell"}),
     "avx2": (32, ["float32", "float64"], table["AVX2"]),
     "sse2": (16, ["float32"], {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}),
@@ -126,9 +174,16 @@ def processes():
     """Processes that compile for other processors, all at once."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("names processors of the x86-64 family")
-    running = {name: subprocess.Popen([sys.executable, __file__, *dtypes], text=True, stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE, env={**os.environ, **environment})
-               for name, (_, dtypes, environment) in PROCESSORS.items()}
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, __file__, *dtypes],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        for name, (_, dtypes, environment) in PROCESSORS.items()
+    }
     yield running
     for process in running.values():
         process.kill()

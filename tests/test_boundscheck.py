@@ -32,23 +32,28 @@ def fails(function, *arguments):
 
 def main():
     assert fails(kernels.shuffle, np.zeros(3, np.uint32), np.zeros(9, np.int64)), "the flag is not in force"
-    errors = []                                   # of the engine's kernels, which nobody can catch
+    errors = []  # of the engine's kernels, which nobody can catch
     sys.unraisablehook = lambda error: errors.append(error.exc_value)
     backend = fastbp.Network([3, 8, 8, 4], seed=0)._backend
-    order = np.zeros(8, np.int64)[:3]             # one batch too many
-    train = backend.training(np.zeros(backend.n_parameters, np.float32), State(0, 1, np.float32), batch_size=1,
-                             order=order, update=Update())
+    order = np.zeros(8, np.int64)[:3]  # one batch too many
+    train = backend.training(
+        np.zeros(backend.n_parameters, np.float32), State(0, 1, np.float32), batch_size=1, order=order, update=Update()
+    )
     train(np.zeros((3, 3)), np.zeros((3, 4), np.float32), None, None, 0, 4, np.zeros(1))
     assert isinstance(errors.pop(), IndexError) and not errors, "the engine's errors are not seen"
     rng = np.random.default_rng(0)
     for row in table["TABLE"]:
-        if row.name.startswith(("cross_entropy", "shuffle", *METRICS)):      # the others know pointers only
+        if row.name.startswith(("cross_entropy", "shuffle", *METRICS)):  # the others know pointers only
             for shape in ((1, 1), (3, 5), (2, 17)):
                 getattr(kernels, row.name)(*row.arguments(rng, np.float64, *shape))
-    cases = [([2, 2, 1], "sigmoid", "squared_error", 4), ([2, 1], "tanh", "huber", 1),
-             ([3, 9, 4], "sigmoid", "squared_error", 1), ([5, 9, 4], ["gelu", "softmax"], "cross_entropy", 7),
-             ([5, 9, 4], ["relu", "softmax"], "cross_entropy", 1),
-             ([4, 3, 2], ["elu", "sigmoid"], "binary_cross_entropy", 300)]
+    cases = [
+        ([2, 2, 1], "sigmoid", "squared_error", 4),
+        ([2, 1], "tanh", "huber", 1),
+        ([3, 9, 4], "sigmoid", "squared_error", 1),
+        ([5, 9, 4], ["gelu", "softmax"], "cross_entropy", 7),
+        ([5, 9, 4], ["relu", "softmax"], "cross_entropy", 1),
+        ([4, 3, 2], ["elu", "sigmoid"], "binary_cross_entropy", 300),
+    ]
     for sizes, activations, loss, batch_size in cases:
         n = 3 if batch_size == 4 else 605
         X, Y = rng.random((n, sizes[0])), rng.integers(0, 2, (n, sizes[-1])).astype(float)
@@ -76,7 +81,7 @@ def test_nothing_is_out_of_bounds(flag):
     result = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=300, env=environment)
     if flag == "1":
         assert result.returncode == 0 and result.stdout == "done\n", result.stderr[-3000:]
-    else:                                            # the same folder, warm: without the flag nothing is found
+    else:  # the same folder, warm: without the flag nothing is found
         assert "the flag is not in force" in result.stderr
 
 

@@ -42,8 +42,9 @@ def copy_of_package(folder):
     """Copy fastbp, with its kernels, into a folder to import it from."""
     ignore = shutil.ignore_patterns("__pycache__", "*.nbc")
     shutil.copytree(Path(fastbp.__file__).parent, folder / "fastbp", ignore=ignore)
-    shutil.copytree(Path(fastbp.kernels.__file__).parent, folder / "fastbp" / "kernels", ignore=ignore,
-                    dirs_exist_ok=True)
+    shutil.copytree(
+        Path(fastbp.kernels.__file__).parent, folder / "fastbp" / "kernels", ignore=ignore, dirs_exist_ok=True
+    )
     return folder
 
 
@@ -54,9 +55,19 @@ def package(tmp_path_factory):
 
 def start(package, cache, code, **environment):
     return subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=package,
-        env={**os.environ, "PYTHONPATH": str(package), "NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1",
-             **environment})
+        [sys.executable, "-c", PRELUDE + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=package,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(package),
+            "NUMBA_CACHE_DIR": str(cache),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **environment,
+        },
+    )
 
 
 def finish(process):
@@ -96,7 +107,7 @@ answer(out=out.tolist(), updated=updated())
     source = path.read_text()
     edited = source.replace("    return where(x > high, high, x)\n", "    return where(x > high, high, x) * 3.0\n")
     assert edited != source
-    path.write_text(edited)                            # `_clamp`, which losses.py compiles into huber_derivative
+    path.write_text(edited)  # `_clamp`, which losses.py compiles into huber_derivative
     assert run(package, cache, code) == {**wanted, "out": [[3.0, -3.0]]}
     assert len(files(cache)) == 4 and set(first) < set(files(cache))
     path.write_text(source)
@@ -164,18 +175,21 @@ def train():
 def test_eight_processes_start_on_a_cold_cache(package, tmp_path):
     assert run(package, tmp_path, TRAIN + "answer(compiled=compiled())")["compiled"] == [False] * 3
     assert files(tmp_path) == []
-    code = TRAIN + """
+    code = (
+        TRAIN
+        + """
 answer(before=compiled(), parameters=train(), updated=updated(), after=compiled(),
        compiles=[sum(kernels.sgd.stats.cache_misses.values()),
                  1 - training.train_in_blocks._cfunc(np.dtype("float32")).cache_hits])
 """
+    )
     processes = [start(package, tmp_path, code) for _ in range(8)]
     answers = [finish(process) for process in processes]
     for answer in answers:
         assert answer["updated"] == UPDATED and answer["warnings"] == [] and answer["after"] == [True, True, False]
         assert answer["parameters"] == answers[0]["parameters"]
     of_sgd, of_training = zip(*(answer["compiles"] for answer in answers), strict=True)
-    assert sum(of_sgd) == 1 and sum(of_training) <= 1       # one compiled, or its helper, and the others waited for it
+    assert sum(of_sgd) == 1 and sum(of_training) <= 1  # one compiled, or its helper, and the others waited for it
     counts = Counter(re.fullmatch(r"fastbp-(\w+)-[0-9a-f]+\.nbc", name).group(1) for name in files(tmp_path))
     assert {"train_in_blocks", "multiply", "sgd"} <= set(counts) and set(counts.values()) == {1}
     assert run(package, tmp_path, code) == {**answers[0], "before": [True, True, False], "compiles": [0, 0]}
@@ -184,8 +198,12 @@ answer(before=compiled(), parameters=train(), updated=updated(), after=compiled(
 
 def home(folder):
     """The environment of a user whose folders lie in this one, and who has not said where compiled kernels go."""
-    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "LOCALAPPDATA": str(folder / "cache"),
-            "USERPROFILE": str(folder)}
+    return {
+        "HOME": str(folder),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "LOCALAPPDATA": str(folder / "cache"),
+        "USERPROFILE": str(folder),
+    }
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not take the user's folder from the environment")
@@ -255,7 +273,7 @@ jit.kernel(kernels.sgd.py_func)(np.arange(5.0), 0.5, np.ones(5))
 answer(n=len(set(names)), new=[path.name, "fastbp-other-0.nbc.left.tmp"])
 """
     answer = run(package, tmp_path, code)
-    assert answer["n"] == 2 and answer["warnings"] == []         # one kernel of one process under two temporary names
+    assert answer["n"] == 2 and answer["warnings"] == []  # one kernel of one process under two temporary names
     assert files(tmp_path) == sorted(answer["new"])
 
 
@@ -264,14 +282,17 @@ def test_files_in_use_are_no_news_on_windows(package, tmp_path):
     code = "answer(updated=updated())"
     assert run(package, tmp_path, code)["updated"] == UPDATED
     (name,) = files(tmp_path)
-    code = """
+    code = (
+        """
 def in_use(*arguments, **options):
     raise PermissionError(13, "The process cannot access the file because it is being used by another process")
 jit.os.replace = jit.open_beside = in_use
 jit._WINDOWS = %s
-""" + code
+"""
+        + code
+    )
     assert run(package, tmp_path, code % "True") == {"updated": UPDATED, "warnings": []}
-    assert len(run(package, tmp_path, code % "False")["warnings"]) > 1       # elsewhere they are
+    assert len(run(package, tmp_path, code % "False")["warnings"]) > 1  # elsewhere they are
     assert files(tmp_path) == [name]
 
 
@@ -313,13 +334,14 @@ def planted(plant, package, tmp_path):
         was_run = ran.exists()
         ran.unlink(missing_ok=True)
         return was_run, answer["warnings"]
+
     return cache, runs
 
 
 def test_what_lies_in_the_cache_is_run(planted):
     """What the tests below plant would be: here it is the user's own."""
     was_run, warnings = planted[1]()
-    assert was_run and any("damaged" in warning for warning in warnings)         # code, but no kernel
+    assert was_run and any("damaged" in warning for warning in warnings)  # code, but no kernel
 
 
 @posix
@@ -332,11 +354,11 @@ def test_what_others_can_write_is_not_read(what, mode, planted, tmp_path):
     was_run, warnings = runs()
     assert not was_run and len(warnings) == 1 and "can be written by other users" in warnings[0]
     assert str(path if what == "file" else path.parent) in warnings[0]
-    if what == "folder":                                         # the next one is used instead
+    if what == "folder":  # the next one is used instead
         assert len(list((tmp_path / "user").rglob("fastbp-sgd-*.nbc"))) == 1
-        assert len(runs()[1]) == 1                               # and read
+        assert len(runs()[1]) == 1  # and read
     else:
-        assert path.stat().st_mode & 0o777 == 0o600 and runs() == (False, [])       # a new file
+        assert path.stat().st_mode & 0o777 == 0o600 and runs() == (False, [])  # a new file
 
 
 @posix
@@ -371,7 +393,7 @@ def test_the_current_folder_is_no_cache(cache, xdg, planted, package, tmp_path):
     environment = {} if xdg is None else {"XDG_CACHE_HOME": xdg}
     code = "import os; os.chdir(" + repr(str(tmp_path)) + ")"
     was_run, warnings = planted[1](cache, code, **environment)
-    assert not was_run and len(warnings) == bool(cache)          # what a user has set is not ignored in silence
+    assert not was_run and len(warnings) == bool(cache)  # what a user has set is not ignored in silence
     assert all("is not an absolute path" in warning for warning in warnings)
 
 
@@ -382,7 +404,7 @@ def test_what_is_made_is_for_its_owner_alone(package, tmp_path):
     assert answer == {"updated": UPDATED, "warnings": []}
     modes = {path.name: path.stat().st_mode & 0o777 for path in cache.parent.rglob("*")}
     assert cache.parent.stat().st_mode & 0o777 == modes.pop("cache") == modes.pop("fastbp") == 0o700
-    assert len(modes) == 2 and set(modes.values()) == {0o600}    # the kernel and the lock file
+    assert len(modes) == 2 and set(modes.values()) == {0o600}  # the kernel and the lock file
 
 
 def test_threads_of_one_process_start_together(package, tmp_path):
@@ -467,22 +489,27 @@ def test_a_lock_that_stays_held_is_waited_for_once(package, tmp_path):
     assert len(held["said"]) == 1 and "another process" in held["said"][0]
     for path in (tmp_path / "fastbp").glob("*.nbc"):
         path.unlink()
-    free = run(package, tmp_path, WAITING)                   # its holder was killed
+    free = run(package, tmp_path, WAITING)  # its holder was killed
     assert free == {"updated": UPDATED, "waited": 0.0, "said": [], "warnings": []}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no file locks on Windows")
 def test_no_waiting_where_there_are_no_locks(package, tmp_path):
-    code = """
+    code = (
+        """
 import errno
 def lockf(*arguments):
     raise OSError(errno.ENOLCK, "No locks available")
 jit.fcntl.lockf = jit.fcntl.flock = lockf
-""" + WAITING
+"""
+        + WAITING
+    )
     assert run(package, tmp_path, code) == {"updated": UPDATED, "waited": 0.0, "said": [], "warnings": []}
 
 
-HELPED = TRAIN + """
+HELPED = (
+    TRAIN
+    + """
 import os, subprocess
 helpers = []
 
@@ -493,6 +520,7 @@ class Recorded(subprocess.Popen):
 
 subprocess.Popen = Recorded
 """
+)
 TRAINED = """
 train()
 codes = [helper.wait() for helper in helpers]
@@ -504,20 +532,26 @@ answer(codes=codes, evaluates=len(list(jit.cache_folder().glob("fastbp-evaluate-
 @pytest.mark.skipif(ahead.n_cores() < 2, reason="needs a second core")
 def test_another_process_compiles_ahead(package, tmp_path):
     cold, warm = (run(package, tmp_path, HELPED + TRAINED) for _ in range(2))
-    assert cold == {"codes": [0], "evaluates": 1, "warnings": []}          # training alone does not evaluate
+    assert cold == {"codes": [0], "evaluates": 1, "warnings": []}  # training alone does not evaluate
     assert warm == {"codes": [], "evaluates": 1, "warnings": []}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no file locks on Windows")
-@pytest.mark.parametrize("obstacle", ["sys.executable = '/opt/program'", "ahead.n_cores = lambda: 1",
-                                      "held = ahead._lock()"])
+@pytest.mark.parametrize(
+    "obstacle", ["sys.executable = '/opt/program'", "ahead.n_cores = lambda: 1", "held = ahead._lock()"]
+)
 def test_no_other_process_where_there_is_no_place_for_it(obstacle, package, tmp_path):
-    code = HELPED + """
+    code = (
+        HELPED
+        + """
 from fastbp.kernels import ahead
 jit.Leaf.is_cached = lambda leaf, dtype: False
-""" + obstacle + """
+"""
+        + obstacle
+        + """
 ahead.compile_beside(training.evaluate, 1, np.dtype("float32"))
 answer(helpers=len(helpers))
 """
+    )
     assert run(package, tmp_path, code)["helpers"] == 0
     assert run(package, tmp_path, code.replace(obstacle, "pass"))["helpers"] == (ahead.n_cores() > 1)

@@ -26,8 +26,11 @@ from fastbp.callbacks import (
 def data():
     """Samples and targets, 11 for training and 5 for validation."""
     rng = np.random.default_rng(1)
-    return SimpleNamespace(X=rng.normal(size=(11, 3)), Y=rng.normal(size=(11, 2)),
-                           validation=(rng.normal(size=(5, 3)), rng.normal(size=(5, 2))))
+    return SimpleNamespace(
+        X=rng.normal(size=(11, 3)),
+        Y=rng.normal(size=(11, 2)),
+        validation=(rng.normal(size=(5, 3)), rng.normal(size=(5, 2))),
+    )
 
 
 def make(backend="numpy", lr=0.1, batch_size=4, seed=0, **options):
@@ -74,8 +77,16 @@ def test_the_order_of_the_calls(backend, data):
     losses = [twin.step(data.X[start : start + 4], data.Y[start : start + 4]) for _ in range(2) for start in (0, 4, 8)]
     history = trainer.fit(data.X, data.Y, epochs=2, validation_data=data.validation, metrics="mae", callbacks=[Spy()])
     batches = [("batch", step, pytest.approx(loss, rel=1e-9)) for step, loss in enumerate(losses, 1)]
-    assert calls == [("begin", 0, 0), ("epoch", 0, 0), *batches[:3], ("epoch end", 1, 1, 1), ("epoch", 1, 1),
-                     *batches[3:], ("epoch end", 2, 2, 2), ("end", 2, 2)]
+    assert calls == [
+        ("begin", 0, 0),
+        ("epoch", 0, 0),
+        *batches[:3],
+        ("epoch end", 1, 1, 1),
+        ("epoch", 1, 1),
+        *batches[3:],
+        ("epoch end", 2, 2, 2),
+        ("end", 2, 2),
+    ]
     assert history.stopped is None and not trainer.stop_training
     calls.clear()
     trainer.fit(data.X, data.Y, callbacks=[SimpleNamespace(on_epoch_begin=lambda trainer, history: calls.append(3))])
@@ -110,8 +121,9 @@ def test_epochs_are_trained_together_where_nobody_looks(backend, data, monkeypat
     assert calls_of([SimpleNamespace(on_batch_end=lambda *_: None)]) == [1] * 150
 
 
-@pytest.mark.parametrize("event, epochs", [("on_epoch_end", 3), ("on_epoch_begin", 2), ("on_batch_end", 2),
-                                           ("on_train_begin", 0)])
+@pytest.mark.parametrize(
+    "event, epochs", [("on_epoch_end", 3), ("on_epoch_begin", 2), ("on_batch_end", 2), ("on_train_begin", 0)]
+)
 @pytest.mark.parametrize("how", ["return", "set"])
 def test_each_can_end_the_training(backend, data, event, epochs, how):
     class Ender:
@@ -192,21 +204,29 @@ def test_an_unknown_monitor(data, make_callback):
 # ------------------------------------------------------------------ the callbacks
 
 
-@pytest.mark.parametrize("values, options, epochs, best_epoch", [
-    ([5, 4, 3, 4, 3, 3, 9, 9], dict(patience=3), 6, 3),
-    ([5, 4, 3, 4, 2, 3, 9, 9], dict(patience=3), 8, 5),
-    ([5, 4, 3.5, 3.2, 3, 2], dict(patience=2, min_delta=1.0), 5, 3),
-    ([5, 4.5, 4.2, 3.9, 3, 2], dict(patience=2, min_delta=1.0), 3, 1),
-    ([1, 2, 3, 2, 2, 5], dict(patience=2, mode="max"), 5, 3),
-    ([np.nan, np.nan, 1, 2, 3], dict(patience=2), 2, 0),
-])
+@pytest.mark.parametrize(
+    "values, options, epochs, best_epoch",
+    [
+        ([5, 4, 3, 4, 3, 3, 9, 9], dict(patience=3), 6, 3),
+        ([5, 4, 3, 4, 2, 3, 9, 9], dict(patience=3), 8, 5),
+        ([5, 4, 3.5, 3.2, 3, 2], dict(patience=2, min_delta=1.0), 5, 3),
+        ([5, 4.5, 4.2, 3.9, 3, 2], dict(patience=2, min_delta=1.0), 3, 1),
+        ([1, 2, 3, 2, 2, 5], dict(patience=2, mode="max"), 5, 3),
+        ([np.nan, np.nan, 1, 2, 3], dict(patience=2), 2, 0),
+    ],
+)
 def test_early_stopping(backend, data, values, options, epochs, best_epoch):
     trainer, kept = make(backend), [None]
     kept[0] = trainer.net.parameters.copy()
     keep = SimpleNamespace(on_epoch_end=lambda trainer, history: kept.append(trainer.net.parameters.copy()))
     early = EarlyStopping("validation_loss", **options)
-    history = trainer.fit(data.X, data.Y, epochs=len(values), validation_data=data.validation,
-                          callbacks=[Scripted(values, "validation_loss"), keep, early])
+    history = trainer.fit(
+        data.X,
+        data.Y,
+        epochs=len(values),
+        validation_data=data.validation,
+        callbacks=[Scripted(values, "validation_loss"), keep, early],
+    )
     stopped = epochs < len(values) or epochs - best_epoch >= options["patience"]
     assert len(history) == epochs and history.stopped == ("EarlyStopping" if stopped else None)
     assert early.best_epoch == best_epoch
@@ -246,12 +266,26 @@ def test_model_checkpoint(backend, data, tmp_path):
     trainer, kept = make(backend), []
     keep = SimpleNamespace(on_epoch_end=lambda trainer, history: kept.append(trainer.net.parameters.copy()))
     values = [3, 4, 2, 2, 1]
-    trainer.fit(data.X, data.Y, epochs=5, metrics="mae", callbacks=[
-        Scripted(values), keep, ModelCheckpoint(tmp_path / "best.npz", "loss"),
-        ModelCheckpoint(str(tmp_path / "{epoch:02d}_{loss:.1f}.npz"), "loss"),
-        ModelCheckpoint(tmp_path / "all_{epoch}.npz", save_best_only=False)])
+    trainer.fit(
+        data.X,
+        data.Y,
+        epochs=5,
+        metrics="mae",
+        callbacks=[
+            Scripted(values),
+            keep,
+            ModelCheckpoint(tmp_path / "best.npz", "loss"),
+            ModelCheckpoint(str(tmp_path / "{epoch:02d}_{loss:.1f}.npz"), "loss"),
+            ModelCheckpoint(tmp_path / "all_{epoch}.npz", save_best_only=False),
+        ],
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "01_3.0.npz", "03_2.0.npz", "05_1.0.npz", *[f"all_{epoch}.npz" for epoch in range(1, 6)], "best.npz"]
+        "01_3.0.npz",
+        "03_2.0.npz",
+        "05_1.0.npz",
+        *[f"all_{epoch}.npz" for epoch in range(1, 6)],
+        "best.npz",
+    ]
     for name, epoch in (("best", 5), ("01_3.0", 1), ("all_4", 4)):
         np.testing.assert_array_equal(fastbp.load(tmp_path / f"{name}.npz").parameters, kept[epoch - 1])
     before = trainer.net.parameters.copy()
@@ -262,10 +296,15 @@ def test_model_checkpoint(backend, data, tmp_path):
     np.testing.assert_array_equal(trainer.net.parameters, before)
 
 
-@pytest.mark.parametrize("mode, first, second, saved", [
-    ("min", [3, 2], [4, 2, 2.5], None), ("min", [3, 2], [4, 1, 5], 4), ("max", [3, 5], [4, 5, 1], None),
-    ("max", [3, 2], [3, 9, 1], 4),
-])
+@pytest.mark.parametrize(
+    "mode, first, second, saved",
+    [
+        ("min", [3, 2], [4, 2, 2.5], None),
+        ("min", [3, 2], [4, 1, 5], 4),
+        ("max", [3, 5], [4, 5, 1], None),
+        ("max", [3, 2], [3, 9, 1], 4),
+    ],
+)
 def test_the_best_file_stays_in_later_calls(data, mode, first, second, saved, tmp_path):
     trainer, kept = make(), {}
     keep = SimpleNamespace(on_epoch_end=lambda trainer, _: kept.update({trainer.epochs: trainer.net.parameters.copy()}))
@@ -278,12 +317,17 @@ def test_the_best_file_stays_in_later_calls(data, mode, first, second, saved, tm
     np.testing.assert_array_equal(fastbp.load(tmp_path / "best.npz").parameters, kept[epoch])
 
 
-@pytest.mark.parametrize("is_new, values, best", [(True, [3, 2.5], 2), (True, [3, 1.5], 1.5), (False, [1.5, 2], 1),
-                                                  (False, [0.5, 2], 0.5)])
+@pytest.mark.parametrize(
+    "is_new, values, best", [(True, [3, 2.5], 2), (True, [3, 1.5], 1.5), (False, [1.5, 2], 1), (False, [0.5, 2], 0.5)]
+)
 def test_the_best_file_stays_in_a_resumed_training(data, is_new, values, best, tmp_path):
     trainer, callback = make(), ModelCheckpoint(tmp_path / "best.npz", "loss")
-    trainer.fit(data.X, data.Y, epochs=4, callbacks=[Scripted([4, 2, 3, 1]), callback,
-                                                     Checkpoint(tmp_path / "r-{epoch}.ckpt", keep=9)])
+    trainer.fit(
+        data.X,
+        data.Y,
+        epochs=4,
+        callbacks=[Scripted([4, 2, 3, 1]), callback, Checkpoint(tmp_path / "r-{epoch}.ckpt", keep=9)],
+    )
     trainer.load_checkpoint(tmp_path / "r-3.ckpt")
     if is_new:  # it knows what the checkpoint says; the other one has seen the last epoch, too
         callback = ModelCheckpoint(tmp_path / "best.npz", "loss")
@@ -337,7 +381,8 @@ def test_csv_logger(backend, data, tmp_path):
     assert list(rows[0]) == ["epoch", "loss", "validation_loss", "mae", "validation_mae", "seconds"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [float(row["validation_mae"]) for row in rows] == history.metrics["validation_mae"] + second.metrics[
-        "validation_mae"]
+        "validation_mae"
+    ]
     assert [float(row["loss"]) for row in rows] == history.loss + second.loss
     with pytest.raises(ValueError, match="has the columns"):
         trainer.fit(data.X, data.Y, callbacks=[logger])
@@ -355,8 +400,11 @@ def test_tensorboard(data, tmp_path):
         events.append(Event.FromString(content[12 : 12 + length]))
         content = content[16 + length :]
     seen = [(value.tag, event.step, value.simple_value) for event in events for value in event.summary.value]
-    expected = [(name, epoch, pytest.approx(history.recorded[name][epoch - 1], rel=1e-6))
-                for epoch in (1, 2, 3) for name in ("loss", "validation_loss")]
+    expected = [
+        (name, epoch, pytest.approx(history.recorded[name][epoch - 1], rel=1e-6))
+        for epoch in (1, 2, 3)
+        for name in ("loss", "validation_loss")
+    ]
     assert seen == expected
 
 
@@ -373,13 +421,20 @@ def test_time_limit(backend, data, monkeypatch):
     assert len(history) == 4 and history.stopped == "TimeLimit"
 
 
-@pytest.mark.parametrize("wrong, words", [
-    (lambda: EarlyStopping(patience=0), "patience"), (lambda: EarlyStopping(min_delta=-1), "min_delta"),
-    (lambda: EarlyStopping(restore_best=1), "restore_best"), (lambda: EarlyStopping(mode="up"), "mode"),
-    (lambda: ReduceLROnPlateau(factor=1.0), "factor"), (lambda: ReduceLROnPlateau(min_lr=-1), "min_lr"),
-    (lambda: ReduceLROnPlateau(patience=1.5), "patience"), (lambda: TimeLimit(0), "seconds"),
-    (lambda: ModelCheckpoint("x", save_best_only="no"), "save_best_only"),
-])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda: EarlyStopping(patience=0), "patience"),
+        (lambda: EarlyStopping(min_delta=-1), "min_delta"),
+        (lambda: EarlyStopping(restore_best=1), "restore_best"),
+        (lambda: EarlyStopping(mode="up"), "mode"),
+        (lambda: ReduceLROnPlateau(factor=1.0), "factor"),
+        (lambda: ReduceLROnPlateau(min_lr=-1), "min_lr"),
+        (lambda: ReduceLROnPlateau(patience=1.5), "patience"),
+        (lambda: TimeLimit(0), "seconds"),
+        (lambda: ModelCheckpoint("x", save_best_only="no"), "save_best_only"),
+    ],
+)
 def test_bad_settings(wrong, words):
     with pytest.raises((ValueError, TypeError), match=words):
         wrong()
@@ -396,10 +451,12 @@ def test_checkpoints_of_another_training_are_left_alone(backend, data, name, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == [name.format(epoch=n) for n in (10, 3, 4, 5, 8, 9)]
 
 
-@pytest.mark.parametrize("path, error", [(5, TypeError), ("{epoch}-{loss}.ckpt", ValueError),
-                                         ("nowhere/r-{epoch}.ckpt", FileNotFoundError)])
-def test_a_path_that_cannot_hold_checkpoints_is_refused_before_the_first_epoch(backend, data, path, error, tmp_path,
-                                                                               monkeypatch):
+@pytest.mark.parametrize(
+    "path, error", [(5, TypeError), ("{epoch}-{loss}.ckpt", ValueError), ("nowhere/r-{epoch}.ckpt", FileNotFoundError)]
+)
+def test_a_path_that_cannot_hold_checkpoints_is_refused_before_the_first_epoch(
+    backend, data, path, error, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     trainer = make(backend)
     with pytest.raises(error):

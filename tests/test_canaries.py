@@ -67,8 +67,10 @@ class Canaries:
         for raw, start, stop, canary in self.kept:
             touched = np.flatnonzero(raw != canary)
             outside = touched[(touched < start) | (touched >= stop)]
-            assert outside.size == 0, (f"{what}: an array of {stop - start} {canary.dtype.itemsize}-byte elements was "
-                                       f"overrun at {(outside - start)[:8].tolist()}")
+            assert outside.size == 0, (
+                f"{what}: an array of {stop - start} {canary.dtype.itemsize}-byte elements was "
+                f"overrun at {(outside - start)[:8].tolist()}"
+            )
         self.kept.clear()
 
 
@@ -138,18 +140,41 @@ def test_kernel_keeps_to_its_arrays(row, dtype):
 
 # ------------------------------------------------------------------ the engine
 
-OUTPUTS = [("sigmoid", "binary_cross_entropy", False), ("softmax", "cross_entropy", True),
-           ("identity", "squared_error", False), ("softmax", "cross_entropy", False), ("tanh", "huber", False),
-           ("softplus", "absolute_error", False), ("softmax", "squared_error", False),
-           ("sigmoid", "cross_entropy", True), ("sigmoid", "squared_error", False)]
+OUTPUTS = [
+    ("sigmoid", "binary_cross_entropy", False),
+    ("softmax", "cross_entropy", True),
+    ("identity", "squared_error", False),
+    ("softmax", "cross_entropy", False),
+    ("tanh", "huber", False),
+    ("softplus", "absolute_error", False),
+    ("softmax", "squared_error", False),
+    ("sigmoid", "cross_entropy", True),
+    ("sigmoid", "squared_error", False),
+]
 #            sizes, samples, batch size: narrow and tiny ones, deep sums, more samples than a block, wide layers
-CORNERS = [((1, 1), 1, 1), ((1, 1), 9, 4), ((2, 2, 1), 4, 4), ((2, 2, 1), 5, 1), ((3, 1, 2), 17, 8), ((8, 16, 1), 3, 1),
-           ((300, 3), 5, 2), ((2, 270, 2), 13, 12), ((130, 2), 6, 6), ((5, 1), 33, 16), ((64, 30, 10), 11, 1),
-           ((3, 4, 2), 600, 513), ((4, 33, 1), 530, 530), ((16, 16, 16, 16, 4), 20, 7),
-           ((7, 131, 257, 2), 3, 2), ((9, 127, 255, 129), 4, 3), ((3, 257, 65), 5, 5), ((140, 1), 2, 2),
-           ((4, 113), 1, 1),
-           *[((5, 129, 200, 3), 21, 9), ((33, 197, 131), 30, 17), ((20, 195, 1), 300, 290), ((128, 192), 14, 14)] * 3,
-           *[((400, 20, 3), 2700, 10), ((400, 130, 3), 2700, 64)]]      # samples beyond the cache
+CORNERS = [
+    ((1, 1), 1, 1),
+    ((1, 1), 9, 4),
+    ((2, 2, 1), 4, 4),
+    ((2, 2, 1), 5, 1),
+    ((3, 1, 2), 17, 8),
+    ((8, 16, 1), 3, 1),
+    ((300, 3), 5, 2),
+    ((2, 270, 2), 13, 12),
+    ((130, 2), 6, 6),
+    ((5, 1), 33, 16),
+    ((64, 30, 10), 11, 1),
+    ((3, 4, 2), 600, 513),
+    ((4, 33, 1), 530, 530),
+    ((16, 16, 16, 16, 4), 20, 7),
+    ((7, 131, 257, 2), 3, 2),
+    ((9, 127, 255, 129), 4, 3),
+    ((3, 257, 65), 5, 5),
+    ((140, 1), 2, 2),
+    ((4, 113), 1, 1),
+    *[((5, 129, 200, 3), 21, 9), ((33, 197, 131), 30, 17), ((20, 195, 1), 300, 290), ((128, 192), 14, 14)] * 3,
+    *[((400, 20, 3), 2700, 10), ((400, 130, 3), 2700, 64)],
+]  # samples beyond the cache
 
 
 def network(i):
@@ -198,8 +223,11 @@ def run_network(i, dtype, memory):
     activations = (*[hidden[(i + l) % len(hidden)] for l in range(len(sizes) - 2)], output)
     reduction, momentum, nesterov = ("mean", "sum")[i % 2], (0.0, 0.8, 0.8)[i % 3], i % 3 == 2
     x_dtype = (dtype, np.uint8, np.float32, np.float64)[i % 4]
-    X = rng.integers(0, 3, (n, sizes[0])).astype(x_dtype) if x_dtype == np.uint8 else (
-        rng.normal(size=(n, sizes[0])).astype(x_dtype))
+    X = (
+        rng.integers(0, 3, (n, sizes[0])).astype(x_dtype)
+        if x_dtype == np.uint8
+        else (rng.normal(size=(n, sizes[0])).astype(x_dtype))
+    )
     Y = rng.integers(0, sizes[-1], n) if labels else rng.dirichlet(np.ones(sizes[-1]), n).astype(dtype)
     dA = rng.normal(size=(n, sizes[-1])).astype(dtype)
     exact = NumpyBackend(sizes, activations, loss, reduction, np.float64)
@@ -232,20 +260,33 @@ def run_network(i, dtype, memory):
             assert touched.size == 0, f"{what} of {sizes}: a block of the workspace was overrun at {touched[:8]}"
 
     def same(given, wanted, what):
-        np.testing.assert_allclose(given, wanted, rtol, atol * max(1, np.abs(wanted).max()),
-                                   err_msg=f"{what} {i} {sizes}")
+        np.testing.assert_allclose(
+            given, wanted, rtol, atol * max(1, np.abs(wanted).max()), err_msg=f"{what} {i} {sizes}"
+        )
 
     engine_make_plan, workspaces = engine.make_plan, []
     with ExitStack() as stack:
-        for name, value in {"aligned_zeros": new_workspace, "make_plan": make_plan,
-                            "np": Numpy(lambda shape, dtype=float: memory.put(np.full(shape, np.nan, dtype))),
-                            "MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0, "LEAST_SHARED_WORK": 0,
-                            "_threads": 1 + i % 3}.items():
+        for name, value in {
+            "aligned_zeros": new_workspace,
+            "make_plan": make_plan,
+            "np": Numpy(lambda shape, dtype=float: memory.put(np.full(shape, np.nan, dtype))),
+            "MIN_ROWS_PER_THREAD": 1,
+            "MIN_WORK_PER_THREAD": 1,
+            "LARGE_WORK": 0,
+            "LEAST_SHARED_WORK": 0,
+            "_threads": 1 + i % 3,
+        }.items():
             stack.enter_context(mock.patch.object(engine, name, value))
         backend = NumbaBackend(sizes, activations, loss, reduction, dtype)
-        for what, arguments in {"predict": (X,), "losses": (X, Y), "outputs_and_losses": (X, Y),
-                                "gradient": (X, Y), "input_gradient": (X, Y), "gradient_from": (X, dA),
-                                "record": (X, Y)}.items():
+        for what, arguments in {
+            "predict": (X,),
+            "losses": (X, Y),
+            "outputs_and_losses": (X, Y),
+            "gradient": (X, Y),
+            "input_gradient": (X, Y),
+            "gradient_from": (X, dA),
+            "record": (X, Y),
+        }.items():
             placed = [memory.put(parameters), *map(memory.put, arguments)]
             given = getattr(backend, what)(*placed)
             inputs = [a.copy() for a in placed]
@@ -255,8 +296,11 @@ def run_network(i, dtype, memory):
             wanted = getattr(exact, what)(parameters.astype(float), *arguments)
             if what == "record":
                 for name, w in wanted._asdict().items():
-                    for one, other in zip(getattr(given, name), w, strict=True) if isinstance(w, list) else (
-                            [(getattr(given, name), w)]):
+                    for one, other in (
+                        zip(getattr(given, name), w, strict=True)
+                        if isinstance(w, list)
+                        else ([(getattr(given, name), w)])
+                    ):
                         same(one, other, name)
             else:
                 for one, other in zip(given, wanted, strict=True) if isinstance(wanted, tuple) else [(given, wanted)]:
@@ -266,10 +310,19 @@ def run_network(i, dtype, memory):
         same(given.dX, exact.record(parameters.astype(float), X, dA=dA.astype(float)).dX, "dX")
 
         rule = "nesterov" if nesterov else "momentum" if momentum else "sgd"
-        settings = [{}, {"l2": 0.1, "dropout": (0.3,) * (len(sizes) - 2), "input_noise": 0.1, "clip_value": 0.5},
-                    {"clip_norm": 0.3, "max_norm": 0.5, "rule": "adam", "numbers": (0.9, 0.99, 1e-8)}][i // 3 % 3]
-        update = Update(**{"rule": rule, "numbers": (momentum,) if momentum else (),
-                           "rates": (0.02 / (n if i % 2 else 1),), **settings})
+        settings = [
+            {},
+            {"l2": 0.1, "dropout": (0.3,) * (len(sizes) - 2), "input_noise": 0.1, "clip_value": 0.5},
+            {"clip_norm": 0.3, "max_norm": 0.5, "rule": "adam", "numbers": (0.9, 0.99, 1e-8)},
+        ][i // 3 % 3]
+        update = Update(
+            **{
+                "rule": rule,
+                "numbers": (momentum,) if momentum else (),
+                "rates": (0.02 / (n if i % 2 else 1),),
+                **settings,
+            }
+        )
         options = dict(batch_size=batch_size, update=update, threads=1 + i % 3)
         span = 0, -(-n // batch_size)
         weights = np.linspace(0, 2, n) if i % 4 == 0 else None
@@ -277,18 +330,24 @@ def run_network(i, dtype, memory):
         wanted = [parameters.astype(float), np.arange(n), np.zeros(2)]
         steps = exact.training(wanted[0], states[0], order=wanted[1], **options)(X, Y, weights, words, *span, wanted[2])
         given = [memory.put(parameters), memory.put(np.arange(n)), memory.put(np.zeros(2))]
-        vars(states[1]).update(buffers=[memory.put(buffer) for buffer in states[1].buffers],
-                               memory=memory.put(states[1].memory))
+        vars(states[1]).update(
+            buffers=[memory.put(buffer) for buffer in states[1].buffers], memory=memory.put(states[1].memory)
+        )
         train = backend.training(given[0], states[1], order=given[1], **options)
-        assert steps == train(memory.put(X), memory.put(Y),
-                              None if weights is None else memory.put(weights.astype(dtype)), memory.put(words), *span,
-                              given[2])
+        assert steps == train(
+            memory.put(X),
+            memory.put(Y),
+            None if weights is None else memory.put(weights.astype(dtype)),
+            memory.put(words),
+            *span,
+            given[2],
+        )
         given = [a.copy() for a in (*given, *states[1].buffers)]
         check("train")
         for one, other in zip(given, (*wanted, *states[0].buffers), strict=True):
             same(one, other, "trained")
 
-        if labels:                                         # one that is no class, the last of a batch
+        if labels:  # one that is no class, the last of a batch
             Y[min(batch_size, n) - 1] = (sizes[-1], -1, 10**9, -(2**63))[i % 4]
             update = update._replace(label_smoothing=0.1 * (i % 2))
             given = memory.put(parameters)
@@ -330,17 +389,24 @@ def main(side, what="all"):
 
 
 def touch(*arguments, **environment):
-    return subprocess.run([sys.executable, "-X", "faulthandler", __file__, *arguments], capture_output=True, text=True,
-                          timeout=300, env={**os.environ, "PYTHONWARNINGS": "error", **environment})
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", __file__, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONWARNINGS": "error", **environment},
+    )
 
 
 needs_mprotect = pytest.mark.skipif(sys.platform != "linux", reason="pages are forbidden by Linux' mprotect")
 
 
 @needs_mprotect
-@pytest.mark.parametrize("side, what, environment",
-                         [("end", "all", {}), ("start", "all", {}), ("end", "engine", table.AVX2)],
-                         ids=["after", "before", "after, AVX2"])
+@pytest.mark.parametrize(
+    "side, what, environment",
+    [("end", "all", {}), ("start", "all", {}), ("end", "engine", table.AVX2)],
+    ids=["after", "before", "after, AVX2"],
+)
 def test_nothing_touches_the_next_page(side, what, environment):
     if environment and platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("names a processor of the x86-64 family")

@@ -17,13 +17,24 @@ from fastbp.checkpoints import CheckpointError, generator_state, latest, numbere
 ARRAYS = {
     "parameters": np.array([0.0, -0.0, np.nan, np.inf, 5e-324]),
     "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "empty": np.empty((0, 4), np.float32), "scalar": np.array(7), "bool": np.array([True, False, True]),
-    "bytes": np.arange(5, dtype=np.uint8), "big": np.array([2**63], np.uint64), "half": np.ones((1, 1, 3), np.float16),
-    "foreign": np.arange(4, dtype=">i4"), "fortran": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+    "empty": np.empty((0, 4), np.float32),
+    "scalar": np.array(7),
+    "bool": np.array([True, False, True]),
+    "bytes": np.arange(5, dtype=np.uint8),
+    "big": np.array([2**63], np.uint64),
+    "half": np.ones((1, 1, 3), np.float16),
+    "foreign": np.arange(4, dtype=">i4"),
+    "fortran": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
     "strided": np.arange(10)[::-3],
 }
-INFO = {"epochs": 3, "loss": [0.1, 1 / 3, 5e-324], "words": "ü", "none": None, "big": 2**127 + 1,
-        "nested": {"a": [True]}}
+INFO = {
+    "epochs": 3,
+    "loss": [0.1, 1 / 3, 5e-324],
+    "words": "ü",
+    "none": None,
+    "big": 2**127 + 1,
+    "nested": {"a": [True]},
+}
 
 
 def test_round_trip(tmp_path):
@@ -46,16 +57,19 @@ def test_nan_in_info_comes_back(tmp_path):
     assert np.isnan(loss[0]) and loss[1] == np.inf
 
 
-@pytest.mark.parametrize("arrays, info, words", [
-    ({"a": np.array([None])}, {}, "array 'a' must hold booleans, integers or floats"),
-    ({"a": np.zeros(2, [("x", int)])}, {}, "array 'a' must hold booleans, integers or floats"),
-    ({"a": np.zeros(2, complex)}, {}, "array 'a' must hold booleans, integers or floats"),
-    ({"a": np.array(["text"])}, {}, "array 'a' must hold booleans, integers or floats"),
-    ({"a": np.zeros(2, "M8[s]")}, {}, "array 'a' must hold booleans, integers or floats"),
-    ({"a": np.zeros(2, np.longdouble)}, {}, "array 'a' must hold booleans, integers or floats of at most 64 bits"),
-    ({}, {"a": np.float32(1)}, "info must be what JSON can hold"),
-    ({}, {"a": object()}, "info must be what JSON can hold"),
-])
+@pytest.mark.parametrize(
+    "arrays, info, words",
+    [
+        ({"a": np.array([None])}, {}, "array 'a' must hold booleans, integers or floats"),
+        ({"a": np.zeros(2, [("x", int)])}, {}, "array 'a' must hold booleans, integers or floats"),
+        ({"a": np.zeros(2, complex)}, {}, "array 'a' must hold booleans, integers or floats"),
+        ({"a": np.array(["text"])}, {}, "array 'a' must hold booleans, integers or floats"),
+        ({"a": np.zeros(2, "M8[s]")}, {}, "array 'a' must hold booleans, integers or floats"),
+        ({"a": np.zeros(2, np.longdouble)}, {}, "array 'a' must hold booleans, integers or floats of at most 64 bits"),
+        ({}, {"a": np.float32(1)}, "info must be what JSON can hold"),
+        ({}, {"a": object()}, "info must be what JSON can hold"),
+    ],
+)
 def test_what_a_file_cannot_hold(tmp_path, arrays, info, words):
     with pytest.raises(TypeError, match=words):
         write(tmp_path / "a", arrays, info)
@@ -208,8 +222,10 @@ def test_a_writer_killed_at_any_moment_leaves_a_readable_latest(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_a_writer_killed_before_the_renaming_leaves_the_old_file(tmp_path):
     write(tmp_path / "a", {}, {"epochs": 1})
-    script = ("import os, signal, sys\nfrom fastbp.checkpoints import write\n"
-              "os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\nwrite(sys.argv[1], {}, {})\n")
+    script = (
+        "import os, signal, sys\nfrom fastbp.checkpoints import write\n"
+        "os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\nwrite(sys.argv[1], {}, {})\n"
+    )
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")]).returncode == -9
     assert read(tmp_path / "a")[1] == {"epochs": 1} and len(os.listdir(tmp_path)) == 2
 
@@ -272,13 +288,19 @@ def test_latest_of_a_folder_goes_by_number_then_by_time(tmp_path):
 
 
 def draws(rng):
-    return [rng.integers(0, 2**32, 3, dtype=np.uint32).tolist(), rng.random(5).tolist(), rng.permutation(7).tolist(),
-            rng.standard_normal(3, dtype=np.float32).tolist(), rng.bytes(3)]
+    return [
+        rng.integers(0, 2**32, 3, dtype=np.uint32).tolist(),
+        rng.random(5).tolist(),
+        rng.permutation(7).tolist(),
+        rng.standard_normal(3, dtype=np.float32).tolist(),
+        rng.bytes(3),
+    ]
 
 
 @pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
-@pytest.mark.parametrize("seed", [0, 2**200, [1, 2, 3], np.array([5, 6], np.uint32),
-                                  np.random.SeedSequence(4, pool_size=8)])
+@pytest.mark.parametrize(
+    "seed", [0, 2**200, [1, 2, 3], np.array([5, 6], np.uint32), np.random.SeedSequence(4, pool_size=8)]
+)
 def test_generators_go_on_identically(name, seed):
     rng = np.random.Generator(getattr(np.random, name)(seed))
     rng.spawn(2)
@@ -307,15 +329,37 @@ def test_generators_that_cannot_be_kept():
         checkpoints.restore_generator({"state": {"bit_generator": "os"}, "seed_sequence": None})
 
 
-WRONG = [None, True, -1, 0.5, float("nan"), "x", [], [1], {}, {"a": 1}, 2**200, 10**5000, [[]],
-         {"dtype": "O", "values": [1]}, {"dtype": "uint32", "values": [1, 2]}, {"dtype": "M8[s]", "values": [1]},
-         {"dtype": [["a", "O"]], "values": [1]}, {"dtype": "V100000000000", "values": []}]
+WRONG = [
+    None,
+    True,
+    -1,
+    0.5,
+    float("nan"),
+    "x",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    2**200,
+    10**5000,
+    [[]],
+    {"dtype": "O", "values": [1]},
+    {"dtype": "uint32", "values": [1, 2]},
+    {"dtype": "M8[s]", "values": [1]},
+    {"dtype": [["a", "O"]], "values": [1]},
+    {"dtype": "V100000000000", "values": []},
+]
 
 
 def places(value, path=()):
     """Return where all values within nested objects and lists are; of a long list the first and the last."""
-    items = value.items() if isinstance(value, dict) else \
-        [(i, value[i]) for i in {0, len(value) - 1}] if isinstance(value, list) and value else []
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else [(i, value[i]) for i in {0, len(value) - 1}]
+        if isinstance(value, list) and value
+        else []
+    )
     return [path] + [place for key, item in items for place in places(item, (*path, key))]
 
 
@@ -374,37 +418,108 @@ def craft(path, header, content=b"", head=None):
     return path
 
 
-@pytest.mark.parametrize("header", [
-    b"", b"[]", b"null", b"3", b"{}", b'{"info": {}}', b'{"info": [], "arrays": {}}', b'{"info": {}, "arrays": []}',
-    b'{"info": {}, "arrays": {}, "more": {}}', b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000,
-    b'{"info": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b'}, "arrays": {}}',
-], ids=range(14))
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"3",
+        b"{}",
+        b'{"info": {}}',
+        b'{"info": [], "arrays": {}}',
+        b'{"info": {}, "arrays": []}',
+        b'{"info": {}, "arrays": {}, "more": {}}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 10_000,
+        b'{"info": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b'}, "arrays": {}}',
+    ],
+    ids=range(14),
+)
 def test_headers_that_are_none(tmp_path, header):
     with pytest.raises(CheckpointError, match="checkpoint '.*c' has a header that"):
         read(craft(tmp_path / "c", header))
 
 
-@pytest.mark.parametrize("declared", [
-    None, 3, "<f8", [], ["<f8"], ["<f8", [2], 1], {"<f8": [2]}, [["<f8"], [2]], [3, [2]], [None, [2]],
-    *([dtype, [2]] for dtype in ["O", "|O", "|O8", "f8", ">f8", "=f8", "float64", "<f16", "<c16", "<M8[s]", "<m8[s]",
-                                 "|V8", "|S8", "<U2", "<f8,<f8", "|b2", "", [["a", "<f8"]],
-                                 {"names": ["a"], "formats": ["O"]}]),
-    *(["<f8", shape] for shape in [None, 2, "2", {"2": 2}, [2.0], [True, 2], [-2], [-1, -2], [None], ["2"], [[2]],
-                                   [2**62], [0, 2**62], [2**40, 2**40, 0], [10**400], [1] * 33]),
-], ids=str)
+@pytest.mark.parametrize(
+    "declared",
+    [
+        None,
+        3,
+        "<f8",
+        [],
+        ["<f8"],
+        ["<f8", [2], 1],
+        {"<f8": [2]},
+        [["<f8"], [2]],
+        [3, [2]],
+        [None, [2]],
+        *(
+            [dtype, [2]]
+            for dtype in [
+                "O",
+                "|O",
+                "|O8",
+                "f8",
+                ">f8",
+                "=f8",
+                "float64",
+                "<f16",
+                "<c16",
+                "<M8[s]",
+                "<m8[s]",
+                "|V8",
+                "|S8",
+                "<U2",
+                "<f8,<f8",
+                "|b2",
+                "",
+                [["a", "<f8"]],
+                {"names": ["a"], "formats": ["O"]},
+            ]
+        ),
+        *(
+            ["<f8", shape]
+            for shape in [
+                None,
+                2,
+                "2",
+                {"2": 2},
+                [2.0],
+                [True, 2],
+                [-2],
+                [-1, -2],
+                [None],
+                ["2"],
+                [[2]],
+                [2**62],
+                [0, 2**62],
+                [2**40, 2**40, 0],
+                [10**400],
+                [1] * 33,
+            ]
+        ),
+    ],
+    ids=str,
+)
 def test_dtypes_and_shapes_of_arrays(tmp_path, declared):
     with pytest.raises(CheckpointError, match="checkpoint '.*c' has an array 'a' of dtype and shape "):
         read(craft(tmp_path / "c", {"info": {}, "arrays": {"a": declared}}, bytes(16)))
 
 
-@pytest.mark.parametrize("arrays, content, words", [
-    ({"a": ["<f8", [3]]}, bytes(16), "is too short for its array 'a'"),
-    ({"a": ["<f8", [2**40, 2**16]]}, bytes(16), "is too short for its array 'a'"),
-    ({"a": ["<f8", [1]], "b": ["<f8", [2]]}, bytes(16), "is too short for its array 'b'"),
-    ({"a": ["<f8", [1]]}, bytes(16), "has 8 bytes that belong to no array"),
-    ({}, bytes(1), "has 1 bytes that belong to no array"),
-    ({"a": ["|b1", [2]]}, b"\1\2", "has bytes in its array 'a' that are no booleans"),
-])
+@pytest.mark.parametrize(
+    "arrays, content, words",
+    [
+        ({"a": ["<f8", [3]]}, bytes(16), "is too short for its array 'a'"),
+        ({"a": ["<f8", [2**40, 2**16]]}, bytes(16), "is too short for its array 'a'"),
+        ({"a": ["<f8", [1]], "b": ["<f8", [2]]}, bytes(16), "is too short for its array 'b'"),
+        ({"a": ["<f8", [1]]}, bytes(16), "has 8 bytes that belong to no array"),
+        ({}, bytes(1), "has 1 bytes that belong to no array"),
+        ({"a": ["|b1", [2]]}, b"\1\2", "has bytes in its array 'a' that are no booleans"),
+    ],
+)
 def test_content_that_does_not_fit_the_header(tmp_path, arrays, content, words):
     with pytest.raises(CheckpointError, match=words):
         read(craft(tmp_path / "c", {"info": {}, "arrays": arrays}, content))

@@ -128,8 +128,16 @@ def test_bad_data(backend, loss, X, Y, error, words):
     net = fastbp.Network([3, 4, 2], ["tanh", OUTPUT[loss]], loss, seed=0, backend=backend)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1, 0.9), seed=0)
     before = net.parameters.copy()
-    calls = [net.loss, net.gradients, net.input_gradient, net.trace, net.verify, trainer.fit, trainer.step,
-             trainer.partial_fit]
+    calls = [
+        net.loss,
+        net.gradients,
+        net.input_gradient,
+        net.trace,
+        net.verify,
+        trainer.fit,
+        trainer.step,
+        trainer.partial_fit,
+    ]
     messages = set()
     for call in calls:
         with pytest.raises(error) as caught:
@@ -153,17 +161,29 @@ def test_bad_inputs_alone(backend):
         net.backpropagate(X, spoilt(Y, (0, 0), NAN))
     with pytest.raises(ValueError, match=r"dA\[2, 1\] is masked"):
         net.backpropagate(X, masked(Y, 2, 1))
-    for three, words in ((np.arange(3.0), r"write X\.reshape\(-1, 1\)"),
-                         ([1.0, 2, 3], r"write numpy\.asarray\(X\)\.reshape\(-1, 1\)")):
+    for three, words in (
+        (np.arange(3.0), r"write X\.reshape\(-1, 1\)"),
+        ([1.0, 2, 3], r"write numpy\.asarray\(X\)\.reshape\(-1, 1\)"),
+    ):
         with pytest.raises(ValueError, match=words):
             fastbp.Network([1, 1], backend=backend).predict(three)
 
 
-@pytest.mark.parametrize("given", [
-    table(), table("Float64"), table("Float32"), table(ARROW_FLOAT), table(third=[1.5, *map(Decimal, "23456")]),
-    table(third=[Fraction(3, 2), 2, 3, 4, 5, 6]), table().astype(object), table().to_numpy(object).tolist(),
-    masked(table().to_numpy(float)), list(masked(table().to_numpy(float))),
-])
+@pytest.mark.parametrize(
+    "given",
+    [
+        table(),
+        table("Float64"),
+        table("Float32"),
+        table(ARROW_FLOAT),
+        table(third=[1.5, *map(Decimal, "23456")]),
+        table(third=[Fraction(3, 2), 2, 3, 4, 5, 6]),
+        table().astype(object),
+        table().to_numpy(object).tolist(),
+        masked(table().to_numpy(float)),
+        list(masked(table().to_numpy(float))),
+    ],
+)
 def test_tables_of_numbers_of_several_types(backend, given):
     expected = np.array([[1, 1, 1.5], [2, 0, 2], [3, 1, 3], [4, 0, 4], [5, 1, 5], [6, 0, 6]])
     for dtype in ("float32", "float64"):
@@ -175,11 +195,18 @@ def test_tables_of_numbers_of_several_types(backend, given):
     np.testing.assert_array_equal(checks.inputs(large, 2, np.dtype("f8"))[0], [[2**24 + 1, 0.5]])
 
 
-@pytest.mark.parametrize("given", [
-    pd.Series(LABELS, dtype="Int64"), pd.Series(LABELS, dtype=ARROW_INTEGER),
-    pd.Series(LABELS == 1, dtype="boolean"), pd.Series(LABELS, dtype="category"), LABELS.astype(object),
-    masked(LABELS), (LABELS == 1).tolist(),
-])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pd.Series(LABELS, dtype="Int64"),
+        pd.Series(LABELS, dtype=ARROW_INTEGER),
+        pd.Series(LABELS == 1, dtype="boolean"),
+        pd.Series(LABELS, dtype="category"),
+        LABELS.astype(object),
+        masked(LABELS),
+        (LABELS == 1).tolist(),
+    ],
+)
 def test_labels_of_other_types(backend, given):
     net = fastbp.Network([3, 2], "softmax", "cross_entropy", seed=0, backend=backend)
     assert net.loss(X, given) == net.loss(X, LABELS)
@@ -245,11 +272,18 @@ def test_what_the_kernels_read_is_not_copied(kind):
     assert checks.targets(labels, 5, 5, "cross_entropy", np.dtype("f4")) is labels
 
 
-@pytest.mark.parametrize("given", [
-    np.ones((5, 3), "f2"), np.ones((5, 3), ">f4"), np.ones((5, 3), "i8"), np.ones((5, 3), bool),
-    np.ones((3, 5), "f4").T, np.ones((5, 6), "f4")[:, ::2],
-    np.frombuffer(bytes(61), np.uint8)[1:].view("f4").reshape(5, 3),
-])
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.ones((5, 3), "f2"),
+        np.ones((5, 3), ">f4"),
+        np.ones((5, 3), "i8"),
+        np.ones((5, 3), bool),
+        np.ones((3, 5), "f4").T,
+        np.ones((5, 6), "f4")[:, ::2],
+        np.frombuffer(bytes(61), np.uint8)[1:].view("f4").reshape(5, 3),
+    ],
+)
 def test_everything_else_becomes_plain_rows_of_the_dtype(given):
     for dtype in (np.dtype("f4"), np.dtype("f8")):
         X, single = checks.inputs(given, 3, dtype)
@@ -262,79 +296,154 @@ def test_everything_else_becomes_plain_rows_of_the_dtype(given):
 NETWORK = dict(sizes=[3, 4, 2], backend="numpy")
 
 
-@pytest.mark.parametrize("arguments, error, words", [
-    (dict(sizes=[3]), TypeError, ["sizes", "[3]"]), (dict(sizes=3), TypeError, ["sizes", "3"]),
-    (dict(sizes="64"), TypeError, ["sizes"]), (dict(sizes=[3, 0, 1]), ValueError, ["sizes[1]", "0"]),
-    (dict(sizes=[3, -4]), ValueError, ["sizes[1]", "-4"]), (dict(sizes=[3, 2.5]), TypeError, ["sizes[1]", "2.5"]),
-    (dict(sizes=[3, True]), TypeError, ["sizes[1]", "True"]),
-    (dict(activations="sigmoyd"), ValueError, ["activations", "'sigmoyd'", "did you mean 'sigmoid'"]),
-    (dict(activations="Leaky-ReLU"), ValueError, ["did you mean 'leaky_relu'"]),
-    (dict(activations=["tanh"]), ValueError, ["activations", "2 (one per layer", "tanh"]),
-    (dict(activations=["tanh", "rellu"]), ValueError, ["activations[1]", "'relu'"]),
-    (dict(activations=np.tanh), TypeError, ["activations", "name"]),
-    (dict(loss="squared_eror"), ValueError, ["loss", "did you mean 'squared_error'"]),
-    (dict(loss="crossentropy"), ValueError, ["did you mean 'cross_entropy'"]),
-    (dict(loss="mse"), ValueError, ["loss 'mse' is unknown; did you mean 'squared_error'?"]),
-    (dict(activations="logistic"), ValueError, ["activations 'logistic' is unknown; did you mean 'sigmoid'?"]),
-    (dict(activations=["linear", "tanh"]), ValueError, ["activations[0]", "did you mean 'identity'?"]),
-    (dict(loss="zzz"), ValueError, ["loss 'zzz' is unknown", "known: squared_error"]),
-    (dict(loss="cross_entropy", activations="tanh"), ValueError, ["cross_entropy", "softmax", "'tanh'"]),
-    (dict(loss="binary_cross_entropy", activations="identity"), ValueError, ["sigmoid", "'identity'"]),
-    (dict(init="glorot"), ValueError, ["init", "did you mean 'glorot"]), (dict(init=3), TypeError, ["init", "3"]),
-    (dict(init=[(np.ones((3, 4)), np.ones(4))]), ValueError, ["init", "2 layers", "got 1"]),
-    (dict(init=[(np.ones((4, 3)), np.ones(4)), (np.ones((4, 2)), np.ones(2))]), ValueError,
-     ["W of layer 1", "(4, 3)", "(3, 4)"]),
-    (dict(init=[(np.ones((3, 4)), np.ones(4)), (np.ones((4, 2)), [NAN, 0])]), ValueError, ["b of layer 2[0] is nan"]),
-    (dict(reduction="average"), ValueError, ["reduction", "did you mean 'mean'?", "mean, sum"]),
-    (dict(sizes=[3, 1], activations="softmax"), ValueError, ["activations[0] is 'softmax' over one", "use 'sigmoid'"]),
-    (dict(sizes=[3, 1, 2], activations=["softmax", "tanh"]), ValueError, ["activations[0] is 'softmax'", "'sigmoid'"]),
-    (dict(sizes=[3, 4, 1], activations=["tanh", "softmax"], loss="cross_entropy"), ValueError,
-     ["activations[1] is 'softmax' over one", "use 'sigmoid'", "binary_cross_entropy"]),
-    (dict(sizes=[3, 1], loss="cross_entropy"), ValueError, ["cross_entropy", "one output", "binary_cross_entropy"]),
-    (dict(dtype="float16"), ValueError, ["dtype", "float16"]), (dict(dtype="real"), ValueError, ["dtype", "'real'"]),
-    (dict(dtype=int), ValueError, ["dtype"]), (dict(seed="one"), TypeError, ["seed", "'one'"]),
-    (dict(seed=-1), ValueError, ["seed", "-1"]), (dict(backend="nunba"), ValueError, ["did you mean 'numba'"]),
-])
+@pytest.mark.parametrize(
+    "arguments, error, words",
+    [
+        (dict(sizes=[3]), TypeError, ["sizes", "[3]"]),
+        (dict(sizes=3), TypeError, ["sizes", "3"]),
+        (dict(sizes="64"), TypeError, ["sizes"]),
+        (dict(sizes=[3, 0, 1]), ValueError, ["sizes[1]", "0"]),
+        (dict(sizes=[3, -4]), ValueError, ["sizes[1]", "-4"]),
+        (dict(sizes=[3, 2.5]), TypeError, ["sizes[1]", "2.5"]),
+        (dict(sizes=[3, True]), TypeError, ["sizes[1]", "True"]),
+        (dict(activations="sigmoyd"), ValueError, ["activations", "'sigmoyd'", "did you mean 'sigmoid'"]),
+        (dict(activations="Leaky-ReLU"), ValueError, ["did you mean 'leaky_relu'"]),
+        (dict(activations=["tanh"]), ValueError, ["activations", "2 (one per layer", "tanh"]),
+        (dict(activations=["tanh", "rellu"]), ValueError, ["activations[1]", "'relu'"]),
+        (dict(activations=np.tanh), TypeError, ["activations", "name"]),
+        (dict(loss="squared_eror"), ValueError, ["loss", "did you mean 'squared_error'"]),
+        (dict(loss="crossentropy"), ValueError, ["did you mean 'cross_entropy'"]),
+        (dict(loss="mse"), ValueError, ["loss 'mse' is unknown; did you mean 'squared_error'?"]),
+        (dict(activations="logistic"), ValueError, ["activations 'logistic' is unknown; did you mean 'sigmoid'?"]),
+        (dict(activations=["linear", "tanh"]), ValueError, ["activations[0]", "did you mean 'identity'?"]),
+        (dict(loss="zzz"), ValueError, ["loss 'zzz' is unknown", "known: squared_error"]),
+        (dict(loss="cross_entropy", activations="tanh"), ValueError, ["cross_entropy", "softmax", "'tanh'"]),
+        (dict(loss="binary_cross_entropy", activations="identity"), ValueError, ["sigmoid", "'identity'"]),
+        (dict(init="glorot"), ValueError, ["init", "did you mean 'glorot"]),
+        (dict(init=3), TypeError, ["init", "3"]),
+        (dict(init=[(np.ones((3, 4)), np.ones(4))]), ValueError, ["init", "2 layers", "got 1"]),
+        (
+            dict(init=[(np.ones((4, 3)), np.ones(4)), (np.ones((4, 2)), np.ones(2))]),
+            ValueError,
+            ["W of layer 1", "(4, 3)", "(3, 4)"],
+        ),
+        (
+            dict(init=[(np.ones((3, 4)), np.ones(4)), (np.ones((4, 2)), [NAN, 0])]),
+            ValueError,
+            ["b of layer 2[0] is nan"],
+        ),
+        (dict(reduction="average"), ValueError, ["reduction", "did you mean 'mean'?", "mean, sum"]),
+        (
+            dict(sizes=[3, 1], activations="softmax"),
+            ValueError,
+            ["activations[0] is 'softmax' over one", "use 'sigmoid'"],
+        ),
+        (
+            dict(sizes=[3, 1, 2], activations=["softmax", "tanh"]),
+            ValueError,
+            ["activations[0] is 'softmax'", "'sigmoid'"],
+        ),
+        (
+            dict(sizes=[3, 4, 1], activations=["tanh", "softmax"], loss="cross_entropy"),
+            ValueError,
+            ["activations[1] is 'softmax' over one", "use 'sigmoid'", "binary_cross_entropy"],
+        ),
+        (dict(sizes=[3, 1], loss="cross_entropy"), ValueError, ["cross_entropy", "one output", "binary_cross_entropy"]),
+        (dict(dtype="float16"), ValueError, ["dtype", "float16"]),
+        (dict(dtype="real"), ValueError, ["dtype", "'real'"]),
+        (dict(dtype=int), ValueError, ["dtype"]),
+        (dict(seed="one"), TypeError, ["seed", "'one'"]),
+        (dict(seed=-1), ValueError, ["seed", "-1"]),
+        (dict(backend="nunba"), ValueError, ["did you mean 'numba'"]),
+    ],
+)
 def test_bad_settings_of_a_network(arguments, error, words):
     with pytest.raises(error) as caught:
         fastbp.Network(**{**NETWORK, **arguments})
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-@pytest.mark.parametrize("make, error, words", [
-    (lambda: fastbp.SGD(0), ValueError, ["lr", "above 0", "0"]), (lambda: fastbp.SGD(-0.1), ValueError, ["lr", "-0.1"]),
-    (lambda: fastbp.SGD(NAN), ValueError, ["lr", "nan"]), (lambda: fastbp.SGD(INF), ValueError, ["lr", "inf"]),
-    (lambda: fastbp.SGD("0.1"), TypeError, ["lr", "'0.1'"]), (lambda: fastbp.SGD(True), TypeError, ["lr", "True"]),
-    (lambda: fastbp.SGD(0.1, 1.0), ValueError, ["momentum", "below 1", "1.0"]),
-    (lambda: fastbp.SGD(0.1, -0.1), ValueError, ["momentum", "at least 0"]),
-    (lambda: fastbp.SGD(0.1, nesterov=True), ValueError, ["nesterov", "momentum"]),
-    (lambda: fastbp.SGD(0.1, 0.5, nesterov=1), TypeError, ["nesterov", "1"]),
-    (lambda: initializers.Uniform(0), ValueError, ["eps"]), (lambda: initializers.Normal(-1), ValueError, ["std"]),
-    (lambda: initializers.Constant(NAN), ValueError, ["value"]),
-    (lambda: initializers.VarianceScaling("norml", 1, "in"), ValueError, ["distribution", "'normal'"]),
-    (lambda: initializers.VarianceScaling("normal", 1, "out"), ValueError, ["fan"]),
-])
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda: fastbp.SGD(0), ValueError, ["lr", "above 0", "0"]),
+        (lambda: fastbp.SGD(-0.1), ValueError, ["lr", "-0.1"]),
+        (lambda: fastbp.SGD(NAN), ValueError, ["lr", "nan"]),
+        (lambda: fastbp.SGD(INF), ValueError, ["lr", "inf"]),
+        (lambda: fastbp.SGD("0.1"), TypeError, ["lr", "'0.1'"]),
+        (lambda: fastbp.SGD(True), TypeError, ["lr", "True"]),
+        (lambda: fastbp.SGD(0.1, 1.0), ValueError, ["momentum", "below 1", "1.0"]),
+        (lambda: fastbp.SGD(0.1, -0.1), ValueError, ["momentum", "at least 0"]),
+        (lambda: fastbp.SGD(0.1, nesterov=True), ValueError, ["nesterov", "momentum"]),
+        (lambda: fastbp.SGD(0.1, 0.5, nesterov=1), TypeError, ["nesterov", "1"]),
+        (lambda: initializers.Uniform(0), ValueError, ["eps"]),
+        (lambda: initializers.Normal(-1), ValueError, ["std"]),
+        (lambda: initializers.Constant(NAN), ValueError, ["value"]),
+        (lambda: initializers.VarianceScaling("norml", 1, "in"), ValueError, ["distribution", "'normal'"]),
+        (lambda: initializers.VarianceScaling("normal", 1, "out"), ValueError, ["fan"]),
+    ],
+)
 def test_bad_settings_of_the_tables(make, error, words):
     with pytest.raises(error) as caught:
         make()
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-@pytest.mark.parametrize("known, names", [
-    (LOSSES, {"squared_error": "mse MSELoss mean_squared_error", "absolute_error": "mae L1Loss MeanAbsoluteError",
-              "huber": "HuberLoss smooth_l1", "log_cosh": "logcosh", "quantile": "pinball", "poisson": "PoissonNLLLoss",
-              "binary_cross_entropy": "bce BCEWithLogitsLoss binary_crossentropy logistic",
-              "focal": "binary_focal_crossentropy",
-              "cross_entropy": "nll NLLLoss CrossEntropyLoss categorical_crossentropy sparse_categorical_crossentropy",
-              "cross_entropy' or 'binary_cross_entropy": "logloss log_loss"}),
-    (ACTIVATIONS, {"sigmoid": "logistic sigmoyd", "identity": "linear None", "silu": "swish", "relu": "ReLU",
-                   "leaky_relu": "LeakyReLU leaky-relu", "exponential": "exp", "softmax": "log_softmax"}),
-    (INITIALIZERS, {"glorot_uniform": "GlorotUniform xavier_uniform_", "he_normal": "kaiming_normal HeNormal",
-                    "glorot_uniform' or 'glorot_normal": "glorot xavier", "he_uniform' or 'he_normal": "he kaiming",
-                    "lecun_normal": "lecun", "zeros": "zero", "constant": "ones"}),
-    (METRICS, {"accuracy": "acc accuracy_score", "rmse": "mse", "mae": "mean_absolute_error l1", "r2": "r2_score",
-               "f1": "f1_score F1Score"}),
-])
+@pytest.mark.parametrize(
+    "known, names",
+    [
+        (
+            LOSSES,
+            {
+                "squared_error": "mse MSELoss mean_squared_error",
+                "absolute_error": "mae L1Loss MeanAbsoluteError",
+                "huber": "HuberLoss smooth_l1",
+                "log_cosh": "logcosh",
+                "quantile": "pinball",
+                "poisson": "PoissonNLLLoss",
+                "binary_cross_entropy": "bce BCEWithLogitsLoss binary_crossentropy logistic",
+                "focal": "binary_focal_crossentropy",
+                "cross_entropy": "nll NLLLoss CrossEntropyLoss categorical_crossentropy "
+                "sparse_categorical_crossentropy",
+                "cross_entropy' or 'binary_cross_entropy": "logloss log_loss",
+            },
+        ),
+        (
+            ACTIVATIONS,
+            {
+                "sigmoid": "logistic sigmoyd",
+                "identity": "linear None",
+                "silu": "swish",
+                "relu": "ReLU",
+                "leaky_relu": "LeakyReLU leaky-relu",
+                "exponential": "exp",
+                "softmax": "log_softmax",
+            },
+        ),
+        (
+            INITIALIZERS,
+            {
+                "glorot_uniform": "GlorotUniform xavier_uniform_",
+                "he_normal": "kaiming_normal HeNormal",
+                "glorot_uniform' or 'glorot_normal": "glorot xavier",
+                "he_uniform' or 'he_normal": "he kaiming",
+                "lecun_normal": "lecun",
+                "zeros": "zero",
+                "constant": "ones",
+            },
+        ),
+        (
+            METRICS,
+            {
+                "accuracy": "acc accuracy_score",
+                "rmse": "mse",
+                "mae": "mean_absolute_error l1",
+                "r2": "r2_score",
+                "f1": "f1_score F1Score",
+            },
+        ),
+    ],
+)
 def test_names_of_other_libraries(known, names):
     for right, others in names.items():
         for other in others.split():
@@ -347,26 +456,45 @@ def test_names_of_other_libraries(known, names):
 
 
 def test_every_alias_means_a_name():
-    names = {*LOSSES, *ACTIVATIONS, *INITIALIZERS, *METRICS, "mean", "min", "max",
-             *(kind.__name__ for kind in fastbp.optimizers.OPTIMIZERS)}
+    names = {
+        *LOSSES,
+        *ACTIVATIONS,
+        *INITIALIZERS,
+        *METRICS,
+        "mean",
+        "min",
+        "max",
+        *(kind.__name__ for kind in fastbp.optimizers.OPTIMIZERS),
+    }
     for alias, meant in checks._ALIASES.items():
         assert alias == checks._plain(alias) and set(meant.split()) <= names, alias
 
 
-@pytest.mark.parametrize("wrong, words", [
-    ("adam", r"got 'adam'; did you mean fastbp\.Adam\(\.\.\.\)\?"), ("l-bfgs", r"did you mean fastbp\.LBFGS\("),
-    (fastbp.Adam, r"; write fastbp\.Adam\(\.\.\.\)"), ("zzz", "got 'zzz'$"), (3, "got 3$"),
-    (dict, "got <class 'dict'>$"),
-])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ("adam", r"got 'adam'; did you mean fastbp\.Adam\(\.\.\.\)\?"),
+        ("l-bfgs", r"did you mean fastbp\.LBFGS\("),
+        (fastbp.Adam, r"; write fastbp\.Adam\(\.\.\.\)"),
+        ("zzz", "got 'zzz'$"),
+        (3, "got 3$"),
+        (dict, "got <class 'dict'>$"),
+    ],
+)
 def test_optimizers_are_objects(wrong, words):
     with pytest.raises(TypeError, match=r"optimizer must be one such as fastbp\.SGD\(lr=0\.1\), .*" + words):
         fastbp.Trainer(fastbp.Network([3, 2], backend="numpy"), wrong)
 
 
-@pytest.mark.parametrize("wrong, words", [
-    ((X, Y, np.ones(6)), "tuple of 3: weights of validation samples are not supported"), ([X], "list of 1$"),
-    (X, "ndarray$"), ({"X": X, "Y": Y}, "dict$"),
-])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ((X, Y, np.ones(6)), "tuple of 3: weights of validation samples are not supported"),
+        ([X], "list of 1$"),
+        (X, "ndarray$"),
+        ({"X": X, "Y": Y}, "dict$"),
+    ],
+)
 def test_validation_data_are_a_pair(wrong, words):
     trainer = fastbp.Trainer(fastbp.Network([3, 2], backend="numpy", seed=0), fastbp.SGD(0.1))
     with pytest.raises(TypeError, match=rf"validation_data must be a pair \(X, Y\), got {words}"):
@@ -385,11 +513,14 @@ def test_weights_of_true_and_false(backend, labels, n_out):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("output, loss, Y, classes", [
-    (["softmax"], "cross_entropy", LABELS, "0, 1, 2"), (["tanh"], "hinge", LABELS * 2 - 1, "-1, 1")])
+@pytest.mark.parametrize(
+    "output, loss, Y, classes",
+    [(["softmax"], "cross_entropy", LABELS, "0, 1, 2"), (["tanh"], "hinge", LABELS * 2 - 1, "-1, 1")],
+)
 def test_weights_of_true_where_the_classes_are_others(output, loss, Y, classes):
-    trainer = fastbp.Trainer(fastbp.Network([3, 3 if loss == "cross_entropy" else 1], output, loss, backend="numpy"),
-                             fastbp.SGD(0.1))
+    trainer = fastbp.Trainer(
+        fastbp.Network([3, 3 if loss == "cross_entropy" else 1], output, loss, backend="numpy"), fastbp.SGD(0.1)
+    )
     with pytest.raises(ValueError, match=f"class_weight names the class True, but the classes are {classes}"):
         trainer.fit(X, Y, class_weight={True: 2.0})
 

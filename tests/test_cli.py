@@ -58,8 +58,10 @@ def flowers(tmp_path):
     kind = rng.integers(0, 2, 100)
     size = rng.normal(1e6, 1e5, 100) + np.where(kind, 4e5, -4e5)
     path = tmp_path / "flowers.csv"
-    rows = [f"{s:.3f},{'red' if i % 3 else 'blue'},{'rose' if k else 'lily'}"
-            for i, (s, k) in enumerate(zip(size, kind, strict=True))]
+    rows = [
+        f"{s:.3f},{'red' if i % 3 else 'blue'},{'rose' if k else 'lily'}"
+        for i, (s, k) in enumerate(zip(size, kind, strict=True))
+    ]
     path.write_text("size,color,kind\n" + "\n".join(rows) + "\n")
     return path
 
@@ -111,8 +113,13 @@ def test_train_digits_reaches_97_percent_by_default():
     assert [int(cells[0]) for cells in epochs] == list(range(1, 31))
     assert float(epochs[-1][1]) < 0.1 * float(epochs[0][1])
     assert accuracy(text) == float(epochs[-1][4][:-1])
-    confusion = np.array([[0 if cell == "." else int(cell) for cell in line.split()[1:]]
-                          for line in text.splitlines() if re.match(r" \d +[\d.]", line)])
+    confusion = np.array(
+        [
+            [0 if cell == "." else int(cell) for cell in line.split()[1:]]
+            for line in text.splitlines()
+            if re.match(r" \d +[\d.]", line)
+        ]
+    )
     assert confusion.shape == (10, 10) and confusion.sum() == 359
     assert f"({np.trace(confusion)} of 359)" in text
     assert confusion.sum(axis=1).tolist() == np.bincount(_digits_test_labels()).tolist()
@@ -156,9 +163,16 @@ def test_numbers_are_reported_in_their_own_units(curve, loss):
     assert r2 > 0.95 and rmse == pytest.approx(np.sqrt(1 - r2) * deviation, rel=0.15)
 
 
-@pytest.mark.parametrize(("hidden", "sizes"), [
-    (["--hidden", "8"], "2-8-1"), (["--hidden", "8,5"], "2-8-5-1"), (["--hidden", "8", "--hidden", "5"], "2-8-5-1"),
-    (["--hidden", "0"], "2-1"), ([], "2-30-1")])
+@pytest.mark.parametrize(
+    ("hidden", "sizes"),
+    [
+        (["--hidden", "8"], "2-8-1"),
+        (["--hidden", "8,5"], "2-8-5-1"),
+        (["--hidden", "8", "--hidden", "5"], "2-8-5-1"),
+        (["--hidden", "0"], "2-1"),
+        ([], "2-30-1"),
+    ],
+)
 def test_hidden_layers(curve, hidden, sizes):
     assert f"network {sizes}," in run("train", curve, "--epochs", 1, *hidden).stdout
 
@@ -170,8 +184,10 @@ def test_every_option_reaches_the_network(flowers, tmp_path):
     net = fastbp.load(out)
     assert (net.sizes, net.activations) == ((3, 4, 2), ("tanh", "sigmoid"))
     assert (net.loss_name, net.dtype) == ("squared_error", "f8")
-    results = [_without_time(run("train", flowers, "--epochs", 2, *more).stdout) for more in
-               ([], ["--lr", 0.01], ["--momentum", 0], ["--batch-size", 7], ["--seed", 5])]
+    results = [
+        _without_time(run("train", flowers, "--epochs", 2, *more).stdout)
+        for more in ([], ["--lr", 0.01], ["--momentum", 0], ["--batch-size", 7], ["--seed", 5])
+    ]
     assert len(set(results)) == 5
 
 
@@ -226,6 +242,7 @@ def test_columns_of_long_names_have_numbers(tmp_path, monkeypatch):
 
 def test_the_compilation_is_announced(monkeypatch, flowers):
     from fastbp import engine
+
     for compiled in (False, True):
         monkeypatch.setattr(engine, "is_compiled", lambda dtype, compiled=compiled: compiled)
         result = run("train", flowers, "--epochs", 1, "--backend", "numba")
@@ -287,7 +304,8 @@ def test_targets_of_another_kind_are_not_compared(tmp_path):
     np.savez(tmp_path / "d.npz", X=np.random.default_rng(0).random((30, 64)), y=np.linspace(0, 1, 30))
     run("train", tmp_path / "d.npz", "--epochs", 1, "--out", tmp_path / "m.npz")
     assert run("predict", tmp_path / "m.npz", "digits").stderr == (
-        "no score: the targets of digits are classes, but the model predicts numbers\n")
+        "no score: the targets of digits are classes, but the model predicts numbers\n"
+    )
 
 
 def test_a_model_made_in_python_gives_bare_outputs(tmp_path):
@@ -319,8 +337,14 @@ def test_idx_files(tmp_path, pair):
 # ------------------------------------------------------------------ damaged models
 
 GOOD = {  # what version 0.1.0 wrote for a table of sizes, colors and kinds
-    "mean": [5.0, 0.25, 0.75], "scale": [2.0, 1.0, 0.5], "classes": ["lily", "rose"], "target_mean": [0.0],
-    "target_scale": [1.0], "columns": [["size", None], ["color", ["blue", "red"]]], "target": "kind"}
+    "mean": [5.0, 0.25, 0.75],
+    "scale": [2.0, 1.0, 0.5],
+    "classes": ["lily", "rose"],
+    "target_mean": [0.0],
+    "target_scale": [1.0],
+    "columns": [["size", None], ["color", ["blue", "red"]]],
+    "target": "kind",
+}
 NUMBERS = {**GOOD, "classes": None, "target_mean": [10.0, -1.0], "target_scale": [3.0, 0.5]}
 DEEP = 100_000
 
@@ -338,39 +362,62 @@ def without(name):
 
 DAMAGED = [
     # no recipe at all
-    ("", "Expecting value"), ("size", "Expecting value"), ("{", "Expecting"), ("{'mean': [0]}", "Expecting"),
-    ("\ufeff{}", "UTF-8 BOM"), (json.dumps(GOOD)[:-20], "line 1"), (json.dumps(GOOD) + "x", "Extra data"),
-    ("[" * DEEP + "]" * DEEP, "too deeply"), ('{"mean": ' * DEEP + "0" + "}" * DEEP, "too deeply"),
-    ("null", "an object, got None"), ("true", "an object, got True"), ("7", "an object, got 7"),
-    ('"text"', "an object, got 'text'"), ("[]", "an object, got []"), (json.dumps([GOOD]), "an object, got [{"),
+    ("", "Expecting value"),
+    ("size", "Expecting value"),
+    ("{", "Expecting"),
+    ("{'mean': [0]}", "Expecting"),
+    ("\ufeff{}", "UTF-8 BOM"),
+    (json.dumps(GOOD)[:-20], "line 1"),
+    (json.dumps(GOOD) + "x", "Extra data"),
+    ("[" * DEEP + "]" * DEEP, "too deeply"),
+    ('{"mean": ' * DEEP + "0" + "}" * DEEP, "too deeply"),
+    ("null", "an object, got None"),
+    ("true", "an object, got True"),
+    ("7", "an object, got 7"),
+    ('"text"', "an object, got 'text'"),
+    ("[]", "an object, got []"),
+    (json.dumps([GOOD]), "an object, got [{"),
     # fields
-    ("{}", "'classes' is missing"), *((without(name), f"{name!r} is missing") for name in GOOD),
-    ({**GOOD, "version": 2}, "'version' is unknown"), ({**GOOD, "": 0}, "'' is unknown"),
-    ({**GOOD, "Mean": [0.0]}, "'Mean' is unknown"), ({**GOOD, "a" * 10**6: 0}, "is unknown"),
+    ("{}", "'classes' is missing"),
+    *((without(name), f"{name!r} is missing") for name in GOOD),
+    ({**GOOD, "version": 2}, "'version' is unknown"),
+    ({**GOOD, "": 0}, "'' is unknown"),
+    ({**GOOD, "Mean": [0.0]}, "'Mean' is unknown"),
+    ({**GOOD, "a" * 10**6: 0}, "is unknown"),
     ({**GOOD, "\x1b[2J": 0}, "'\\x1b[2J' is unknown"),
     (json.dumps(GOOD)[:-1] + ', "mean": [0, 0, 0]}', "'mean' is there twice"),
     # mean and scale
-    ({**GOOD, "mean": None}, "mean must be a list"), ({**GOOD, "mean": 0.0}, "mean must be a list"),
-    ({**GOOD, "mean": "123"}, "mean must be a list"), ({**GOOD, "mean": {"0": 1.0}}, "mean must be a list"),
-    ({**GOOD, "mean": []}, "mean must be a list"), ({**GOOD, "mean": [[0.0, 0, 0]]}, "mean[0] must be a finite number"),
-    ({**GOOD, "mean": [[0.0]] * 3}, "mean[0] must be a finite number"), ({**GOOD, "mean": [0.0, None, 0]}, "mean[1]"),
+    ({**GOOD, "mean": None}, "mean must be a list"),
+    ({**GOOD, "mean": 0.0}, "mean must be a list"),
+    ({**GOOD, "mean": "123"}, "mean must be a list"),
+    ({**GOOD, "mean": {"0": 1.0}}, "mean must be a list"),
+    ({**GOOD, "mean": []}, "mean must be a list"),
+    ({**GOOD, "mean": [[0.0, 0, 0]]}, "mean[0] must be a finite number"),
+    ({**GOOD, "mean": [[0.0]] * 3}, "mean[0] must be a finite number"),
+    ({**GOOD, "mean": [0.0, None, 0]}, "mean[1]"),
     ({**GOOD, "mean": [0.0, 0, True]}, "mean[2] must be a finite number, got True"),
     ({**GOOD, "mean": [0.0, "0", 0]}, "mean[1] must be a finite number, got '0'"),
-    ({**GOOD, "mean": [0.0, math.nan, 0]}, "mean[1]"), ({**GOOD, "mean": [0.0, 0, -math.inf]}, "mean[2]"),
+    ({**GOOD, "mean": [0.0, math.nan, 0]}, "mean[1]"),
+    ({**GOOD, "mean": [0.0, 0, -math.inf]}, "mean[2]"),
     ({**GOOD, "mean": [10**400, 0, 0]}, "mean[0] must be a finite number, got inf"),
     (json.dumps(GOOD).replace("5.0", "9" * 5000), "mean[0] must be a finite number, got inf"),
     ({**GOOD, "mean": [0.0] * 3, "scale": [1.0] * 2}, "scale must be a list of 3"),
     ({**GOOD, "mean": [0.0] * 2, "scale": [1.0] * 2}, "mean must be a list of 3"),
     ({**GOOD, "mean": [0.0] * 4, "scale": [1.0] * 4}, "mean must be a list of 3"),
-    ({**GOOD, "scale": [1.0]}, "scale must be a list of 3"), ({**GOOD, "scale": 1.0}, "scale must be a list"),
+    ({**GOOD, "scale": [1.0]}, "scale must be a list of 3"),
+    ({**GOOD, "scale": 1.0}, "scale must be a list"),
     ({**GOOD, "scale": "abc"}, "scale must be a list"),
-    *(({**GOOD, "scale": [1.0, bad, 1]}, "scale[1] must be a finite number above 0")
-      for bad in (0, -0.0, -1, math.nan, math.inf, True, "1", None, [1.0], {}, 1e-400)),
+    *(
+        ({**GOOD, "scale": [1.0, bad, 1]}, "scale[1] must be a finite number above 0")
+        for bad in (0, -0.0, -1, math.nan, math.inf, True, "1", None, [1.0], {}, 1e-400)
+    ),
     # classes
     ({**GOOD, "classes": {"lily": 0, "rose": 1}}, "classes must be a list"),
     ({**GOOD, "classes": 2}, "classes must be a list"),
-    ({**GOOD, "classes": "ab"}, "classes must be a list"), ({**GOOD, "classes": True}, "classes must be a list"),
-    ({**GOOD, "classes": []}, "classes must be a list"), ({**GOOD, "classes": None}, "target_mean must be a list of 2"),
+    ({**GOOD, "classes": "ab"}, "classes must be a list"),
+    ({**GOOD, "classes": True}, "classes must be a list"),
+    ({**GOOD, "classes": []}, "classes must be a list"),
+    ({**GOOD, "classes": None}, "target_mean must be a list of 2"),
     ({**GOOD, "classes": ["lily"]}, "classes must be a list of two or more"),
     ({**GOOD, "classes": ["lily", "rose", "oak"]}, "classes must be a list of 2"),
     ({**GOOD, "classes": ["rose", "rose"]}, "classes[1] must be different"),
@@ -386,14 +433,20 @@ DAMAGED = [
     ({**NUMBERS, "target_mean": [0.0] * 3, "target_scale": [1.0] * 3}, "target_mean must be a list of 2"),
     ({**NUMBERS, "target_mean": [[0.0, 1], [0, 1]]}, "target_mean[0]"),
     ({**NUMBERS, "target_mean": None}, "target_mean"),
-    ({**NUMBERS, "target_mean": [0.0, math.nan]}, "target_mean[1]"), ({**GOOD, "target_mean": "0"}, "target_mean"),
-    *(({**NUMBERS, "target_scale": [1.0, bad]}, "target_scale[1] must be a finite number above 0")
-      for bad in (0, -2, math.nan, math.inf, False, "1")),
+    ({**NUMBERS, "target_mean": [0.0, math.nan]}, "target_mean[1]"),
+    ({**GOOD, "target_mean": "0"}, "target_mean"),
+    *(
+        ({**NUMBERS, "target_scale": [1.0, bad]}, "target_scale[1] must be a finite number above 0")
+        for bad in (0, -2, math.nan, math.inf, False, "1")
+    ),
     # columns
-    ({**GOOD, "columns": {}}, "columns must be a list"), ({**GOOD, "columns": "size"}, "columns must be a list"),
-    ({**GOOD, "columns": 3}, "columns must be a list"), ({**GOOD, "columns": []}, "columns must be a list"),
+    ({**GOOD, "columns": {}}, "columns must be a list"),
+    ({**GOOD, "columns": "size"}, "columns must be a list"),
+    ({**GOOD, "columns": 3}, "columns must be a list"),
+    ({**GOOD, "columns": []}, "columns must be a list"),
     ({**GOOD, "columns": ["size", "color"]}, "columns[0] must be a list"),
-    ({**GOOD, "columns": ["ab"]}, "columns[0] must be a list"), ({**GOOD, "columns": [None]}, "columns[0] must be"),
+    ({**GOOD, "columns": ["ab"]}, "columns[0] must be a list"),
+    ({**GOOD, "columns": [None]}, "columns[0] must be"),
     ({**GOOD, "columns": [["size"], ["color", ["blue", "red"]]]}, "columns[0] must be a list"),
     ({**GOOD, "columns": [["size", None, 1], ["color", ["blue", "red"]]]}, "columns[0] must be a list"),
     ({**GOOD, "columns": [[1, None], ["color", ["blue", "red"]]]}, "columns[0] must be text, got 1"),
@@ -415,7 +468,8 @@ DAMAGED = [
     ({**GOOD, "mean": [0.0], "scale": [1.0], "columns": [["a", None]]}, "columns make 1 inputs, but the network has 3"),
     ({**GOOD, "columns": [["c", [str(i) for i in range(999)] + ["x" * 100_000]]]}, "columns[0].categories must be"),
     # target
-    ({**GOOD, "target": 2}, "target must be text, got 2"), ({**GOOD, "target": ["kind"]}, "target must be text"),
+    ({**GOOD, "target": 2}, "target must be text, got 2"),
+    ({**GOOD, "target": ["kind"]}, "target must be text"),
     ({**GOOD, "target": True}, "target must be text"),
     ({**GOOD, "target": "size"}, "target must be none of the columns"),
     ({**GOOD, "target": "\ud800"}, "target must be a text without NUL"),
@@ -499,36 +553,58 @@ def score_lines(tmp_path, recipe_fields, lines):
 UNKNOWN = "that the model does not know"
 
 
-@pytest.mark.parametrize(("classes", "targets", "n_left", "remark"), [
-    ("lily rose", ["lily", "rose", "lily"], 3, None),
-    ("lily rose", ["lily", "", "rose", "NA"], 2, "2 of 4 rows left out of the score: 2 without a target"),
-    ("lily rose", ["oak", "lily", "rose"], 2, f"1 of 3 rows left out of the score: 1 of a class {UNKNOWN} ('oak')"),
-    ("lily rose", ["lily", "oak", "?", "elm", "oak"], 1,
-     f"4 of 5 rows left out of the score: 1 without a target, 3 of 2 classes {UNKNOWN} ('elm', 'oak')"),
-    ("lily rose", ["1", "2", "lily"], 1, f"2 of 3 rows left out of the score: 2 of 2 classes {UNKNOWN} ('1', '2')"),
-    ("lily rose", ["\x1b[2J", "lily"], 1, rf"1 of 2 rows left out of the score: 1 of a class {UNKNOWN} ('\x1b[2J')"),
-    ("0 1", ["0", "1", "1.0", "x"], 3, f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('x')"),
-    ("0 1", ["0", "", "nan", "1"], 2, "2 of 4 rows left out of the score: 2 without a target"),
-    ("0 1", ["0", "7", "inf"], 1, f"2 of 3 rows left out of the score: 2 of 2 classes {UNKNOWN} ('7', 'inf')"),
-    ("01 x", ["01", "x", "x", "1"], 3, f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('1')"),
-])
+@pytest.mark.parametrize(
+    ("classes", "targets", "n_left", "remark"),
+    [
+        ("lily rose", ["lily", "rose", "lily"], 3, None),
+        ("lily rose", ["lily", "", "rose", "NA"], 2, "2 of 4 rows left out of the score: 2 without a target"),
+        ("lily rose", ["oak", "lily", "rose"], 2, f"1 of 3 rows left out of the score: 1 of a class {UNKNOWN} ('oak')"),
+        (
+            "lily rose",
+            ["lily", "oak", "?", "elm", "oak"],
+            1,
+            f"4 of 5 rows left out of the score: 1 without a target, 3 of 2 classes {UNKNOWN} ('elm', 'oak')",
+        ),
+        ("lily rose", ["1", "2", "lily"], 1, f"2 of 3 rows left out of the score: 2 of 2 classes {UNKNOWN} ('1', '2')"),
+        (
+            "lily rose",
+            ["\x1b[2J", "lily"],
+            1,
+            rf"1 of 2 rows left out of the score: 1 of a class {UNKNOWN} ('\x1b[2J')",
+        ),
+        ("0 1", ["0", "1", "1.0", "x"], 3, f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('x')"),
+        ("0 1", ["0", "", "nan", "1"], 2, "2 of 4 rows left out of the score: 2 without a target"),
+        ("0 1", ["0", "7", "inf"], 1, f"2 of 3 rows left out of the score: 2 of 2 classes {UNKNOWN} ('7', 'inf')"),
+        ("01 x", ["01", "x", "x", "1"], 3, f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('1')"),
+    ],
+)
 def test_the_score_leaves_out_only_targets_that_the_model_does_not_know(tmp_path, classes, targets, n_left, remark):
     lines = [f"{i},{'red' if i % 2 else 'blue'},{target}" for i, target in enumerate(targets)]
     predicted, said = score_lines(tmp_path, {**GOOD, "classes": classes.split()}, lines)
     names = [{"1.0": "1"}.get(target, target) for target in targets]
     right = sum(name == guess for name, guess in zip(names, predicted, strict=True))
-    assert said[:1 + (remark is not None)] == [*([] if remark is None else [remark]),
-                                               f"t.csv accuracy {right / n_left:.2%} ({right} of {n_left})"]
+    assert said[: 1 + (remark is not None)] == [
+        *([] if remark is None else [remark]),
+        f"t.csv accuracy {right / n_left:.2%} ({right} of {n_left})",
+    ]
 
 
-@pytest.mark.parametrize(("targets", "why"), [
-    (["", "?"], "t.csv has no targets in a column 'kind'"),
-    (["oak"] * 3, f"none of 3 rows has a target that the model knows: 3 of a class {UNKNOWN} ('oak')"),
-    (["oak", "NA"], f"none of 2 rows has a target that the model knows: 1 without a target, 1 of a class {UNKNOWN} "
-                    "('oak')"),
-    ([f"k{i}" for i in range(40)], f"none of 40 rows has a target that the model knows: 40 of 40 classes {UNKNOWN} "
-                                   "('k0', 'k1', 'k10', 'k11', 'k12' and 35 more)"),
-])
+@pytest.mark.parametrize(
+    ("targets", "why"),
+    [
+        (["", "?"], "t.csv has no targets in a column 'kind'"),
+        (["oak"] * 3, f"none of 3 rows has a target that the model knows: 3 of a class {UNKNOWN} ('oak')"),
+        (
+            ["oak", "NA"],
+            f"none of 2 rows has a target that the model knows: 1 without a target, 1 of a class {UNKNOWN} ('oak')",
+        ),
+        (
+            [f"k{i}" for i in range(40)],
+            f"none of 40 rows has a target that the model knows: 40 of 40 classes {UNKNOWN} "
+            "('k0', 'k1', 'k10', 'k11', 'k12' and 35 more)",
+        ),
+    ],
+)
 def test_why_there_is_no_score_of_classes(tmp_path, targets, why):
     _, said = score_lines(tmp_path, GOOD, [f"{i},red,{target}" for i, target in enumerate(targets)])
     assert said == [f"no score: {why}"]
@@ -537,15 +613,20 @@ def test_why_there_is_no_score_of_classes(tmp_path, targets, why):
 ONE_NUMBER = {**GOOD, "classes": None, "target_mean": [10.0], "target_scale": [3.0]}
 
 
-@pytest.mark.parametrize(("targets", "remark"), [
-    (["1", "2.5", "4"], None),
-    (["1", "?", "abc", "inf", "3"], "3 of 5 rows left out of the score: 3 without a number as the target"),
-    (["a", "b", "3", "1"], "2 of 4 rows left out of the score: 2 without a number as the target"),
-])
+@pytest.mark.parametrize(
+    ("targets", "remark"),
+    [
+        (["1", "2.5", "4"], None),
+        (["1", "?", "abc", "inf", "3"], "3 of 5 rows left out of the score: 3 without a number as the target"),
+        (["a", "b", "3", "1"], "2 of 4 rows left out of the score: 2 without a number as the target"),
+    ],
+)
 def test_the_score_leaves_out_targets_that_are_no_numbers(tmp_path, targets, remark):
     net = fastbp.Network([1, 1], "identity", seed=0, backend="numpy")
-    net.save(tmp_path / "m.npz", {METADATA_KEY: json.dumps(
-        {**ONE_NUMBER, "mean": [0.0], "scale": [1.0], "columns": [["size", None]]})})
+    net.save(
+        tmp_path / "m.npz",
+        {METADATA_KEY: json.dumps({**ONE_NUMBER, "mean": [0.0], "scale": [1.0], "columns": [["size", None]]})},
+    )
     (tmp_path / "t.csv").write_text("size,kind\n" + "".join(f"{i},{text}\n" for i, text in enumerate(targets)))
     result = run("predict", tmp_path / "m.npz", tmp_path / "t.csv")
     guess = np.array(result.stdout.split()[1:], float)
@@ -554,26 +635,52 @@ def test_the_score_leaves_out_targets_that_are_no_numbers(tmp_path, targets, rem
     error = np.mean((guess[rows] - y) ** 2)
     assert result.stderr.splitlines() == [
         *([] if remark is None else [remark]),
-        f"{tmp_path}/t.csv RMSE {np.sqrt(error):.4g}, R2 {1 - error / y.var():.4f}"]
+        f"{tmp_path}/t.csv RMSE {np.sqrt(error):.4g}, R2 {1 - error / y.var():.4f}",
+    ]
 
 
-@pytest.mark.parametrize(("fields", "y", "lines"), [
-    (GOOD, ["lily", "oak", "rose", "lily"], [f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('oak')",
-                                             "{data} accuracy "]),
-    (GOOD, [1.0, 2, 3, 3], [f"no score: none of 4 rows has a target that the model knows: 4 of 3 classes {UNKNOWN} "
-                            "('1', '2', '3')"]),
-    ({**GOOD, "classes": ["0", "1"]}, [0, 1, np.nan, np.inf],
-     ["2 of 4 rows left out of the score: 2 without a target", "{data} accuracy "]),
-    (GOOD, [[1.0, 2]] * 4, ["no score: the targets of {data} are numbers, but the model predicts classes"]),
-    (GOOD, [["lily", "rose"]] * 4, ["no score: {data} has 2 targets a row, but the model predicts 1"]),
-    (NUMBERS, [[1.0, 2], [np.nan, 3], [5, 6], [7, np.inf]],
-     ["2 of 4 rows left out of the score: 2 without a number as the target", "{data} RMSE of output 0 ",
-      "{data} RMSE of output 1 "]),
-    (NUMBERS, [[np.nan] * 2] * 4,
-     ["no score: none of 4 rows has a target that the model knows: 4 without a number as the target"]),
-    (NUMBERS, ["a", "b", "a", "b"], ["no score: the targets of {data} are classes, but the model predicts numbers"]),
-    (NUMBERS, [1.0, 2, 3, 4], ["no score: {data} has 1 targets a row, but the model predicts 2"]),
-])
+@pytest.mark.parametrize(
+    ("fields", "y", "lines"),
+    [
+        (
+            GOOD,
+            ["lily", "oak", "rose", "lily"],
+            [f"1 of 4 rows left out of the score: 1 of a class {UNKNOWN} ('oak')", "{data} accuracy "],
+        ),
+        (
+            GOOD,
+            [1.0, 2, 3, 3],
+            [f"no score: none of 4 rows has a target that the model knows: 4 of 3 classes {UNKNOWN} ('1', '2', '3')"],
+        ),
+        (
+            {**GOOD, "classes": ["0", "1"]},
+            [0, 1, np.nan, np.inf],
+            ["2 of 4 rows left out of the score: 2 without a target", "{data} accuracy "],
+        ),
+        (GOOD, [[1.0, 2]] * 4, ["no score: the targets of {data} are numbers, but the model predicts classes"]),
+        (GOOD, [["lily", "rose"]] * 4, ["no score: {data} has 2 targets a row, but the model predicts 1"]),
+        (
+            NUMBERS,
+            [[1.0, 2], [np.nan, 3], [5, 6], [7, np.inf]],
+            [
+                "2 of 4 rows left out of the score: 2 without a number as the target",
+                "{data} RMSE of output 0 ",
+                "{data} RMSE of output 1 ",
+            ],
+        ),
+        (
+            NUMBERS,
+            [[np.nan] * 2] * 4,
+            ["no score: none of 4 rows has a target that the model knows: 4 without a number as the target"],
+        ),
+        (
+            NUMBERS,
+            ["a", "b", "a", "b"],
+            ["no score: the targets of {data} are classes, but the model predicts numbers"],
+        ),
+        (NUMBERS, [1.0, 2, 3, 4], ["no score: {data} has 1 targets a row, but the model predicts 2"]),
+    ],
+)
 def test_targets_of_arrays_that_the_model_does_not_know(tmp_path, fields, y, lines):
     recipe_model(tmp_path / "m.npz", {**fields, "columns": None, "target": None})
     data = tmp_path / "d.npz"
@@ -588,7 +695,8 @@ def test_targets_of_arrays_that_the_model_does_not_know(tmp_path, fields, y, lin
 def test_a_model_that_says_nothing_of_its_outputs_is_not_scored(tmp_path):
     fastbp.Network([2, 3, 2], seed=0, backend="numpy").save(tmp_path / "m.npz")
     assert run("predict", tmp_path / "m.npz", "xor").stderr == (
-        "no score: the model does not say what its outputs mean, so the targets of xor are not compared\n")
+        "no score: the model does not say what its outputs mean, so the targets of xor are not compared\n"
+    )
     (tmp_path / "t.csv").write_text("1,2\n3,4\n")
     assert run("predict", tmp_path / "m.npz", tmp_path / "t.csv").stderr.endswith("t.csv has no targets\n")
     (tmp_path / "t.csv").write_text("a,b,t\n1,2,7\n3,4,?\n")  # targets that no model could be trained on
@@ -617,28 +725,40 @@ def test_errors_far_larger_than_the_targets():
     assert rmse == np.inf and r2 == pytest.approx(1 - (2.7**2 + 0.7**2) / 2 / 1.7**2)
 
 
-@pytest.mark.parametrize(("targets", "options", "remark"), [
-    ("ab" * 5, [], "nothing is held out to test: 10 samples are fewer than 20"),
-    ("ab" * 15, ["--test-fraction", 0.01], "nothing is held out to test: 30 samples are too few for a share of 0.01"),
-    ("a" * 39 + "b", [], "1 of the 2 classes have no sample held out to test: 'b'"),
-    ("ab" * 19 + "cd", [], "2 of the 4 classes have no sample held out to test: 'c', 'd'"),
-    ("ab" * 15, [], None), ("ab" * 15, ["--test-fraction", 0], None), ("ab" * 5, ["--test-fraction", 0], None),
-])
+@pytest.mark.parametrize(
+    ("targets", "options", "remark"),
+    [
+        ("ab" * 5, [], "nothing is held out to test: 10 samples are fewer than 20"),
+        (
+            "ab" * 15,
+            ["--test-fraction", 0.01],
+            "nothing is held out to test: 30 samples are too few for a share of 0.01",
+        ),
+        ("a" * 39 + "b", [], "1 of the 2 classes have no sample held out to test: 'b'"),
+        ("ab" * 19 + "cd", [], "2 of the 4 classes have no sample held out to test: 'c', 'd'"),
+        ("ab" * 15, [], None),
+        ("ab" * 15, ["--test-fraction", 0], None),
+        ("ab" * 5, ["--test-fraction", 0], None),
+    ],
+)
 def test_what_is_not_tested_is_said(tmp_path, targets, options, remark):
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i * 7 % 5},{name}\n" for i, name in enumerate(targets)))
     error = run("train", tmp_path / "t.csv", "--epochs", 1, *options).stderr
     assert error == ("" if remark is None else f"{remark}\n")
 
 
-@pytest.mark.parametrize(("source", "options", "words"), [
-    ("digits", ["--target", "price"], "target ('price') does not apply to digits"),
-    ("xor", ["--task", "numbers"], "task ('numbers') does not apply to xor"),
-    ("digits", ["--no-header"], "header (False) does not apply to digits"),
-    ("{npz}", ["--target", "y"], "target ('y') does not apply to the npz file"),
-    ("{npz}", ["--header"], "header (True) does not apply to the npz file"),
-    ("{idx}", ["--task", "numbers"], "task ('numbers') does not apply to the IDX file"),
-    ("{idx}", ["--target", "0"], "target ('0') does not apply to the IDX file"),
-])
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        ("digits", ["--target", "price"], "target ('price') does not apply to digits"),
+        ("xor", ["--task", "numbers"], "task ('numbers') does not apply to xor"),
+        ("digits", ["--no-header"], "header (False) does not apply to digits"),
+        ("{npz}", ["--target", "y"], "target ('y') does not apply to the npz file"),
+        ("{npz}", ["--header"], "header (True) does not apply to the npz file"),
+        ("{idx}", ["--task", "numbers"], "task ('numbers') does not apply to the IDX file"),
+        ("{idx}", ["--target", "0"], "target ('0') does not apply to the IDX file"),
+    ],
+)
 def test_options_that_do_not_apply_are_refused(tmp_path, source, options, words):
     files = {"npz": tmp_path / "d.npz", "idx": tmp_path / "images"}
     np.savez(files["npz"], X=np.eye(3), y=[0, 1, 1])
@@ -654,8 +774,9 @@ ESCAPED = r"\x1b]title\x07\x1b[2J\x7f\x9b31m\u202eabc\u2066\u2028[red]x :cat: " 
 
 def is_harmless(text):
     """Whether a terminal writes every character of a text, rather than obeys it."""
-    return not set(text) & {*map(chr, (*range(10), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F),
-                                       *range(0x2066, 0x206A)))}
+    return not set(text) & {
+        *map(chr, (*range(10), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A)))
+    }
 
 
 def test_all_that_rich_prints_is_escaped():
@@ -663,10 +784,17 @@ def test_all_that_rich_prints_is_escaped():
     assert len(printed) > 10 and set(printed) == {"plain", "Text", "table"}
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    (STEERING, ESCAPED), ("a\tb\r\nc\0", r"a\tb\r\nc\x00"), ("\ud800\u061c\u200f", r"\ud800\u061c\u200f"),
-    *[("caf\xe9 \u4e2d\u6587 \U0001f33b \u0645\u06cc\u200c\u062e",) * 2],
-    ("a" * 4001, "a" * 3997 + "..."), ("a" * 4000, "a" * 4000)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (STEERING, ESCAPED),
+        ("a\tb\r\nc\0", r"a\tb\r\nc\x00"),
+        ("\ud800\u061c\u200f", r"\ud800\u061c\u200f"),
+        *[("caf\xe9 \u4e2d\u6587 \U0001f33b \u0645\u06cc\u200c\u062e",) * 2],
+        ("a" * 4001, "a" * 3997 + "..."),
+        ("a" * 4000, "a" * 4000),
+    ],
+)
 def test_printable(text, expected):
     assert cli.printable(text) == expected
 
@@ -676,8 +804,12 @@ def steering(tmp_path):
     """Make a CSV file whose name, columns and classes steer a terminal."""
     path = tmp_path / f"{STEERING}.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([["size", f"c{STEERING}", f"t{STEERING}"],
-                                      *([i % 3, "a" + STEERING * (i % 2), f"{i % 3}{STEERING}"] for i in range(60))])
+        csv.writer(stream).writerows(
+            [
+                ["size", f"c{STEERING}", f"t{STEERING}"],
+                *([i % 3, "a" + STEERING * (i % 2), f"{i % 3}{STEERING}"] for i in range(60)),
+            ]
+        )
     return path
 
 
@@ -708,11 +840,24 @@ def test_long_names_are_cut(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such file names")
-@pytest.mark.parametrize("arguments", [
-    ["train", STEERING], ["train", "{path}", "--target", STEERING], ["train", "{path}", "--loss", STEERING],
-    ["train", "{path}", "--hidden", STEERING], ["train", "{path}", "--out", f"{STEERING}/m"], ["train", "{bad}"],
-    ["predict", STEERING, "digits"], ["predict", "{path}", "digits"], ["predict", "{model}", "{bad}"],
-    ["predict", "{model}", "{path}"], ["trace", STEERING], [STEERING], ["train", f"--{STEERING}"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", STEERING],
+        ["train", "{path}", "--target", STEERING],
+        ["train", "{path}", "--loss", STEERING],
+        ["train", "{path}", "--hidden", STEERING],
+        ["train", "{path}", "--out", f"{STEERING}/m"],
+        ["train", "{bad}"],
+        ["predict", STEERING, "digits"],
+        ["predict", "{path}", "digits"],
+        ["predict", "{model}", "{bad}"],
+        ["predict", "{model}", "{path}"],
+        ["trace", STEERING],
+        [STEERING],
+        ["train", f"--{STEERING}"],
+    ],
+)
 def test_errors_steer_no_terminal(steering, tmp_path, arguments):
     recipe_model(tmp_path / f"{STEERING[:8]}.npz", {**GOOD, STEERING: 0} if "{path}" in arguments else GOOD)
     bad = tmp_path / f"{STEERING}.bad.csv"
@@ -727,6 +872,7 @@ def test_warnings_are_one_line_that_steers_no_terminal(monkeypatch):
     def read(*arguments, **options):
         warnings.warn(f"two\nlines {STEERING}", stacklevel=1)
         raise ValueError("the end")
+
     monkeypatch.setattr(cli, "read", read)
     warning, error = run("train", "digits", exit_code=2).stderr.splitlines()
     assert warning.startswith(r"warning: two lines \x1b]title") and error == "error: the end"
@@ -753,35 +899,38 @@ def test_predictions_steer_no_terminal(steering, tmp_path):
 # ------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["train", "nowhere.csv"], ["no file 'nowhere.csv'", "digits, xor"]),
-    (["train", "digit"], ["did you mean 'digits'?"]),
-    (["train", "{curve}", "--activation", "sigmod"], ["'sigmod'", "sigmoid"]),
-    (["train", "{curve}", "--loss", "square_error"], ["squared_error"]),
-    (["train", "{curve}", "--loss", "cross_entropy"], ["numbers"]),
-    (["train", "{curve}", "--loss", "hinge"], ["numbers"]),
-    (["train", "{curve}", "--loss", "poisson"], ["counts"]),
-    (["train", "{curve}", "--hidden", "3,x"], ["--hidden", "3,x"]),
-    (["train", "{curve}", "--hidden", "-3"], ["--hidden"]),
-    (["train", "{curve}", "--lr", "-1"], ["lr", "-1"]),
-    (["train", "{curve}", "--batch-size", "0"], ["batch_size"]),
-    (["train", "{curve}", "--momentum", "2"], ["momentum"]),
-    (["train", "{curve}", "--dtype", "float16"], ["float16"]),
-    (["train", "{curve}", "--backend", "torch"], ["torch"]),
-    (["train", "{curve}", "--test-fraction", "0.9"], ["fraction", "0.9"]),
-    (["train", "{curve}", "--target", "price"], ["no column 'price'"]),
-    (["train", "{curve}", "--task", "class"], ["task", "'class'"]),
-    (["train", "{curve}", "--out", "no/such/folder/m.npz"], ["no/such/folder"]),
-    (["train", "{curve}", "--lr", "1e30"], ["infinite", "--lr", "1e+30"]),
-    (["train", "{curve}", "--loss", ""], ["loss '' is unknown"]),
-    (["train", "{curve}", "--hidden", str(10**13)], ["Unable to allocate"]),
-    (["train", "{curve},{curve}"], ["not an IDX file"]),
-    (["predict", "nowhere.npz", "digits"], ["no file 'nowhere.npz'"]),
-    (["predict", "{curve}", "digits"], ["curve.csv"]),
-    (["predict", "{model}", "digits"], ["64 features", "takes 2"]),
-    (["predict", "{model}", "{curve}", "--out", "no/such/folder/p.csv"], ["no/such/folder"]),
-    (["trace", "digits"], ["only xor"]),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "nowhere.csv"], ["no file 'nowhere.csv'", "digits, xor"]),
+        (["train", "digit"], ["did you mean 'digits'?"]),
+        (["train", "{curve}", "--activation", "sigmod"], ["'sigmod'", "sigmoid"]),
+        (["train", "{curve}", "--loss", "square_error"], ["squared_error"]),
+        (["train", "{curve}", "--loss", "cross_entropy"], ["numbers"]),
+        (["train", "{curve}", "--loss", "hinge"], ["numbers"]),
+        (["train", "{curve}", "--loss", "poisson"], ["counts"]),
+        (["train", "{curve}", "--hidden", "3,x"], ["--hidden", "3,x"]),
+        (["train", "{curve}", "--hidden", "-3"], ["--hidden"]),
+        (["train", "{curve}", "--lr", "-1"], ["lr", "-1"]),
+        (["train", "{curve}", "--batch-size", "0"], ["batch_size"]),
+        (["train", "{curve}", "--momentum", "2"], ["momentum"]),
+        (["train", "{curve}", "--dtype", "float16"], ["float16"]),
+        (["train", "{curve}", "--backend", "torch"], ["torch"]),
+        (["train", "{curve}", "--test-fraction", "0.9"], ["fraction", "0.9"]),
+        (["train", "{curve}", "--target", "price"], ["no column 'price'"]),
+        (["train", "{curve}", "--task", "class"], ["task", "'class'"]),
+        (["train", "{curve}", "--out", "no/such/folder/m.npz"], ["no/such/folder"]),
+        (["train", "{curve}", "--lr", "1e30"], ["infinite", "--lr", "1e+30"]),
+        (["train", "{curve}", "--loss", ""], ["loss '' is unknown"]),
+        (["train", "{curve}", "--hidden", str(10**13)], ["Unable to allocate"]),
+        (["train", "{curve},{curve}"], ["not an IDX file"]),
+        (["predict", "nowhere.npz", "digits"], ["no file 'nowhere.npz'"]),
+        (["predict", "{curve}", "digits"], ["curve.csv"]),
+        (["predict", "{model}", "digits"], ["64 features", "takes 2"]),
+        (["predict", "{model}", "{curve}", "--out", "no/such/folder/p.csv"], ["no/such/folder"]),
+        (["trace", "digits"], ["only xor"]),
+    ],
+)
 def test_errors_are_one_line(curve, tmp_path, arguments, words):
     model = tmp_path / "m.npz"
     if "{model}" in arguments:
@@ -814,6 +963,7 @@ def interrupt_after(monkeypatch, epochs):
         history = fit(self, *args, **kwargs)
         history.interrupted = self.epochs >= epochs
         return history
+
     monkeypatch.setattr(fastbp.Trainer, "fit", interrupted_fit)
 
 
@@ -830,6 +980,7 @@ def test_ctrl_c_saves_what_was_learnt(monkeypatch, tmp_path):
 def test_ctrl_c_between_the_calls(monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(cli, "_line", interrupt)
     assert "Ctrl-C after 1 epochs" in run("train", "digits", exit_code=130).stderr
 
@@ -859,11 +1010,13 @@ def test_verify():
 
 def test_verify_notices_a_wrong_derivative(monkeypatch):
     from fastbp import reference
+
     right = reference.tanh_derivative
 
     def wrong(Z, A, out):
         right(Z, A, out)
         out *= 1.01
+
     monkeypatch.setattr(reference, "tanh_derivative", wrong)
     assert "WRONG" in run("verify", exit_code=1).stdout
 
@@ -948,7 +1101,7 @@ def test_files_that_are_read_are_not_written_over(flowers, tmp_path):
 def test_a_model_without_a_recipe_reads_features_alone_or_with_a_target(tmp_path):
     fastbp.Network([3, 3, 1], seed=0).save(tmp_path / "m.npz")
     results = []
-    names = "".join(f"1,2,3,name {i % 40}\n" for i in range(99))      # a target that no feature could be
+    names = "".join(f"1,2,3,name {i % 40}\n" for i in range(99))  # a target that no feature could be
     for text in ("a,b,c\n1,2,3\n4,5,6\n", "a,b,c,t\n1,2,3,0\n4,5,6,1\n", "a,b,c,t\n" + names):
         (tmp_path / "t.csv").write_text(text)
         results.append(run("predict", tmp_path / "m.npz", tmp_path / "t.csv").stdout)
@@ -973,8 +1126,12 @@ def test_columns_of_any_size_are_standardised(offset, width):
     X = recipe.inputs(samples.X, np.dtype(np.float64))
     np.testing.assert_allclose([X[:, 0].mean(), X[:, 0].std()], [0, 1], atol=1e-6)
     assert np.abs(X[:, 1]).max() < 1e-9
-    np.testing.assert_allclose(recipe.predictions(recipe.targets(column, "squared_error").astype(np.float32))[:, 0],
-                               column, rtol=1e-5, atol=1e-5 * width)
+    np.testing.assert_allclose(
+        recipe.predictions(recipe.targets(column, "squared_error").astype(np.float32))[:, 0],
+        column,
+        rtol=1e-5,
+        atol=1e-5 * width,
+    )
 
 
 def test_whether_the_first_line_is_a_header_can_be_said(tmp_path):
@@ -1034,8 +1191,10 @@ def test_columns_that_are_no_features_are_left_out_and_said(tmp_path):
     rows = [f"{i},n{i},{x:.3f},{x > 0:d}" for i, x in enumerate(rng.standard_normal(60))]
     model, said = trained_on(tmp_path, "id,name,x,y\n" + "\n".join(rows))
     path = tmp_path / "train.csv"
-    assert said.splitlines() == [f"warning: {path}, column 'id' is left out: it numbers the rows",
-                                 f"warning: {path}, column 'name' is left out: its text differs in nearly every row"]
+    assert said.splitlines() == [
+        f"warning: {path}, column 'id' is left out: it numbers the rows",
+        f"warning: {path}, column 'name' is left out: its text differs in nearly every row",
+    ]
     assert fastbp.load(model).sizes[0] == 1
     expected = predictions(model, path)
     for columns in ([2], [3, 2], [0, 2, 3], [2, 1]):

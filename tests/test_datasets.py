@@ -31,10 +31,12 @@ def write_idx(path, array, code):
 @pytest.fixture
 def table(tmp_path):
     """Write text to a CSV file and return its path."""
+
     def write(text, name="t.csv"):
         path = tmp_path / name
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
+
     return write
 
 
@@ -77,26 +79,29 @@ def test_a_dataset_is_a_pair_that_knows_more():
 # ------------------------------------------------------------------ CSV
 
 
-@pytest.mark.parametrize(("text", "X", "y", "classes"), [
-    ("a,b,c\n1,2,x\n3,4,y\n", [[1, 2], [3, 4]], [0, 1], ("x", "y")),
-    ("1,2,x\n3,4,y\n", [[1, 2], [3, 4]], [0, 1], ("x", "y")),  # no header
-    ("a,b\n1,5\n2,7\n3,5\n4,7\n", [[1], [2], [3], [4]], [0, 1, 0, 1], ("5", "7")),  # few integers: classes
-    ("1,5\n2,6\n3,7\n4,8\n", [[1], [2], [3], [4]], [5, 6, 7, 8], None),  # many integers: numbers
-    ("1,0.5\n2,1\n3,0.5\n4,1\n", [[1], [2], [3], [4]], [0.5, 1, 0.5, 1], None),  # no integers: numbers
-    ("a;b;c\n1;2,5;0,5\n3;4,5;1,5\n", [[1, 2.5], [3, 4.5]], [0.5, 1.5], None),  # decimal commas
-    ("1,5;2,5\n3,5;4,5\n", [[1.5], [3.5]], [2.5, 4.5], None),
-    ("a\tb\n1\t2.5\n3\t3.5\n", [[1], [3]], [2.5, 3.5], None),
-    ("a|b\n1|2.5\n3|3.5\n", [[1], [3]], [2.5, 3.5], None),
-    ("\ufeffa,b\n1,2.5\n3,3.5\n", [[1], [3]], [2.5, 3.5], None),  # byte order mark
-    ("\ufeff1,2.5\n3,3.5\n", [[1], [3]], [2.5, 3.5], None),
-    ('"a","b, c"\n"1","x ""q"""\n"2","y\nz"\n', [[1], [2]], [0, 1], ('x "q"', "y\nz")),  # quotes
-    ("a,b\r\n1,2.5\r\n\r\n 3 , 4.5 \r\n\r\n", [[1], [3]], [2.5, 4.5], None),  # blank lines and spaces
-    ("c,n,t\nred,1,.5\nblue,2,1.5\nred,3,1\n", [[0, 1, 1], [1, 0, 2], [0, 1, 3]], [0.5, 1.5, 1], None),  # one-hot
-    ('1, "x, y"\n2, z\n', [[1], [2]], [0, 1], ("x, y", "z")),
-    ("p,q\nu,v\nw,z\n", [[1, 0], [0, 1]], [0, 1], ("v", "z")),  # all text, a header
-    ("u,v\nw,v\nu,z\n", [[1, 0], [0, 1], [1, 0]], [0, 0, 1], ("v", "z")),  # all text, none
-    ("1e3,-2.5E-1\n+.5,1.\n", [[1000], [0.5]], [-0.25, 1], None),
-])
+@pytest.mark.parametrize(
+    ("text", "X", "y", "classes"),
+    [
+        ("a,b,c\n1,2,x\n3,4,y\n", [[1, 2], [3, 4]], [0, 1], ("x", "y")),
+        ("1,2,x\n3,4,y\n", [[1, 2], [3, 4]], [0, 1], ("x", "y")),  # no header
+        ("a,b\n1,5\n2,7\n3,5\n4,7\n", [[1], [2], [3], [4]], [0, 1, 0, 1], ("5", "7")),  # few integers: classes
+        ("1,5\n2,6\n3,7\n4,8\n", [[1], [2], [3], [4]], [5, 6, 7, 8], None),  # many integers: numbers
+        ("1,0.5\n2,1\n3,0.5\n4,1\n", [[1], [2], [3], [4]], [0.5, 1, 0.5, 1], None),  # no integers: numbers
+        ("a;b;c\n1;2,5;0,5\n3;4,5;1,5\n", [[1, 2.5], [3, 4.5]], [0.5, 1.5], None),  # decimal commas
+        ("1,5;2,5\n3,5;4,5\n", [[1.5], [3.5]], [2.5, 4.5], None),
+        ("a\tb\n1\t2.5\n3\t3.5\n", [[1], [3]], [2.5, 3.5], None),
+        ("a|b\n1|2.5\n3|3.5\n", [[1], [3]], [2.5, 3.5], None),
+        ("\ufeffa,b\n1,2.5\n3,3.5\n", [[1], [3]], [2.5, 3.5], None),  # byte order mark
+        ("\ufeff1,2.5\n3,3.5\n", [[1], [3]], [2.5, 3.5], None),
+        ('"a","b, c"\n"1","x ""q"""\n"2","y\nz"\n', [[1], [2]], [0, 1], ('x "q"', "y\nz")),  # quotes
+        ("a,b\r\n1,2.5\r\n\r\n 3 , 4.5 \r\n\r\n", [[1], [3]], [2.5, 4.5], None),  # blank lines and spaces
+        ("c,n,t\nred,1,.5\nblue,2,1.5\nred,3,1\n", [[0, 1, 1], [1, 0, 2], [0, 1, 3]], [0.5, 1.5, 1], None),  # one-hot
+        ('1, "x, y"\n2, z\n', [[1], [2]], [0, 1], ("x, y", "z")),
+        ("p,q\nu,v\nw,z\n", [[1, 0], [0, 1]], [0, 1], ("v", "z")),  # all text, a header
+        ("u,v\nw,v\nu,z\n", [[1, 0], [0, 1], [1, 0]], [0, 0, 1], ("v", "z")),  # all text, none
+        ("1e3,-2.5E-1\n+.5,1.\n", [[1000], [0.5]], [-0.25, 1], None),
+    ],
+)
 def test_csv(table, text, X, y, classes):
     data = read_csv(table(text))
     assert data.X.dtype == np.float64 and data.X.tolist() == X
@@ -144,27 +149,30 @@ def test_csv_long_number_table_is_the_same_by_both_roads(table):
         assert np.array_equal(np.column_stack([data.X, data.y]), numbers)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("", ["t.csv", "empty"]),
-    ("\n \n", ["t.csv", "empty"]),
-    ("a,b\n", ["t.csv", "header", "no rows"]),
-    ("a,b\n1,2\n1,2,3\n", ["t.csv", "line 3", "3 fields", "line 1 has 2"]),
-    ("1;2;3\n1;2;3\n1;2;3\n1\n", ["t.csv", "line 4", "1 field", "line 1 has 3"]),
-    ("1,2,3\n" * 40 + "1,2\n", ["t.csv", "line 41", "2 fields"]),
-    ("a,b\n1,5\n,6\n?,7\nNA,8\n", ["t.csv", "column 'a'", "missing", "lines 3, 4, 5"]),
-    ("a,b\n1,nan\n2,3\n", ["column 'b'", "missing", "line 2"]),
-    ("a,b\n1,inf\n2,3\n", ["column 'b'", "infinity", "line 2"]),
-    ("a,b\n1,2\nx,3\n3,4\n", ["column 'a'", "'x'", "line 3"]),
-    ("a,b\n1_0,2\n2,3\n3,4\n", ["column 'a'", "'1_0'", "line 2"]),
-    ("a,b\n" + "".join(f"name{i},{i}.5\n" for i in range(50)), ["column 'a'", "'name32'", "line 34"]),
-    ("a,b\n" + "".join(f"{i},name{i}\n" for i in range(50)), ["column 'b'", "50 different texts"]),
-    ("a\n1\n2\n", ["one column"]),
-    ("a,a\n1,2\n", ["line 1", "'a'", "more than once"]),
-    ('a,b\n"1,2\n3,4\n', ["t.csv", "line 3"]),
-    ('a,b\n1,"x"y\n3,z\n', ["t.csv", "line 2"]),
-    (b"\xff\xfe\x00", ["t.csv", "UTF-8"]),
-    (gzip.compress(b"a,b\n1,2\n" * 1000)[:-9], ["t.csv", "gzip"]),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["t.csv", "empty"]),
+        ("\n \n", ["t.csv", "empty"]),
+        ("a,b\n", ["t.csv", "header", "no rows"]),
+        ("a,b\n1,2\n1,2,3\n", ["t.csv", "line 3", "3 fields", "line 1 has 2"]),
+        ("1;2;3\n1;2;3\n1;2;3\n1\n", ["t.csv", "line 4", "1 field", "line 1 has 3"]),
+        ("1,2,3\n" * 40 + "1,2\n", ["t.csv", "line 41", "2 fields"]),
+        ("a,b\n1,5\n,6\n?,7\nNA,8\n", ["t.csv", "column 'a'", "missing", "lines 3, 4, 5"]),
+        ("a,b\n1,nan\n2,3\n", ["column 'b'", "missing", "line 2"]),
+        ("a,b\n1,inf\n2,3\n", ["column 'b'", "infinity", "line 2"]),
+        ("a,b\n1,2\nx,3\n3,4\n", ["column 'a'", "'x'", "line 3"]),
+        ("a,b\n1_0,2\n2,3\n3,4\n", ["column 'a'", "'1_0'", "line 2"]),
+        ("a,b\n" + "".join(f"name{i},{i}.5\n" for i in range(50)), ["column 'a'", "'name32'", "line 34"]),
+        ("a,b\n" + "".join(f"{i},name{i}\n" for i in range(50)), ["column 'b'", "50 different texts"]),
+        ("a\n1\n2\n", ["one column"]),
+        ("a,a\n1,2\n", ["line 1", "'a'", "more than once"]),
+        ('a,b\n"1,2\n3,4\n', ["t.csv", "line 3"]),
+        ('a,b\n1,"x"y\n3,z\n', ["t.csv", "line 2"]),
+        (b"\xff\xfe\x00", ["t.csv", "UTF-8"]),
+        (gzip.compress(b"a,b\n1,2\n" * 1000)[:-9], ["t.csv", "gzip"]),
+    ],
+)
 def test_csv_errors_name_the_place(table, text, words):
     with pytest.raises(ValueError) as error:
         read_csv(table(text))
@@ -188,13 +196,16 @@ def test_csv_argument_errors(table):
 TRAINED_ON = "color,n,t\nred,1,yes\nblue,2,no\nred,3,yes\n"
 
 
-@pytest.mark.parametrize(("text", "X", "y"), [
-    (TRAINED_ON, [[0, 1, 1], [1, 0, 2], [0, 1, 3]], ["yes", "no", "yes"]),
-    ("n,color\n5,blue\n6,blue\n", [[1, 0, 5], [1, 0, 6]], None),  # another order, no target
-    ("blue,5\nred,6\n", [[1, 0, 5], [0, 1, 6]], None),  # no names
-    ("id,n,color,t\n7,5,blue,?\n8,6,red,\n", [[1, 0, 5], [0, 1, 6]], None),  # more columns, unknown targets
-    ("n,color,t\n5,blue,?\n6,red,yes\n7,red,oak\n", [[1, 0, 5], [0, 1, 6], [0, 1, 7]], ["", "yes", "oak"]),
-])
+@pytest.mark.parametrize(
+    ("text", "X", "y"),
+    [
+        (TRAINED_ON, [[0, 1, 1], [1, 0, 2], [0, 1, 3]], ["yes", "no", "yes"]),
+        ("n,color\n5,blue\n6,blue\n", [[1, 0, 5], [1, 0, 6]], None),  # another order, no target
+        ("blue,5\nred,6\n", [[1, 0, 5], [0, 1, 6]], None),  # no names
+        ("id,n,color,t\n7,5,blue,?\n8,6,red,\n", [[1, 0, 5], [0, 1, 6]], None),  # more columns, unknown targets
+        ("n,color,t\n5,blue,?\n6,red,yes\n7,red,oak\n", [[1, 0, 5], [0, 1, 6], [0, 1, 7]], ["", "yes", "oak"]),
+    ],
+)
 def test_csv_columns_of_a_model(table, text, X, y):
     columns = read_csv(table(TRAINED_ON)).columns
     data = read_csv(table(text), "t", columns=columns)
@@ -202,23 +213,32 @@ def test_csv_columns_of_a_model(table, text, X, y):
     assert (None if data.y is None else [data.classes[c] for c in data.y]) == y
 
 
-@pytest.mark.parametrize(("text", "y"), [
-    ("9,1,2.5\n8,3,4.5\n", [9, 8]), ("1,2.5\n3,4.5\n", None),
-    ("t,a,b\n9,1,2.5\n8,3,4.5\n", [9, 8]), ("a,b\n1,2.5\n3,4.5\n", None)])
+@pytest.mark.parametrize(
+    ("text", "y"),
+    [
+        ("9,1,2.5\n8,3,4.5\n", [9, 8]),
+        ("1,2.5\n3,4.5\n", None),
+        ("t,a,b\n9,1,2.5\n8,3,4.5\n", [9, 8]),
+        ("a,b\n1,2.5\n3,4.5\n", None),
+    ],
+)
 def test_csv_columns_of_a_model_without_names(table, text, y):
     model = read_csv(table("7,1,2.5\n6,3,4.5\n5,3,4.5\n"), 0)
     data = read_csv(table(text), model.target, task="numbers", columns=model.columns)
     assert data.X.tolist() == [[1, 2.5], [3, 4.5]] and (data.y is None if y is None else data.y.tolist() == y)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("n,color\n5,green\n6,red\n", ["'color'", "unknown category", "'green'", "line 2"]),
-    ("n,t\n5,yes\n6,no\n", ["no column 'color'"]),
-    ("farbe,zahl\nred,5\nblue,6\n", ["no column 'color', 'n'"]),
-    ("1,2,3,4\n", ["4 columns", "2 features", "color, n"]),
-    ("n,color\n5,1\n6,2\n", ["'color'", "unknown category", "'1'", "lines 2, 3"]),
-    ("n,color\nx,red\ny,red\n", ["'n'", "text for a number"]),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("n,color\n5,green\n6,red\n", ["'color'", "unknown category", "'green'", "line 2"]),
+        ("n,t\n5,yes\n6,no\n", ["no column 'color'"]),
+        ("farbe,zahl\nred,5\nblue,6\n", ["no column 'color', 'n'"]),
+        ("1,2,3,4\n", ["4 columns", "2 features", "color, n"]),
+        ("n,color\n5,1\n6,2\n", ["'color'", "unknown category", "'1'", "lines 2, 3"]),
+        ("n,color\nx,red\ny,red\n", ["'n'", "text for a number"]),
+    ],
+)
 def test_csv_columns_of_a_model_that_do_not_fit(table, text, words):
     columns = read_csv(table(TRAINED_ON)).columns
     with pytest.raises(ValueError) as error:
@@ -239,13 +259,16 @@ def test_npz(tmp_path, names):
     assert data.y.tolist() == [0, 1, 0, 1] and data.classes == ("3", "7") and data.pixels
 
 
-@pytest.mark.parametrize(("y", "expected", "classes"), [
-    (["b", "a", "b", "a"], [1, 0, 1, 0], ("a", "b")),
-    ([[0.0, 1], [1, 0], [1, 0], [0, 1]], [1, 0, 0, 1], ("0", "1")),  # one-hot
-    ([[0.5], [1], [2], [3]], [0.5, 1, 2, 3], None),
-    ([[0.5, 1], [1, 0], [1, 0], [0, 1]], [[0.5, 1], [1, 0], [1, 0], [0, 1]], None),
-    ([True, False, True, True], [1, 0, 1, 1], ("False", "True")),
-])
+@pytest.mark.parametrize(
+    ("y", "expected", "classes"),
+    [
+        (["b", "a", "b", "a"], [1, 0, 1, 0], ("a", "b")),
+        ([[0.0, 1], [1, 0], [1, 0], [0, 1]], [1, 0, 0, 1], ("0", "1")),  # one-hot
+        ([[0.5], [1], [2], [3]], [0.5, 1, 2, 3], None),
+        ([[0.5, 1], [1, 0], [1, 0], [0, 1]], [[0.5, 1], [1, 0], [1, 0], [0, 1]], None),
+        ([True, False, True, True], [1, 0, 1, 1], ("False", "True")),
+    ],
+)
 def test_npz_targets(tmp_path, y, expected, classes):
     np.savez_compressed(tmp_path / "d.npz", X=np.ones((4, 2)), y=y)
     data = read_npz(tmp_path / "d.npz")
@@ -257,16 +280,19 @@ def test_npz_without_targets(tmp_path):
     assert read_npz(tmp_path / "d.npz").y is None
 
 
-@pytest.mark.parametrize(("arrays", "words"), [
-    ({"A": np.ones(3)}, ["X and y", "A"]),
-    ({"X": np.ones(3), "y": np.ones(3)}, ["(n_samples, n_in)", "(3,)"]),
-    ({"X": np.ones((0, 3)), "y": np.ones(0)}, ["(0, 3)"]),
-    ({"X": np.ones((3, 2)), "y": np.ones(4)}, ["3 samples", "(4,)"]),
-    ({"X": np.array([["a", "b"]]), "y": np.ones(1)}, ["numbers"]),
-    ({"X": np.array([[1.0, 2], [np.nan, 1]]), "y": np.ones(2)}, ["NaN", "sample 1"]),
-    ({"X": np.ones((3, 2)), "y": np.array([1, "a", None], object)}, ["not a readable npz"]),
-    ({"X": np.ones((2, 2)), "y": np.array([1j, 2])}, ["complex"]),
-])
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"A": np.ones(3)}, ["X and y", "A"]),
+        ({"X": np.ones(3), "y": np.ones(3)}, ["(n_samples, n_in)", "(3,)"]),
+        ({"X": np.ones((0, 3)), "y": np.ones(0)}, ["(0, 3)"]),
+        ({"X": np.ones((3, 2)), "y": np.ones(4)}, ["3 samples", "(4,)"]),
+        ({"X": np.array([["a", "b"]]), "y": np.ones(1)}, ["numbers"]),
+        ({"X": np.array([[1.0, 2], [np.nan, 1]]), "y": np.ones(2)}, ["NaN", "sample 1"]),
+        ({"X": np.ones((3, 2)), "y": np.array([1, "a", None], object)}, ["not a readable npz"]),
+        ({"X": np.ones((2, 2)), "y": np.array([1j, 2])}, ["complex"]),
+    ],
+)
 def test_npz_errors(tmp_path, arrays, words):
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(ValueError) as error:
@@ -303,8 +329,10 @@ def test_idx_dtypes(tmp_path, code, suffix):
 
 @pytest.mark.parametrize("suffixes", [("", ""), (".gz", ".gz"), ("", ".gz"), (".gz", "")])
 def test_idx_pair_and_labels_found_beside(tmp_path, suffixes):
-    images, labels = (tmp_path / f"train-{kind}-ubyte{suffix}" for kind, suffix in
-                      zip(("images-idx3", "labels-idx1"), suffixes, strict=True))
+    images, labels = (
+        tmp_path / f"train-{kind}-ubyte{suffix}"
+        for kind, suffix in zip(("images-idx3", "labels-idx1"), suffixes, strict=True)
+    )
     pixels = np.arange(5 * 2 * 3).reshape(5, 2, 3)
     write_idx(images, pixels, 0x08)
     assert read_idx(images).y is None
@@ -318,8 +346,17 @@ def test_idx_errors(tmp_path):
     path, labels = tmp_path / "i", tmp_path / "l"
     write_idx(path, np.ones((3, 2)), 0x08)
     good = path.read_bytes()
-    for bad in (b"", good[:3], good[:9], good[:-1], good + b"\0", b"\0\0\x0a" + good[3:], b"\1" + good[1:],
-                gzip.compress(good)[:-4], b"\x1f\x8bnonsense"):
+    for bad in (
+        b"",
+        good[:3],
+        good[:9],
+        good[:-1],
+        good + b"\0",
+        b"\0\0\x0a" + good[3:],
+        b"\1" + good[1:],
+        gzip.compress(good)[:-4],
+        b"\x1f\x8bnonsense",
+    ):
         path.write_bytes(bad)
         with pytest.raises(ValueError, match="/i"):
             read_idx_array(path)
@@ -381,56 +418,62 @@ def read_as(table, trained, text, header=None):
         return read_csv(table(text), model.target, columns=model.columns, has_names=model.has_names, header=header)
 
 
-@pytest.mark.parametrize(("trained", "text", "X", "y"), [
-    (NAMELESS, "1,10,a\n9,90,b\n", [[1, 10], [9, 90]], "ab"),
-    (NAMELESS, "1;10;a\n9,5;90;b\n", [[1, 10], [9.5, 90]], "ab"),  # another delimiter
-    (NAMELESS, "1,10\n9,90\n", [[1, 10], [9, 90]], None),
-    (NAMELESS, "1,10,a\n9,90,\n", [[1, 10], [9, 90]], ["a", ""]),  # the first row is none of names
-    (NAMELESS, "1,10,\n9,90,\n", [[1, 10], [9, 90]], None),
-    (NAMELESS, "u,v,w\n1,10,a\n9,90,b\n", [[1, 10], [9, 90]], "ab"),  # names that the model does not have
-    (NAMELESS, "u,v\n1,10\n", [[1, 10]], None),
-    (NAMED, "y,z,x\na,10,1\nb,90,9\n", [[1, 10], [9, 90]], "ab"),  # another order
-    (NAMED, "z,x\n10,1\n", [[1, 10]], None),
-    (NAMED, "k,z,x,l\n7,10,1,u\n8,20,2,u\n", [[1, 10], [2, 20]], None),  # more columns
-    (NAMED, "1,10\n9,90\n", [[1, 10], [9, 90]], None),
-    (NAMED, "\ufeffz\tx\n10\t1\n", [[1, 10]], None),
-    (TEXTS, "red,s\nblue,m\n", [[0, 1], [1, 0]], "sm"),
-    (TEXTS, "red\nblue\n", [[0, 1], [1, 0]], None),
-    ("c,k\n" + TEXTS, "red\nblue\n", [[0, 1], [1, 0]], None),
-    ("c,k\n" + TEXTS, "k,c\ns,red\nm,blue\n", [[0, 1], [1, 0]], "sm"),
-    (COUNTED, "7,10,a\n9,60,b\n", [[10], [60]], "ab"),
-    (COUNTED, "10\n60\n", [[10], [60]], None),
-    (COUNTED, "7,10,\n9,60,\n", [[10], [60]], None),
-    ("id,x,y\n" + COUNTED, "x,y\n10,a\n60,b\n", [[10], [60]], "ab"),
-    ("id,x,y\n" + COUNTED, "y,x,id\na,10,u\nb,60,\n", [[10], [60]], "ab"),
-    ("id,x,y\n" + COUNTED, "10\n60\n", [[10], [60]], None),
-    (NUMBERED, NUMBERED, [[5, 5, 6], [7, 6, 6]], [.5, .5]),
-    (NUMBERED, "2,0,1\n6,5,5\n", [[5, 5, 6]], None),
-    ("country,2019,2020\nPeru,5,1.5\nChile,6,2.5\nPeru,6,2\n", "2019,country\n7,Peru\n", [[0, 1, 7]], None),
-])
+@pytest.mark.parametrize(
+    ("trained", "text", "X", "y"),
+    [
+        (NAMELESS, "1,10,a\n9,90,b\n", [[1, 10], [9, 90]], "ab"),
+        (NAMELESS, "1;10;a\n9,5;90;b\n", [[1, 10], [9.5, 90]], "ab"),  # another delimiter
+        (NAMELESS, "1,10\n9,90\n", [[1, 10], [9, 90]], None),
+        (NAMELESS, "1,10,a\n9,90,\n", [[1, 10], [9, 90]], ["a", ""]),  # the first row is none of names
+        (NAMELESS, "1,10,\n9,90,\n", [[1, 10], [9, 90]], None),
+        (NAMELESS, "u,v,w\n1,10,a\n9,90,b\n", [[1, 10], [9, 90]], "ab"),  # names that the model does not have
+        (NAMELESS, "u,v\n1,10\n", [[1, 10]], None),
+        (NAMED, "y,z,x\na,10,1\nb,90,9\n", [[1, 10], [9, 90]], "ab"),  # another order
+        (NAMED, "z,x\n10,1\n", [[1, 10]], None),
+        (NAMED, "k,z,x,l\n7,10,1,u\n8,20,2,u\n", [[1, 10], [2, 20]], None),  # more columns
+        (NAMED, "1,10\n9,90\n", [[1, 10], [9, 90]], None),
+        (NAMED, "\ufeffz\tx\n10\t1\n", [[1, 10]], None),
+        (TEXTS, "red,s\nblue,m\n", [[0, 1], [1, 0]], "sm"),
+        (TEXTS, "red\nblue\n", [[0, 1], [1, 0]], None),
+        ("c,k\n" + TEXTS, "red\nblue\n", [[0, 1], [1, 0]], None),
+        ("c,k\n" + TEXTS, "k,c\ns,red\nm,blue\n", [[0, 1], [1, 0]], "sm"),
+        (COUNTED, "7,10,a\n9,60,b\n", [[10], [60]], "ab"),
+        (COUNTED, "10\n60\n", [[10], [60]], None),
+        (COUNTED, "7,10,\n9,60,\n", [[10], [60]], None),
+        ("id,x,y\n" + COUNTED, "x,y\n10,a\n60,b\n", [[10], [60]], "ab"),
+        ("id,x,y\n" + COUNTED, "y,x,id\na,10,u\nb,60,\n", [[10], [60]], "ab"),
+        ("id,x,y\n" + COUNTED, "10\n60\n", [[10], [60]], None),
+        (NUMBERED, NUMBERED, [[5, 5, 6], [7, 6, 6]], [0.5, 0.5]),
+        (NUMBERED, "2,0,1\n6,5,5\n", [[5, 5, 6]], None),
+        ("country,2019,2020\nPeru,5,1.5\nChile,6,2.5\nPeru,6,2\n", "2019,country\n7,Peru\n", [[0, 1, 7]], None),
+    ],
+)
 def test_a_table_for_a_model_is_read_as_the_one_before(table, trained, text, X, y):
     data = read_as(table, trained, text)
     found = data.y if data.y is None or data.classes is None else [data.classes[c] for c in data.y]
     assert data.X.tolist() == X and (y is None) == (found is None) and list(found if y else "") == list(y or "")
 
 
-@pytest.mark.parametrize(("trained", "text", "words"), [
-    (NAMELESS, "501,1,10,a\n502,9,90,b\n", ["4 columns", "3 columns with the target, or 2 features: 0, 1"]),
-    (NAMELESS, "k,u,v,w\n501,1,10,a\n502,9,90,b\n", ["4 columns", "3 columns with the target"]),
-    (NAMELESS, "1\n9\n", ["1 columns", "3 columns with the target"]),
-    (NAMELESS, "u,10,a\n9,90,b\n", ["text among numbers 'u' in line 1"]),  # one wrong cell is no header
-    ("1.5,a\n2,b\n1,a\n4,b\n", "u,a\n2,b\n3,a\n", ["text among numbers 'u' in line 1"]),  # "a" comes again
-    ("1.5,r,a\n2,s,b\n1,s,a\n4,r,b\n", "u,r,v\n2,s,b\n3,s,a\n", ["text among numbers 'u' in line 1"]),
-    (NAMED, "z,y\n10,a\n90,b\n", ["no column 'x'", "z, y"]),
-    (NAMED, "u,v\n10,1\n90,2\n", ["no column 'x', 'z'"]),
-    (NAMED, "1,10,a\n9,90,b\n", ["3 columns without the names of the model", "2 features: x, z"]),
-    (TEXTS, "green,s\nblue,m\n", ["column '0'", "unknown category 'green' in line 1"]),
-    (TEXTS, "c,k\nred,s\nblue,m\n", ["column '0'", "unknown category 'c' in line 1"]),
-    (COUNTED, "7,10\n9,60\n", ["2 columns", "column '0'", "add an empty column"]),
-    ("id,x,y\n" + COUNTED, "7,10\n9,60\n", ["2 columns", "column 'id'", "add names"]),
-    ("id,x,y\n" + COUNTED, "id,y\n7,a\n", ["no column 'x'"]),
-    ("country,2019,2020\nPeru,5,1.5\nChile,6,2.5\nPeru,6,2\n", "country,2018\nPeru,7\n", ["no column '2019'"]),
-])
+@pytest.mark.parametrize(
+    ("trained", "text", "words"),
+    [
+        (NAMELESS, "501,1,10,a\n502,9,90,b\n", ["4 columns", "3 columns with the target, or 2 features: 0, 1"]),
+        (NAMELESS, "k,u,v,w\n501,1,10,a\n502,9,90,b\n", ["4 columns", "3 columns with the target"]),
+        (NAMELESS, "1\n9\n", ["1 columns", "3 columns with the target"]),
+        (NAMELESS, "u,10,a\n9,90,b\n", ["text among numbers 'u' in line 1"]),  # one wrong cell is no header
+        ("1.5,a\n2,b\n1,a\n4,b\n", "u,a\n2,b\n3,a\n", ["text among numbers 'u' in line 1"]),  # "a" comes again
+        ("1.5,r,a\n2,s,b\n1,s,a\n4,r,b\n", "u,r,v\n2,s,b\n3,s,a\n", ["text among numbers 'u' in line 1"]),
+        (NAMED, "z,y\n10,a\n90,b\n", ["no column 'x'", "z, y"]),
+        (NAMED, "u,v\n10,1\n90,2\n", ["no column 'x', 'z'"]),
+        (NAMED, "1,10,a\n9,90,b\n", ["3 columns without the names of the model", "2 features: x, z"]),
+        (TEXTS, "green,s\nblue,m\n", ["column '0'", "unknown category 'green' in line 1"]),
+        (TEXTS, "c,k\nred,s\nblue,m\n", ["column '0'", "unknown category 'c' in line 1"]),
+        (COUNTED, "7,10\n9,60\n", ["2 columns", "column '0'", "add an empty column"]),
+        ("id,x,y\n" + COUNTED, "7,10\n9,60\n", ["2 columns", "column 'id'", "add names"]),
+        ("id,x,y\n" + COUNTED, "id,y\n7,a\n", ["no column 'x'"]),
+        ("country,2019,2020\nPeru,5,1.5\nChile,6,2.5\nPeru,6,2\n", "country,2018\nPeru,7\n", ["no column '2019'"]),
+    ],
+)
 def test_a_table_that_is_not_as_the_one_before_is_refused(table, trained, text, words):
     with pytest.raises(ValueError) as error:
         read_as(table, trained, text)
@@ -458,19 +501,22 @@ def test_a_number_that_names_no_column_of_the_model_is_no_target(table):
 # ------------------------------------------------------------------ headers
 
 
-@pytest.mark.parametrize(("text", "names"), [
-    ("country,2019,2020\nPeru,60.5,59\nChile,67,68\n", ("country", "2019")),
-    ("country,2019\nPeru,60\nChile,67\nPeru,60\nChile,67\n", ("country",)),
-    ("2019,2020,2021\n1,2.5,3.5\n5,6,7.5\n", ("2019", "2020")),
-    ("2020,2010,2000\n1,2.5,3.5\n5,6,7.5\n", ("2020", "2010")),
-    ("country,2019,2020,kind\nPeru,60,59,u\nChile,67,68,v\n", ("country", "2019", "2020")),
-    ("country,2019,2020\nPeru,60,low\nChile,67,high\n", ("country", "2019")),
-    ("2019,2020\nlow,high\nlow,low\nlow,high\n", ("2019",)),
-    ("label,0,1,2,3\nu,5,5,6,7\nv,5,6,6,7\nu,5,5,6,7\n", ("label", "0", "1", "2")),
-    ("1,2,3,4,5\n5,5,6,7,.5\n5,6,6,7,1.5\n", ("1", "2", "3", "4")),
-    (",0,1,2,3\n5,5,5,6,.5\n5,5,6,6,1.5\n", ("Unnamed: 0", "0", "1", "2")),  # of pandas
-    ("5%,50%,95%\n1,2,3.5\n4,5,6.5\n", ("5%", "50%")),
-])
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("country,2019,2020\nPeru,60.5,59\nChile,67,68\n", ("country", "2019")),
+        ("country,2019\nPeru,60\nChile,67\nPeru,60\nChile,67\n", ("country",)),
+        ("2019,2020,2021\n1,2.5,3.5\n5,6,7.5\n", ("2019", "2020")),
+        ("2020,2010,2000\n1,2.5,3.5\n5,6,7.5\n", ("2020", "2010")),
+        ("country,2019,2020,kind\nPeru,60,59,u\nChile,67,68,v\n", ("country", "2019", "2020")),
+        ("country,2019,2020\nPeru,60,low\nChile,67,high\n", ("country", "2019")),
+        ("2019,2020\nlow,high\nlow,low\nlow,high\n", ("2019",)),
+        ("label,0,1,2,3\nu,5,5,6,7\nv,5,6,6,7\nu,5,5,6,7\n", ("label", "0", "1", "2")),
+        ("1,2,3,4,5\n5,5,6,7,.5\n5,6,6,7,1.5\n", ("1", "2", "3", "4")),
+        (",0,1,2,3\n5,5,5,6,.5\n5,5,6,6,1.5\n", ("Unnamed: 0", "0", "1", "2")),  # of pandas
+        ("5%,50%,95%\n1,2,3.5\n4,5,6.5\n", ("5%", "50%")),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*t.csv, column")
 def test_numbers_as_names(table, text, names):
     data = read_csv(table(text))
@@ -478,17 +524,20 @@ def test_numbers_as_names(table, text, names):
     assert len(data.X) == text.count("\n") - 1
 
 
-@pytest.mark.parametrize("text", [
-    "film,2001,2003\nbook,1999,2004\nplay,1998,2000\n",  # years below, too
-    "Peru,2019,7.5\nChile,67,68\nPeru,60,59\n",
-    "Peru,2019,2020\nChile,67,68\nPeru,60,59\n",  # a cell of it occurs again
-    "2019,2019,2020\n1,2.5,3.5\n5,6,7.5\n",
-    "1,2,3\n5,6,8\n7,8,1\n",
-    "0,1,2,3\n4,5,6,7\n8,9,10,11\n",
-    "2,3,4,5\n5,5,6,7\n5,6,6,7\n",
-    "u,1,2\nv,,3\nw,,2\n",
-    "$5,5%\n$6,6%\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "film,2001,2003\nbook,1999,2004\nplay,1998,2000\n",  # years below, too
+        "Peru,2019,7.5\nChile,67,68\nPeru,60,59\n",
+        "Peru,2019,2020\nChile,67,68\nPeru,60,59\n",  # a cell of it occurs again
+        "2019,2019,2020\n1,2.5,3.5\n5,6,7.5\n",
+        "1,2,3\n5,6,8\n7,8,1\n",
+        "0,1,2,3\n4,5,6,7\n8,9,10,11\n",
+        "2,3,4,5\n5,5,6,7\n5,6,6,7\n",
+        "u,1,2\nv,,3\nw,,2\n",
+        "$5,5%\n$6,6%\n",
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*t.csv, column")
 def test_numbers_that_are_no_names(table, text):
     with pytest.raises(ValueError, match="missing") if ",," in text else nullcontext():
@@ -517,27 +566,30 @@ def columns_and_warnings(path, *args, **options):
 OUT, COUNTS, DIFFERS = " is left out: it nu", " counts the rows: i", " is left out: its t"
 
 
-@pytest.mark.parametrize(("names", "column", "used", "said"), [
-    ("id,x,y", [1, 2, 3, 4], ["x"], [("id", OUT)]),
-    ("ID,x,y", [0, 1, 2, 3], ["x"], [("ID", OUT)]),
-    ("Index,x,y", [17, 5, 90, 8], ["x"], [("Index", OUT)]),  # in any order
-    (",x,y", [0, 1, 2, 3], ["x"], [("0", OUT)]),
-    (",x,y", [7, 3, 0, 2], ["x"], [("0", OUT)]),
-    ("Unnamed: 0,x,y", [0, 1, 2, 3], ["x"], [("Unnamed: 0", OUT)]),
-    ("No.,x,y", [11, 12, 13, 14], ["x"], [("No.", OUT)]),
-    ("#,x,y", [1, 2, 3, 4], ["x"], [("#", OUT)]),
-    ("", [1, 2, 3, 4], ["1"], [("0", OUT)]),
-    ("", [0, 1, 2, 3], ["1"], [("0", OUT)]),
-    ("", [5, 6, 7, 8], ["0", "1"], [("0", COUNTS)]),
-    ("", [1, 2, 3, 5], ["0", "1"], []),
-    ("k,x,y", [1, 2, 3, 4], ["k", "x"], [("k", COUNTS)]),
-    ("year,x,y", [2001, 2002, 2003, 2004], ["year", "x"], [("year", COUNTS)]),
-    ("NO,x,y", [11, 25, 3, 8], ["NO", "x"], []),  # nitric oxide
-    ("id,x,y", [1, 1, 2, 2], ["id", "x"], []),  # of a group
-    ("id,x,y", [.5, 1.5, 2.5, 3.5], ["id", "x"], [("id", COUNTS)]),
-    ("id,x,y", ["n1", "n2", "n3", "n4"], ["x"], [("id", DIFFERS)]),
-    ("1,x,y", [0, 1, 2, 3], ["1", "x"], [("1", COUNTS)]),
-])
+@pytest.mark.parametrize(
+    ("names", "column", "used", "said"),
+    [
+        ("id,x,y", [1, 2, 3, 4], ["x"], [("id", OUT)]),
+        ("ID,x,y", [0, 1, 2, 3], ["x"], [("ID", OUT)]),
+        ("Index,x,y", [17, 5, 90, 8], ["x"], [("Index", OUT)]),  # in any order
+        (",x,y", [0, 1, 2, 3], ["x"], [("0", OUT)]),
+        (",x,y", [7, 3, 0, 2], ["x"], [("0", OUT)]),
+        ("Unnamed: 0,x,y", [0, 1, 2, 3], ["x"], [("Unnamed: 0", OUT)]),
+        ("No.,x,y", [11, 12, 13, 14], ["x"], [("No.", OUT)]),
+        ("#,x,y", [1, 2, 3, 4], ["x"], [("#", OUT)]),
+        ("", [1, 2, 3, 4], ["1"], [("0", OUT)]),
+        ("", [0, 1, 2, 3], ["1"], [("0", OUT)]),
+        ("", [5, 6, 7, 8], ["0", "1"], [("0", COUNTS)]),
+        ("", [1, 2, 3, 5], ["0", "1"], []),
+        ("k,x,y", [1, 2, 3, 4], ["k", "x"], [("k", COUNTS)]),
+        ("year,x,y", [2001, 2002, 2003, 2004], ["year", "x"], [("year", COUNTS)]),
+        ("NO,x,y", [11, 25, 3, 8], ["NO", "x"], []),  # nitric oxide
+        ("id,x,y", [1, 1, 2, 2], ["id", "x"], []),  # of a group
+        ("id,x,y", [0.5, 1.5, 2.5, 3.5], ["id", "x"], [("id", COUNTS)]),
+        ("id,x,y", ["n1", "n2", "n3", "n4"], ["x"], [("id", DIFFERS)]),
+        ("1,x,y", [0, 1, 2, 3], ["1", "x"], [("1", COUNTS)]),
+    ],
+)
 @pytest.mark.parametrize("targets", ["1212", "abab"])  # a table read by NumPy, and as text
 def test_a_column_that_numbers_the_rows_is_left_out(table, names, column, used, said, targets):
     rows = [f"{value},{x},{y}" for value, x, y in zip(column, (5, 3, 4, 3), targets, strict=True)]
@@ -549,12 +601,16 @@ def test_a_column_that_numbers_the_rows_is_kept_where_it_must_be(table):
     assert columns_and_warnings(table("id,y\n" + rows)) == (["id"], [])  # the only feature
     assert columns_and_warnings(table("id,x\n" + rows), "id") == (["x"], [])  # the target
     assert columns_and_warnings(table(",id,y\n0,1,.5\n1,2,1.5\n2,3,3\n3,4,1\n")) == (
-        ["0", "id"], [("0", COUNTS), ("id", COUNTS)])
+        ["0", "id"],
+        [("0", COUNTS), ("id", COUNTS)],
+    )
     assert columns_and_warnings(table("id,x,y\n1,7,5.5\n2,8,6.5\n"), leave_out=False) == (["id", "x"], [])
 
 
-@pytest.mark.parametrize(("n", "n_different", "is_left_out"), [
-    (3, 3, True), (10, 9, False), (10, 10, True), (32, 29, True), (40, 32, False), (2000, 2000, True)])
+@pytest.mark.parametrize(
+    ("n", "n_different", "is_left_out"),
+    [(3, 3, True), (10, 9, False), (10, 10, True), (32, 29, True), (40, 32, False), (2000, 2000, True)],
+)
 def test_text_that_differs_in_nearly_every_row_is_left_out(table, n, n_different, is_left_out):
     path = table("name,x,y\n" + "".join(f"n{i % n_different},{i % 2},{i % 3}.5\n" for i in range(n)))
     used, said = columns_and_warnings(path)
@@ -573,32 +629,38 @@ def test_text_that_is_left_out_may_be_missing_and_is_kept_if_it_is_all_there_is(
 # ------------------------------------------------------------------ numbers with signs and separators
 
 
-@pytest.mark.parametrize(("text", "X"), [
-    ("p,q,y\n$10.5,5%,1.5\n$12.5,9%,3.5\n$13,8 %,4.5\n", [[10.5, 5], [12.5, 9], [13, 8]]),
-    ("p,q,y\n-$1,5 €,1.5\n$-2,-6€,3.5\n+£ 3,7,4.5\n".replace("£", "$"), [[-1, 5], [-2, -6], [3, 7]]),
-    ('p,q,y\n"1,200",1,.5\n950,2,1.5\n"-1,234,567.5",2,3\n', [[1200, 1], [950, 2], [-1234567.5, 2]]),
-    ('p,q,y\n"$1,200",1,.5\n$950,2,1.5\n', [[1200, 1], [950, 2]]),
-    ("p;q;y\n1.234,50 €;1;2,5\n5,25 €;2;3,5\n", [[1234.5, 1], [5.25, 2]]),
-    ("p;q;y\n1.234.567,5;1;2,5\n5,25;2;3,5\n", [[1234567.5, 1], [5.25, 2]]),
-    ("p;q;y\n1,250;1;2,5\n2,5;2;3,5\n7;2;3,5\n", [[1.25, 1], [2.5, 2], [7, 2]]),  # some comma is clearly decimal
-    ("p;q;y\n1,250;1;2,5\n2,125;2;3,5\n", [[1.25, 1], [2.125, 2]]),  # all numbers have three decimals
-    ("p;q;y\n0,250;1;2,5\n2;2;3,5\n", [[.25, 1], [2, 2]]),
-    ("p\tq\ty\n1.250\t1\t2.5\n2\t2\t3\n", [[1.25, 1], [2, 2]]),
-])
+@pytest.mark.parametrize(
+    ("text", "X"),
+    [
+        ("p,q,y\n$10.5,5%,1.5\n$12.5,9%,3.5\n$13,8 %,4.5\n", [[10.5, 5], [12.5, 9], [13, 8]]),
+        ("p,q,y\n-$1,5 €,1.5\n$-2,-6€,3.5\n+£ 3,7,4.5\n".replace("£", "$"), [[-1, 5], [-2, -6], [3, 7]]),
+        ('p,q,y\n"1,200",1,.5\n950,2,1.5\n"-1,234,567.5",2,3\n', [[1200, 1], [950, 2], [-1234567.5, 2]]),
+        ('p,q,y\n"$1,200",1,.5\n$950,2,1.5\n', [[1200, 1], [950, 2]]),
+        ("p;q;y\n1.234,50 €;1;2,5\n5,25 €;2;3,5\n", [[1234.5, 1], [5.25, 2]]),
+        ("p;q;y\n1.234.567,5;1;2,5\n5,25;2;3,5\n", [[1234567.5, 1], [5.25, 2]]),
+        ("p;q;y\n1,250;1;2,5\n2,5;2;3,5\n7;2;3,5\n", [[1.25, 1], [2.5, 2], [7, 2]]),  # some comma is clearly decimal
+        ("p;q;y\n1,250;1;2,5\n2,125;2;3,5\n", [[1.25, 1], [2.125, 2]]),  # all numbers have three decimals
+        ("p;q;y\n0,250;1;2,5\n2;2;3,5\n", [[0.25, 1], [2, 2]]),
+        ("p\tq\ty\n1.250\t1\t2.5\n2\t2\t3\n", [[1.25, 1], [2, 2]]),
+    ],
+)
 def test_numbers_with_signs_and_separators(table, text, X):
     data = read_csv(table(text), task="numbers")
     assert data.X.tolist() == X and all(column.categories is None for column in data.columns)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("p\ty\n1,200\t2\n950\t3\n12,500\t2\n", "column 'p': a comma before three digits may be a decimal comma"),
-    ("p;y\n1,200;2\n950.5;3\n", "column 'p': a comma before three digits may be"),
-    ("p;y\n1.234,5;2\n2.500;3\n", "column 'p': points separate thousands in some numbers, and may be decimal"),
-    ("p,y\n5%,2.5\n0.05,3\n", "column 'p': numbers of several units: none, %"),
-    ("p,y\n$5,2.5\n€5,3\n", "column 'p': numbers of several units: \\$, €"),
-    ('p,y\n"1,5",2.5\n7,3\n8,3\n', "column 'p': text among numbers '1,5' in line 2"),
-    ("p,y\n1,$5\n2,5%\n", "column 'y': numbers of several units"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("p\ty\n1,200\t2\n950\t3\n12,500\t2\n", "column 'p': a comma before three digits may be a decimal comma"),
+        ("p;y\n1,200;2\n950.5;3\n", "column 'p': a comma before three digits may be"),
+        ("p;y\n1.234,5;2\n2.500;3\n", "column 'p': points separate thousands in some numbers, and may be decimal"),
+        ("p,y\n5%,2.5\n0.05,3\n", "column 'p': numbers of several units: none, %"),
+        ("p,y\n$5,2.5\n€5,3\n", "column 'p': numbers of several units: \\$, €"),
+        ('p,y\n"1,5",2.5\n7,3\n8,3\n', "column 'p': text among numbers '1,5' in line 2"),
+        ("p,y\n1,$5\n2,5%\n", "column 'y': numbers of several units"),
+    ],
+)
 def test_numbers_that_may_mean_two_things_are_refused(table, text, words):
     with pytest.raises(ValueError, match=words):
         read_csv(table(text), task="numbers")
@@ -645,9 +707,16 @@ def test_npz_reads_no_more_than_it_needs(tmp_path):
     assert data.y.tolist() == [0, 1, 2, 3] and data.X.flags.writeable and peak < 1 << 21
 
 
-@pytest.mark.parametrize("change", [lambda data: data + bytes(8), lambda data: data[:-8],
-                                    lambda data: data.replace(b"(4, 2)", b"(2, 4)").replace(b"(2, 4)", b"(2, 2)"),
-                                    lambda data: data.replace(b"(4, 2)", b"(-4,-2)"), lambda data: b"\0" + data])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data + bytes(8),
+        lambda data: data[:-8],
+        lambda data: data.replace(b"(4, 2)", b"(2, 4)").replace(b"(2, 4)", b"(2, 2)"),
+        lambda data: data.replace(b"(4, 2)", b"(-4,-2)"),
+        lambda data: b"\0" + data,
+    ],
+)
 def test_npz_members_of_another_length_than_their_headers_say(tmp_path, change):
     """The checksums are right: the file was made so."""
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
@@ -667,12 +736,15 @@ def test_npz_orders(tmp_path, dtype, order):
     assert read_npz(tmp_path / "d.npz").X.tolist() == X.tolist()
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (b"\0\0\x08\xff" + b"\0\0\0\1" * 255 + b"\1", "too large"),  # more axes than NumPy has
-    (b"\0\0\x0e\x03" + b"\xff" * 12, "too large"),
-    (b"\0\0\x0e\x04" + bytes(4) + b"\xff" * 12, "too large"),  # of no elements, but NumPy has no such shape
-    (b"\0\0\x0e\x02" + b"\x0f\xff\xff\xff" * 2 + b"abc", "takes"),  # 576 petabytes
-])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\x08\xff" + b"\0\0\0\1" * 255 + b"\1", "too large"),  # more axes than NumPy has
+        (b"\0\0\x0e\x03" + b"\xff" * 12, "too large"),
+        (b"\0\0\x0e\x04" + bytes(4) + b"\xff" * 12, "too large"),  # of no elements, but NumPy has no such shape
+        (b"\0\0\x0e\x02" + b"\x0f\xff\xff\xff" * 2 + b"abc", "takes"),  # 576 petabytes
+    ],
+)
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_idx_shapes_that_cannot_be(tmp_path, data, words, pack):
     path = tmp_path / "i"
@@ -717,9 +789,20 @@ def samples(tmp_path):
         stream = fastbp.stream(path, tmp_path / ("y.npy" if path.suffix == ".npy" else f"y-idx{path.suffix}"))
         fastbp.Trainer(net.copy(), fastbp.SGD(0.1)).fit(stream)
 
-    return [("stored.npz", read_npz), ("packed.npz", read_npz), ("idx", read_idx_array), ("idx.gz", read_idx_array),
-            ("X.npy", streamed), ("idx", streamed), ("idx.gz", streamed), ("t.csv", read_csv), ("t.csv.gz", read_csv),
-            ("m.npz", fastbp.load), ("m.safetensors", fastbp.load), ("c.ckpt", trainer.load_checkpoint)]
+    return [
+        ("stored.npz", read_npz),
+        ("packed.npz", read_npz),
+        ("idx", read_idx_array),
+        ("idx.gz", read_idx_array),
+        ("X.npy", streamed),
+        ("idx", streamed),
+        ("idx.gz", streamed),
+        ("t.csv", read_csv),
+        ("t.csv.gz", read_csv),
+        ("m.npz", fastbp.load),
+        ("m.safetensors", fastbp.load),
+        ("c.ckpt", trainer.load_checkpoint),
+    ]
 
 
 def damaged(data, rng):

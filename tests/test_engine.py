@@ -33,8 +33,21 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 class Case:
     """A network with data, and both backends that run it; NumPy's always in float64."""
 
-    def __init__(self, sizes, activations, loss, dtype, *, n=40, labels=False, reduction="mean", x_dtype=None, seed=0,
-                 scale=1.0, x_scale=1.0):
+    def __init__(
+        self,
+        sizes,
+        activations,
+        loss,
+        dtype,
+        *,
+        n=40,
+        labels=False,
+        reduction="mean",
+        x_dtype=None,
+        seed=0,
+        scale=1.0,
+        x_scale=1.0,
+    ):
         rng = np.random.default_rng(seed)
         x_dtype = x_dtype or dtype
         self.dtype, self.n = dtype, n
@@ -57,8 +70,22 @@ class Case:
         self.numba = NumbaBackend(sizes, activations, loss, reduction, np.dtype(dtype), x_scale)
         self.numpy = NumpyBackend(sizes, activations, loss, reduction, np.dtype(float), x_scale)
 
-    def train(self, backend, batch_size, *, epochs=2, momentum=0.0, nesterov=False, shuffles=True, lr=0.01, cuts=(),
-              threads=1, seed=0, weights=None, **settings):
+    def train(
+        self,
+        backend,
+        batch_size,
+        *,
+        epochs=2,
+        momentum=0.0,
+        nesterov=False,
+        shuffles=True,
+        lr=0.01,
+        cuts=(),
+        threads=1,
+        seed=0,
+        weights=None,
+        **settings,
+    ):
         """Train from the start; with `cuts` the batches of an epoch are spread over several calls."""
         float_type = backend.dtype.type
         parameters = self.parameters.astype(float_type)
@@ -81,8 +108,15 @@ class Case:
             steps += train(self.X, Y, weights, words[which] if shuffles else None, first, last, part)
             losses[which] = part
         assert state.step == steps
-        return dict(parameters=parameters, velocity=state.buffers if len(state.buffers) else None, order=order,
-                    losses=losses, steps=steps, memory=state.memory, skipped=state.skipped)
+        return dict(
+            parameters=parameters,
+            velocity=state.buffers if len(state.buffers) else None,
+            order=order,
+            losses=losses,
+            steps=steps,
+            memory=state.memory,
+            skipped=state.skipped,
+        )
 
     def assert_same(self, given, wanted, what):
         if wanted is None:
@@ -104,16 +138,25 @@ class Case:
         self.assert_same(losses, wanted_losses, "losses")
         self.assert_same(gradient, wanted, "gradient")
         np.testing.assert_array_equal(self.numba.losses(self.parameters, self.X, self.Y), losses)
-        self.assert_same(self.numba.input_gradient(self.parameters, self.X, self.Y),
-                         self.numpy.input_gradient(exact, self.X, Y), "input gradient")
-        self.assert_same(self.numba.gradient_from(self.parameters, self.X, self.dA),
-                         self.numpy.gradient_from(exact, self.X, self.dA.astype(float)), "gradient from dA")
+        self.assert_same(
+            self.numba.input_gradient(self.parameters, self.X, self.Y),
+            self.numpy.input_gradient(exact, self.X, Y),
+            "input gradient",
+        )
+        self.assert_same(
+            self.numba.gradient_from(self.parameters, self.X, self.dA),
+            self.numpy.gradient_from(exact, self.X, self.dA.astype(float)),
+            "gradient from dA",
+        )
         for backend in (self.numba, self.numpy):
             both = backend.outputs_and_losses(self.parameters, self.X, self.Y)
             np.testing.assert_array_equal(both[0], backend.predict(self.parameters, self.X))
             np.testing.assert_array_equal(both[1], backend.losses(self.parameters, self.X, self.Y))
-        for options, exact_options in (({}, {}), ({"Y": self.Y}, {"Y": Y}),
-                                       ({"dA": self.dA}, {"dA": self.dA.astype(float)})):
+        for options, exact_options in (
+            ({}, {}),
+            ({"Y": self.Y}, {"Y": Y}),
+            ({"dA": self.dA}, {"dA": self.dA.astype(float)}),
+        ):
             given = self.numba.record(self.parameters, self.X, **options)
             wanted = self.numpy.record(exact, self.X, **exact_options)
             for field in wanted._fields:
@@ -151,9 +194,25 @@ def many_threads(monkeypatch):
 
 # ------------------------------------------------------------------ all sorts of networks
 
-SIZES = [(1, 1), (1, 3, 1), (3, 1, 3), (17, 33, 2), (2, 2, 1), (65, 1), (33, 130, 17), (130, 65, 33, 3), (1, 130, 1),
-         (4, 32, 32, 1), (16, 16, 16, 16, 16, 16, 4), (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2), (784, 10), (64, 30, 10),
-         (8, 16, 1), (9, 131, 257, 2), (300, 257, 2)]
+SIZES = [
+    (1, 1),
+    (1, 3, 1),
+    (3, 1, 3),
+    (17, 33, 2),
+    (2, 2, 1),
+    (65, 1),
+    (33, 130, 17),
+    (130, 65, 33, 3),
+    (1, 130, 1),
+    (4, 32, 32, 1),
+    (16, 16, 16, 16, 16, 16, 4),
+    (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2),
+    (784, 10),
+    (64, 30, 10),
+    (8, 16, 1),
+    (9, 131, 257, 2),
+    (300, 257, 2),
+]
 
 
 @each_dtype
@@ -161,24 +220,34 @@ SIZES = [(1, 1), (1, 3, 1), (3, 1, 3), (17, 33, 2), (2, 2, 1), (65, 1), (33, 130
 def test_shapes(sizes, dtype):
     for i, batch_size in enumerate(BATCH_SIZES):
         activations = [HIDDEN[(i + l) % len(HIDDEN)] for l in range(len(sizes) - 2)]
-        output, loss = [("identity", "squared_error"), ("sigmoid", "binary_cross_entropy"),
-                        ("softmax", "cross_entropy")][i % 3]
-        n = batch_size + (batch_size + 2) // 3 if batch_size > 1 else 5        # the last batch is short
+        output, loss = [
+            ("identity", "squared_error"),
+            ("sigmoid", "binary_cross_entropy"),
+            ("softmax", "cross_entropy"),
+        ][i % 3]
+        n = batch_size + (batch_size + 2) // 3 if batch_size > 1 else 5  # the last batch is short
         case = Case(sizes, (*activations, output), loss, dtype, n=n, reduction=("mean", "sum")[i % 2], seed=i)
         case.check_passes()
         momentum, nesterov = ((0.0, False), (0.9, False), (0.9, True))[i % 3]
-        case.check_training(batch_size, momentum=momentum, nesterov=nesterov, shuffles=i % 2 == 0,
-                            lr=0.01 if i % 2 == 0 else 0.01 / batch_size)
+        case.check_training(
+            batch_size,
+            momentum=momentum,
+            nesterov=nesterov,
+            shuffles=i % 2 == 0,
+            lr=0.01 if i % 2 == 0 else 0.01 / batch_size,
+        )
 
 
 @each_dtype
 @pytest.mark.parametrize("output", ACTIVATIONS)
 def test_every_activation_with_every_loss(output, dtype):
     for i, (hidden, loss) in enumerate(product(HIDDEN, LOSSES)):
-        if any(getattr(LOSSES[loss], what) and not getattr(ACTIVATIONS[output], what)
-               for what in ("within_01", "is_positive")):
+        if any(
+            getattr(LOSSES[loss], what) and not getattr(ACTIVATIONS[output], what)
+            for what in ("within_01", "is_positive")
+        ):
             continue
-        scale = 0.25 if {hidden, output} & {"exponential", "hard_sigmoid"} else 1.0      # neither huge nor just 0 or 1
+        scale = 0.25 if {hidden, output} & {"exponential", "hard_sigmoid"} else 1.0  # neither huge nor just 0 or 1
         for labels in (False, True)[: 1 + LOSSES[loss].takes_labels]:
             case = Case((5, 9, 4), (hidden, output), loss, dtype, n=21, labels=labels, seed=i, scale=scale)
             case.check_passes()
@@ -192,10 +261,18 @@ def test_every_activation_with_every_loss(output, dtype):
 def test_small_networks(activation, momentum, nesterov, dtype):
     for i, sizes in enumerate([(1, 1), (2, 1), (2, 2, 1), (3, 4, 2), (2, 3, 3, 1), (4, 5, 3), (7, 7, 1), (1, 16, 2)]):
         for j, batch_size in enumerate((1, 2, 3, 4, 5, 8, 9, 16, 17)):
-            output, loss = [(activation, "squared_error"), ("sigmoid", "binary_cross_entropy"),
-                            ("tanh", "huber")][(i + j) % 3]
-            case = Case(sizes, (*[activation] * (len(sizes) - 2), output), loss, dtype,
-                        n=(batch_size, 2 * batch_size + 1)[j % 2], reduction=("mean", "sum")[i % 2], seed=i)
+            output, loss = [(activation, "squared_error"), ("sigmoid", "binary_cross_entropy"), ("tanh", "huber")][
+                (i + j) % 3
+            ]
+            case = Case(
+                sizes,
+                (*[activation] * (len(sizes) - 2), output),
+                loss,
+                dtype,
+                n=(batch_size, 2 * batch_size + 1)[j % 2],
+                reduction=("mean", "sum")[i % 2],
+                seed=i,
+            )
             for shuffles in (False, True):
                 case.check_training(batch_size, momentum=momentum, nesterov=nesterov, shuffles=shuffles, epochs=3)
 
@@ -232,8 +309,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(sizes, batch_size, dt
     for settings in ({}, {"momentum": 0.9}, ADAM):
         case = Case(sizes, ("relu", "identity"), "squared_error", dtype, n=11)
         case.Y[7] = np.inf
-        results = [case.train(backend, batch_size, epochs=2, shuffles=False, **settings)
-                   for backend in (case.numba, case.numpy)]
+        results = [
+            case.train(backend, batch_size, epochs=2, shuffles=False, **settings)
+            for backend in (case.numba, case.numpy)
+        ]
         assert results[0]["steps"] == results[1]["steps"] == 7 // batch_size
         assert not np.isfinite(results[0]["losses"][0]) and results[0]["losses"][1] == 0
         for what in ("parameters", "velocity", "memory"):
@@ -256,29 +335,58 @@ SETTINGS = {
     "max norm, Adam": {"max_norm": 0.7, **ADAM},
     "schedule": {"schedule": "exponential", "rates": (0.02, 0.9), "rule": "nesterov", "numbers": (0.8,)},
     "rate scale": {"rate_scale": 0.5, **ADAM},
-    "everything": {"dropout": (0.3, 0.1), "input_noise": 0.1, "label_smoothing": 0.1, "l1": 1e-3, "l2": 1e-2,
-                   "clip_value": 0.1, "clip_norm": 0.5, "max_norm": 2.0, "skips": True, **ADAM},
+    "everything": {
+        "dropout": (0.3, 0.1),
+        "input_noise": 0.1,
+        "label_smoothing": 0.1,
+        "l1": 1e-3,
+        "l2": 1e-2,
+        "clip_value": 0.1,
+        "clip_norm": 0.5,
+        "max_norm": 2.0,
+        "skips": True,
+        **ADAM,
+    },
 }
 
 
 @each_dtype
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_of_an_update(many_threads, name, dtype):
-    for i, (sizes, batch_size) in enumerate([((2, 3, 2, 1), 4), ((8, 16, 5, 1), 1), ((4, 32, 32, 3), 32),
-                                             ((9, 200, 20, 3), 17), ((20, 17, 140, 5), 300), ((30, 192, 130, 2), 40)]):
+    for i, (sizes, batch_size) in enumerate(
+        [
+            ((2, 3, 2, 1), 4),
+            ((8, 16, 5, 1), 1),
+            ((4, 32, 32, 3), 32),
+            ((9, 200, 20, 3), 17),
+            ((20, 17, 140, 5), 300),
+            ((30, 192, 130, 2), 40),
+        ]
+    ):
         output, loss = [("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")][sizes[-1] > 1]
-        case = Case(sizes, ("tanh", "sigmoid", output), loss, dtype, n=2 * batch_size + batch_size // 2,
-                    labels=i % 2 == 0 and sizes[-1] > 1)
+        case = Case(
+            sizes,
+            ("tanh", "sigmoid", output),
+            loss,
+            dtype,
+            n=2 * batch_size + batch_size // 2,
+            labels=i % 2 == 0 and sizes[-1] > 1,
+        )
         weights = np.random.default_rng(i).random(case.n) if i % 3 == 2 else None
         engine._threads = 1 + i % 3
-        case.check_training(batch_size, threads=1 + i % 3, weights=weights,
-                            **{"key": 2**63 + 12345 - i * 2**60, **SETTINGS[name]})
+        case.check_training(
+            batch_size, threads=1 + i % 3, weights=weights, **{"key": 2**63 + 12345 - i * 2**60, **SETTINGS[name]}
+        )
 
 
-@pytest.mark.parametrize("sizes, output, loss, classes", [
-    ((4, 5, 3), "softmax", "cross_entropy", 3), ((4, 5, 3), "sigmoid", "binary_cross_entropy", 2),
-    ((4, 5, 1), "sigmoid", "binary_cross_entropy", 2),
-])
+@pytest.mark.parametrize(
+    "sizes, output, loss, classes",
+    [
+        ((4, 5, 3), "softmax", "cross_entropy", 3),
+        ((4, 5, 3), "sigmoid", "binary_cross_entropy", 2),
+        ((4, 5, 1), "sigmoid", "binary_cross_entropy", 2),
+    ],
+)
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
 def test_smoothing_is_training_on_smoothed_targets(sizes, output, loss, classes, backend):
     case = Case(sizes, ("tanh", output), loss, np.float64)
@@ -322,7 +430,7 @@ def test_dropout_keeps_the_share_and_the_mean(dtype):
     np.testing.assert_array_equal(out, again)
     assert set(np.unique(out).round(4)) == {0, np.float64(1 / 0.7).round(4).astype(dtype)}
     assert abs((out == 0).mean() - 0.3) < 0.006 and abs((out == 0).mean(axis=0) - 0.3).max() < 0.12
-    assert abs(np.mean((out == 0) == (other == 0)) - 0.58) < 0.01          # 0.3**2 + 0.7**2: independent
+    assert abs(np.mean((out == 0) == (other == 0)) - 0.58) < 0.01  # 0.3**2 + 0.7**2: independent
 
 
 def test_input_noise_is_normal():
@@ -352,13 +460,13 @@ def short_calls(monkeypatch):
 def test_a_batch_in_several_calls_has_the_same_bits(many_threads, short_calls, name, dtype, monkeypatch):
     for i, (sizes, batch_size) in enumerate([((2, 3, 2, 1), 600), ((20, 17, 140, 5), 300), ((9, 20, 3), 257)]):
         output, loss = [("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")][sizes[-1] > 1]
-        case = Case(sizes, ("tanh",) * (len(sizes) - 2) + (output,), loss, dtype, n=2 * batch_size + 20,
-                    labels=i == 1)
+        case = Case(sizes, ("tanh",) * (len(sizes) - 2) + (output,), loss, dtype, n=2 * batch_size + 20, labels=i == 1)
         settings = SETTINGS.get(name, {})
         if "dropout" in settings:
             settings = {**settings, "dropout": (settings["dropout"] * 2)[: len(sizes) - 2]}
-        options = dict(threads=1 + i % 2, weights=np.random.default_rng(i).random(case.n) if i == 2 else None,
-                       key=77, **settings)
+        options = dict(
+            threads=1 + i % 2, weights=np.random.default_rng(i).random(case.n) if i == 2 else None, key=77, **settings
+        )
         del short_calls[:]
         parts = case.train(case.numba, batch_size, **options)
         n_blocks = sum(-(-min(batch_size, case.n - start) // 256) for start in range(0, case.n, batch_size))
@@ -378,12 +486,14 @@ def test_a_loss_that_is_not_finite_in_a_part_of_a_batch(short_calls, bad, skips,
     """Three batches of 300 samples, each in two calls."""
     case = Case((5, 20, 2), ("relu", "identity"), "squared_error", dtype, n=900)
     case.Y[bad] = np.inf
-    given, wanted = (case.train(backend, 300, shuffles=False, skips=skips, epochs=2, momentum=0.5)
-                     for backend in (case.numba, case.numpy))
+    given, wanted = (
+        case.train(backend, 300, shuffles=False, skips=skips, epochs=2, momentum=0.5)
+        for backend in (case.numba, case.numpy)
+    )
     assert given["steps"] == wanted["steps"] == (6 if skips else bad // 300) and given["skipped"] == 2 * skips
     for what in ("parameters", "velocity", "losses") if skips else ("parameters", "velocity"):
         case.assert_same(given[what], wanted[what], what)
-    assert np.isfinite(given["losses"]).tolist() == [skips, True]      # the second epoch was not begun, or is finite
+    assert np.isfinite(given["losses"]).tolist() == [skips, True]  # the second epoch was not begun, or is finite
 
 
 @each_dtype
@@ -395,9 +505,15 @@ def test_an_evaluation_in_several_calls_has_the_same_bits(many_threads, short_ca
 
         def evaluated(case=case, weights=weights):
             backend, arguments = case.numba, (case.parameters, case.X, case.Y)
-            return [backend.predict(*arguments[:2]), backend.losses(*arguments), *backend.gradient(*arguments),
-                    *backend.gradient(*arguments, weights), backend.input_gradient(*arguments),
-                    backend.gradient_from(*arguments[:2], case.dA), *backend.outputs_and_losses(*arguments)]
+            return [
+                backend.predict(*arguments[:2]),
+                backend.losses(*arguments),
+                *backend.gradient(*arguments),
+                *backend.gradient(*arguments, weights),
+                backend.input_gradient(*arguments),
+                backend.gradient_from(*arguments[:2], case.dA),
+                *backend.outputs_and_losses(*arguments),
+            ]
 
         del short_calls[:]
         parts = evaluated()
@@ -412,7 +528,6 @@ def test_an_evaluation_in_several_calls_has_the_same_bits(many_threads, short_ca
             X[bad] = np.nan
             with pytest.raises(ValueError, match=rf"X\[{bad}, 0\] is nan"):
                 case.numba.predict(case.parameters, X)
-
 
 
 @each_dtype
@@ -448,10 +563,14 @@ def test_subnormal_numbers_are_zero_in_training_and_evaluation_and_only_there(ma
     # half of the rows are another thread's
     X, Y, ones = np.tile(numbers, (24, 1)), np.ones((24, 1), dtype), np.array([1, 1, 1, 0], dtype)
     adder = NumbaBackend((3, 1), ("identity",), "squared_error", "mean", dtype)
-    given = {"predict": adder.predict(ones, X), "outputs": adder.outputs_and_losses(ones, X, Y)[0],
-             "record": adder.record(ones, X, Y).A[1], "dW": adder.gradient(ones, X, Y)[1][:3],
-             "of dA": adder.gradient_from(ones, X, Y)[:3],
-             "dX": adder.input_gradient(np.append(numbers, dtype(0)), np.ones_like(X), Y)}
+    given = {
+        "predict": adder.predict(ones, X),
+        "outputs": adder.outputs_and_losses(ones, X, Y)[0],
+        "record": adder.record(ones, X, Y).A[1],
+        "dW": adder.gradient(ones, X, Y)[1][:3],
+        "of dA": adder.gradient_from(ones, X, Y)[:3],
+        "dX": adder.input_gradient(np.append(numbers, dtype(0)), np.ones_like(X), Y),
+    }
     check_this_thread()
     layer = fastbp.network.Layer(ones[:3, None].copy(), ones[3:], "identity")
     given |= {"layer": layer.forward(X), "layer's dA_prev": layer.backward(Y * numbers[0]), "layer's db": layer.db}
@@ -471,8 +590,10 @@ def test_indices_must_be_what_the_kernels_read():
     with pytest.raises(TypeError, match="order must be int64.*int32"):
         case.numba.training(case.parameters, State(0, 1, np.float32), order=np.arange(6, dtype=np.int32), **options)
     train = case.numba.training(case.parameters, State(0, 1, np.float32), order=np.arange(6, dtype=np.int64), **options)
-    for call in (lambda Y: train(case.X, Y, None, None, 0, 3, np.zeros(1)),
-                 lambda Y: case.numba.losses(case.parameters, case.X, Y)):
+    for call in (
+        lambda Y: train(case.X, Y, None, None, 0, 3, np.zeros(1)),
+        lambda Y: case.numba.losses(case.parameters, case.X, Y),
+    ):
         with pytest.raises(TypeError, match="Y must be int64.*int32"):
             call(case.Y.astype(np.int32))
 
@@ -486,13 +607,16 @@ def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, 
         case = Case((5, 200, 2), ("tanh", "identity"), "squared_error", dtype, n=23)
         plan = engine._Desk(case.numba, 4, threads, 1).plan
         assert plan.own_row > 0, "this network no longer shows what it is to show"
-        one, many = (case.train(case.numba, 4, momentum=momentum, epochs=3, cuts=(2, 5), threads=number)
-                     for number in (1, threads))
+        one, many = (
+            case.train(case.numba, 4, momentum=momentum, epochs=3, cuts=(2, 5), threads=number)
+            for number in (1, threads)
+        )
         for what in ("parameters", "velocity", "losses"):
             assert np.array_equal(one[what], many[what]) or one[what] is many[what] is None, what
         case.Y[17] = np.inf
-        one, many = (case.train(case.numba, 4, momentum=momentum, shuffles=False, threads=number)
-                     for number in (1, threads))
+        one, many = (
+            case.train(case.numba, 4, momentum=momentum, shuffles=False, threads=number) for number in (1, threads)
+        )
         assert many["steps"] == one["steps"] == 4
         for what in ("parameters", "velocity", "losses"):
             assert np.array_equal(one[what], many[what]) or one[what] is many[what] is None, what
@@ -517,9 +641,14 @@ def test_the_lines_of_the_next_samples_are_all_asked_for(n_in, dtype):
     order, size = rng.permutation(40), n_in * X.itemsize
     for first, last, lines in ((0, 40, 1), (3, 9, 4), (39, 40, 100), (7, 7, 2)):
         state = np.zeros(dense.SOON_SIZE, np.int64)
-        for place, value in ((dense.SOON_X, X.ctypes.data), (dense.SOON_BYTES, size),
-                             (dense.SOON_ORDER, order.ctypes.data), (dense.SOON_FIRST, first),
-                             (dense.SOON_LAST, last), (dense.SOON_LINES, lines)):
+        for place, value in (
+            (dense.SOON_X, X.ctypes.data),
+            (dense.SOON_BYTES, size),
+            (dense.SOON_ORDER, order.ctypes.data),
+            (dense.SOON_FIRST, first),
+            (dense.SOON_LAST, last),
+            (dense.SOON_LINES, lines),
+        ):
             state[place] = value
         wanted = [(order[i] * size + at, 64) for i in range(first, last) for at in range(0, size, 64 * lines)]
         assert walk(state, X, 10_000) == wanted
@@ -535,8 +664,10 @@ def test_samples_that_do_not_stay_in_the_cache(many_threads, x_dtype, n, dtype):
         assert case.X.nbytes > dense.FAR_BYTES, "this data no longer shows what it is to show"
         for settings in ({"momentum": 0.9}, ADAM):
             case.check_training(batch_size, **settings)
-            one, cut, many = (case.train(case.numba, batch_size, **options, **settings)
-                              for options in ({}, {"cuts": (1, 3)}, {"threads": 2}))
+            one, cut, many = (
+                case.train(case.numba, batch_size, **options, **settings)
+                for options in ({}, {"cuts": (1, 3)}, {"threads": 2})
+            )
             for what in ("parameters", "velocity", "losses"):
                 np.testing.assert_array_equal(cut[what], one[what])
                 np.testing.assert_array_equal(many[what], one[what])
@@ -604,17 +735,23 @@ def run_together(*functions):
 
 
 def test_two_python_threads_with_two_networks(many_threads):
-    cases = [Case((30, 40, 5), ("tanh", "softmax"), "cross_entropy", np.float32, n=300, labels=True, seed=1),
-             Case((30, 24, 24, 5), ("gelu", "relu", "identity"), "squared_error", np.float32, n=300, seed=2)]
+    cases = [
+        Case((30, 40, 5), ("tanh", "softmax"), "cross_entropy", np.float32, n=300, labels=True, seed=1),
+        Case((30, 24, 24, 5), ("gelu", "relu", "identity"), "squared_error", np.float32, n=300, seed=2),
+    ]
 
     def work(case):
         def function():
             hashes = []
             for seed in range(6):
                 trained = case.train(case.numba, 32, momentum=0.9, epochs=3, threads=2, seed=seed)["parameters"]
-                hashes += [trained.tobytes(), case.numba.predict(trained, case.X).tobytes(),
-                           case.numba.gradient(trained, case.X, case.Y)[1].tobytes()]
+                hashes += [
+                    trained.tobytes(),
+                    case.numba.predict(trained, case.X).tobytes(),
+                    case.numba.gradient(trained, case.X, case.Y)[1].tobytes(),
+                ]
             return hashes
+
         return function
 
     alone = [work(case)() for case in cases]
@@ -632,10 +769,18 @@ def test_python_threads_share_one_network(many_threads):
             for _ in range(150):
                 record = case.numba.record(case.parameters, X, Y=case.Y)
                 losses, gradient = case.numba.gradient(case.parameters, X, case.Y)
-                arrays = [case.numba.predict(case.parameters, X), losses, gradient, record.dX, *record.Z, *record.A,
-                          *record.delta]
+                arrays = [
+                    case.numba.predict(case.parameters, X),
+                    losses,
+                    gradient,
+                    record.dX,
+                    *record.Z,
+                    *record.A,
+                    *record.delta,
+                ]
                 results.append(sha256(b"".join(a.tobytes() for a in arrays)).hexdigest())
             return set(results)
+
         return function
 
     alone = [work(X)() for X in inputs]
@@ -675,7 +820,7 @@ def test_threads_that_cannot_be_started_are_done_without(many_threads, monkeypat
         for _ in range(3):
             np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), wanted)
             assert engine._gang._bells == []
-    case.numba._paces.clear()                            # the first of a trial is by several threads
+    case.numba._paces.clear()  # the first of a trial is by several threads
     np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), wanted)
     assert len(engine._gang._bells) == 1
 
@@ -728,7 +873,7 @@ def test_pickles():
     outputs = net.predict(case.X)
     copy = pickle.loads(pickle.dumps(net))
     np.testing.assert_array_equal(copy.predict(case.X), outputs)
-    copy.weights[0][...] = 0                             # the views still lie in the buffer of the copy
+    copy.weights[0][...] = 0  # the views still lie in the buffer of the copy
     assert (copy.parameters[: 6 * 5] == 0).all() and (net.parameters[: 6 * 5] != 0).any()
     with pytest.raises(AssertionError):
         np.testing.assert_array_equal(copy.predict(case.X), outputs)

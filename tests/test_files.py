@@ -22,8 +22,17 @@ SUFFIXES = [".npz", ".safetensors", ".model"]
 @pytest.fixture
 def net(backend):
     """Build a network with nothing at its default."""
-    return fastbp.Network([3, 5, 2], ["relu", "softmax"], "cross_entropy", init="uniform", reduction="sum",
-                          dtype="float64", seed=0, backend=backend, scale=0.25)
+    return fastbp.Network(
+        [3, 5, 2],
+        ["relu", "softmax"],
+        "cross_entropy",
+        init="uniform",
+        reduction="sum",
+        dtype="float64",
+        seed=0,
+        backend=backend,
+        scale=0.25,
+    )
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -71,11 +80,19 @@ def test_damage_anywhere(net, suffix, tmp_path):
             fastbp.load(path, net.backend)
 
 
-@pytest.mark.parametrize("name, data", [
-    ("m.npz", b""), ("m.npz", b"PK"), ("m.txt", b"hello, world\n" * 100), ("m.safetensors", b"\xff" * 64),
-    ("m.safetensors", (10).to_bytes(8, "little") + b'{"a": 1}  '), ("m.json", b"{}"),
-    ("m.npz", b"PK\3\4" + bytes(range(256))), ("m.bin", b"\x80\4\x95pickle"),
-])
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("m.npz", b""),
+        ("m.npz", b"PK"),
+        ("m.txt", b"hello, world\n" * 100),
+        ("m.safetensors", b"\xff" * 64),
+        ("m.safetensors", (10).to_bytes(8, "little") + b'{"a": 1}  '),
+        ("m.json", b"{}"),
+        ("m.npz", b"PK\3\4" + bytes(range(256))),
+        ("m.bin", b"\x80\4\x95pickle"),
+    ],
+)
 def test_foreign_files(name, data, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match="damaged, or not a file that fastbp wrote"):
@@ -100,8 +117,15 @@ def test_a_header_that_lies_is_found(net, tmp_path):
     net.save(path)
     arrays = dict(np.load(path))
     header = arrays["header"].tobytes().decode()
-    for old, new in [("relu", "tanh"), ('"sum"', '"mean"'), ("[3, 5, 2]", "[3, 2, 5]"), ("float64", "float32"),
-                     ('"version": 1', '"version": 2'), ("{}", '{"classes": "x"}'), ("cross_entropy", "squared_error")]:
+    for old, new in [
+        ("relu", "tanh"),
+        ('"sum"', '"mean"'),
+        ("[3, 5, 2]", "[3, 2, 5]"),
+        ("float64", "float32"),
+        ('"version": 1', '"version": 2'),
+        ("{}", '{"classes": "x"}'),
+        ("cross_entropy", "squared_error"),
+    ]:
         assert old in header
         np.savez(path, **{**arrays, "header": np.frombuffer(header.replace(old, new).encode(), np.uint8)})
         with pytest.raises(ValueError, match="damaged"):
@@ -233,17 +257,36 @@ def test_files_of_version_0_1(suffix):
 @pytest.fixture
 def made():
     """Build a network; the backend has no part in the reading."""
-    return fastbp.Network([3, 5, 2], ["relu", "softmax"], "cross_entropy", reduction="sum", dtype="float64", seed=0,
-                          backend="numpy", scale=0.25)
+    return fastbp.Network(
+        [3, 5, 2],
+        ["relu", "softmax"],
+        "cross_entropy",
+        reduction="sum",
+        dtype="float64",
+        seed=0,
+        backend="numpy",
+        scale=0.25,
+    )
 
 
 def parts(made):
     """Return header and arrays of a file, by name."""
-    header = {"format": "fastbp network", "version": 1, "sizes": list(made.sizes),
-              "activations": list(made.activations), "loss": made.loss_name, "reduction": made.reduction,
-              "dtype": made.dtype.name, "metadata": {}, "scale": made.scale}
-    return header, {f"{letter}{l}": array for letter, arrays in (("W", made.weights), ("b", made.biases))
-                    for l, array in enumerate(arrays, start=1)}
+    header = {
+        "format": "fastbp network",
+        "version": 1,
+        "sizes": list(made.sizes),
+        "activations": list(made.activations),
+        "loss": made.loss_name,
+        "reduction": made.reduction,
+        "dtype": made.dtype.name,
+        "metadata": {},
+        "scale": made.scale,
+    }
+    return header, {
+        f"{letter}{l}": array
+        for letter, arrays in (("W", made.weights), ("b", made.biases))
+        for l, array in enumerate(arrays, start=1)
+    }
 
 
 def craft(path, header, arrays, parameters=None, save=np.savez):
@@ -262,15 +305,54 @@ def craft(path, header, arrays, parameters=None, save=np.savez):
     return path
 
 
-WRONG = [None, True, 1, -1, 0.5, float("nan"), "x", "", [], [1], {}, {"a": 1}, [[]], [3, 2], [None, None], ["3", "2"],
-         "O", [10**9, 10**9], [3.0, 5, 2], [True, 5, 2], [0, 5, 2], [3, -5, 2], ["relu", 3], ["relu"] * 3, 10**400,
-         "<M8[s]"]
+WRONG = [
+    None,
+    True,
+    1,
+    -1,
+    0.5,
+    float("nan"),
+    "x",
+    "",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[]],
+    [3, 2],
+    [None, None],
+    ["3", "2"],
+    "O",
+    [10**9, 10**9],
+    [3.0, 5, 2],
+    [True, 5, 2],
+    [0, 5, 2],
+    [3, -5, 2],
+    ["relu", 3],
+    ["relu"] * 3,
+    10**400,
+    "<M8[s]",
+]
 FINE = {"scale": [1, 0.5], "metadata": [{}], "version": [True, 1]}  # by Python's rules True is 1
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[:2])
-@pytest.mark.parametrize("field", ["format", "version", "sizes", "activations", "loss", "reduction", "dtype",
-                                   "metadata", "scale", "loss_settings", "more"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "format",
+        "version",
+        "sizes",
+        "activations",
+        "loss",
+        "reduction",
+        "dtype",
+        "metadata",
+        "scale",
+        "loss_settings",
+        "more",
+    ],
+)
 def test_every_field_of_a_header_is_checked(made, field, suffix, tmp_path):
     header, arrays = parts(made)
     path = craft(tmp_path / f"m{suffix}", header, arrays)
@@ -294,12 +376,26 @@ def test_headers_that_are_no_objects(made, header, suffix, tmp_path):
         fastbp.load(craft(tmp_path / f"m{suffix}", header, parts(made)[1]), "numpy")
 
 
-@pytest.mark.parametrize("change", [
-    lambda W: W.astype(">f8"), lambda W: W.astype(np.float32), lambda W: W.astype(int), lambda W: W.view("M8[s]"),
-    lambda W: W.view([("x", "f8")]), lambda W: W.view("V8"), lambda W: W.T.copy(), lambda W: W[None], lambda W: W[:2],
-    lambda W: W.ravel(), lambda W: W[0, 0], lambda W: W + 0j, lambda W: W.astype(str), lambda W: W.astype(object),
-    lambda W: np.broadcast_to(W[:1], W.shape)[:, :1],
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda W: W.astype(">f8"),
+        lambda W: W.astype(np.float32),
+        lambda W: W.astype(int),
+        lambda W: W.view("M8[s]"),
+        lambda W: W.view([("x", "f8")]),
+        lambda W: W.view("V8"),
+        lambda W: W.T.copy(),
+        lambda W: W[None],
+        lambda W: W[:2],
+        lambda W: W.ravel(),
+        lambda W: W[0, 0],
+        lambda W: W + 0j,
+        lambda W: W.astype(str),
+        lambda W: W.astype(object),
+        lambda W: np.broadcast_to(W[:1], W.shape)[:, :1],
+    ],
+)
 def test_arrays_that_do_not_fit(made, change, tmp_path):
     header, arrays = parts(made)
     craft(tmp_path / "m.npz", header, {**arrays, "W1": change(arrays["W1"])}, made.parameters)
@@ -319,12 +415,32 @@ def npy(descr="'<f8'", is_fortran="False", shape="(5,)", content=bytes(40)):
     return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + content
 
 
-BAD_NPY = [npy(content=bytes(39)), npy(content=bytes(41)), npy(content=bytes(48)), npy(shape="(-1, -5)"),
-           npy(shape="(0, -5)", content=b""), npy(shape="(0, 10**30)", content=b""),
-           npy(shape=f"(0, {10**30})", content=b""), npy(shape=f"({2**61},)"), npy(shape="(5.0,)"), npy(shape="5"),
-           npy(shape="(5,"), npy(shape="(" * 500), npy(shape="(5," + " 1," * 70 + ")"), npy(descr="'|O'"),
-           npy(descr="[('a', '|O')]"), npy(descr="'<f7'"), npy(descr="3"), npy(descr="'|S0'"), npy(is_fortran="0"),
-           npy(descr="'\\q'"), b"", b"\x93NUMPY", b"\x93NUMPY\3\0" + npy()[8:], b"\x93NUMPY\1\0\xff\xff" + npy()[10:]]
+BAD_NPY = [
+    npy(content=bytes(39)),
+    npy(content=bytes(41)),
+    npy(content=bytes(48)),
+    npy(shape="(-1, -5)"),
+    npy(shape="(0, -5)", content=b""),
+    npy(shape="(0, 10**30)", content=b""),
+    npy(shape=f"(0, {10**30})", content=b""),
+    npy(shape=f"({2**61},)"),
+    npy(shape="(5.0,)"),
+    npy(shape="5"),
+    npy(shape="(5,"),
+    npy(shape="(" * 500),
+    npy(shape="(5," + " 1," * 70 + ")"),
+    npy(descr="'|O'"),
+    npy(descr="[('a', '|O')]"),
+    npy(descr="'<f7'"),
+    npy(descr="3"),
+    npy(descr="'|S0'"),
+    npy(is_fortran="0"),
+    npy(descr="'\\q'"),
+    b"",
+    b"\x93NUMPY",
+    b"\x93NUMPY\3\0" + npy()[8:],
+    b"\x93NUMPY\1\0\xff\xff" + npy()[10:],
+]
 
 
 @pytest.mark.parametrize("content", BAD_NPY, ids=range(len(BAD_NPY)))

@@ -97,8 +97,9 @@ def test_normal_equations_do_not_depend_on_the_blocks(backend, reduction, monkey
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("pair", [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy"),
-                                  ("tanh", "squared_error")])
+@pytest.mark.parametrize(
+    "pair", [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy"), ("tanh", "squared_error")]
+)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_gradient_of_the_objective(backend, reduction, pair, central_differences):
     n = 300  # more than one block of the engine's
@@ -135,7 +136,7 @@ def test_lbfgs_is_the_recursion_written_out(backend, reduction):
         if pairs:
             s, y = pairs[-1]
             H *= (s @ y) / (y @ y)
-        for s, y in pairs[-4:]:                                              # equation 6.17, from the oldest on
+        for s, y in pairs[-4:]:  # equation 6.17, from the oldest on
             V = np.eye(x.size) - np.outer(y, s) / (s @ y)
             H = V.T @ H @ V + np.outer(s, s) / (s @ y)
         (loss,) = trainer.fit(X, Y).loss
@@ -171,8 +172,13 @@ def test_lbfgs_takes_no_more_evaluations_than_scipy(dtype, monkeypatch):
                 stopped, _ = minimise(fastbp.LBFGS(ftol=1e-9), net, X, labels, 500, update=update)
                 assert stopped == "converged"
             else:
-                optimize.minimize(Noted(net, X, labels, None, update), net.parameters.astype(float), jac=True,
-                                  method="L-BFGS-B", options=options)
+                optimize.minimize(
+                    Noted(net, X, labels, None, update),
+                    net.parameters.astype(float),
+                    jac=True,
+                    method="L-BFGS-B",
+                    options=options,
+                )
             courses.append(np.minimum.accumulate([total for total, _ in values]))
             del values[:]
         target = 1.001 * max(course[-1] for course in courses)
@@ -217,7 +223,7 @@ def test_lbfgs_forgets_pairs_that_give_no_descent(backend):
     X, Y = data()
     trainer = fastbp.Trainer(make(backend), fastbp.LBFGS())
     trainer.fit(X, Y, epochs=6)
-    trainer.state.vectors[10:] *= -1                                         # the curvature of every pair
+    trainer.state.vectors[10:] *= -1  # the curvature of every pair
     before = trainer.net.loss(X, Y)
     history = trainer.fit(X, Y, epochs=5)
     assert len(history) == 5 and all(np.diff([before, *history.loss]) < 0)
@@ -230,16 +236,23 @@ def test_lbfgs_finds_the_minimum_of_a_convex_loss(backend, weighted):
     counts = rng.integers(0, 3, 40) if weighted else np.ones(40, int)
     net = make(backend, (3, 4), "softmax", loss="cross_entropy", reduction="sum")
     twin = make("numpy", (3, 4), "softmax", loss="cross_entropy", reduction="sum")
-    stopped, losses = minimise(fastbp.LBFGS(gtol=1e-9, ftol=0.0), net, X, labels, 500, update=Update(l2=l2),
-                               weights=counts.astype(float) if weighted else None)
+    stopped, losses = minimise(
+        fastbp.LBFGS(gtol=1e-9, ftol=0.0),
+        net,
+        X,
+        labels,
+        500,
+        update=Update(l2=l2),
+        weights=counts.astype(float) if weighted else None,
+    )
     is_weight = weights_of(net)
-    rows = np.repeat(np.arange(40), counts)                                  # a weight of 2 is the sample twice
+    rows = np.repeat(np.arange(40), counts)  # a weight of 2 is the sample twice
     function = loss_at(twin, X[rows], labels[rows], is_weight, l2)
     result = optimize.minimize(function, np.zeros(16), method="BFGS", jac=True, options={"gtol": 1e-8})
     assert stopped in ("converged", "stalled") and len(losses) < 500
     np.testing.assert_allclose(np.array(net.weights[0]), result.x[:12].reshape(3, 4), atol=1e-6)
     twin.parameters[:] = net.parameters
-    assert losses[-1] == pytest.approx(twin.loss(X[rows], labels[rows]), rel=1e-12)      # without the penalty
+    assert losses[-1] == pytest.approx(twin.loss(X[rows], labels[rows]), rel=1e-12)  # without the penalty
 
 
 @pytest.mark.parametrize("method", [fastbp.LBFGS(gtol=1e-4), fastbp.LevenbergMarquardt(gtol=1e-6)])
@@ -256,8 +269,18 @@ def test_converges_and_says_so(backend, method):
 
 
 @pytest.mark.parametrize("init", ["zeros", "glorot_uniform"])
-@pytest.mark.parametrize("dtype, unit", [("float32", 1e-6), ("float32", 1e3), ("float32", 1e10), ("float64", 1e-10),
-                                         ("float64", 1e-6), ("float64", 1e3), ("float64", 1e10)])
+@pytest.mark.parametrize(
+    "dtype, unit",
+    [
+        ("float32", 1e-6),
+        ("float32", 1e3),
+        ("float32", 1e10),
+        ("float64", 1e-10),
+        ("float64", 1e-6),
+        ("float64", 1e3),
+        ("float64", 1e10),
+    ],
+)
 @pytest.mark.parametrize("method", [fastbp.LBFGS(), fastbp.LevenbergMarquardt()], ids=repr)
 def test_units_of_targets_do_not_matter(backend, method, unit, dtype, init):
     """A linear fit: the minimum is known, and scales with the targets."""
@@ -371,7 +394,7 @@ def test_levenberg_marquardt_is_the_method_written_out(backend, reduction):
             mu, raised = 3 * mu, raised + 1
         p, mu = trial, mu / 3
         losses.append(c * np.sum(residuals(p) ** 2) / 2)
-    assert raised                                                            # both ways of the damping were gone
+    assert raised  # both ways of the damping were gone
     np.testing.assert_allclose(history.loss, losses, rtol=1e-5)
     np.testing.assert_allclose(net.parameters, p, rtol=1e-4, atol=1e-5)
     assert net.loss(X, Y) == pytest.approx(history.loss[-1], rel=1e-12)
@@ -386,8 +409,9 @@ def test_levenberg_marquardt_against_least_squares(backend, weighted):
     weights = rng.uniform(0.2, 2, 50) if weighted else None
     roots = np.sqrt(weights) if weighted else 1.0
     net = make(backend, (2, 1), "sigmoid", reduction="sum")
-    stopped, losses = minimise(fastbp.LevenbergMarquardt(gtol=1e-9), net, X, Y, 100, update=Update(l2=0.01),
-                               weights=weights)
+    stopped, losses = minimise(
+        fastbp.LevenbergMarquardt(gtol=1e-9), net, X, Y, 100, update=Update(l2=0.01), weights=weights
+    )
 
     def residuals(p):
         A = 1 / (1 + np.exp(-(X @ p[:2] + p[2])))
@@ -465,7 +489,7 @@ def test_validation_metrics_and_callbacks_see_every_iteration(backend, method):
     history = trainer.fit(X, Y, epochs=5, validation_data=(X[:9], Y[:9]), metrics=[largest])
     assert len(history.validation_loss) == len(history.metrics["largest"]) == len(history.seconds) == 5
     assert min(history.seconds) > 0 and trainer.epochs == 5
-    np.testing.assert_array_equal(seen[-2], net.predict(X))                  # after each iteration, of its result
+    np.testing.assert_array_equal(seen[-2], net.predict(X))  # after each iteration, of its result
     losses = [0.5 * ((A - Y) ** 2).sum() / len(X) for A in seen[::2]]
     np.testing.assert_allclose(losses, history.loss, rtol=1e-10)
     assert history.validation_loss[-1] == pytest.approx(net.loss(X[:9], Y[:9]), rel=1e-12)
@@ -559,8 +583,18 @@ def test_a_start_that_is_not_finite(backend, method):
     assert history.nonfinite and len(history) == 0 and net.weights[0] == np.float32(3e38)
 
 
-@pytest.mark.parametrize("setting", [dict(l1=0.1), dict(clip_norm=1.0), dict(clip_value=1.0), dict(max_norm=1.0),
-                                     dict(dropout=(0.5,)), dict(label_smoothing=0.1), dict(input_noise=0.1)])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        dict(l1=0.1),
+        dict(clip_norm=1.0),
+        dict(clip_value=1.0),
+        dict(max_norm=1.0),
+        dict(dropout=(0.5,)),
+        dict(label_smoothing=0.1),
+        dict(input_noise=0.1),
+    ],
+)
 @each_method
 def test_settings_with_no_place_in_one_smooth_function(method, setting):
     net = make("numpy")
@@ -590,13 +624,19 @@ def test_a_single_step_is_refused(method):
         fastbp.Trainer(make("numpy"), method).step(*data())
 
 
-@pytest.mark.parametrize("method, settings, words", [
-    (fastbp.LBFGS, dict(history=0), "history"), (fastbp.LBFGS, dict(max_line_search=1.5), "max_line_search"),
-    (fastbp.LBFGS, dict(gtol=-1e-5), "gtol"), (fastbp.LBFGS, dict(ftol="x"), "ftol"),
-    (fastbp.LevenbergMarquardt, dict(damping=0), "damping"), (fastbp.LevenbergMarquardt, dict(factor=1), "factor"),
-    (fastbp.LevenbergMarquardt, dict(max_damping=1e-4), "max_damping"),
-    (fastbp.LevenbergMarquardt, dict(gtol=np.nan), "gtol"),
-])
+@pytest.mark.parametrize(
+    "method, settings, words",
+    [
+        (fastbp.LBFGS, dict(history=0), "history"),
+        (fastbp.LBFGS, dict(max_line_search=1.5), "max_line_search"),
+        (fastbp.LBFGS, dict(gtol=-1e-5), "gtol"),
+        (fastbp.LBFGS, dict(ftol="x"), "ftol"),
+        (fastbp.LevenbergMarquardt, dict(damping=0), "damping"),
+        (fastbp.LevenbergMarquardt, dict(factor=1), "factor"),
+        (fastbp.LevenbergMarquardt, dict(max_damping=1e-4), "max_damping"),
+        (fastbp.LevenbergMarquardt, dict(gtol=np.nan), "gtol"),
+    ],
+)
 def test_bad_settings(method, settings, words):
     with pytest.raises((ValueError, TypeError), match=words):
         method(**settings)

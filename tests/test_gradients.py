@@ -32,9 +32,7 @@ def assert_gradients(net, X, Y, central_differences):
     assert loss == pytest.approx(net.loss(X, Y), rel=1e-12)
     flat = np.concatenate([array.ravel() for pair in zip(weights, biases, strict=True) for array in pair])
     bound = 1e-7 * max(1, np.abs(flat).max())
-    np.testing.assert_allclose(
-        flat, central_differences(lambda: net.loss(X, Y), net.parameters), rtol=1e-6, atol=bound
-    )
+    np.testing.assert_allclose(flat, central_differences(lambda: net.loss(X, Y), net.parameters), rtol=1e-6, atol=bound)
     dX = net.input_gradient(X, Y)
     np.testing.assert_allclose(
         dX, central_differences(lambda: net.loss(X, Y), X), rtol=1e-6, atol=1e-7 * max(1, np.abs(dX).max())
@@ -46,8 +44,15 @@ def assert_gradients(net, X, Y, central_differences):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_and_loss(backend, activation, loss, reduction, central_differences):
     rng = np.random.default_rng(5)
-    net = fastbp.Network([3, 4, 3], [activation, activation if suits(activation, loss) else "sigmoid"], loss, seed=1,
-                         dtype="float64", reduction=reduction, backend=backend)
+    net = fastbp.Network(
+        [3, 4, 3],
+        [activation, activation if suits(activation, loss) else "sigmoid"],
+        loss,
+        seed=1,
+        dtype="float64",
+        reduction=reduction,
+        backend=backend,
+    )
     net.biases[0] = rng.normal(size=4)
     X, Y = rng.normal(size=(5, 3)), make_targets(rng, loss, 5, 3)
     assert_gradients(net, X, Y, central_differences)

@@ -151,8 +151,21 @@ RAISES = {"one step", "gradients", "predict", "input gradient"}
 IN_VAIN = {"full batch", "one step", "gradients", "predict", "input gradient", "callback", "set-up", "L-BFGS"}
 
 
-@pytest.mark.parametrize("name", ["full batch", "L-BFGS", "one step", "validation", "gradients", "predict",
-                                  "input gradient", "blocked stream", "callback", "set-up"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "full batch",
+        "L-BFGS",
+        "one step",
+        "validation",
+        "gradients",
+        "predict",
+        "input gradient",
+        "blocked stream",
+        "callback",
+        "set-up",
+    ],
+)
 def test_ctrl_c_is_heard_everywhere(name):
     """What would last many seconds more ends soon, and the trainer and the network are as before, or usable."""
     result = interrupted([sys.executable, "-c", LONG, name], ["waiting\n"] * (name == "blocked stream"))

@@ -35,8 +35,11 @@ def call(name, *arguments, shape=None):
 
 def test_every_public_kernel_has_a_row_and_a_twin():
     assert sorted({row.name for row in table.TABLE}) == sorted(kernels.__all__)
-    twins = {name for name, value in vars(reference).items()
-             if inspect.isfunction(value) and value.__module__ == reference.__name__ and not name.startswith("_")}
+    twins = {
+        name
+        for name, value in vars(reference).items()
+        if inspect.isfunction(value) and value.__module__ == reference.__name__ and not name.startswith("_")
+    }
     assert twins - {"layer_views", "rule_step"} == set(kernels.__all__)
     for name in kernels.__all__:
         arguments = list(inspect.signature(getattr(reference, name)).parameters)
@@ -48,8 +51,14 @@ def test_every_public_kernel_has_a_row_and_a_twin():
 
 
 def test_every_kernel_of_one_operation_is_public():
-    for module in (kernels.elementwise, kernels.dense, kernels.losses, kernels.metrics, kernels.optimizers,
-                   kernels.schedules):
+    for module in (
+        kernels.elementwise,
+        kernels.dense,
+        kernels.losses,
+        kernels.metrics,
+        kernels.optimizers,
+        kernels.schedules,
+    ):
         for name, value in vars(module).items():
             if isinstance(getattr(value, "_cache", None), KernelCache):
                 assert name in kernels.__all__ and getattr(kernels, name) is value
@@ -73,8 +82,9 @@ def test_kernel_against_its_twin(row, dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("name", [*ELEMENTWISE, *[f"{name}_derivative" for name in ELEMENTWISE], "exp", "log",
-                                  "softmax", "softmax_backward"])
+@pytest.mark.parametrize(
+    "name", [*ELEMENTWISE, *[f"{name}_derivative" for name in ELEMENTWISE], "exp", "log", "softmax", "softmax_backward"]
+)
 def test_out_may_be_an_argument(name, dtype):
     rng = np.random.default_rng(0)
     row = next(row for row in table.TABLE if row.name == name)
@@ -137,7 +147,7 @@ def test_arrays_of_another_layout_or_dtype_are_refused(row):
             arguments = [*given[:i], variant, *given[i + 1 :]]
             with pytest.raises(TypeError, match=f"^{row.name}: .*({words})"):
                 getattr(kernels, row.name)(*arguments)
-        if name not in row.written:                      # what is only read may be read-only
+        if name not in row.written:  # what is only read may be read-only
             kinds = [numba.typeof(a) for a in given]
             kinds[i] = kinds[i].copy(readonly=True)
             check_arrays(row.name, row.parameters, kinds)
@@ -155,8 +165,10 @@ def test_arrays_of_another_layout_are_refused_in_compiled_code():
         kernels.sigmoid(Z[:, 1:], out)
 
     for function, layout in ((transposed, "F"), (with_columns_left_out, "A")):
-        with pytest.raises((TypeError, numba.TypingError),
-                           match=f"sigmoid: Z must be C-contiguous, got array.*{layout}.*numpy.ascontiguousarray"):
+        with pytest.raises(
+            (TypeError, numba.TypingError),
+            match=f"sigmoid: Z must be C-contiguous, got array.*{layout}.*numpy.ascontiguousarray",
+        ):
             function(np.zeros((3, 4)), np.zeros((4, 3)))
 
 
@@ -209,21 +221,44 @@ def test_exp_to_two_units_in_the_last_place(dtype):
     rng = np.random.default_rng(1)
     info = np.finfo(dtype)
     high, normal, low = np.log(float(info.max)), np.log(float(info.tiny)), np.log(float(info.smallest_subnormal))
-    x = np.concatenate([
-        rng.uniform(normal, high, 12_000), rng.uniform(low, normal, 1_500), rng.normal(size=3_000),
-        rng.choice([-1, 1], 3_000) * 10.0 ** rng.uniform(np.log10(float(info.smallest_subnormal)), 0, 3_000),
-        (np.arange(round(low / np.log(2)), round(high / np.log(2))) + 0.5) * np.log(2),     # where r is largest
-    ]).astype(dtype)
-    edges = around(dtype, 0.0, 1.0, high, normal, low, low - np.log(2), -88.7, 88.7, 87.3, -87.3, 89, -104, 709.78,
-                   -708.4, -745.1, 710, -746)
+    x = np.concatenate(
+        [
+            rng.uniform(normal, high, 12_000),
+            rng.uniform(low, normal, 1_500),
+            rng.normal(size=3_000),
+            rng.choice([-1, 1], 3_000) * 10.0 ** rng.uniform(np.log10(float(info.smallest_subnormal)), 0, 3_000),
+            (np.arange(round(low / np.log(2)), round(high / np.log(2))) + 0.5) * np.log(2),  # where r is largest
+        ]
+    ).astype(dtype)
+    edges = around(
+        dtype,
+        0.0,
+        1.0,
+        high,
+        normal,
+        low,
+        low - np.log(2),
+        -88.7,
+        88.7,
+        87.3,
+        -87.3,
+        89,
+        -104,
+        709.78,
+        -708.4,
+        -745.1,
+        710,
+        -746,
+    )
     if dtype == np.float32:
         edges = edges[np.abs(edges) < 200]
     check_ulp("exp", np.concatenate([x[x <= high], edges]), mp.exp, 2)
     zeros = np.array([[0.0, -0.0, info.smallest_subnormal, -info.smallest_subnormal, info.tiny, -info.tiny]], dtype)
     np.testing.assert_array_equal(call("exp", zeros), 1)
     last = next(v for v in np.sort(around(dtype, high))[::-1] if mp.exp(mp.mpf(float(v))) <= float(info.max))
-    beyond = np.array([[last, np.nextafter(last, dtype(np.inf)), 1e4, info.max, np.inf, -1e4, -info.max, -np.inf,
-                        np.nan]], dtype)
+    beyond = np.array(
+        [[last, np.nextafter(last, dtype(np.inf)), 1e4, info.max, np.inf, -1e4, -info.max, -np.inf, np.nan]], dtype
+    )
     result = call("exp", beyond)[0]
     assert np.isfinite(result[0])
     np.testing.assert_array_equal(result[1:], [np.inf] * 4 + [0.0] * 3 + [np.nan])
@@ -240,13 +275,16 @@ def test_log_to_two_units_in_the_last_place(dtype):
     rng = np.random.default_rng(2)
     info = np.finfo(dtype)
     every = rng.integers(1, int(np.array(info.max).view(f"i{info.bits // 8}")), 12_000).astype(f"i{info.bits // 8}")
-    x = np.concatenate([
-        every.view(dtype), np.exp(rng.normal(size=6_000)).astype(dtype),
-        (1 + rng.normal(size=6_000) / 99).astype(dtype),
-        rng.uniform(0, float(info.tiny), 1_500).astype(dtype),
-        around(dtype, 1.0, 2.0, 0.5, np.sqrt(0.5), np.sqrt(2), np.e, info.tiny),
-        np.array([info.smallest_subnormal, info.max], dtype),
-    ])
+    x = np.concatenate(
+        [
+            every.view(dtype),
+            np.exp(rng.normal(size=6_000)).astype(dtype),
+            (1 + rng.normal(size=6_000) / 99).astype(dtype),
+            rng.uniform(0, float(info.tiny), 1_500).astype(dtype),
+            around(dtype, 1.0, 2.0, 0.5, np.sqrt(0.5), np.sqrt(2), np.e, info.tiny),
+            np.array([info.smallest_subnormal, info.max], dtype),
+        ]
+    )
     check_ulp("log", x[x > 0], mp.log, 2)
     x = np.array([[1, 0, -0.0, np.inf, -1, -info.tiny, -np.inf, np.nan]], dtype)
     np.testing.assert_array_equal(call("log", x)[0], [0, -np.inf, -np.inf, np.inf, *[np.nan] * 4])
@@ -278,12 +316,18 @@ ACCURACY = {
     "silu": (lambda z: z * sigmoid(z), lambda z: sigmoid(z) * (1 + z * (1 - sigmoid(z))), 4),
     "gelu": (lambda z: z * normal_cdf(z), lambda z: normal_cdf(z) + z * mp.npdf(z), None),
     "identity": (lambda z: z, lambda z: mp.one, 0),
-    "selu": (lambda z: SELU[0] * (z if z > 0 else SELU[1] * mp.expm1(z)),
-             lambda z: SELU[0] * (mp.one if z > 0 else SELU[1] * mp.exp(z)), 3),
+    "selu": (
+        lambda z: SELU[0] * (z if z > 0 else SELU[1] * mp.expm1(z)),
+        lambda z: SELU[0] * (mp.one if z > 0 else SELU[1] * mp.exp(z)),
+        3,
+    ),
     "mish": (lambda z: z * mp.tanh(mp.log1p(mp.exp(z))), lambda z: mish_slope(z, mp.log1p(mp.exp(z))), 6),
     "softsign": (lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2, 1.5),
-    "hard_sigmoid": (lambda z: min(max(z + 3, mp.zero), mp.mpf(6)) / 6,
-                     lambda z: mp.mpf(1) / 6 if abs(z) < 3 else mp.zero, 1.5),
+    "hard_sigmoid": (
+        lambda z: min(max(z + 3, mp.zero), mp.mpf(6)) / 6,
+        lambda z: mp.mpf(1) / 6 if abs(z) < 3 else mp.zero,
+        1.5,
+    ),
     "hard_tanh": (lambda z: min(max(z, -mp.one), mp.one), lambda z: mp.mpf(abs(z) < 1), 0),
     "exponential": (mp.exp, mp.exp, 2),
 }
@@ -296,8 +340,15 @@ def test_activation_accuracy(name, dtype):
     rng = np.random.default_rng(3)
     info = np.finfo(dtype)
     end = 13 if name == "gelu" else 60
-    z = np.concatenate([rng.uniform(-end, end, 1_500), rng.normal(size=1_500), 10.0 ** rng.uniform(-9, 0, 500),
-                        -(10.0 ** rng.uniform(-9, 0, 500)), [20, -20, 40, -40, 1e-30, -1e-30]]).astype(dtype)
+    z = np.concatenate(
+        [
+            rng.uniform(-end, end, 1_500),
+            rng.normal(size=1_500),
+            10.0 ** rng.uniform(-9, 0, 500),
+            -(10.0 ** rng.uniform(-9, 0, 500)),
+            [20, -20, 40, -40, 1e-30, -1e-30],
+        ]
+    ).astype(dtype)
     Z = z.reshape(1, -1)
     A = call(name, Z)
     error = errors(z, A[0], function)
@@ -327,11 +378,21 @@ def test_activation_in_the_far_tails(name, dtype):
 
 INF, NAN = np.inf, np.nan
 LIMITS = {  # at minus and plus infinity: A, f'(Z)
-    "sigmoid": ((0, 0), (1, 0)), "tanh": ((-1, 0), (1, 0)), "relu": ((0, 0), (INF, 1)),
-    "leaky_relu": ((-INF, 0.01), (INF, 1)), "elu": ((-1, 0), (INF, 1)), "softplus": ((0, 0), (INF, 1)),
-    "silu": ((0, 0), (INF, 1)), "gelu": ((0, 0), (INF, 1)), "identity": ((-INF, 1), (INF, 1)),
-    "selu": ((-SELU[0] * SELU[1], 0), (INF, SELU[0])), "mish": ((0, 0), (INF, 1)), "softsign": ((-1, 0), (1, 0)),
-    "hard_sigmoid": ((0, 0), (1, 0)), "hard_tanh": ((-1, 0), (1, 0)), "exponential": ((0, 0), (INF, INF)),
+    "sigmoid": ((0, 0), (1, 0)),
+    "tanh": ((-1, 0), (1, 0)),
+    "relu": ((0, 0), (INF, 1)),
+    "leaky_relu": ((-INF, 0.01), (INF, 1)),
+    "elu": ((-1, 0), (INF, 1)),
+    "softplus": ((0, 0), (INF, 1)),
+    "silu": ((0, 0), (INF, 1)),
+    "gelu": ((0, 0), (INF, 1)),
+    "identity": ((-INF, 1), (INF, 1)),
+    "selu": ((-SELU[0] * SELU[1], 0), (INF, SELU[0])),
+    "mish": ((0, 0), (INF, 1)),
+    "softsign": ((-1, 0), (1, 0)),
+    "hard_sigmoid": ((0, 0), (1, 0)),
+    "hard_tanh": ((-1, 0), (1, 0)),
+    "exponential": ((0, 0), (INF, INF)),
 }
 
 
@@ -340,7 +401,7 @@ LIMITS = {  # at minus and plus infinity: A, f'(Z)
 def test_saturation(name, dtype):
     info = np.finfo(dtype)
     low, high = LIMITS[name]
-    for n in (1, 16, 37):                            # in whole vectors and in the last, short one
+    for n in (1, 16, 37):  # in whole vectors and in the last, short one
         for big in (1e30, info.max, INF):
             for sign, (limit, slope) in ((-1, low), (1, high)):
                 Z = np.full((1, n), sign * big, dtype)
@@ -368,8 +429,15 @@ def test_nan_stays_where_it_is(name, dtype):
             assert np.isfinite(np.delete(call(f"{name}_derivative", Z, A), at)).all()
 
 
-EXTREME = [[1e30, -1e30, 0], [INF, 0, 1], [-INF, 0, 0], [1e4, 1e4, 0], [INF, INF, 0], [-INF, -INF, -INF],
-           [-1e30, -1e30, -1e30]]
+EXTREME = [
+    [1e30, -1e30, 0],
+    [INF, 0, 1],
+    [-INF, 0, 0],
+    [1e4, 1e4, 0],
+    [INF, INF, 0],
+    [-INF, -INF, -INF],
+    [-1e30, -1e30, -1e30],
+]
 
 
 @each_dtype

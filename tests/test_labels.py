@@ -40,22 +40,27 @@ class Rewrite(fastbp.callbacks.Callback):
 
 @each_no_class
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("output, hidden, batch_size", [("softmax", 5, 1), ("softmax", 5, 7), ("softmax", 200, 24),
-                                                        ("sigmoid", 5, 1), ("sigmoid", 5, None)])
-def test_training_stops_where_a_callback_rewrites_the_labels(monkeypatch, backend, output, hidden, batch_size,
-                                                             smoothing, label):
+@pytest.mark.parametrize(
+    "output, hidden, batch_size",
+    [("softmax", 5, 1), ("softmax", 5, 7), ("softmax", 200, 24), ("sigmoid", 5, 1), ("sigmoid", 5, None)],
+)
+def test_training_stops_where_a_callback_rewrites_the_labels(
+    monkeypatch, backend, output, hidden, batch_size, smoothing, label
+):
     for name in ("MIN_ROWS_PER_THREAD", "MIN_WORK_PER_THREAD", "LARGE_WORK"):
-        monkeypatch.setattr(engine, name, 1)               # threads even where they do not pay
+        monkeypatch.setattr(engine, name, 1)  # threads even where they do not pay
     X, Y = data()
     kept, net = Y.copy(), network(backend, output, hidden)
-    trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size, seed=0, shuffle=False, threads=2,
-                             label_smoothing=smoothing)
+    trainer = fastbp.Trainer(
+        net, fastbp.SGD(0.1), batch_size, seed=0, shuffle=False, threads=2, label_smoothing=smoothing
+    )
     with pytest.warns(RuntimeWarning, match=r"in epoch 3 \(batch 1.* a label that is no class.*; Y was changed"):
         history = trainer.fit(X, Y, epochs=5, callbacks=[Rewrite(Y, slice(None), label)])
     assert history.nonfinite and len(history) == 2 and np.isfinite(history.loss).all()
-    twin = network(backend, output, hidden)                # parameters are those before
-    fastbp.Trainer(twin, fastbp.SGD(0.1), batch_size, seed=0, shuffle=False,
-                   label_smoothing=smoothing).fit(X, kept, epochs=2)
+    twin = network(backend, output, hidden)  # parameters are those before
+    fastbp.Trainer(twin, fastbp.SGD(0.1), batch_size, seed=0, shuffle=False, label_smoothing=smoothing).fit(
+        X, kept, epochs=2
+    )
     np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
@@ -73,13 +78,19 @@ def test_validation_labels_that_are_rewritten(backend, label):
     X, Y = data()
     X_valid, Y_valid = data(9)
     history = fastbp.Trainer(network(backend), fastbp.SGD(0.1), 6, seed=0).fit(
-        X, Y, epochs=3, validation_data=(X_valid, Y_valid), callbacks=[Rewrite(Y_valid, 4, label, epoch=1)])
+        X, Y, epochs=3, validation_data=(X_valid, Y_valid), callbacks=[Rewrite(Y_valid, 4, label, epoch=1)]
+    )
     assert np.isnan(history.validation_loss).tolist() == [False, True, True] and np.isfinite(history.loss).all()
     Y_valid[4] = 0
     with pytest.raises(ValueError, match="label that is no class"):
         fastbp.Trainer(network(backend), fastbp.SGD(0.1), 6, seed=0).fit(
-            X, Y, epochs=3, validation_data=(X_valid, Y_valid), metrics=["accuracy"],
-            callbacks=[Rewrite(Y_valid, 4, label, epoch=1)])
+            X,
+            Y,
+            epochs=3,
+            validation_data=(X_valid, Y_valid),
+            metrics=["accuracy"],
+            callbacks=[Rewrite(Y_valid, 4, label, epoch=1)],
+        )
 
 
 @each_no_class
@@ -89,18 +100,21 @@ def test_a_mapped_file_that_is_rewritten_during_a_stream(tmp_path, backend, labe
     np.save(tmp_path / "Y.npy", Y)
     mapped = np.load(tmp_path / "Y.npy", mmap_mode="r+")
 
-    class RewriteSoon(fastbp.callbacks.Callback):          # after the labels were checked, before they are read
+    class RewriteSoon(fastbp.callbacks.Callback):  # after the labels were checked, before they are read
         def on_batch_end(self, trainer, history, step, loss):
             if step == 65:
                 mapped[:] = label
 
-    for callback, expected in ((RewriteSoon(), pytest.warns(RuntimeWarning, match="epoch 2 .*label that is no class")),
-                               (Rewrite(mapped, 5, label), pytest.raises(ValueError, match="holds the label"))):
+    for callback, expected in (
+        (RewriteSoon(), pytest.warns(RuntimeWarning, match="epoch 2 .*label that is no class")),
+        (Rewrite(mapped, 5, label), pytest.raises(ValueError, match="holds the label")),
+    ):
         mapped[:] = Y
         net = network(backend)
         with expected:
             fastbp.Trainer(net, fastbp.SGD(0.1), 10, seed=0).fit(
-                fastbp.stream(tmp_path / "X.npy", tmp_path / "Y.npy"), epochs=5, callbacks=[callback])
+                fastbp.stream(tmp_path / "X.npy", tmp_path / "Y.npy"), epochs=5, callbacks=[callback]
+            )
         assert np.isfinite(net.parameters).all()
 
 
@@ -126,8 +140,11 @@ def test_losses_and_gradients(backend, output, dtype, label):
     X = X.astype(dtype)
     expected = net._backend.losses(net.parameters, X, Y)
     Y[[3, 20]] = label
-    for losses in (net._backend.losses(net.parameters, X, Y), net._backend.outputs_and_losses(net.parameters, X, Y)[1],
-                   net._backend.record(net.parameters, X, Y).losses):
+    for losses in (
+        net._backend.losses(net.parameters, X, Y),
+        net._backend.outputs_and_losses(net.parameters, X, Y)[1],
+        net._backend.record(net.parameters, X, Y).losses,
+    ):
         assert np.flatnonzero(np.isnan(losses)).tolist() == [3, 20]
         np.testing.assert_array_equal(np.delete(losses, [3, 20]), np.delete(expected, [3, 20]))
     assert np.isnan(net._backend.gradient(net.parameters, X, Y)[1]).any()
@@ -155,7 +172,7 @@ def test_the_kernels_give_nan(twin, name, dtype, label):
 @pytest.mark.parametrize("name", ["class_counts", "top_counts"])
 def test_counts_refuse_them(twin, name, label):
     A, Y = np.eye(N_OUT), np.array([0, 1, label])
-    memory = np.full(2000, 7)                              # counts of another's on both sides
+    memory = np.full(2000, 7)  # counts of another's on both sides
     counts = memory[1000 : 1000 + 3 * N_OUT].reshape(3, N_OUT)
     arguments = (counts,) if name == "class_counts" else (2, counts[0, :1])
     with pytest.raises(ValueError, match="Y holds a label that is no class"):

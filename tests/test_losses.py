@@ -53,12 +53,16 @@ def test_verify(loss, dtype):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("name, number, plain", [("focal", Focal(gamma=0), "binary_cross_entropy"),
-                                                 ("huber", Huber(threshold=1e6), "squared_error")])
+@pytest.mark.parametrize(
+    "name, number, plain",
+    [("focal", Focal(gamma=0), "binary_cross_entropy"), ("huber", Huber(threshold=1e6), "squared_error")],
+)
 def test_special_numbers_give_other_losses(backend, name, number, plain):
     X, Y = data()
-    one, other = (fastbp.Network([3, 4], "sigmoid", loss, seed=0, dtype="float64", backend=backend).gradients(X, Y)
-                  for loss in (number, plain))
+    one, other = (
+        fastbp.Network([3, 4], "sigmoid", loss, seed=0, dtype="float64", backend=backend).gradients(X, Y)
+        for loss in (number, plain)
+    )
     assert one.loss == pytest.approx(other.loss, rel=1e-13)
     np.testing.assert_allclose(one.weights[0], other.weights[0], rtol=1e-12)
     assert number.name == name
@@ -133,15 +137,28 @@ def test_files_with_settings_that_do_not_fit(settings, tmp_path):
         fastbp.load(path, "numpy")
 
 
-@pytest.mark.parametrize("make, error, words", [
-    (lambda: Huber(0), ValueError, ["threshold", "above 0"]), (lambda: Huber("1"), TypeError, ["threshold", "'1'"]),
-    (lambda: Quantile(1.0), ValueError, ["q", "below 1", "1.0"]), (lambda: Quantile(q=0), ValueError, ["q", "above 0"]),
-    (lambda: Focal(-1), ValueError, ["gamma", "at least 0"]), (lambda: Focal(np.nan), ValueError, ["gamma", "nan"]),
-    (lambda: Huber(True), TypeError, ["threshold"]),
-    (lambda: network(Focal(), backend="numpy").loss(np.ones((1, 3)), np.full((1, 4), 2.0)), ValueError,
-     ["Y holds 2", "focal", "[0, 1]"]),
-    (lambda: fastbp.Network([3, 2], "tanh", Focal(), backend="numpy"), ValueError, ["'focal'", "sigmoid", "'tanh'"]),
-])
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda: Huber(0), ValueError, ["threshold", "above 0"]),
+        (lambda: Huber("1"), TypeError, ["threshold", "'1'"]),
+        (lambda: Quantile(1.0), ValueError, ["q", "below 1", "1.0"]),
+        (lambda: Quantile(q=0), ValueError, ["q", "above 0"]),
+        (lambda: Focal(-1), ValueError, ["gamma", "at least 0"]),
+        (lambda: Focal(np.nan), ValueError, ["gamma", "nan"]),
+        (lambda: Huber(True), TypeError, ["threshold"]),
+        (
+            lambda: network(Focal(), backend="numpy").loss(np.ones((1, 3)), np.full((1, 4), 2.0)),
+            ValueError,
+            ["Y holds 2", "focal", "[0, 1]"],
+        ),
+        (
+            lambda: fastbp.Network([3, 2], "tanh", Focal(), backend="numpy"),
+            ValueError,
+            ["'focal'", "sigmoid", "'tanh'"],
+        ),
+    ],
+)
 def test_bad_numbers(make, error, words):
     with pytest.raises(error) as caught:
         make()
@@ -157,11 +174,14 @@ def test_poisson_wants_outputs_above_zero(activation):
         fastbp.Network([3, 2], activation, "poisson", backend="numpy")
 
 
-@pytest.mark.parametrize("loss, Y, words", [
-    ("poisson", [[1.0, -0.5, 2, 0]], ["Y holds -0.5", "'poisson'", "not below 0"]),
-    ("hinge", [[1.0, -1, 1, 0]], ["Y holds 0", "'hinge'", "-1 or 1"]),
-    ("hinge", [[1.0, -1, 1, 2]], ["Y holds 2", "'hinge'", "-1 or 1"]),
-])
+@pytest.mark.parametrize(
+    "loss, Y, words",
+    [
+        ("poisson", [[1.0, -0.5, 2, 0]], ["Y holds -0.5", "'poisson'", "not below 0"]),
+        ("hinge", [[1.0, -1, 1, 0]], ["Y holds 0", "'hinge'", "-1 or 1"]),
+        ("hinge", [[1.0, -1, 1, 2]], ["Y holds 2", "'hinge'", "-1 or 1"]),
+    ],
+)
 def test_targets(backend, loss, Y, words):
     with pytest.raises(ValueError) as caught:
         network(loss, backend=backend).loss([[1.0, 2, 3]], Y)
@@ -194,8 +214,9 @@ def test_log_cosh_keeps_its_relative_accuracy(dtype):
     out = np.empty(len(d), dtype)
     kernels.log_cosh(d[:, None], np.zeros((len(d), 1), dtype), out)
     with mp.workprec(200):
-        exact = np.array([float(mp.log(mp.cosh(mp.mpf(float(v)))) if v < 100 else mp.mpf(float(v)) - mp.log(2))
-                          for v in d])
+        exact = np.array(
+            [float(mp.log(mp.cosh(mp.mpf(float(v)))) if v < 100 else mp.mpf(float(v)) - mp.log(2)) for v in d]
+        )
     np.testing.assert_allclose(out, exact, 8 * np.finfo(dtype).eps, np.finfo(dtype).tiny)
 
 

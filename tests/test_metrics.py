@@ -72,25 +72,38 @@ def test_outputs_that_are_not_numbers_are_no_hit():
     assert np.isnan(metrics.mae(A, np.zeros((3, 4))))
 
 
-@pytest.mark.parametrize("metric, A, Y, words", [
-    ("top_3", np.ones((2, 3)), [0, 1], "3 outputs"), ("top_2", np.ones((2, 3)), [[1, 1, 0], [0, 0, 0]], "one class"),
-    ("top_1", np.ones(2), [0, 1], "one class"), ("mae", np.ones((2, 3)), [0, 1], "labels"),
-    ("accuracy", np.ones((2, 3)), [0, 3], "label 3"), ("accuracy", np.ones((2, 3)), [0.0, 1.0], "integers"),
-    ("f1", np.ones((2, 3)), np.ones((2, 2)), r"shape \(2, 2\)"), ("f1", np.ones((2, 3)), [0], r"shape \(1,\)"),
-    ("f1", np.ones((0, 3)), np.ones((0, 3)), "at least one"), ("f1", np.ones((1, 2, 3)), np.ones((1, 2, 3)), "A must"),
-    ("f1", [["a"]], [[1]], "real numbers"), ("mae", [[1.0]], [[np.nan]], r"Y\[0, 0\] is nan"),
-    ("accuracy", np.ones((2, 3)), [0.0, np.nan], r"Y\[1\] is nan"),
-    ("accuracy", np.ones((2, 3)), ["a", "b"], r"classes, Y = numpy\.unique\(Y, return_inverse=True\)"),
-])
+@pytest.mark.parametrize(
+    "metric, A, Y, words",
+    [
+        ("top_3", np.ones((2, 3)), [0, 1], "3 outputs"),
+        ("top_2", np.ones((2, 3)), [[1, 1, 0], [0, 0, 0]], "one class"),
+        ("top_1", np.ones(2), [0, 1], "one class"),
+        ("mae", np.ones((2, 3)), [0, 1], "labels"),
+        ("accuracy", np.ones((2, 3)), [0, 3], "label 3"),
+        ("accuracy", np.ones((2, 3)), [0.0, 1.0], "integers"),
+        ("f1", np.ones((2, 3)), np.ones((2, 2)), r"shape \(2, 2\)"),
+        ("f1", np.ones((2, 3)), [0], r"shape \(1,\)"),
+        ("f1", np.ones((0, 3)), np.ones((0, 3)), "at least one"),
+        ("f1", np.ones((1, 2, 3)), np.ones((1, 2, 3)), "A must"),
+        ("f1", [["a"]], [[1]], "real numbers"),
+        ("mae", [[1.0]], [[np.nan]], r"Y\[0, 0\] is nan"),
+        ("accuracy", np.ones((2, 3)), [0.0, np.nan], r"Y\[1\] is nan"),
+        ("accuracy", np.ones((2, 3)), ["a", "b"], r"classes, Y = numpy\.unique\(Y, return_inverse=True\)"),
+    ],
+)
 def test_what_does_not_fit_is_said(metric, A, Y, words):
     with pytest.raises((ValueError, TypeError), match=words):
         by_name(metric)(A, Y)
 
 
 NUMBERS = {
-    "digits": np.arange(10.0)[:, None], "numbers": np.array([[100.0], [200], [-300]]), "above 1": np.array([[0, 1.5]]),
-    "below 0": np.array([[0.5, -0.1], [1, 0]]), "signs and 0": np.array([[-1.0], [0], [1]]),
-    "1 and 2": np.array([[1.0], [2]]), "signs, larger": np.array([[-1.0, 1], [1, 2]]),
+    "digits": np.arange(10.0)[:, None],
+    "numbers": np.array([[100.0], [200], [-300]]),
+    "above 1": np.array([[0, 1.5]]),
+    "below 0": np.array([[0.5, -0.1], [1, 0]]),
+    "signs and 0": np.array([[-1.0], [0], [1]]),
+    "1 and 2": np.array([[1.0], [2]]),
+    "signs, larger": np.array([[-1.0, 1], [1, 2]]),
     "counts": np.array([[3, 0, 1], [0, 0, 9]]),
 }
 OF_CLASSES = ["accuracy", "precision", "recall", "f1", "top_1"]
@@ -106,11 +119,16 @@ def test_numbers_are_no_classes(name, Y):
 
 
 @pytest.mark.parametrize("name", OF_CLASSES)
-@pytest.mark.parametrize("sizes, Y, Yv", [
-    ([3, 1], np.arange(10) % 10, None), ([3, 2], np.arange(20.0).reshape(10, 2), None),
-    ([3, 1], np.arange(10) % 2, np.arange(10)), ([3, 1], np.arange(10) % 2, np.arange(10) % 2 * 2 - 1),
-    ([3, 2], np.eye(2)[np.arange(10) % 2], np.arange(20.0).reshape(10, 2)),
-])
+@pytest.mark.parametrize(
+    "sizes, Y, Yv",
+    [
+        ([3, 1], np.arange(10) % 10, None),
+        ([3, 2], np.arange(20.0).reshape(10, 2), None),
+        ([3, 1], np.arange(10) % 2, np.arange(10)),
+        ([3, 1], np.arange(10) % 2, np.arange(10) % 2 * 2 - 1),
+        ([3, 2], np.eye(2)[np.arange(10) % 2], np.arange(20.0).reshape(10, 2)),
+    ],
+)
 def test_metrics_of_classes_refuse_numbers_before_training(backend, name, sizes, Y, Yv):
     net = fastbp.Network(sizes, "identity", seed=0, backend=backend)
     trainer, before, X = fastbp.Trainer(net, fastbp.SGD(0.1), seed=0), net.parameters.copy(), np.ones((10, 3))
@@ -126,10 +144,10 @@ def test_metrics_of_classes_refuse_numbers_before_training(backend, name, sizes,
 def test_soft_targets_name_classes():
     A = np.array([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
     smooth = np.full((3, 3), 0.05) + 0.85 * np.eye(3)[[1, 0, 1]]
-    flat = [[0.3, 0.4, 0.3], [0.4, 0.3, 0.3], [0.2, 0.45, 0.35]]           # probabilities, none above 1/2
+    flat = [[0.3, 0.4, 0.3], [0.4, 0.3, 0.3], [0.2, 0.45, 0.35]]  # probabilities, none above 1/2
     for Y in (smooth, smooth.astype(np.float32), flat, np.float32(flat), np.eye(3)[[1, 0, 1]], np.array([1, 0, 1])):
         assert metrics.accuracy(A, Y) == pytest.approx(2 / 3) == metrics.TopK(1)(A, Y)
-    soft = np.array([[0.05, 0.95, 0.05], [0.95, 0.95, 0.05], [0.05, 0.05, 0.05]])   # two are yes, or none
+    soft = np.array([[0.05, 0.95, 0.05], [0.95, 0.95, 0.05], [0.05, 0.05, 0.05]])  # two are yes, or none
     assert metrics.accuracy([[0.2, 0.7, 0.2], [0.9, 0.8, 0.1], [0.1, 0.9, 0.1]], soft) == pytest.approx(2 / 3)
     assert metrics.recall([[0.2, 0.7, 0.2], [0.9, 0.1, 0.1], [0.1, 0.1, 0.1]], soft) == pytest.approx((1 + 0.5 + 0) / 3)
     for Y, A in (([0.1, 0.9, 0.9], [0.2, 0.6, 0.3]), ([0, 1, 1], [0.2, 0.6, 0.3]), ([-1, 1, 1], [-0.2, 0.1, -0.3])):
@@ -142,8 +160,11 @@ def test_targets_that_overflow(backend, dtype):
     net = fastbp.Network([3, 3], "identity", "absolute_error", seed=0, dtype=dtype, backend=backend)
     names = ["mae", "rmse", "r2", "explained_variance"]
     if dtype == "float32":
-        for call in (lambda: net.loss(X, 1e300 * Y), lambda: metrics.mae(net.predict(X), 1e300 * Y),
-                     lambda: fastbp.Trainer(net, fastbp.SGD(0.1)).fit(X, 1e300 * Y, metrics=names)):
+        for call in (
+            lambda: net.loss(X, 1e300 * Y),
+            lambda: metrics.mae(net.predict(X), 1e300 * Y),
+            lambda: fastbp.Trainer(net, fastbp.SGD(0.1)).fit(X, 1e300 * Y, metrics=names),
+        ):
             with pytest.raises(ValueError, match=r"Y\[0, 0\] is -?\d\S*: every value must be finite \(in float32\)"):
                 call()
         return
@@ -213,12 +234,14 @@ def test_multi_label_targets_and_several_numbers_are_just_rows(backend):
     assert history.metrics["accuracy"][1] == ((A > 0.5) == (Y > 0.5)).all(axis=1).mean()
     assert history.metrics["validation_accuracy"][1] == ((A[:3] > 0.5) == np.eye(3)).all(axis=1).mean()
     assert history.metrics["f1"][1] == pytest.approx(metrics.f1(A, Y))
-    history, A = trained(backend, (3, 6, 3), "sigmoid", "binary_cross_entropy", np.eye(3), names,
-                         np.eye(3)[:2] + [0, 0, 1])
+    history, A = trained(
+        backend, (3, 6, 3), "sigmoid", "binary_cross_entropy", np.eye(3), names, np.eye(3)[:2] + [0, 0, 1]
+    )
     assert history.metrics["accuracy"][1] == ((A > 0.5) == np.eye(3)).all(axis=1).mean()
     Y = rng.normal(size=(40, 3))
-    history, A = trained(backend, (3, 6, 3), "identity", "squared_error", Y, ["mae", "rmse", "r2",
-                                                                             "explained_variance"])
+    history, A = trained(
+        backend, (3, 6, 3), "identity", "squared_error", Y, ["mae", "rmse", "r2", "explained_variance"]
+    )
     assert history.metrics["rmse"][1] == pytest.approx(np.sqrt(((A - Y) ** 2).mean(axis=0)).mean())
     assert history.metrics["r2"][1] == pytest.approx((1 - ((A - Y) ** 2).sum(axis=0) / (40 * Y.var(axis=0))).mean())
 
@@ -237,8 +260,15 @@ def test_functions_see_all_outputs_at_once(backend, monkeypatch):
     assert list(history.metrics) == ["worst", "mae"]
 
 
-@pytest.mark.parametrize("names, words", [(["top_4"], "up to 4 outputs, and this has 4"), (["mae"], "labels"),
-                                          (["top_2", TopK(2)], "different names"), (["top_x"], "unknown")])
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (["top_4"], "up to 4 outputs, and this has 4"),
+        (["mae"], "labels"),
+        (["top_2", TopK(2)], "different names"),
+        (["top_x"], "unknown"),
+    ],
+)
 def test_a_metric_that_does_not_fit_changes_nothing(backend, names, words):
     net = fastbp.Network([2, 4], "softmax", "cross_entropy", seed=0, backend=backend)
     before = net.parameters.copy()
@@ -255,7 +285,7 @@ def test_the_class_is_the_first_largest_number(module, dtype):
         for place in range(n):
             rows = np.full((5, n), -np.inf, dtype)
             rows[1] = -3
-            rows[2, place:] = 5                                   # equals from here on
+            rows[2, place:] = 5  # equals from here on
             rows[3] = np.nan
             rows[3, place] = -np.inf
             rows[4] = np.arange(n)

@@ -164,8 +164,13 @@ def test_copies_are_independent(backend, xor):
     options = dict(loss="binary_cross_entropy", reduction="sum", backend=backend)
     net = fastbp.Network([2, 3, 1], ["tanh", "sigmoid"], seed=0, **options)
     net.metadata["who"] = "me"
-    for same in (net.copy(), copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net)),
-                 net.with_backend("numpy").with_backend(backend)):
+    for same in (
+        net.copy(),
+        copy.copy(net),
+        copy.deepcopy(net),
+        pickle.loads(pickle.dumps(net)),
+        net.with_backend("numpy").with_backend(backend),
+    ):
         assert repr(same) == repr(net) and same.metadata == {"who": "me"}
         assert same.parameters.ctypes.data % 64 == 0
         np.testing.assert_array_equal(same.predict(xor[0]), net.predict(xor[0]))
@@ -190,13 +195,22 @@ def test_seeds(backend):
     np.testing.assert_array_equal(state, np.random.get_state()[1])  # noqa: NPY002
 
 
-@pytest.mark.parametrize("name, std, bounded", [
-    ("glorot_uniform", np.sqrt(2 / 500), True), ("glorot_normal", np.sqrt(2 / 500), False),
-    ("he_uniform", np.sqrt(2 / 300), True), ("he_normal", np.sqrt(2 / 300), False),
-    ("lecun_normal", np.sqrt(1 / 300), False), ("uniform", 0.5 / np.sqrt(3), True), ("normal", 0.1, False),
-    ("zeros", 0, True), ("constant", 0, True), (initializers.Uniform(2.0), 2 / np.sqrt(3), True),
-    (initializers.Normal(std=3.0), 3, False),
-])
+@pytest.mark.parametrize(
+    "name, std, bounded",
+    [
+        ("glorot_uniform", np.sqrt(2 / 500), True),
+        ("glorot_normal", np.sqrt(2 / 500), False),
+        ("he_uniform", np.sqrt(2 / 300), True),
+        ("he_normal", np.sqrt(2 / 300), False),
+        ("lecun_normal", np.sqrt(1 / 300), False),
+        ("uniform", 0.5 / np.sqrt(3), True),
+        ("normal", 0.1, False),
+        ("zeros", 0, True),
+        ("constant", 0, True),
+        (initializers.Uniform(2.0), 2 / np.sqrt(3), True),
+        (initializers.Normal(std=3.0), 3, False),
+    ],
+)
 def test_initialisers(name, std, bounded):
     net = fastbp.Network([300, 200], init=name, seed=0, backend="numpy", dtype="float64")
     W, b = net.weights[0], net.biases[0]
@@ -264,8 +278,9 @@ def test_numbers_too_large_for_the_dtype():
         assert np.isfinite(fastbp.Network([2, 1], dtype="float64", **options).predict([[1.0, 2.0]])).all()
 
 
-@pytest.mark.parametrize("activation, loss", [("softmax", "cross_entropy"), ("softmax", "squared_error"),
-                                              ("sigmoid", "cross_entropy")])
+@pytest.mark.parametrize(
+    "activation, loss", [("softmax", "cross_entropy"), ("softmax", "squared_error"), ("sigmoid", "cross_entropy")]
+)
 def test_one_output_has_nothing_to_be_compared_with(backend, activation, loss, tmp_path, monkeypatch):
     """Neither in new networks nor in those of files and pickles of old versions."""
     with monkeypatch.context() as old:
@@ -273,28 +288,44 @@ def test_one_output_has_nothing_to_be_compared_with(backend, activation, loss, t
         net = fastbp.Network([3, 1], activation, loss, backend=backend)
         net.save(tmp_path / "old.npz")
         pickled = pickle.dumps(net)
-    for call in (lambda: fastbp.Network([3, 1], activation, loss, backend=backend), lambda: pickle.loads(pickled),
-                 lambda: fastbp.load(tmp_path / "old.npz", backend), net.copy):
+    for call in (
+        lambda: fastbp.Network([3, 1], activation, loss, backend=backend),
+        lambda: pickle.loads(pickled),
+        lambda: fastbp.load(tmp_path / "old.npz", backend),
+        net.copy,
+    ):
         with pytest.raises(ValueError, match="^(activations|loss).*one.*'sigmoid'"):
             call()
     fastbp.Network([1, 2], "softmax", "cross_entropy", backend=backend)
 
 
-@pytest.mark.parametrize("W, b, message", [
-    (np.ones((3, 2)), np.zeros(5), r"b must be float64 of shape \(2,\)"),
-    (np.ones((3, 2)), np.zeros(2, np.float32), "b must be float64"), ([[1.0]], np.zeros(1), "W must be .* got list"),
-    (np.ones((3, 2), int), np.zeros(2), "W must be .* got int64 array"), (np.ones(3), np.zeros(3), "W must be 2-D"),
-    (np.ones((3, 2)).T, np.zeros(3), "W must be a C-contiguous"),
-    (np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2)), np.zeros(2), r"W\[0, 0\] is masked"),
-])
+@pytest.mark.parametrize(
+    "W, b, message",
+    [
+        (np.ones((3, 2)), np.zeros(5), r"b must be float64 of shape \(2,\)"),
+        (np.ones((3, 2)), np.zeros(2, np.float32), "b must be float64"),
+        ([[1.0]], np.zeros(1), "W must be .* got list"),
+        (np.ones((3, 2), int), np.zeros(2), "W must be .* got int64 array"),
+        (np.ones(3), np.zeros(3), "W must be 2-D"),
+        (np.ones((3, 2)).T, np.zeros(3), "W must be a C-contiguous"),
+        (np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2)), np.zeros(2), r"W\[0, 0\] is masked"),
+    ],
+)
 def test_a_layer_of_arrays_that_do_not_fit(W, b, message):
     with pytest.raises((TypeError, ValueError), match=message):
         fastbp.network.Layer(W, b)
 
 
 def test_numba_without_its_compiler():
-    code = ("import fastbp; print(fastbp.Network([2, 1], backend='numpy').predict([1.0, 2.0]).shape)\n"
-            "try: fastbp.Network([2, 1])\nexcept ImportError as error: print(error)")
-    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True,
-                            capture_output=True, text=True)
+    code = (
+        "import fastbp; print(fastbp.Network([2, 1], backend='numpy').predict([1.0, 2.0]).shape)\n"
+        "try: fastbp.Network([2, 1])\nexcept ImportError as error: print(error)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert result.stdout.startswith("(1,)\n") and "NUMBA_DISABLE_JIT is set" in result.stdout

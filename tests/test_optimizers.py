@@ -23,9 +23,22 @@ DATA = Path(__file__).parent / "data"
 RECORD = json.loads((DATA / "trajectories.json").read_text())
 PROBLEM = runpy.run_path(str(DATA / "problem.py"))
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-each_rule = pytest.mark.parametrize("optimizer", [
-    fastbp.SGD(0.1), fastbp.SGD(0.1, 0.9), fastbp.SGD(0.1, 0.9, True), fastbp.RMSprop(), fastbp.Adagrad(),
-    fastbp.Adam(), fastbp.AdamW(), fastbp.Nadam(), fastbp.Lion(), fastbp.Rprop()], ids=lambda optimizer: optimizer.rule)
+each_rule = pytest.mark.parametrize(
+    "optimizer",
+    [
+        fastbp.SGD(0.1),
+        fastbp.SGD(0.1, 0.9),
+        fastbp.SGD(0.1, 0.9, True),
+        fastbp.RMSprop(),
+        fastbp.Adagrad(),
+        fastbp.Adam(),
+        fastbp.AdamW(),
+        fastbp.Nadam(),
+        fastbp.Lion(),
+        fastbp.Rprop(),
+    ],
+    ids=lambda optimizer: optimizer.rule,
+)
 
 BY_STEPS = [kind for kind in optimizers.OPTIMIZERS if not hasattr(kind, "minimise")]
 
@@ -36,8 +49,15 @@ def rule_step(code, numbers, lr, memory, gradient, first, second, parameters, sp
     factors = np.full(rules.FACTORS, np.nan, parameters.dtype)
     rules.step_factors(code, pointer(numbers, 0), lr, pointer(memory, 0), pointer(factors, 0))
     for start, stop in ((0, split), (split, parameters.size)):
-        rules.update_block(code, pointer(factors, 0), pointer(gradient, start), pointer(parameters, start),
-                           pointer(first, start), pointer(second, start), stop - start)
+        rules.update_block(
+            code,
+            pointer(factors, 0),
+            pointer(gradient, start),
+            pointer(parameters, start),
+            pointer(first, start),
+            pointer(second, start),
+            stop - start,
+        )
 
 
 def kernel_step(rule, numbers, lr, memory, gradient, buffers, parameters, split=0):
@@ -49,9 +69,15 @@ def kernel_step(rule, numbers, lr, memory, gradient, buffers, parameters, split=
 # ------------------------------------------------------------------ against PyTorch
 
 
-@pytest.mark.parametrize("step, dtype, tolerance", [
-    (reference.rule_step, np.float64, 1e-12), (kernel_step, np.float64, 1e-12),
-    (reference.rule_step, np.float32, 2e-4), (kernel_step, np.float32, 2e-4)])
+@pytest.mark.parametrize(
+    "step, dtype, tolerance",
+    [
+        (reference.rule_step, np.float64, 1e-12),
+        (kernel_step, np.float64, 1e-12),
+        (reference.rule_step, np.float32, 2e-4),
+        (kernel_step, np.float32, 2e-4),
+    ],
+)
 @pytest.mark.parametrize("name, settings, wanted", RECORD["optimizers"])
 def test_trajectory_is_pytorchs(name, settings, wanted, step, dtype, tolerance):
     optimizer = getattr(fastbp, name)(**settings)
@@ -104,7 +130,7 @@ def follow(optimizer, gradients, p):
 def test_lion_is_its_formula():
     lr, beta1, beta2, decay = 0.03, 0.8, 0.95, 0.4
     gradients, start = problem()
-    gradients[:2, 3] = 0                                   # the sign of 0 is 0
+    gradients[:2, 3] = 0  # the sign of 0 is 0
     result = follow(fastbp.Lion(lr, beta1, beta2, decay), gradients, start)
     for i, p in enumerate(start.tolist()):
         m = 0.0
@@ -183,8 +209,9 @@ def test_pieces_and_borders(optimizer, dtype):
             gradient, p, first, second = arrays = outer.copy()
             inside = [a[margin:-margin] for a in (gradient, first, second, p)]
             rule_step(rules.RULES[optimizer.rule], numbers, 0.1, np.full(8, 0.9), *inside, split)
-            changed = [not np.array_equal(a, b) for a, b in zip(inside, (outer[[0, 2, 3, 1], margin:-margin]),
-                                                                strict=True)]
+            changed = [
+                not np.array_equal(a, b) for a, b in zip(inside, (outer[[0, 2, 3, 1], margin:-margin]), strict=True)
+            ]
             assert changed == [False, optimizer.n_states > 0, optimizer.n_states > 1, True]
             assert np.isnan(arrays[:, :margin]).all() and np.isnan(arrays[:, -margin:]).all()
             results.append(arrays[:, margin:-margin].tobytes())
@@ -201,9 +228,14 @@ def root(x, out):
 
 def test_fast_square_root():
     rng = np.random.default_rng(0)
-    bits = [rng.integers(0, 0x7F800000, 300_000), np.arange(3_000), np.arange(0x7FF000, 0x801000),   # around tiny
-            np.arange(0x19000000 - 999, 0x19000000 + 999), np.arange(0x3F7FFF00, 0x3F800100),    # around 2**-77, 1
-            np.arange(0x7F7FF000, 0x7F800001)]
+    bits = [
+        rng.integers(0, 0x7F800000, 300_000),
+        np.arange(3_000),
+        np.arange(0x7FF000, 0x801000),  # around tiny
+        np.arange(0x19000000 - 999, 0x19000000 + 999),
+        np.arange(0x3F7FFF00, 0x3F800100),  # around 2**-77, 1
+        np.arange(0x7F7FF000, 0x7F800001),
+    ]
     x = np.concatenate(bits).astype(np.int32).view(np.float32)
     result = np.full_like(x, np.nan)
     root(x, result)
@@ -224,7 +256,7 @@ def test_fast_square_root():
 
 
 def test_clipping_of_extreme_gradients():
-    g = np.full(5000, 1e30, np.float32)                    # its squares are too large for float32
+    g = np.full(5000, 1e30, np.float32)  # its squares are too large for float32
     kernels.clip_norm(1.0, g)
     np.testing.assert_allclose(g, 1 / np.sqrt(5000), 1e-6)
     g = np.full(37, 1e-30, np.float32)
@@ -286,10 +318,11 @@ EXAMPLES = [  # schedule, step -> rate
     (InverseScaling(0.5, 0), lambda t: 0.5),
     (Cosine(0.5, 8), lambda t: 0.5 * half_cosine(min(t, 8) / 8)),
     (Cosine(0.5, 8, 0.1, 4), lambda t: 0.1 * (t + 1) if t < 4 else 0.1 + 0.4 * half_cosine(min(t - 4, 8) / 8)),
-    (Cosine(0.5, 8, 0.1, 4, True),
-     lambda t: 0.1 * (t + 1) if t < 4 else 0.1 + 0.4 * half_cosine((t - 4) % 8 / 8)),
-    (OneCycle(0.5, 20, 0.25, 10, 5), lambda t: 0.5 - 0.45 * half_cosine(t / 4) if t <= 4
-     else 0.01 + 0.49 * half_cosine((min(t, 19) - 4) / 15)),
+    (Cosine(0.5, 8, 0.1, 4, True), lambda t: 0.1 * (t + 1) if t < 4 else 0.1 + 0.4 * half_cosine((t - 4) % 8 / 8)),
+    (
+        OneCycle(0.5, 20, 0.25, 10, 5),
+        lambda t: 0.5 - 0.45 * half_cosine(t / 4) if t <= 4 else 0.01 + 0.49 * half_cosine((min(t, 19) - 4) / 15),
+    ),
     (Piecewise([2, 10], [0.5, 0.7, 0.1]), lambda t: 0.5 if t < 2 else 0.7 if t < 10 else 0.1),
     (Piecewise([], [0.5]), lambda t: 0.5),
 ]
@@ -340,8 +373,7 @@ def test_rate_of_one_step_in_compiled_code():
 def test_tables_agree():
     assert list(reference.RATES) == list(kinds.KINDS)
     assert {schedule.kind for schedule, _ in EXAMPLES} == set(kinds.KINDS)
-    for optimizer in (*[kind() for kind in BY_STEPS[1:]], fastbp.SGD(1), fastbp.SGD(1, 0.5),
-                      fastbp.SGD(1, 0.5, True)):
+    for optimizer in (*[kind() for kind in BY_STEPS[1:]], fastbp.SGD(1), fastbp.SGD(1, 0.5), fastbp.SGD(1, 0.5, True)):
         assert optimizer.n_states == rules.N_STATES[optimizer.rule]
         assert all(type(number) is float for number in optimizer.numbers)
     assert set(rules.N_STATES) == set(rules.RULES)
@@ -352,8 +384,11 @@ def test_tables_agree():
 def test_schedule_of_a_learning_rate():
     assert optimizers.schedule_of(1) == ("constant", (1.0,))
     schedule = Exponential(0.1, 0.9)
-    assert optimizers.schedule_of(fastbp.Adam(schedule).lr) == ("exponential", (0.1, 0.9)) == (
-        schedule.kind, schedule.numbers)
+    assert (
+        optimizers.schedule_of(fastbp.Adam(schedule).lr)
+        == ("exponential", (0.1, 0.9))
+        == (schedule.kind, schedule.numbers)
+    )
 
 
 def test_settings_are_frozen_and_comparable():
@@ -362,42 +397,65 @@ def test_settings_are_frozen_and_comparable():
     assert fastbp.Adam() == fastbp.Adam(0.001) != fastbp.AdamW()
     assert hash(Piecewise([2], [1, 2])) == hash(Piecewise(np.array([2]), (1, 2)))
     assert repr(fastbp.AdamW(Constant(0.5))) == (
-        "AdamW(lr=Constant(lr=0.5), beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01)")
+        "AdamW(lr=Constant(lr=0.5), beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01)"
+    )
 
 
-@pytest.mark.parametrize("kind, settings, error, words", [
-    *[(kind, dict(lr=lr), error, "lr must be") for kind in BY_STEPS for lr, error in (
-        (0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("fast", TypeError), (True, TypeError))],
-    (fastbp.RMSprop, dict(rho=1.0), ValueError, "rho must be at least 0 and below 1, got 1.0"),
-    (fastbp.RMSprop, dict(eps=0), ValueError, "eps must be above 0"),
-    (fastbp.Adagrad, dict(eps=-1), ValueError, "eps must be above 0"),
-    (fastbp.Adam, dict(beta1=-0.1), ValueError, "beta1"), (fastbp.Adam, dict(beta2=1), ValueError, "beta2"),
-    (fastbp.AdamW, dict(beta2=1), ValueError, "beta2"), (fastbp.AdamW, dict(eps="x"), TypeError, "eps"),
-    (fastbp.AdamW, dict(weight_decay=-1), ValueError, "weight_decay must be at least 0"),
-    (fastbp.Nadam, dict(momentum_decay=-1), ValueError, "momentum_decay"),
-    (fastbp.Lion, dict(beta1=2), ValueError, "beta1"), (fastbp.Lion, dict(weight_decay=None), TypeError, "weight_d"),
-    (fastbp.Rprop, dict(eta_minus=1), ValueError, "eta_m"), (fastbp.Rprop, dict(eta_plus=1), ValueError, "eta_p"),
-    (fastbp.Rprop, dict(least=0), ValueError, "least"), (fastbp.Rprop, dict(least=3, most=2), ValueError, "most"),
-    (Constant, dict(lr=0), ValueError, "lr must be above 0, got 0"), (Constant, dict(lr=Constant(1)), TypeError, "lr"),
-    (Step, dict(lr=1, every=0), ValueError, "every"), (Step, dict(lr=1, every=2.5), TypeError, "every"),
-    (Step, dict(lr=1, every=1, gamma=0), ValueError, "gamma"), (Exponential, dict(lr=1, gamma=-1), ValueError, "gamma"),
-    (InverseScaling, dict(lr=1, power=-1), ValueError, "power"),
-    (Cosine, dict(lr=1, period=0), ValueError, "period"), (Cosine, dict(lr=1, period=5, least=-1), ValueError, "least"),
-    (Cosine, dict(lr=1, period=5, least=2), ValueError, "least must be at most lr=1, got 2"),
-    (Cosine, dict(lr=1, period=5, warmup=-1), ValueError, "warmup"),
-    (Cosine, dict(lr=1, period=5, restarts=1), TypeError, "restarts"),
-    (Cosine, dict(lr=1, period=5, restarts=True, multiplier=1.5), TypeError, "multiplier"),
-    (Cosine, dict(lr=1, period=5, multiplier=2), ValueError, "multiplier=2 needs restarts=True"),
-    (OneCycle, dict(lr=1, steps=3), ValueError, r"rise \* steps must be above 1, got 0.3 \* 3"),
-    (OneCycle, dict(lr=1, steps=9, rise=1), ValueError, "rise"), (OneCycle, dict(lr=1, steps="9"), TypeError, "steps"),
-    (OneCycle, dict(lr=1, steps=9, div_factor=0), ValueError, "div_factor"),
-    (OneCycle, dict(lr=1, steps=9, final_div_factor=0), ValueError, "final_div_factor"),
-    (Piecewise, dict(boundaries=3, rates=[1]), TypeError, "boundaries must be a sequence of numbers, got 3"),
-    (Piecewise, dict(boundaries=[3, 3], rates=[1, 1, 1]), ValueError, r"boundaries\[1\] must be at least 4, got 3"),
-    (Piecewise, dict(boundaries=[0], rates=[1, 1]), ValueError, r"boundaries\[0\]"),
-    (Piecewise, dict(boundaries=[3], rates=[1]), ValueError, "rates must be 2 numbers, one more than .* got 1"),
-    (Piecewise, dict(boundaries=[3], rates=[1, 0]), ValueError, r"rates\[1\] must be above 0"),
-])
+@pytest.mark.parametrize(
+    "kind, settings, error, words",
+    [
+        *[
+            (kind, dict(lr=lr), error, "lr must be")
+            for kind in BY_STEPS
+            for lr, error in (
+                (0, ValueError),
+                (-1.0, ValueError),
+                (math.nan, ValueError),
+                ("fast", TypeError),
+                (True, TypeError),
+            )
+        ],
+        (fastbp.RMSprop, dict(rho=1.0), ValueError, "rho must be at least 0 and below 1, got 1.0"),
+        (fastbp.RMSprop, dict(eps=0), ValueError, "eps must be above 0"),
+        (fastbp.Adagrad, dict(eps=-1), ValueError, "eps must be above 0"),
+        (fastbp.Adam, dict(beta1=-0.1), ValueError, "beta1"),
+        (fastbp.Adam, dict(beta2=1), ValueError, "beta2"),
+        (fastbp.AdamW, dict(beta2=1), ValueError, "beta2"),
+        (fastbp.AdamW, dict(eps="x"), TypeError, "eps"),
+        (fastbp.AdamW, dict(weight_decay=-1), ValueError, "weight_decay must be at least 0"),
+        (fastbp.Nadam, dict(momentum_decay=-1), ValueError, "momentum_decay"),
+        (fastbp.Lion, dict(beta1=2), ValueError, "beta1"),
+        (fastbp.Lion, dict(weight_decay=None), TypeError, "weight_d"),
+        (fastbp.Rprop, dict(eta_minus=1), ValueError, "eta_m"),
+        (fastbp.Rprop, dict(eta_plus=1), ValueError, "eta_p"),
+        (fastbp.Rprop, dict(least=0), ValueError, "least"),
+        (fastbp.Rprop, dict(least=3, most=2), ValueError, "most"),
+        (Constant, dict(lr=0), ValueError, "lr must be above 0, got 0"),
+        (Constant, dict(lr=Constant(1)), TypeError, "lr"),
+        (Step, dict(lr=1, every=0), ValueError, "every"),
+        (Step, dict(lr=1, every=2.5), TypeError, "every"),
+        (Step, dict(lr=1, every=1, gamma=0), ValueError, "gamma"),
+        (Exponential, dict(lr=1, gamma=-1), ValueError, "gamma"),
+        (InverseScaling, dict(lr=1, power=-1), ValueError, "power"),
+        (Cosine, dict(lr=1, period=0), ValueError, "period"),
+        (Cosine, dict(lr=1, period=5, least=-1), ValueError, "least"),
+        (Cosine, dict(lr=1, period=5, least=2), ValueError, "least must be at most lr=1, got 2"),
+        (Cosine, dict(lr=1, period=5, warmup=-1), ValueError, "warmup"),
+        (Cosine, dict(lr=1, period=5, restarts=1), TypeError, "restarts"),
+        (Cosine, dict(lr=1, period=5, restarts=True, multiplier=1.5), TypeError, "multiplier"),
+        (Cosine, dict(lr=1, period=5, multiplier=2), ValueError, "multiplier=2 needs restarts=True"),
+        (OneCycle, dict(lr=1, steps=3), ValueError, r"rise \* steps must be above 1, got 0.3 \* 3"),
+        (OneCycle, dict(lr=1, steps=9, rise=1), ValueError, "rise"),
+        (OneCycle, dict(lr=1, steps="9"), TypeError, "steps"),
+        (OneCycle, dict(lr=1, steps=9, div_factor=0), ValueError, "div_factor"),
+        (OneCycle, dict(lr=1, steps=9, final_div_factor=0), ValueError, "final_div_factor"),
+        (Piecewise, dict(boundaries=3, rates=[1]), TypeError, "boundaries must be a sequence of numbers, got 3"),
+        (Piecewise, dict(boundaries=[3, 3], rates=[1, 1, 1]), ValueError, r"boundaries\[1\] must be at least 4, got 3"),
+        (Piecewise, dict(boundaries=[0], rates=[1, 1]), ValueError, r"boundaries\[0\]"),
+        (Piecewise, dict(boundaries=[3], rates=[1]), ValueError, "rates must be 2 numbers, one more than .* got 1"),
+        (Piecewise, dict(boundaries=[3], rates=[1, 0]), ValueError, r"rates\[1\] must be above 0"),
+    ],
+)
 def test_bad_settings(kind, settings, error, words):
     with pytest.raises(error, match=words):
         kind(**settings)

@@ -24,7 +24,7 @@ def bent_slope(z, a):
 
 
 @njit
-def ramp(z):                                        # whole numbers are numbers too
+def ramp(z):  # whole numbers are numbers too
     return z if z > 0 else 0
 
 
@@ -98,21 +98,32 @@ def test_the_same_functions_as_the_librarys_train_the_same_network(sizes, batch_
     named = ["sigmoid", "relu", "sigmoid"][-n_layers:]
     tolerance = 1e-11 if dtype == "float64" else 2e-5
     for activations, loss in ((own, "squared_error"), (named, HALF_SQUARE), (own, HALF_SQUARE)):
-        nets = [fastbp.Network(sizes, *functions, seed=0, dtype=dtype)
-                for functions in ((activations, loss), (named, "squared_error"))]
+        nets = [
+            fastbp.Network(sizes, *functions, seed=0, dtype=dtype)
+            for functions in ((activations, loss), (named, "squared_error"))
+        ]
         for mine, theirs in zip(*(trained(net, batch_size, n=450) for net in nets), strict=True):
             np.testing.assert_allclose(mine, theirs, tolerance, tolerance)
 
 
 @each_dtype
 @pytest.mark.parametrize("batch_size", [1, 7, 60])
-@pytest.mark.parametrize("activations, loss", [([BENT, BENT], QUARTIC), (["tanh", BENT], "huber"),
-                                               ([BENT, "softmax"], "cross_entropy"), ([BENT, "softmax"], QUARTIC),
-                                               (["silu", LOGISTIC], "binary_cross_entropy")])
+@pytest.mark.parametrize(
+    "activations, loss",
+    [
+        ([BENT, BENT], QUARTIC),
+        (["tanh", BENT], "huber"),
+        ([BENT, "softmax"], "cross_entropy"),
+        ([BENT, "softmax"], QUARTIC),
+        (["silu", LOGISTIC], "binary_cross_entropy"),
+    ],
+)
 def test_both_backends_agree(activations, loss, batch_size, dtype):
     tolerance = 1e-10 if dtype == "float64" else 1e-4
-    nets = [fastbp.Network([3, 5, 4], activations, loss, seed=0, dtype=dtype, backend=backend)
-            for backend in ("numba", "numpy")]
+    nets = [
+        fastbp.Network([3, 5, 4], activations, loss, seed=0, dtype=dtype, backend=backend)
+        for backend in ("numba", "numpy")
+    ]
     X, Y = data(60, (3, 4))
     if loss in ("cross_entropy", "binary_cross_entropy"):
         Y = np.random.default_rng(1).dirichlet(np.ones(4), 60)
@@ -121,8 +132,18 @@ def test_both_backends_agree(activations, loss, batch_size, dtype):
         history = fastbp.Trainer(net, fastbp.SGD(0.002, 0.5), batch_size=batch_size, seed=0).fit(X, Y, epochs=3)
         layer, dA = net.layers[0], np.ones((60, 5))
         layer.forward(X)
-        results.append([net.parameters, history.loss, net.predict(X), net.loss(X, Y), net.input_gradient(X, Y),
-                        net.backpropagate(X, Y).weights[0], layer.backward(dA), layer.dW])
+        results.append(
+            [
+                net.parameters,
+                history.loss,
+                net.predict(X),
+                net.loss(X, Y),
+                net.input_gradient(X, Y),
+                net.backpropagate(X, Y).weights[0],
+                layer.backward(dA),
+                layer.dW,
+            ]
+        )
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, tolerance, tolerance)
 
@@ -137,8 +158,10 @@ def test_gradients(backend, central_differences):
 
 
 @each_dtype
-@pytest.mark.parametrize("activations, loss", [([BENT, BENT], QUARTIC), ([RAMP, "identity"], "squared_error"),
-                                               ([LOGISTIC, "softmax"], "cross_entropy")])
+@pytest.mark.parametrize(
+    "activations, loss",
+    [([BENT, BENT], QUARTIC), ([RAMP, "identity"], "squared_error"), ([LOGISTIC, "softmax"], "cross_entropy")],
+)
 def test_verify_agrees(activations, loss, dtype):
     net = fastbp.Network([3, 40, 4], activations, loss, seed=0, dtype=dtype)
     X, Y = data(50, (3, 4))
@@ -146,15 +169,19 @@ def test_verify_agrees(activations, loss, dtype):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("activations, loss", [
-    ([fastbp.Activation(bent, wrong_slope), "tanh"], "squared_error"),
-    (["tanh", fastbp.Activation(bent, wrong_slope)], "squared_error"),
-    (["tanh", "tanh"], fastbp.Loss(quartic, difference))])
+@pytest.mark.parametrize(
+    "activations, loss",
+    [
+        ([fastbp.Activation(bent, wrong_slope), "tanh"], "squared_error"),
+        (["tanh", fastbp.Activation(bent, wrong_slope)], "squared_error"),
+        (["tanh", "tanh"], fastbp.Loss(quartic, difference)),
+    ],
+)
 def test_verify_finds_a_wrong_derivative(activations, loss):
     for backend in ("numba", "numpy"):
         report = fastbp.Network([3, 5, 4], activations, loss, seed=0, backend=backend).verify(*data(9, (3, 4)))
         assert not report.ok
-        assert all(row.numba < 1e-9 for row in report.rows)             # both backends are wrong alike
+        assert all(row.numba < 1e-9 for row in report.rows)  # both backends are wrong alike
 
 
 @each_dtype
@@ -176,7 +203,7 @@ def test_dividing_by_zero_and_overflow_are_no_exceptions(backend, capfd):
     def inverse(z):
         return 1 / z
 
-    @njit(fastmath=True)                            # which does not count
+    @njit(fastmath=True)  # which does not count
     def inverse_slope(z, a):
         return 0.0 if math.isnan(a) else -a * math.exp(800 - 800)
 
@@ -212,6 +239,7 @@ def beyond(z):
 
 def raising(inner):
     """Functions that call one which raises, of one argument and of two."""
+
     @njit
     def deeper(z):
         return 2 * inner(z)
@@ -279,6 +307,7 @@ def test_a_function_that_always_raises_returns_no_number(backend):
 
 def scaled(k):
     """Return functions that have one name, and differ in what they close over."""
+
     @njit
     def function(z):
         return k * z
@@ -347,22 +376,25 @@ def ufunc(z):
     return z
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: fastbp.Activation(plain, bent_slope), ["function", "of z", "@numba.njit", "plain"]),
-    (lambda: fastbp.Activation(bent, lambda z, a: 1.0), ["derivative", "of z and a", "@numba.njit", "lambda"]),
-    (lambda: fastbp.Activation(ufunc, bent_slope), ["function", "@numba.njit"]),
-    (lambda: fastbp.Activation(np.tanh, bent_slope), ["function", "@numba.njit", "tanh"]),
-    (lambda: fastbp.Activation(bent), ["derivative must be given", "of z and a", "none is guessed"]),
-    (lambda: fastbp.Loss(quartic), ["derivative must be given", "of a and y"]),
-    (lambda: fastbp.Loss("quartic", quartic_slope), ["function", "of a and y", "'quartic'"]),
-    (lambda: fastbp.Activation(bent, bent_slope, 3), ["name", "3"]),
-    (lambda: fastbp.Network([3, 2], activations=bent), ["activations", "fastbp.Activation(function, derivative)"]),
-    (lambda: fastbp.Network([3, 2], activations=[plain]), ["activations[0]", "a name or"]),
-    (lambda: fastbp.Network([3, 2], activations=QUARTIC), ["activations", "name"]),
-    (lambda: fastbp.Network([3, 2], loss=quartic), ["loss", "fastbp.Loss(function, derivative)"]),
-    (lambda: fastbp.Network([3, 2], loss=BENT), ["loss", "name"]),
-    (lambda: fastbp.Network([3, 2], loss=fastbp.losses.Huber), ["loss", "Huber(threshold=2.0)"]),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: fastbp.Activation(plain, bent_slope), ["function", "of z", "@numba.njit", "plain"]),
+        (lambda: fastbp.Activation(bent, lambda z, a: 1.0), ["derivative", "of z and a", "@numba.njit", "lambda"]),
+        (lambda: fastbp.Activation(ufunc, bent_slope), ["function", "@numba.njit"]),
+        (lambda: fastbp.Activation(np.tanh, bent_slope), ["function", "@numba.njit", "tanh"]),
+        (lambda: fastbp.Activation(bent), ["derivative must be given", "of z and a", "none is guessed"]),
+        (lambda: fastbp.Loss(quartic), ["derivative must be given", "of a and y"]),
+        (lambda: fastbp.Loss("quartic", quartic_slope), ["function", "of a and y", "'quartic'"]),
+        (lambda: fastbp.Activation(bent, bent_slope, 3), ["name", "3"]),
+        (lambda: fastbp.Network([3, 2], activations=bent), ["activations", "fastbp.Activation(function, derivative)"]),
+        (lambda: fastbp.Network([3, 2], activations=[plain]), ["activations[0]", "a name or"]),
+        (lambda: fastbp.Network([3, 2], activations=QUARTIC), ["activations", "name"]),
+        (lambda: fastbp.Network([3, 2], loss=quartic), ["loss", "fastbp.Loss(function, derivative)"]),
+        (lambda: fastbp.Network([3, 2], loss=BENT), ["loss", "name"]),
+        (lambda: fastbp.Network([3, 2], loss=fastbp.losses.Huber), ["loss", "Huber(threshold=2.0)"]),
+    ],
+)
 def test_what_is_not_a_function_of_the_kind(make, words):
     with pytest.raises(TypeError) as caught:
         make()
@@ -401,16 +433,19 @@ def unknown(z):
     return z.shape[0]
 
 
-@pytest.mark.parametrize("own, words", [
-    (fastbp.Activation(text, bent_slope), ["text(z)", "one real number"]),
-    (fastbp.Activation(nothing, bent_slope), ["nothing(z)", "one real number", "none"]),
-    (fastbp.Activation(imaginary, bent_slope), ["imaginary(z)", "complex"]),
-    (fastbp.Activation(unknown, bent_slope), ["unknown(z)", "'unknown'", "does not compile for float64"]),
-    (fastbp.Activation(bent_slope, bent_slope), ["bent_slope(z)", "does not compile", "argument"]),
-    (fastbp.Activation(bent, bent), ["bent(z, a)", "does not compile"]),
-    (fastbp.Loss(quartic, bent), ["bent(a, y)", "loss 'quartic'"]),
-    (fastbp.Loss(pair, difference), ["pair(a, y)", "one real number"]),
-])
+@pytest.mark.parametrize(
+    "own, words",
+    [
+        (fastbp.Activation(text, bent_slope), ["text(z)", "one real number"]),
+        (fastbp.Activation(nothing, bent_slope), ["nothing(z)", "one real number", "none"]),
+        (fastbp.Activation(imaginary, bent_slope), ["imaginary(z)", "complex"]),
+        (fastbp.Activation(unknown, bent_slope), ["unknown(z)", "'unknown'", "does not compile for float64"]),
+        (fastbp.Activation(bent_slope, bent_slope), ["bent_slope(z)", "does not compile", "argument"]),
+        (fastbp.Activation(bent, bent), ["bent(z, a)", "does not compile"]),
+        (fastbp.Loss(quartic, bent), ["bent(a, y)", "loss 'quartic'"]),
+        (fastbp.Loss(pair, difference), ["pair(a, y)", "one real number"]),
+    ],
+)
 def test_what_does_not_compile_is_refused_with_the_network(backend, own, words):
     arguments = {"loss": own} if isinstance(own, fastbp.Loss) else {"activations": own}
     with pytest.raises(TypeError) as caught:

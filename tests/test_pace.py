@@ -8,16 +8,21 @@ from fastbp import engine
 from fastbp.update import State, Update
 
 
-@pytest.mark.parametrize("n_epochs, first, last", [(1, 0, 1000), (1, 37, 500), (1, 0, 10), (2, 0, 50), (9, 0, 7),
-                                                   (40, 0, 3), (40, 0, 1)])
+@pytest.mark.parametrize(
+    "n_epochs, first, last", [(1, 0, 1000), (1, 37, 500), (1, 0, 10), (2, 0, 50), (9, 0, 7), (40, 0, 3), (40, 0, 1)]
+)
 @pytest.mark.parametrize("calls", [1, 2, engine.CALLS_BETWEEN_TRIALS])
 def test_pieces_cover_every_batch_once_and_in_order(n_epochs, first, last, calls):
     pace = engine._Pace(2, engine.TRIAL_WORK // 5)
     for _ in range(calls - 1):
         pace.pieces(slice(0, n_epochs), first, last)
     pace.seconds[1] = 1.0
-    steps = [(epoch, batch) for _, epochs, start, stop in pace.pieces(slice(0, n_epochs), first, last)
-             for epoch in range(epochs.start, epochs.stop) for batch in range(start, stop)]
+    steps = [
+        (epoch, batch)
+        for _, epochs, start, stop in pace.pieces(slice(0, n_epochs), first, last)
+        for epoch in range(epochs.start, epochs.stop)
+        for batch in range(start, stop)
+    ]
     assert steps == [(epoch, batch) for epoch in range(n_epochs) for batch in range(first, last)]
 
 
@@ -63,7 +68,7 @@ def test_the_faster_number_of_threads_is_best():
 
 def test_a_slow_moment_does_not_decide_but_lasting_slowness_does():
     pace = engine._Pace(2, 1)
-    pace.note(2, 5.0, False)                      # nothing to compare it with
+    pace.note(2, 5.0, False)  # nothing to compare it with
     for number, seconds in [(1, 1.0), (2, 5.0), (1, 1.1), (2, 0.6)]:
         pace.note(number, seconds, True)
     assert pace.best == 2 and pace.seconds == {1: 1.0, 2: 0.6}
@@ -73,7 +78,7 @@ def test_a_slow_moment_does_not_decide_but_lasting_slowness_does():
         pace.note(2, 1.8, False)
     assert pace.best == 1
     pace._calls = engine.CALLS_BETWEEN_TRIALS - 1
-    pace.pieces(slice(0, 1), 0, 10 ** 9)
+    pace.pieces(slice(0, 1), 0, 10**9)
     for number, seconds in [(1, 1.0), (2, 0.6)]:
         pace.note(number, seconds, True)
     assert pace.best == 2
@@ -95,8 +100,14 @@ def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
         backend = engine.NumbaBackend((20, 150, 4), ("tanh", "sigmoid"), "squared_error", "mean", np.float32)
         parameters, losses, order = start.copy(), np.zeros(n_epochs), np.arange(240)
         n_batches = -(-240 // batch_size)
-        train = backend.training(parameters, State(0, parameters.size, np.float32), batch_size=batch_size, order=order,
-                                 update=Update(), threads=2)
+        train = backend.training(
+            parameters,
+            State(0, parameters.size, np.float32),
+            batch_size=batch_size,
+            order=order,
+            update=Update(),
+            threads=2,
+        )
         done = train(X, Y, None, words, 0, n_batches, losses)
         assert done == n_epochs * n_batches
         assert bool(backend._paces) == trials

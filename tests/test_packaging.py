@@ -16,8 +16,20 @@ import pytest
 import fastbp
 
 ROOT = Path(__file__).parent.parent
-OPTIONAL = ["rich", "typer", "sklearn", "scipy", "torch", "jax", "matplotlib", "safetensors", "pandas", "onnx",
-            "mpi4py", "tensorboardX"]
+OPTIONAL = [
+    "rich",
+    "typer",
+    "sklearn",
+    "scipy",
+    "torch",
+    "jax",
+    "matplotlib",
+    "safetensors",
+    "pandas",
+    "onnx",
+    "mpi4py",
+    "tensorboardX",
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +64,11 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     for folder, installed in places.items():
         sources = {f"{installed}/{path.name}" for path in (ROOT / folder).glob("*.py")}
         assert sources and sources <= names
-    data = {f"fastbp/datasets/{path.name}" for path in (ROOT / "fastbp" / "datasets").iterdir()
-            if path.is_file() and path.suffix != ".py"}
+    data = {
+        f"fastbp/datasets/{path.name}"
+        for path in (ROOT / "fastbp" / "datasets").iterdir()
+        if path.is_file() and path.suffix != ".py"
+    }
     assert data and data | {"fastbp/py.typed"} <= names
     strangers = [name for name in names if not name.startswith("fastbp-") and not name.endswith((".py", "py.typed"))]
     assert set(strangers) == data
@@ -93,8 +108,14 @@ X, Y = [[0, 0], [0, 1], [1, 0], [1, 1]], [[0], [1], [1], [0]]
 history = fastbp.Trainer(net, fastbp.SGD(0.5), batch_size=4).fit(X, Y, epochs=3)
 assert len(history.loss) == 3
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-                            env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
     assert result.returncode == 0, result.stderr[-3000:]
 
 
@@ -105,11 +126,24 @@ def test_importing_the_command_line_is_not_part_of_importing_the_package():
 
 
 def test_a_checkout_works_without_being_installed(tmp_path):
-    code = ("import fastbp; assert fastbp.kernels.sigmoid.__module__ == 'fastbp.kernels.elementwise'; "
-            "print(fastbp.__file__)")
+    code = (
+        "import fastbp; assert fastbp.kernels.sigmoid.__module__ == 'fastbp.kernels.elementwise'; "
+        "print(fastbp.__file__)"
+    )
     root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-S", "-c", "import site, sys; sys.path[:0] = [sys.argv[1], *sys.argv[2:]]\n"
-                           + code, str(root), *(p for p in sys.path if p.endswith("site-packages"))],
-                          cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            "import site, sys; sys.path[:0] = [sys.argv[1], *sys.argv[2:]]\n" + code,
+            str(root),
+            *(p for p in sys.path if p.endswith("site-packages")),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).parent.parent == root

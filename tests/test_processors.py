@@ -44,20 +44,32 @@ def reads_clock(builder, _):
     return simd.clock(builder)
 
 
-@pytest.mark.parametrize("triple, emit, instructions", [
-    (LINUX, reads_control_word, ["stmxcsr"]), (LINUX, sets_control_word, ["ldmxcsr"]), (LINUX, pauses, ["pause"]),
-    (LINUX, offers_core, ["sched_yield"]), (LINUX, reads_clock, ["clock_gettime"]),
-    (ARM, reads_control_word, ["mrs x0, fpcr"]), (ARM, sets_control_word, ["msr fpcr, x0"]), (ARM, pauses, ["isb"]),
-    (ARM, offers_core, ["bl sched_yield"]), (ARM, reads_clock, ["bl clock_gettime"]),
-    ("arm64-apple-darwin", reads_control_word, ["mrs x0, fpcr"]), ("arm64-apple-darwin", pauses, ["isb"]),
-    (WINDOWS, pauses, ["pause"]), (WINDOWS, offers_core, ["switchtothread"]),
-    (WINDOWS, reads_clock, ["queryperformancecounter", "queryperformancefrequency"]),
-    ("riscv64-unknown-linux-gnu", reads_control_word, []), ("riscv64-unknown-linux-gnu", sets_control_word, []),
-    ("riscv64-unknown-linux-gnu", pauses, []),
-])
+@pytest.mark.parametrize(
+    "triple, emit, instructions",
+    [
+        (LINUX, reads_control_word, ["stmxcsr"]),
+        (LINUX, sets_control_word, ["ldmxcsr"]),
+        (LINUX, pauses, ["pause"]),
+        (LINUX, offers_core, ["sched_yield"]),
+        (LINUX, reads_clock, ["clock_gettime"]),
+        (ARM, reads_control_word, ["mrs x0, fpcr"]),
+        (ARM, sets_control_word, ["msr fpcr, x0"]),
+        (ARM, pauses, ["isb"]),
+        (ARM, offers_core, ["bl sched_yield"]),
+        (ARM, reads_clock, ["bl clock_gettime"]),
+        ("arm64-apple-darwin", reads_control_word, ["mrs x0, fpcr"]),
+        ("arm64-apple-darwin", pauses, ["isb"]),
+        (WINDOWS, pauses, ["pause"]),
+        (WINDOWS, offers_core, ["switchtothread"]),
+        (WINDOWS, reads_clock, ["queryperformancecounter", "queryperformancefrequency"]),
+        ("riscv64-unknown-linux-gnu", reads_control_word, []),
+        ("riscv64-unknown-linux-gnu", sets_control_word, []),
+        ("riscv64-unknown-linux-gnu", pauses, []),
+    ],
+)
 def test_instructions(triple, emit, instructions):
     assembly = compiled(triple, emit)
-    assert assembly                                        # it compiles
+    assert assembly  # it compiles
     for instruction in instructions:
         assert any(instruction in line for line in assembly), "\n".join(assembly)
 
@@ -98,19 +110,22 @@ def wait_to_the_end():
 
 
 def test_the_clock_is_that_of_the_system():
-    clock = (lambda: time.clock_gettime_ns(time.CLOCK_MONOTONIC)) if hasattr(time, "CLOCK_MONOTONIC") else (
-        time.perf_counter_ns)
+    clock = (
+        (lambda: time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+        if hasattr(time, "CLOCK_MONOTONIC")
+        else (time.perf_counter_ns)
+    )
     now()
     times = [read() for _ in range(20) for read in (clock, now)]
-    slack = 0 if hasattr(time, "CLOCK_MONOTONIC") else 1000          # of QueryPerformanceCounter as a float
+    slack = 0 if hasattr(time, "CLOCK_MONOTONIC") else 1000  # of QueryPerformanceCounter as a float
     assert all(one - slack <= other for one, other in zip(times, times[1:], strict=False))
 
 
 def test_a_wait_lasts_its_time_however_short_a_pause_is(monkeypatch):
     duration, turns, start = wait_to_the_end()
     assert duration >= block.SPIN_NS and turns >= 2 * block.PAUSES and turns % block.PAUSES == 0 and start == -1
-    monkeypatch.setattr(simd, "pause", lambda builder: None)         # as where there is no such instruction
-    wait_a_turn = numba.njit(block.wait_a_turn.py_func)              # compiled anew, without
+    monkeypatch.setattr(simd, "pause", lambda builder: None)  # as where there is no such instruction
+    wait_a_turn = numba.njit(block.wait_a_turn.py_func)  # compiled anew, without
 
     @numba.njit
     def wait():

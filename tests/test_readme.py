@@ -11,8 +11,21 @@ import pytest
 import fastbp
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text()
-FEATURES = ["load_digits", "verify", "Activation(", "Quantile", "@njit", "LBFGS", "Cosine", "dropout=", "EarlyStopping",
-            "load_checkpoint", "fastbp.stream(chunks)", 'fastbp.stream("table.csv"', "idx3-ubyte"]
+FEATURES = [
+    "load_digits",
+    "verify",
+    "Activation(",
+    "Quantile",
+    "@njit",
+    "LBFGS",
+    "Cosine",
+    "dropout=",
+    "EarlyStopping",
+    "load_checkpoint",
+    "fastbp.stream(chunks)",
+    'fastbp.stream("table.csv"',
+    "idx3-ubyte",
+]
 
 
 def blocks(language):
@@ -53,7 +66,7 @@ def test_python_examples(files, capsys):
     X, y = files
     names = {"measured": lambda day: (X[day : day + 5], y[day : day + 5])}
     for i, block in enumerate(blocks("python")):
-        exec(compile(block, f"example {i + 1} of README.md", "exec"), names)     # noqa: S102
+        exec(compile(block, f"example {i + 1} of README.md", "exec"), names)  # noqa: S102
     assert names["net"].predict(names["X"]).argmax(axis=1).tolist().count(0) > 50
     assert np.mean(names["net"].predict(names["X"][:1000]).argmax(axis=1) == names["y"][:1000]) > 0.9
 
@@ -61,8 +74,12 @@ def test_python_examples(files, capsys):
 def test_commands(files):
     runner = pytest.importorskip("typer.testing").CliRunner()
     app = pytest.importorskip("fastbp.cli").make_app()
-    commands = [line[2:].split("#")[0] for block in blocks("console") for line in block.splitlines()
-                if line.startswith("$ fastbp")]
+    commands = [
+        line[2:].split("#")[0]
+        for block in blocks("console")
+        for line in block.splitlines()
+        if line.startswith("$ fastbp")
+    ]
     assert [command.split()[1] for command in commands] == ["train", "predict", "train", "verify", "trace"]
     for command in commands:
         result = runner.invoke(app, shlex.split(command)[1:])

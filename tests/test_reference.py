@@ -27,13 +27,21 @@ DEFINITIONS = {
     "exponential": math.exp,
 }
 LIMITS = {  # at minus and plus infinity: A, f'(Z)
-    "sigmoid": ((0, 0), (1, 0)), "tanh": ((-1, 0), (1, 0)), "relu": ((0, 0), (math.inf, 1)),
-    "leaky_relu": ((-math.inf, 0.01), (math.inf, 1)), "elu": ((-1, 0), (math.inf, 1)),
-    "softplus": ((0, 0), (math.inf, 1)), "silu": ((0, 0), (math.inf, 1)), "gelu": ((0, 0), (math.inf, 1)),
+    "sigmoid": ((0, 0), (1, 0)),
+    "tanh": ((-1, 0), (1, 0)),
+    "relu": ((0, 0), (math.inf, 1)),
+    "leaky_relu": ((-math.inf, 0.01), (math.inf, 1)),
+    "elu": ((-1, 0), (math.inf, 1)),
+    "softplus": ((0, 0), (math.inf, 1)),
+    "silu": ((0, 0), (math.inf, 1)),
+    "gelu": ((0, 0), (math.inf, 1)),
     "identity": ((-math.inf, 1), (math.inf, 1)),
     "selu": ((-1.0507009873554805 * 1.6732632423543772, 0), (math.inf, 1.0507009873554805)),
-    "mish": ((0, 0), (math.inf, 1)), "softsign": ((-1, 0), (1, 0)), "hard_sigmoid": ((0, 0), (1, 0)),
-    "hard_tanh": ((-1, 0), (1, 0)), "exponential": ((0, 0), (math.inf, math.inf)),
+    "mish": ((0, 0), (math.inf, 1)),
+    "softsign": ((-1, 0), (1, 0)),
+    "hard_sigmoid": ((0, 0), (1, 0)),
+    "hard_tanh": ((-1, 0), (1, 0)),
+    "exponential": ((0, 0), (math.inf, math.inf)),
 }
 ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
 
@@ -103,8 +111,14 @@ def test_losses_are_finite_at_certain_outputs(loss, dtype):
     losses = call(loss, A, Y, *numbers, shape=2)
     assert np.isfinite(losses).all()
     assert np.isfinite(call(f"{loss}_derivative", A, Y, *numbers)).all()
-    values = {"squared_error": 1, "absolute_error": 2, "huber": 1, "log_cosh": 2 * math.log(math.cosh(1)),
-              "quantile": 1, "hinge": 2}
+    values = {
+        "squared_error": 1,
+        "absolute_error": 2,
+        "huber": 1,
+        "log_cosh": 2 * math.log(math.cosh(1)),
+        "quantile": 1,
+        "hinge": 2,
+    }
     assert loss not in values or losses[0] == pytest.approx(values[loss])
 
 

@@ -22,9 +22,16 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(150, 6)).astype(np.float32)
 Y = RNG.integers(0, 3, 150)
 OPTIONS = dict(batch_size=16, seed=3, l2=1e-4, dropout=0.2, clip_norm=1.0, input_noise=0.05, label_smoothing=0.1)
-OPTIMIZERS = [fastbp.SGD(0.05), fastbp.SGD(0.05, momentum=0.9, nesterov=True), fastbp.RMSprop(0.01),
-              fastbp.Adagrad(0.05), fastbp.Adam(schedules.Cosine(0.01, period=40, warmup=5)), fastbp.AdamW(0.01),
-              fastbp.Nadam(0.01), fastbp.Lion(0.001)]
+OPTIMIZERS = [
+    fastbp.SGD(0.05),
+    fastbp.SGD(0.05, momentum=0.9, nesterov=True),
+    fastbp.RMSprop(0.01),
+    fastbp.Adagrad(0.05),
+    fastbp.Adam(schedules.Cosine(0.01, period=40, warmup=5)),
+    fastbp.AdamW(0.01),
+    fastbp.Nadam(0.01),
+    fastbp.Lion(0.001),
+]
 
 
 def make(optimizer, backend, **options):
@@ -33,8 +40,15 @@ def make(optimizer, backend, **options):
 
 
 def bits(trainer):
-    return (trainer.net.parameters.tobytes(), trainer.state.buffers.tobytes(), trainer.state.memory.tobytes(),
-            trainer.state.step, trainer.epochs, trainer.rng.bit_generator.state, trainer.history)
+    return (
+        trainer.net.parameters.tobytes(),
+        trainer.state.buffers.tobytes(),
+        trainer.state.memory.tobytes(),
+        trainer.state.step,
+        trainer.epochs,
+        trainer.rng.bit_generator.state,
+        trainer.history,
+    )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
@@ -85,8 +99,11 @@ def test_damage_and_strangers_are_refused_and_change_nothing(backend, tmp_path):
     before = bits(trainer)
     with pytest.raises(CheckpointError, match=r"damaged.*run-1\.ckpt"):
         trainer.load_checkpoint(path)
-    for stranger in (make(fastbp.Adam(0.5), backend), make(fastbp.Adam(), backend, l2=0.5),
-                     make(fastbp.SGD(0.1), backend)):
+    for stranger in (
+        make(fastbp.Adam(0.5), backend),
+        make(fastbp.Adam(), backend, l2=0.5),
+        make(fastbp.SGD(0.1), backend),
+    ):
         with pytest.raises(ValueError, match="another training"):
             stranger.load_checkpoint(tmp_path / "run-1.ckpt")
     assert bits(trainer) == before
@@ -142,10 +159,15 @@ def test_callbacks_and_tol_go_on_counting(end, backend, tmp_path):
         if path:
             trainer.load_checkpoint(path)
         early = EarlyStopping(patience=4 if end == "patience" else 50)
-        callbacks = [Checkpoint(folder / "run-{epoch}.ckpt", keep=100), early,     # the checkpoint last, even so
-                     ReduceLROnPlateau("loss", factor=0.7, patience=2, min_delta=0.02),
-                     ReduceLROnPlateau("validation_loss", factor=0.9, patience=1), Counter(),
-                     CSVLogger(folder / "log.csv"), ModelCheckpoint(folder / "best.npz")]
+        callbacks = [
+            Checkpoint(folder / "run-{epoch}.ckpt", keep=100),
+            early,  # the checkpoint last, even so
+            ReduceLROnPlateau("loss", factor=0.7, patience=2, min_delta=0.02),
+            ReduceLROnPlateau("validation_loss", factor=0.9, patience=1),
+            Counter(),
+            CSVLogger(folder / "log.csv"),
+            ModelCheckpoint(folder / "best.npz"),
+        ]
         if kill is not None:
             callbacks.append(Kill(kill))
         options = dict(tol=0.02 if end == "tol" else None, callbacks=callbacks, validation_data=validation)
@@ -154,8 +176,16 @@ def test_callbacks_and_tol_go_on_counting(end, backend, tmp_path):
         except RuntimeError:
             return None
         log = [line.rsplit(",", 1)[0] for line in (folder / "log.csv").read_text().splitlines()]
-        return (history.stopped, bits(trainer)[:-1], trainer.lr_scale, early.best_epoch, early.best, log,
-                fastbp.load(folder / "best.npz").parameters.tobytes(), trainer.history)
+        return (
+            history.stopped,
+            bits(trainer)[:-1],
+            trainer.lr_scale,
+            early.best_epoch,
+            early.best,
+            log,
+            fastbp.load(folder / "best.npz").parameters.tobytes(),
+            trainer.history,
+        )
 
     whole = run(tmp_path / "whole")
     assert whole[0] == {"tol": "tol", "patience": "EarlyStopping", "epochs": None}[end]
@@ -165,7 +195,7 @@ def test_callbacks_and_tol_go_on_counting(end, backend, tmp_path):
         folder = tmp_path / str(kill)
         assert run(folder, kill) is None
         assert run(folder, path=latest(folder / "run-{epoch}.ckpt")) == whole
-    if end != "epochs":                       # killed between the last checkpoint and the end: it had ended already
+    if end != "epochs":  # killed between the last checkpoint and the end: it had ended already
         assert run(tmp_path / "whole", path=latest(tmp_path / "whole" / "run-{epoch}.ckpt")) == whole
 
 
@@ -176,7 +206,7 @@ def test_what_callbacks_knew_is_for_the_next_fit_alone(tmp_path):
     trainer.load_checkpoint(latest(tmp_path / "c.ckpt"))
     assert trainer.fit(X, Y, epochs=20, callbacks=[early]).stopped == "EarlyStopping" and trainer.epochs == 4
     assert len(trainer.fit(X, Y, epochs=20, callbacks=[early])) == 4
-    trainer.save_checkpoint(tmp_path / "d.ckpt")                        # not within a call of fit
+    trainer.save_checkpoint(tmp_path / "d.ckpt")  # not within a call of fit
     trainer.load_checkpoint(tmp_path / "d.ckpt")
     assert len(trainer.fit(X, Y, epochs=20, callbacks=[early])) == 4
 
@@ -192,10 +222,10 @@ def test_states_that_cannot_be_taken_up_wait_for_the_next_fit(tmp_path):
     other = make(fastbp.Adam(0.02), "numpy")
     other.load_checkpoint(latest(tmp_path / "c.ckpt"))
     before = bits(other)[:-1]
-    with pytest.raises(ValueError, match="has the columns"):                   # a metric more than then
+    with pytest.raises(ValueError, match="has the columns"):  # a metric more than then
         other.fit(X, Y, epochs=4, metrics=["accuracy"], callbacks=callbacks(tmp_path / "a.csv"))
     assert bits(other)[:-1] == before
-    other.save_checkpoint(tmp_path / "again.ckpt")                             # what is not taken up yet is kept
+    other.save_checkpoint(tmp_path / "again.ckpt")  # what is not taken up yet is kept
     for path in (None, tmp_path / "again.ckpt"):
         if path:
             other = make(fastbp.Adam(0.02), "numpy")
@@ -208,8 +238,9 @@ def test_states_that_cannot_be_taken_up_wait_for_the_next_fit(tmp_path):
 
 def test_what_ended_a_training_must_be_there_to_end_it_again(tmp_path):
     trainer = make(fastbp.Adam(0.02), "numpy")
-    trainer.fit(X, Y, epochs=9, tol=10.0, callbacks=[EarlyStopping("loss", 3, min_delta=100.0),
-                                                     Checkpoint(tmp_path / "c.ckpt")])
+    trainer.fit(
+        X, Y, epochs=9, tol=10.0, callbacks=[EarlyStopping("loss", 3, min_delta=100.0), Checkpoint(tmp_path / "c.ckpt")]
+    )
     for options in ({}, {"callbacks": [CSVLogger(tmp_path / "log.csv")]}, {"tol": 1e-9}):
         trainer.load_checkpoint(latest(tmp_path / "c.ckpt"))
         assert len(trainer.fit(X, Y, epochs=2, **options)) == 2
@@ -244,8 +275,13 @@ def test_states_of_callbacks_of_ones_own(tmp_path):
 
 def test_the_state_of_a_monitor_is_for_one_of_the_same(tmp_path):
     trainer = make(fastbp.Adam(), "numpy")
-    trainer.fit(X, Y, epochs=2, metrics=["accuracy"], callbacks=[
-        ReduceLROnPlateau("loss"), ReduceLROnPlateau("accuracy"), Checkpoint(tmp_path / "c.ckpt")])
+    trainer.fit(
+        X,
+        Y,
+        epochs=2,
+        metrics=["accuracy"],
+        callbacks=[ReduceLROnPlateau("loss"), ReduceLROnPlateau("accuracy"), Checkpoint(tmp_path / "c.ckpt")],
+    )
     trainer.load_checkpoint(latest(tmp_path / "c.ckpt"))
     of_accuracy, best = ReduceLROnPlateau("accuracy"), []
     trainer.fit(X, Y, metrics=["accuracy"], callbacks=[of_accuracy, Odd(0)])
@@ -316,15 +352,58 @@ def refused(arrays, info, path, words="'.*c.ckpt'"):
     assert len(str(error.value)) < 1000
 
 
-WRONG = [None, True, -1, 0.5, float("nan"), "x", [], [1], {}, {"a": 1}, 2**64, 10**4000, [[None]],
-         {"dtype": "O", "values": [1]}, {"dtype": "<M8[s]", "values": [1]}, {"dtype": "float64", "values": ["x"]},
-         {"dtype": "float64", "values": [[1], [1, 2]]}, {"dtype": "int8", "values": [300]}]
-MAY = {"step": [], "epochs": [], "skipped": [], "key": [], "lr_scale": [0.5, 2**64], "history": [{}], "rng": [],
-       "fit": [None], "versions": WRONG}  # nobody reads the versions
+WRONG = [
+    None,
+    True,
+    -1,
+    0.5,
+    float("nan"),
+    "x",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    2**64,
+    10**4000,
+    [[None]],
+    {"dtype": "O", "values": [1]},
+    {"dtype": "<M8[s]", "values": [1]},
+    {"dtype": "float64", "values": ["x"]},
+    {"dtype": "float64", "values": [[1], [1, 2]]},
+    {"dtype": "int8", "values": [300]},
+]
+MAY = {
+    "step": [],
+    "epochs": [],
+    "skipped": [],
+    "key": [],
+    "lr_scale": [0.5, 2**64],
+    "history": [{}],
+    "rng": [],
+    "fit": [None],
+    "versions": WRONG,
+}  # nobody reads the versions
 
 
-@pytest.mark.parametrize("field", ["network", "optimizer", "batch_size", "shuffle", "l1", "l2", "dropout", "clip_norm",
-                                   "clip_value", "max_norm", "label_smoothing", "input_noise", "on_nonfinite", *MAY])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "network",
+        "optimizer",
+        "batch_size",
+        "shuffle",
+        "l1",
+        "l2",
+        "dropout",
+        "clip_norm",
+        "clip_value",
+        "max_norm",
+        "label_smoothing",
+        "input_noise",
+        "on_nonfinite",
+        *MAY,
+    ],
+)
 def test_every_field_of_a_checkpoint_is_checked(parts, field, tmp_path):
     arrays, info = parts
     for wrong in WRONG:
@@ -334,27 +413,59 @@ def test_every_field_of_a_checkpoint_is_checked(parts, field, tmp_path):
         refused(arrays, {key: value for key, value in info.items() if key != field}, tmp_path / "c.ckpt")
 
 
-@pytest.mark.parametrize("change", [
-    {"history": {"loss": [1.0, "x"]}}, {"history": {"loss": [1.0, None]}}, {"history": {"loss": 1.0}},
-    {"history": {"loss": [1.0], "accuracy": []}}, {"history": {"accuracy": [1.0]}}, {"epochs": "x"}, {"step": 1.5},
-    {"step": 2**62}, {"lr_scale": float("inf")}, {"lr_scale": -0.5}, {"key": 2**64}, {"key": -1},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"history": {"loss": [1.0, "x"]}},
+        {"history": {"loss": [1.0, None]}},
+        {"history": {"loss": 1.0}},
+        {"history": {"loss": [1.0], "accuracy": []}},
+        {"history": {"accuracy": [1.0]}},
+        {"epochs": "x"},
+        {"step": 1.5},
+        {"step": 2**62},
+        {"lr_scale": float("inf")},
+        {"lr_scale": -0.5},
+        {"key": 2**64},
+        {"key": -1},
+    ],
+)
 def test_values_of_fields(parts, change, tmp_path):
     arrays, info = parts
     refused(arrays, {**info, **change}, tmp_path / "c.ckpt", "c.ckpt' holds what no training writes: ")
 
 
-@pytest.mark.parametrize("change", [
-    {"stopped": 3}, {"stopped": ["tol"]}, {"plateau": None}, {"plateau": [1.0]}, {"plateau": ["x", 0]},
-    {"plateau": [1.0, 0.5]}, {"plateau": [1.0, -1]}, {"callbacks": None}, {"callbacks": {"Odd": {}}},
-    {"callbacks": [["Odd"]]}, {"callbacks": [["Odd", []]]}, {"callbacks": [[3, {}]]}, {"callbacks": [["Odd", None]]},
-    {"callbacks": [["Odd", {"dtype": "float64", "values": [1]}]]}, {"callbacks": []}, {"more": 1},
-    {"callbacks": [["Odd", {"a": {"dtype": "O", "values": [1]}}]]},
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stopped": 3},
+        {"stopped": ["tol"]},
+        {"plateau": None},
+        {"plateau": [1.0]},
+        {"plateau": ["x", 0]},
+        {"plateau": [1.0, 0.5]},
+        {"plateau": [1.0, -1]},
+        {"callbacks": None},
+        {"callbacks": {"Odd": {}}},
+        {"callbacks": [["Odd"]]},
+        {"callbacks": [["Odd", []]]},
+        {"callbacks": [[3, {}]]},
+        {"callbacks": [["Odd", None]]},
+        {"callbacks": [["Odd", {"dtype": "float64", "values": [1]}]]},
+        {"callbacks": []},
+        {"more": 1},
+        {"callbacks": [["Odd", {"a": {"dtype": "O", "values": [1]}}]]},
+    ],
+    ids=str,
+)
 def test_what_a_call_of_fit_knew_is_checked(parts, change, tmp_path):
     arrays, info = parts
-    refused(arrays, {**info, "fit": {**info["fit"], **change}}, tmp_path / "c.ckpt",
-            "c.ckpt' holds what no training writes: ")
+    refused(
+        arrays,
+        {**info, "fit": {**info["fit"], **change}},
+        tmp_path / "c.ckpt",
+        "c.ckpt' holds what no training writes: ",
+    )
 
 
 def test_states_nested_deep(parts, tmp_path):
@@ -377,10 +488,19 @@ def test_states_nested_deep(parts, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["parameters", "buffers", "memory"])
-@pytest.mark.parametrize("change", [
-    lambda a: a.ravel()[:1], lambda a: a.astype("f2"), lambda a: a.astype(np.float64 if a.itemsize == 4 else "f4"),
-    lambda a: a[..., None], lambda a: a[..., :-1], lambda a: a.astype(int), lambda a: np.array(1.0), None,
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.ravel()[:1],
+        lambda a: a.astype("f2"),
+        lambda a: a.astype(np.float64 if a.itemsize == 4 else "f4"),
+        lambda a: a[..., None],
+        lambda a: a[..., :-1],
+        lambda a: a.astype(int),
+        lambda a: np.array(1.0),
+        None,
+    ],
+)
 def test_arrays_that_do_not_fit(parts, name, change, tmp_path):
     arrays, info = dict(parts[0]), parts[1]
     array = arrays.pop(name)
@@ -394,18 +514,27 @@ def test_arrays_of_nothing(parts, tmp_path):
         refused({**parts[0], name: np.ones(1)}, parts[1], tmp_path / "c.ckpt", "its arrays must be parameters")
 
 
-STATES = {"EarlyStopping": {"best": 1.0, "best_epoch": 1}, "ReduceLROnPlateau": {"best": 1.0, "since": 1},
-          "CSVLogger": {"columns": ["epoch"], "size": 0}, "ModelCheckpoint": {"best": 1.0}}
+STATES = {
+    "EarlyStopping": {"best": 1.0, "best_epoch": 1},
+    "ReduceLROnPlateau": {"best": 1.0, "since": 1},
+    "CSVLogger": {"columns": ["epoch"], "size": 0},
+    "ModelCheckpoint": {"best": 1.0},
+}
 
 
-@pytest.mark.parametrize("index, name, key", [(i, name, key) for i, (name, state) in enumerate(STATES.items())
-                                              for key in state] + [(0, "EarlyStopping", "parameters")])
+@pytest.mark.parametrize(
+    "index, name, key",
+    [(i, name, key) for i, (name, state) in enumerate(STATES.items()) for key in state]
+    + [(0, "EarlyStopping", "parameters")],
+)
 def test_states_of_callbacks_are_checked(parts, index, name, key, tmp_path):
     """The next `fit` says so, before it changes anything; without that callback it goes on."""
     arrays, info = parts
     arrays = {other: array for other, array in arrays.items() if not other.startswith("callback")}
-    wrongs = {"columns": [3, "epoch", [3]], "parameters": ["x", 1.0, {"dtype": "float32", "values": [0.5]},
-              {"dtype": "float64", "values": [0.5] * 21}]}.get(key, [None, "x", [], {}, True])
+    wrongs = {
+        "columns": [3, "epoch", [3]],
+        "parameters": ["x", 1.0, {"dtype": "float32", "values": [0.5]}, {"dtype": "float64", "values": [0.5] * 21}],
+    }.get(key, [None, "x", [], {}, True])
     for wrong in wrongs:
         state = {**STATES[name], key: wrong}
         path = tmp_path / "c.ckpt"
@@ -413,8 +542,12 @@ def test_states_of_callbacks_are_checked(parts, index, name, key, tmp_path):
         trainer, _ = small()
         trainer.load_checkpoint(path)
         before = bits(trainer)
-        callback = [EarlyStopping("loss"), ReduceLROnPlateau("loss"), CSVLogger(tmp_path / "log.csv"),
-                    ModelCheckpoint(tmp_path / "best.npz", "loss")][index]
+        callback = [
+            EarlyStopping("loss"),
+            ReduceLROnPlateau("loss"),
+            CSVLogger(tmp_path / "log.csv"),
+            ModelCheckpoint(tmp_path / "best.npz", "loss"),
+        ][index]
         with pytest.raises(CheckpointError, match=f"checkpoint '.*c.ckpt', state of {name}: {key} must be"):
             trainer.fit(X, Y, validation_data=(X, Y), callbacks=[callback])
         assert bits(trainer) == before
@@ -459,8 +592,9 @@ def test_killed_at_random_moments(tmp_path):
     whole.fit(X, Y, epochs=200)
     rng, kills = np.random.default_rng(1), 0
     for attempt in range(200):
-        worker = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), os.path.dirname(__file__)],
-                                  stdout=subprocess.PIPE, text=True)
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path), os.path.dirname(__file__)], stdout=subprocess.PIPE, text=True
+        )
         assert worker.stdout.readline() == "begun\n"
         deadline = time.monotonic() + (rng.uniform(0, 0.06) if attempt < 12 else 60)
         while worker.poll() is None and time.monotonic() < deadline:

@@ -14,18 +14,48 @@ mp_sigmoid = lambda z: 1 / (1 + mp.exp(-z))  # noqa: E731
 mp_softplus = lambda z: mp.log1p(mp.exp(z))  # noqa: E731
 SELU, ALPHA = mp.mpf(1.0507009873554805), mp.mpf(1.6732632423543772)
 FUNCTIONS = {
-    "sigmoid": mp_sigmoid, "tanh": mp.tanh, "relu": lambda z: max(z, mp.zero),
-    "leaky_relu": lambda z: z if z > 0 else z / 100, "elu": lambda z: z if z > 0 else mp.expm1(z),
-    "softplus": mp_softplus, "silu": lambda z: z * mp_sigmoid(z),
-    "gelu": lambda z: z * mp.erfc(-z / mp.sqrt(2)) / 2, "selu": lambda z: SELU * (z if z > 0 else ALPHA * mp.expm1(z)),
-    "mish": lambda z: z * mp.tanh(mp_softplus(z)), "softsign": lambda z: z / (1 + abs(z)),
+    "sigmoid": mp_sigmoid,
+    "tanh": mp.tanh,
+    "relu": lambda z: max(z, mp.zero),
+    "leaky_relu": lambda z: z if z > 0 else z / 100,
+    "elu": lambda z: z if z > 0 else mp.expm1(z),
+    "softplus": mp_softplus,
+    "silu": lambda z: z * mp_sigmoid(z),
+    "gelu": lambda z: z * mp.erfc(-z / mp.sqrt(2)) / 2,
+    "selu": lambda z: SELU * (z if z > 0 else ALPHA * mp.expm1(z)),
+    "mish": lambda z: z * mp.tanh(mp_softplus(z)),
+    "softsign": lambda z: z / (1 + abs(z)),
     "hard_sigmoid": lambda z: min(max(z + 3, mp.zero), mp.mpf(6)) / 6,
     "hard_tanh": lambda z: min(max(z, -mp.one), mp.one),
-    "exponential": mp.exp, "identity": lambda z: z,
+    "exponential": mp.exp,
+    "identity": lambda z: z,
 }
 BITS = 1300  # of the arithmetic: 1 - e**-750 needs 1,082
-LOGITS = [-750, -300, -104, -88.5, -60, -40, -30, -17, -9.5, -3.25, -1.25, -0.125, 0.25, 2, 8, 12, 17.5, 25, 37.5, 45,
-          90, 200, 750]
+LOGITS = [
+    -750,
+    -300,
+    -104,
+    -88.5,
+    -60,
+    -40,
+    -30,
+    -17,
+    -9.5,
+    -3.25,
+    -1.25,
+    -0.125,
+    0.25,
+    2,
+    8,
+    12,
+    17.5,
+    25,
+    37.5,
+    45,
+    90,
+    200,
+    750,
+]
 TARGETS = {"signs": [-1.0, 1], "probabilities": [0.0, 1, 0.25], "counts": [0.0, 1, 3], "numbers": [-2.0, 0.375]}
 EVERY_LOSS = [*(name for name in LOSSES if name != "focal"), *(Focal(gamma) for gamma in (0, 0.5, 1, 2, 5))]
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -34,15 +64,19 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def kind_of(loss):
     """Name what targets a loss takes."""
     row = losses.row_of(loss)
-    return ("signs" if row.takes_signs else "probabilities" if row.within_01 else
-            "counts" if row.is_positive else "numbers")
+    return (
+        "signs" if row.takes_signs else "probabilities" if row.within_01 else "counts" if row.is_positive else "numbers"
+    )
 
 
 def fits(activation, loss):
     """Whether a network takes the pair, and the loss is finite: -log 0 of hard_sigmoid is not."""
     row, gives = losses.row_of(loss), ACTIVATIONS[activation]
-    return (row.within_01 <= gives.within_01 and row.is_positive <= gives.is_positive
-            and not (row.within_01 and activation == "hard_sigmoid"))
+    return (
+        row.within_01 <= gives.within_01
+        and row.is_positive <= gives.is_positive
+        and not (row.within_01 and activation == "hard_sigmoid")
+    )
 
 
 PAIRS = [(activation, loss) for activation in ACTIVATIONS for loss in EVERY_LOSS if fits(activation, loss)]
@@ -55,11 +89,17 @@ def exact_loss(loss, a, y):
     if name == "focal":
         gamma = mp.mpf(loss.gamma)
         return -(y * (1 - a) ** gamma * log_a if y else 0) - ((1 - y) * a**gamma * log_b if y != 1 else 0)
-    return {"squared_error": lambda: d * d / 2, "absolute_error": lambda: abs(d),
-            "huber": lambda: d * d / 2 if abs(d) < 1 else abs(d) - mp.mpf(0.5),
-            "log_cosh": lambda: mp.log(mp.cosh(d)) if abs(d) < 2000 else abs(d) - mp.log(2),
-            "quantile": lambda: abs(d) / 2, "hinge": lambda: max(mp.zero, 1 - y * a), "poisson": lambda: a - y * log_a,
-            "binary_cross_entropy": lambda: -y * log_a - (1 - y) * log_b, "cross_entropy": lambda: -y * log_a}[name]()
+    return {
+        "squared_error": lambda: d * d / 2,
+        "absolute_error": lambda: abs(d),
+        "huber": lambda: d * d / 2 if abs(d) < 1 else abs(d) - mp.mpf(0.5),
+        "log_cosh": lambda: mp.log(mp.cosh(d)) if abs(d) < 2000 else abs(d) - mp.log(2),
+        "quantile": lambda: abs(d) / 2,
+        "hinge": lambda: max(mp.zero, 1 - y * a),
+        "poisson": lambda: a - y * log_a,
+        "binary_cross_entropy": lambda: -y * log_a - (1 - y) * log_b,
+        "cross_entropy": lambda: -y * log_a,
+    }[name]()
 
 
 def exact_softmax(z):
@@ -84,8 +124,9 @@ def exact(activation, loss, Z, Y):
 
             if activation == "softmax":
                 values.append(of_row(z))
-                slopes.append([mp.diff(lambda v, j=j, z=z: of_row([*z[:j], v, *z[j + 1:]]), z[j])
-                               for j in range(len(z))])
+                slopes.append(
+                    [mp.diff(lambda v, j=j, z=z: of_row([*z[:j], v, *z[j + 1 :]]), z[j]) for j in range(len(z))]
+                )
             else:
                 values.append(mp.fsum(map(of_one, z, y)))
                 slopes.append([mp.diff(lambda v, t=t: of_one(v, t), v) for v, t in zip(z, y, strict=True)])
@@ -100,7 +141,7 @@ def cases(activation, loss):
     logits = logits if kind_of(loss) in ("probabilities", "counts") else logits[::2]
     if activation != "softmax":
         Z, Y = (np.array(a, float)[:, None] for a in (np.repeat(logits, len(targets)), np.tile(targets, len(logits))))
-        if losses.name_of(loss) != "cross_entropy":      # which takes several outputs
+        if losses.name_of(loss) != "cross_entropy":  # which takes several outputs
             yield Z, Y
         order = np.random.default_rng(0).integers(0, len(Z), 19 * 3)
         yield Z[order].reshape(-1, 19), Y[order].reshape(-1, 19)
@@ -110,7 +151,7 @@ def cases(activation, loss):
         Z = rng.integers(-8, 8, (len(some), width)) / 4
         Z[:, 0] = some
         Z[::3, 1] = -np.array(some[::3])
-        Z[::5, :2] = np.abs(Z[::5, :1])                  # two are the largest
+        Z[::5, :2] = np.abs(Z[::5, :1])  # two are the largest
         Y = np.array(targets)[rng.integers(0, len(targets), Z.shape)]
         if losses.name_of(loss) == "cross_entropy":
             Y = np.zeros(Z.shape)
@@ -189,9 +230,16 @@ def test_value_and_derivative_from_outputs_are_held_by_one_bound(backend, loss, 
 
 @each_dtype
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("activation, loss, labels", [
-    ("sigmoid", "cross_entropy", True), ("sigmoid", "cross_entropy", False), ("softmax", "cross_entropy", True),
-    ("softmax", "binary_cross_entropy", False), ("sigmoid", "binary_cross_entropy", False)])
+@pytest.mark.parametrize(
+    "activation, loss, labels",
+    [
+        ("sigmoid", "cross_entropy", True),
+        ("sigmoid", "cross_entropy", False),
+        ("softmax", "cross_entropy", True),
+        ("softmax", "binary_cross_entropy", False),
+        ("sigmoid", "binary_cross_entropy", False),
+    ],
+)
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])
 def test_training_with_labels_and_smoothing(backend, activation, loss, labels, smoothing, batch_size, dtype):
     n = 5
@@ -248,8 +296,12 @@ def test_derivatives_for_every_size_of_z(backend, name, dtype):
     getattr(module, name)(Z, A)
     getattr(module, f"{name}_derivative")(Z, A, slope)
     with mpmath.workprec(400):
-        exact = [mp.diff(FUNCTIONS[name], mp.mpf(v)) if abs(v) < 200 or name == "softsign" else
-                 round(mp.diff(FUNCTIONS[name], mp.mpf(float(np.sign(v)) * 200)), 30) for v in z.tolist()]
+        exact = [
+            mp.diff(FUNCTIONS[name], mp.mpf(v))
+            if abs(v) < 200 or name == "softsign"
+            else round(mp.diff(FUNCTIONS[name], mp.mpf(float(np.sign(v)) * 200)), 30)
+            for v in z.tolist()
+        ]
         off = [abs(mp.mpf(v) - e) for v, e in zip(slope[0].tolist(), exact, strict=True)]
         for v, error, e in zip(z, off, exact, strict=True):
             bound = ABSOLUTE[name] if name in ABSOLUTE else RELATIVE[name] * abs(e)

@@ -64,8 +64,23 @@ def rows_of(buffers):
     return np.concatenate([X[:, 0] for X, _ in buffers]).astype(int)
 
 
-SOURCES = ["arrays", "memmaps", "npy", "fortran", "idx", "idx.gz", "idx and array", "csv", "csv.gz", "function", "list",
-           "iterable", "generator", "lists of lists", "shape and slices"]
+SOURCES = [
+    "arrays",
+    "memmaps",
+    "npy",
+    "fortran",
+    "idx",
+    "idx.gz",
+    "idx and array",
+    "csv",
+    "csv.gz",
+    "function",
+    "list",
+    "iterable",
+    "generator",
+    "lists of lists",
+    "shape and slices",
+]
 
 
 def source(kind, data, folder):
@@ -92,6 +107,7 @@ def source(kind, data, folder):
         path.write_bytes(gzip.compress(text.encode()) if kind == "csv.gz" else text.encode())
         return fastbp.stream(path, buffer_rows=100)
     if kind == "shape and slices":
+
         class Sliced:
             def __init__(self, array):
                 self.array, self.shape, self.dtype = array, array.shape, array.dtype
@@ -106,9 +122,13 @@ def source(kind, data, folder):
         def __iter__(self):
             return chunks_of(X, Y, cycled(1, 250, 0, 7))
 
-    made = {"function": lambda: chunks_of(X, Y, cycled(3, 64, 0)), "list": list(chunks_of(X, Y, cycled(130))),
-            "iterable": Chunks(), "generator": chunks_of(X, Y, cycled(99, 101)),
-            "lists of lists": [[X[:5].astype(int).tolist(), Y[:5].tolist()], [X[5:] + 0.0, Y[5:].astype(np.uint8)]]}
+    made = {
+        "function": lambda: chunks_of(X, Y, cycled(3, 64, 0)),
+        "list": list(chunks_of(X, Y, cycled(130))),
+        "iterable": Chunks(),
+        "generator": chunks_of(X, Y, cycled(99, 101)),
+        "lists of lists": [[X[:5].astype(int).tolist(), Y[:5].tolist()], [X[5:] + 0.0, Y[5:].astype(np.uint8)]],
+    }
     return fastbp.stream(made[kind], buffer_rows=100)
 
 
@@ -119,7 +139,7 @@ def test_every_source_trains(kind, settings, data, tmp_path, backend, small_bloc
     X, Y = data[0] / 1000, data[1]
     epochs, results = 1 if kind == "generator" else 2, []
     for given in ((source(kind, (X, Y), tmp_path),), (X, Y)):
-        if kind == "lists of lists":                     # their first rows are whole numbers
+        if kind == "lists of lists":  # their first rows are whole numbers
             X[:5] = X[:5].astype(int)
         net = fastbp.Network([N_IN, 5], "softmax", "cross_entropy", backend=backend, seed=0)
         trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=8, shuffle=False)
@@ -193,10 +213,18 @@ def test_all_orders_are_drawn_alike(net):
     assert len(counts) == 6 and min(counts.values()) > 70
 
 
-@pytest.mark.parametrize("batch_size, buffer_rows, lengths", [
-    (7, 20, [14] * 71 + [6]), (30, 20, [30] * 33 + [10]), (1, 1, [1] * 1000), (1000, 5, [1000]), (3, None, [1000]),
-    (500, 1000, [1000]), (2000, 1, [1000]),
-])
+@pytest.mark.parametrize(
+    "batch_size, buffer_rows, lengths",
+    [
+        (7, 20, [14] * 71 + [6]),
+        (30, 20, [30] * 33 + [10]),
+        (1, 1, [1] * 1000),
+        (1000, 5, [1000]),
+        (3, None, [1000]),
+        (500, 1000, [1000]),
+        (2000, 1, [1000]),
+    ],
+)
 def test_buffers_are_whole_batches(batch_size, buffer_rows, lengths, net, data):
     for shuffle in (False, True):
         stream = fastbp.stream(*data, buffer_rows=buffer_rows)
@@ -213,8 +241,17 @@ def test_a_buffer_takes_32_MB(net):
     assert A == B > C and 31e6 < A < 34e6
 
 
-@pytest.mark.parametrize("dtype, kept", [(np.uint8, np.uint8), (np.float64, np.float32), (np.int64, np.float32),
-                                         (np.float32, np.float32), (bool, np.float32), (">f8", np.float32)])
+@pytest.mark.parametrize(
+    "dtype, kept",
+    [
+        (np.uint8, np.uint8),
+        (np.float64, np.float32),
+        (np.int64, np.float32),
+        (np.float32, np.float32),
+        (bool, np.float32),
+        (">f8", np.float32),
+    ],
+)
 def test_dtypes(dtype, kept, net):
     X = (np.arange(30).reshape(10, 3) % 7).astype(dtype)
     ((same, Y),) = one_pass(fastbp.stream(X, np.eye(5)[np.arange(10) % 5]), net, shuffle=False)
@@ -251,25 +288,28 @@ def test_training_by_buffers_is_training_on_the_array(backend, data, small_block
 # ------------------------------------------------------------------ CSV
 
 
-@pytest.mark.parametrize("text, options", [
-    ("a,b,c\n1,2,x\n3,4,y\n5,6,x\n", {}),
-    ("a,b,c\n1,2,x\n3,4,y\n5,6,x\n", {"target": "a"}),
-    ("c,n,t\nred,1,.5\nblue,2,1.5\nred,3,1\ngreen,4,7\n", {}),
-    ("1;2,5;0,5\n3;4,5;1,5\n", {}),
-    ('"a","b, c"\n"1","x ""q"""\n\n"2","y\nz"\n', {}),
-    ("1,5\n2,6\n3,7\n4,8\n", {}),
-    ("1,0\n2,1\n3,0\n4,1\n", {"task": "numbers"}),
-    ("\ufeff1,0.5\n  \n2,1.5\n", {"task": "classes"}),
-    ("a,b\n\n1,-1\n2,1\n\n3,-1\n4,1\n", {}),
-    ("a,b\n" + "".join(f"{i},{i % 30}\n" for i in range(90)), {"target": 1}),
-    ("1,2\n3,4\n5,6\n", {"header": True, "target": "1"}),
-    ("id,name,x,y\n" + "".join(f"{7 * i % 50},n{i},{i % 3},{i % 4}\n" for i in range(50)), {}),
-    (",x,z,y\n" + "".join(f"{i},{i % 3},{i % 5},{i % 4}\n" for i in range(50)), {}),
-    ("name,x,y\na,1,2\nb,3,4\n,5,6\nd,7,8\n", {"task": "numbers"}),
-    ("p;q;y\n1,250;$5;1,5\n2,5;$6;2,5\n2;-$7;1,250\n", {}),
-    ('p,q,y\n"1,200",5%,1.5\n950,6%,2\n7,7.5%,3\n', {}),
-    ("country,2019,2020\nPeru,60.5,59\nChile,67,68\nPeru,60,59.5\n", {}),
-])
+@pytest.mark.parametrize(
+    "text, options",
+    [
+        ("a,b,c\n1,2,x\n3,4,y\n5,6,x\n", {}),
+        ("a,b,c\n1,2,x\n3,4,y\n5,6,x\n", {"target": "a"}),
+        ("c,n,t\nred,1,.5\nblue,2,1.5\nred,3,1\ngreen,4,7\n", {}),
+        ("1;2,5;0,5\n3;4,5;1,5\n", {}),
+        ('"a","b, c"\n"1","x ""q"""\n\n"2","y\nz"\n', {}),
+        ("1,5\n2,6\n3,7\n4,8\n", {}),
+        ("1,0\n2,1\n3,0\n4,1\n", {"task": "numbers"}),
+        ("\ufeff1,0.5\n  \n2,1.5\n", {"task": "classes"}),
+        ("a,b\n\n1,-1\n2,1\n\n3,-1\n4,1\n", {}),
+        ("a,b\n" + "".join(f"{i},{i % 30}\n" for i in range(90)), {"target": 1}),
+        ("1,2\n3,4\n5,6\n", {"header": True, "target": "1"}),
+        ("id,name,x,y\n" + "".join(f"{7 * i % 50},n{i},{i % 3},{i % 4}\n" for i in range(50)), {}),
+        (",x,z,y\n" + "".join(f"{i},{i % 3},{i % 5},{i % 4}\n" for i in range(50)), {}),
+        ("name,x,y\na,1,2\nb,3,4\n,5,6\nd,7,8\n", {"task": "numbers"}),
+        ("p;q;y\n1,250;$5;1,5\n2,5;$6;2,5\n2;-$7;1,250\n", {}),
+        ('p,q,y\n"1,200",5%,1.5\n950,6%,2\n7,7.5%,3\n', {}),
+        ("country,2019,2020\nPeru,60.5,59\nChile,67,68\nPeru,60,59.5\n", {}),
+    ],
+)
 @pytest.mark.parametrize("cells", [1, 6, 1 << 17])
 @pytest.mark.filterwarnings("ignore:.*t.csv, column")
 def test_csv_is_as_read_csv_reads_it(text, options, cells, tmp_path, monkeypatch):
@@ -287,21 +327,29 @@ def test_csv_is_as_read_csv_reads_it(text, options, cells, tmp_path, monkeypatch
     assert (X.dtype, y.dtype) == (whole.X.dtype, whole.y.dtype)
 
 
-@pytest.mark.parametrize("text, words", [
-    ("", "is empty"), ("a,b\n", "a header, but no rows"), ("1\n2\n", "one column only"),
-    ("a,b\n1,2\n3,4\n5,6,7\n", "line 4: 3 fields; line 1 has 2"),
-    ("a,b\n1,2\n3,4\n,6\n", "column 'a': missing value in line 4"),
-    ("a,b\n1,2\n3,4\n5,x\n", "numbers and text mixed 'x' in line 4"),
-    ("a,b\n1,2\n3,4\nx,5\n", "column 'a': text for a number 'x' in line 4"),
-    ("a,b\nx,2\ny,4\n1,5\n", "column 'a': number for a text '1.0' in line 4"),
-    ("a,b\n" + "".join(f"x{i},1.5\n" for i in range(40)), "column 'a': more than 32 different texts, up to line 34"),
-    ("a,b\n" + "".join(f"1,x{i}\n" for i in range(40)), "target column 'b': 21 different texts in 21 rows"),
-    ("a,b\n1,2\n3,inf\n", "infinity in line 3"),
-    ("a,b,c\n1,x1,2\n,x2,3\n", "column 'a': missing value in line 3"),
-    ("a\tb\n950\t2\n1,200\t3\n", "column 'a': a comma before three digits"),
-    ("a,b\n5%,2\n6%,3\n0.05,3\n", "column 'a': numbers of several units"),
-    ("a,b\n" + "1,2\n" * 30 + "a,b\n", "line 32: the header of line 1 again"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "is empty"),
+        ("a,b\n", "a header, but no rows"),
+        ("1\n2\n", "one column only"),
+        ("a,b\n1,2\n3,4\n5,6,7\n", "line 4: 3 fields; line 1 has 2"),
+        ("a,b\n1,2\n3,4\n,6\n", "column 'a': missing value in line 4"),
+        ("a,b\n1,2\n3,4\n5,x\n", "numbers and text mixed 'x' in line 4"),
+        ("a,b\n1,2\n3,4\nx,5\n", "column 'a': text for a number 'x' in line 4"),
+        ("a,b\nx,2\ny,4\n1,5\n", "column 'a': number for a text '1.0' in line 4"),
+        (
+            "a,b\n" + "".join(f"x{i},1.5\n" for i in range(40)),
+            "column 'a': more than 32 different texts, up to line 34",
+        ),
+        ("a,b\n" + "".join(f"1,x{i}\n" for i in range(40)), "target column 'b': 21 different texts in 21 rows"),
+        ("a,b\n1,2\n3,inf\n", "infinity in line 3"),
+        ("a,b,c\n1,x1,2\n,x2,3\n", "column 'a': missing value in line 3"),
+        ("a\tb\n950\t2\n1,200\t3\n", "column 'a': a comma before three digits"),
+        ("a,b\n5%,2\n6%,3\n0.05,3\n", "column 'a': numbers of several units"),
+        ("a,b\n" + "1,2\n" * 30 + "a,b\n", "line 32: the header of line 1 again"),
+    ],
+)
 def test_what_is_wrong_in_a_csv_file_is_found_at_once(text, words, tmp_path, monkeypatch):
     monkeypatch.setattr("fastbp.datasets.tables.PIECE_CELLS", 1)
     (tmp_path / "t.csv").write_text(text)
@@ -510,16 +558,19 @@ def test_an_error_of_the_source_names_the_chunk(net, data):
         one_pass(fastbp.stream(lambda: 3), net)
 
 
-@pytest.mark.parametrize("chunk, kind, words", [
-    ((np.ones((2, 4)), [0, 1]), ValueError, "chunk 2: X has 4 columns"),
-    ((np.ones(3), [0]), ValueError, "chunk 2: X must be 2-D"),
-    ((np.full((2, 3), np.nan), [0, 1]), ValueError, r"chunk 2: X\[0, 0\] is nan"),
-    ((np.ones((2, 3)), [0, 5]), ValueError, "chunk 2: Y holds the label 5"),
-    ((np.ones((2, 3)), [0]), ValueError, "chunk 2: Y has 1 rows"),
-    ((np.ones((2, 3)), [0.5, 1]), TypeError, "chunk 2: Y is 1-D"),
-    (np.ones((2, 3)), TypeError, r"chunk 2 must be a pair \(X, Y\), got ndarray"),
-    ((np.ones((2, 3)), [0, 1], [1, 1]), TypeError, r"chunk 2 must be a pair \(X, Y\), got tuple of 3"),
-])
+@pytest.mark.parametrize(
+    "chunk, kind, words",
+    [
+        ((np.ones((2, 4)), [0, 1]), ValueError, "chunk 2: X has 4 columns"),
+        ((np.ones(3), [0]), ValueError, "chunk 2: X must be 2-D"),
+        ((np.full((2, 3), np.nan), [0, 1]), ValueError, r"chunk 2: X\[0, 0\] is nan"),
+        ((np.ones((2, 3)), [0, 5]), ValueError, "chunk 2: Y holds the label 5"),
+        ((np.ones((2, 3)), [0]), ValueError, "chunk 2: Y has 1 rows"),
+        ((np.ones((2, 3)), [0.5, 1]), TypeError, "chunk 2: Y is 1-D"),
+        (np.ones((2, 3)), TypeError, r"chunk 2 must be a pair \(X, Y\), got ndarray"),
+        ((np.ones((2, 3)), [0, 1], [1, 1]), TypeError, r"chunk 2 must be a pair \(X, Y\), got tuple of 3"),
+    ],
+)
 def test_a_chunk_that_does_not_fit_is_named(chunk, kind, words, net, data):
     with pytest.raises(kind, match=words):
         one_pass(fastbp.stream([data, chunk]), net)
@@ -549,7 +600,8 @@ def test_bad_arguments(data, tmp_path):
     write_idx(tmp_path / "a-idx3", np.zeros((4, 2, 2), np.uint8), 0x08)
     (tmp_path / "cut-idx3").write_bytes((tmp_path / "a-idx3").read_bytes()[:-1])
     for bad, kind, words in [
-        ((X,), TypeError, "Y is missing"), ((tmp_path / "X.npy",), TypeError, "Y is missing"),
+        ((X,), TypeError, "Y is missing"),
+        ((tmp_path / "X.npy",), TypeError, "Y is missing"),
         ((tmp_path / "a-idx3",), TypeError, "Y is missing"),
         ((X, Y[:-1]), ValueError, r"as many rows each, got shapes \(1000, 3\) and \(999,\)"),
         ((X, 3), ValueError, "as many rows each"),
@@ -569,11 +621,14 @@ def test_bad_arguments(data, tmp_path):
         fastbp.stream(X, Y, buffer_rows=0)
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda data: gzip.compress(gzip.decompress(data)[:-1]), "takes 96 bytes, but the file has 95"),
-    (lambda data: gzip.compress(gzip.decompress(data) + b"x"), "takes 96 bytes, but the file has 97"),
-    (lambda data: data[:-10], "damaged gzip data"),
-])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda data: gzip.compress(gzip.decompress(data)[:-1]), "takes 96 bytes, but the file has 95"),
+        (lambda data: gzip.compress(gzip.decompress(data) + b"x"), "takes 96 bytes, but the file has 97"),
+        (lambda data: data[:-10], "damaged gzip data"),
+    ],
+)
 def test_damaged_idx_gz(damage, words, tmp_path):
     path = write_idx(tmp_path / "a-idx3.gz", np.arange(80, dtype=np.uint8).reshape(20, 2, 2), 0x08)
     path.write_bytes(damage(path.read_bytes()))
@@ -590,8 +645,10 @@ def test_an_order_instead_of_moved_rows(shuffle, in_place, small_blocks):
     net = fastbp.Network([3, 5], "softmax", "cross_entropy", seed=0)
     stream = fastbp.stream(X, y, buffer_rows=40)
     moved = [(A.copy(), b.copy()) for A, b in stream.buffers(net, np.random.default_rng(1), shuffle, 8)]
-    ordered = [(A[rows], b[rows], np.shares_memory(A, X)) for A, b, rows in
-               stream.buffers(net, np.random.default_rng(1), shuffle, 8, as_order=True, in_place=in_place)]
+    ordered = [
+        (A[rows], b[rows], np.shares_memory(A, X))
+        for A, b, rows in stream.buffers(net, np.random.default_rng(1), shuffle, 8, as_order=True, in_place=in_place)
+    ]
     assert [len(A) for A, _ in moved] == [40, 40, 20] and len(ordered) == 3
     for one, (*other, is_shared) in zip(moved, ordered, strict=True):
         assert is_shared == in_place
@@ -604,16 +661,19 @@ def memory_map(tmp_path, X):
     return np.load(tmp_path / "X.npy", mmap_mode="r")
 
 
-@pytest.mark.parametrize("as_given, is_in_place", [
-    (lambda X, y, path: (X, y), True),
-    (lambda X, y, path: (memory_map(path, X), y), True),
-    (lambda X, y, path: (X, y.astype(np.uint8)), True),
-    (lambda X, y, path: (np.asfortranarray(X), y), False),
-    (lambda X, y, path: (X.astype(">f4"), y), False),
-    (lambda X, y, path: (np.hstack([X, X])[:, :3], y), False),
-    (lambda X, y, path: (X, np.repeat(y, 2)[::2]), True),
-    (lambda X, y, path: (memory_map(path, X.astype(float)), y), True),
-])
+@pytest.mark.parametrize(
+    "as_given, is_in_place",
+    [
+        (lambda X, y, path: (X, y), True),
+        (lambda X, y, path: (memory_map(path, X), y), True),
+        (lambda X, y, path: (X, y.astype(np.uint8)), True),
+        (lambda X, y, path: (np.asfortranarray(X), y), False),
+        (lambda X, y, path: (X.astype(">f4"), y), False),
+        (lambda X, y, path: (np.hstack([X, X])[:, :3], y), False),
+        (lambda X, y, path: (X, np.repeat(y, 2)[::2]), True),
+        (lambda X, y, path: (memory_map(path, X.astype(float)), y), True),
+    ],
+)
 @pytest.mark.parametrize("settings", [{}, {"class_weight": {0: 2.0, 3: 0.5}}])
 def test_training_where_the_samples_lie(settings, as_given, is_in_place, data, backend, small_blocks, tmp_path):
     """The same bits, whether the kernels read the arrays themselves or copies of their rows."""
@@ -630,10 +690,18 @@ def test_training_where_the_samples_lie(settings, as_given, is_in_place, data, b
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("form", [
-    lambda Y: Y.astype(np.float32), lambda Y: Y, lambda Y: Y.astype(int), lambda Y: Y > 0, lambda Y: Y[:, None],
-    lambda Y: np.repeat(Y.astype(np.float32)[:, None], 2, 1)[:, ::2], lambda Y: Y.astype(">f4"),
-])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda Y: Y.astype(np.float32),
+        lambda Y: Y,
+        lambda Y: Y.astype(int),
+        lambda Y: Y > 0,
+        lambda Y: Y[:, None],
+        lambda Y: np.repeat(Y.astype(np.float32)[:, None], 2, 1)[:, ::2],
+        lambda Y: Y.astype(">f4"),
+    ],
+)
 @pytest.mark.parametrize("small", [True, False])
 def test_targets_of_any_form_are_what_fit_takes_them_for(form, small, data, backend, monkeypatch):
     """One output: numbers in a row are no labels.  Targets too large to be converted at once come in pieces."""
@@ -713,8 +781,10 @@ def test_rows_of_something_without_a_dtype(data, net):
 def test_classes_of_signs_of_which_a_buffer_holds_one(backend):
     X, Y = np.linspace(-1, 1, 120).reshape(60, 2), np.where(np.arange(60) < 32, 1.0, -1.0)
     results = []
-    for arguments in ((fastbp.stream(lambda: ((X[i : i + 8], Y[i : i + 8]) for i in range(0, 60, 8)), buffer_rows=8),),
-                      (X, Y)):
+    for arguments in (
+        (fastbp.stream(lambda: ((X[i : i + 8], Y[i : i + 8]) for i in range(0, 60, 8)), buffer_rows=8),),
+        (X, Y),
+    ):
         net = fastbp.Network([2, 1], "tanh", "hinge", backend=backend, seed=0)
         trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=4, shuffle=False)
         trainer.fit(*arguments, class_weight={-1: 2.0, 1: 0.5})

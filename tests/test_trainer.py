@@ -118,6 +118,7 @@ def watch_training(net, monkeypatch, look):
         def call(*data, first, last, losses):
             look(*data, first=first, last=last, losses=losses)
             return train(*data, first, last, losses)
+
         return lambda *args: call(*args[:4], first=args[4], last=args[5], losses=args[6])
 
     monkeypatch.setattr(net._backend, "training", watched)
@@ -307,8 +308,10 @@ def test_a_step_with_a_loss_that_is_not_finite_changes_nothing(backend):
     assert net.weights[0] == np.float32(3e38) and trainer.state.step == 0
 
 
-@pytest.mark.parametrize("weights, origin", [((1e20, 1e30), "Z of layer 2"), ((1e39 / 9, 1), "Z of layer 1"),
-                                             ((1e20, 1), "the loss, of finite outputs")])
+@pytest.mark.parametrize(
+    "weights, origin",
+    [((1e20, 1e30), "Z of layer 2"), ((1e39 / 9, 1), "Z of layer 1"), ((1e20, 1), "the loss, of finite outputs")],
+)
 def test_the_message_says_where_it_began(backend, weights, origin):
     net = fastbp.Network([1, 1, 1], "identity", init=[([[w]], [0.0]) for w in weights], backend=backend)
     before = net.parameters.copy()
@@ -401,10 +404,15 @@ def test_infinite_parameters_cannot_be_skipped(backend):
     assert history.nonfinite and len(history) == 0 == trainer.epochs and not net.parameters.any()
 
 
-@pytest.mark.parametrize("loss, X, W, Y, place", [
-    ("squared_error", 1e30, 1.0, 1.0, "the loss, of finite outputs"), ("huber", 1e20, 1e30, 1.0, "Z of layer 1"),
-    ("squared_error", 1.0, 1.0, 1e30, "the loss, of finite outputs"), ("huber", 1e38, 0.0, 1e3, "the gradient"),
-])
+@pytest.mark.parametrize(
+    "loss, X, W, Y, place",
+    [
+        ("squared_error", 1e30, 1.0, 1.0, "the loss, of finite outputs"),
+        ("huber", 1e20, 1e30, 1.0, "Z of layer 1"),
+        ("squared_error", 1.0, 1.0, 1e30, "the loss, of finite outputs"),
+        ("huber", 1e38, 0.0, 1e3, "the gradient"),
+    ],
+)
 def test_a_first_step_that_is_not_finite_is_not_due_to_lr(backend, loss, X, W, Y, place):
     net = fastbp.Network([1, 1], "identity", loss, init=[([[W]], [0.0])], reduction="sum", backend=backend)
     trainer = fastbp.Trainer(net, fastbp.SGD(1e-3), batch_size=4, seed=0)
@@ -438,26 +446,32 @@ def test_tol_stops_as_scikit_learn_does(backend, tol, lr):
     assert history.stopped == "tol" and repr(history).endswith("stopped: tol)")
 
 
-
-
 def test_bad_arguments_change_nothing(backend):
     net = make(backend)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1, 0.9), 4, seed=0)
     before, state = net.parameters.copy(), trainer.rng.bit_generator.state
     X, Y = data()
     bad = [
-        (dict(X=X[:5], Y=Y), "Y has 11 rows"), (dict(X=X, Y=Y, epochs=0), "epochs"),
-        (dict(X=X, Y=Y, epochs=2.0), "epochs"), (dict(X=X, Y=Y, metrics=["acuracy"]), "accuracy"),
+        (dict(X=X[:5], Y=Y), "Y has 11 rows"),
+        (dict(X=X, Y=Y, epochs=0), "epochs"),
+        (dict(X=X, Y=Y, epochs=2.0), "epochs"),
+        (dict(X=X, Y=Y, metrics=["acuracy"]), "accuracy"),
         (dict(X=X, Y=Y, validation_data=(X[:, :2], Y)), "validation_data: X has 2 columns"),
         (dict(X=X, Y=Y, validation_data=(X, Y[:2])), "validation_data: Y has 2 rows"),
-        (dict(X=X, Y=Y, validation_data=X), "pair"), (dict(X=X, Y=Y, metrics=3), "metrics"),
-        (dict(X=X, Y=Y, metrics=["accuracy", "accuracy"]), "different names"), (dict(X=X, Y=Y, progress=2), "progress"),
-        (dict(X=X[0], Y=Y[0]), r"X\[None, :\]"), (dict(X=X, Y=Y, tol=-1), "tol"), (dict(X=X, Y=Y, tol="1"), "tol"),
+        (dict(X=X, Y=Y, validation_data=X), "pair"),
+        (dict(X=X, Y=Y, metrics=3), "metrics"),
+        (dict(X=X, Y=Y, metrics=["accuracy", "accuracy"]), "different names"),
+        (dict(X=X, Y=Y, progress=2), "progress"),
+        (dict(X=X[0], Y=Y[0]), r"X\[None, :\]"),
+        (dict(X=X, Y=Y, tol=-1), "tol"),
+        (dict(X=X, Y=Y, tol="1"), "tol"),
         (dict(X=X, Y=Y, sample_weight=np.ones(3)), r"shape \(3,\), expected \(11,\)"),
         (dict(X=X, Y=Y, sample_weight=np.r_[np.ones(10), -1]), r"sample_weight\[10\] is -1"),
         (dict(X=X, Y=Y, sample_weight=np.full(11, np.inf)), r"sample_weight\[0\] is inf"),
-        (dict(X=X, Y=Y, class_weight="balanced"), "one class each"), (dict(X=X, Y=Y, class_weight=3), "class_weight"),
-        (dict(X=X, Y=Y, callbacks=3), "callbacks"), (dict(X=X, Y=Y, callbacks=[3]), r"callbacks\[0\]"),
+        (dict(X=X, Y=Y, class_weight="balanced"), "one class each"),
+        (dict(X=X, Y=Y, class_weight=3), "class_weight"),
+        (dict(X=X, Y=Y, callbacks=3), "callbacks"),
+        (dict(X=X, Y=Y, callbacks=[3]), r"callbacks\[0\]"),
         (dict(X=X, Y=Y, callbacks=[fastbp.callbacks.TimeLimit]), r"write TimeLimit\(\.\.\.\)"),
     ]
     for arguments, words in bad:
@@ -467,16 +481,32 @@ def test_bad_arguments_change_nothing(backend):
     assert trainer.rng.bit_generator.state == state and trainer.epochs == 0 and not trainer.velocity.any()
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (dict(net=3), "net must be"), (dict(optimizer="sgd"), "SGD"), (dict(batch_size=0), "batch_size"),
-    (dict(batch_size=2.5), "batch_size"), (dict(shuffle="yes"), "shuffle"), (dict(seed="x"), "seed"),
-    (dict(threads=0), "threads"), (dict(seed=-1), "seed"), (dict(l1=-1), "l1"), (dict(l2="x"), "l2"),
-    (dict(dropout=1.0), "dropout"), (dict(dropout=[0.1, 0.2]), "or 1 "), (dict(dropout=[1]), r"dropout\[0\]"),
-    (dict(net=fastbp.Network([3, 2]), dropout=0.5), "one layer"), (dict(clip_norm=0), "clip_norm"),
-    (dict(clip_value=-1), "clip_value"), (dict(max_norm=np.inf), "max_norm"), (dict(input_noise=-0.1), "input_noise"),
-    (dict(label_smoothing=0.1), "squared_error"), (dict(label_smoothing=1.0), "below 1"),
-    (dict(on_nonfinite="ignore"), "on_nonfinite"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(net=3), "net must be"),
+        (dict(optimizer="sgd"), "SGD"),
+        (dict(batch_size=0), "batch_size"),
+        (dict(batch_size=2.5), "batch_size"),
+        (dict(shuffle="yes"), "shuffle"),
+        (dict(seed="x"), "seed"),
+        (dict(threads=0), "threads"),
+        (dict(seed=-1), "seed"),
+        (dict(l1=-1), "l1"),
+        (dict(l2="x"), "l2"),
+        (dict(dropout=1.0), "dropout"),
+        (dict(dropout=[0.1, 0.2]), "or 1 "),
+        (dict(dropout=[1]), r"dropout\[0\]"),
+        (dict(net=fastbp.Network([3, 2]), dropout=0.5), "one layer"),
+        (dict(clip_norm=0), "clip_norm"),
+        (dict(clip_value=-1), "clip_value"),
+        (dict(max_norm=np.inf), "max_norm"),
+        (dict(input_noise=-0.1), "input_noise"),
+        (dict(label_smoothing=0.1), "squared_error"),
+        (dict(label_smoothing=1.0), "below 1"),
+        (dict(on_nonfinite="ignore"), "on_nonfinite"),
+    ],
+)
 def test_bad_settings(arguments, words):
     with pytest.raises((ValueError, TypeError), match=words):
         fastbp.Trainer(**{"net": make("numpy"), "optimizer": fastbp.SGD(0.1), **arguments})
@@ -498,13 +528,38 @@ def test_lr_scale_is_a_plain_number(backend, xor):
 
 def test_the_settings_of_every_update():
     net = fastbp.Network([3, 4, 5, 2], ["tanh", "tanh", "softmax"], "cross_entropy", seed=0)
-    trainer = fastbp.Trainer(net, fastbp.SGD(0.5, 0.9, True), seed=1, l1=0.1, l2=0.2, dropout=0.3, clip_norm=4,
-                             clip_value=5, max_norm=6, label_smoothing=0.7, input_noise=0.8, on_nonfinite="skip")
+    trainer = fastbp.Trainer(
+        net,
+        fastbp.SGD(0.5, 0.9, True),
+        seed=1,
+        l1=0.1,
+        l2=0.2,
+        dropout=0.3,
+        clip_norm=4,
+        clip_value=5,
+        max_norm=6,
+        label_smoothing=0.7,
+        input_noise=0.8,
+        on_nonfinite="skip",
+    )
     trainer.lr_scale = 0.5
     update = trainer._update()
     assert update._replace(key=0) == fastbp.update.Update(
-        "nesterov", (0.9,), "constant", (0.5,), l1=0.1, l2=0.2, clip_value=5.0, clip_norm=4.0, max_norm=6.0,
-        dropout=(0.3, 0.3), label_smoothing=0.7, input_noise=0.8, skips=True, rate_scale=0.5)
+        "nesterov",
+        (0.9,),
+        "constant",
+        (0.5,),
+        l1=0.1,
+        l2=0.2,
+        clip_value=5.0,
+        clip_norm=4.0,
+        max_norm=6.0,
+        dropout=(0.3, 0.3),
+        label_smoothing=0.7,
+        input_noise=0.8,
+        skips=True,
+        rate_scale=0.5,
+    )
     assert trainer.lr == 0.25 and 0 < update.key < 2**64
     plain = fastbp.Trainer(net, fastbp.SGD(0.5), seed=1)
     assert plain._update()._replace(key=0) == fastbp.update.Update("sgd", (), "constant", (0.5,))
@@ -544,9 +599,13 @@ def test_weights_of_samples_and_classes():
         assert weights_of(Y, **one, class_weight={0: 5}).tolist() == [5, 1, 1, 1]
         np.testing.assert_allclose(weights_of(Y, **one, class_weight="balanced"), [2, 2 / 3, 2 / 3, 2 / 3], 1e-6)
         assert weights_of(2 * Y - 1, (2, 1), "squared_error", class_weight={-1: 5}).tolist() == [5, 1, 1, 1]
-    for Y, value, words in [(labels, {3: 1}, "class 3"), (labels, {True: 1}, "class True"),
-                            (labels, {0: -1}, "least 0"), (labels, "equal", "balanced"),
-                            (np.full((4, 3), 1 / 3), "balanced", "one class each")]:
+    for Y, value, words in [
+        (labels, {3: 1}, "class 3"),
+        (labels, {True: 1}, "class True"),
+        (labels, {0: -1}, "least 0"),
+        (labels, "equal", "balanced"),
+        (np.full((4, 3), 1 / 3), "balanced", "one class each"),
+    ]:
         with pytest.raises((ValueError, TypeError), match=words):
             weights_of(Y, class_weight=value)
 
@@ -647,10 +706,16 @@ def change_threads(trainer, X, Y):
 
 
 CHANGES = {
-    "batch size": (change_batch_size, {}), "order": (change_order, {}), "rate": (change_rate, {}),
-    "rule": (change_rule, {}), "threads": (change_threads, {}),
-    "fewer": (None, {"rows": 7}), "float32": (None, {"dtype": np.float32}), "weights": (None, {"weight": True}),
-    "uint8": (None, {"dtype": np.uint8}), "nothing": (None, {}),
+    "batch size": (change_batch_size, {}),
+    "order": (change_order, {}),
+    "rate": (change_rate, {}),
+    "rule": (change_rule, {}),
+    "threads": (change_threads, {}),
+    "fewer": (None, {"rows": 7}),
+    "float32": (None, {"dtype": np.float32}),
+    "weights": (None, {"weight": True}),
+    "uint8": (None, {"dtype": np.uint8}),
+    "nothing": (None, {}),
 }
 
 
@@ -676,7 +741,10 @@ def test_what_is_ready_from_the_last_call_is_not_used_for_another(backend, chang
             used.fit(X, Y, tol=-1)
     fresh = fastbp.Trainer(make(backend), fastbp.SGD(0.1, 0.5), batch_size=3, seed=0, shuffle=False)
     fresh.net.parameters[:], fresh.state.buffers[:], fresh.state.step = (
-        used.net.parameters, used.state.buffers, used.state.step)
+        used.net.parameters,
+        used.state.buffers,
+        used.state.step,
+    )
     X, Y = X.astype(how.get("dtype", float))[: how.get("rows")], Y[: how.get("rows")]
     for trainer in (used, fresh):
         if change:
@@ -723,7 +791,8 @@ def test_the_way_back_keeps_what_callbacks_did(backend, event, what):
 
 
 OTHERS = {
-    "states added": (fastbp.SGD(0.1), fastbp.Adam()), "states removed": (fastbp.SGD(0.1, 0.5), fastbp.SGD(0.1)),
+    "states added": (fastbp.SGD(0.1), fastbp.Adam()),
+    "states removed": (fastbp.SGD(0.1, 0.5), fastbp.SGD(0.1)),
     "states of another meaning": (fastbp.RMSprop(), fastbp.Adagrad()),
     "products of another meaning": (fastbp.Adam(), fastbp.Nadam()),
 }
@@ -766,12 +835,24 @@ def test_what_a_trainer_is_built_on_cannot_be_replaced(backend, name):
 
 
 SETTINGS = [
-    ("optimizer", "sgd", TypeError), ("batch_size", 0, ValueError), ("batch_size", 2.5, TypeError),
-    ("shuffle", 1, TypeError), ("threads", 0, ValueError), ("l1", -1, ValueError), ("l2", "x", TypeError),
-    ("dropout", 1.0, ValueError), ("dropout", [0.1, 0.1], ValueError), ("clip_norm", 0, ValueError),
-    ("clip_value", -1.0, ValueError), ("max_norm", np.nan, ValueError), ("label_smoothing", 0.1, ValueError),
-    ("input_noise", -0.1, ValueError), ("on_nonfinite", "go on", ValueError), ("rng", -1, ValueError),
-    ("key", -1, ValueError), ("lr_scale", np.inf, ValueError),
+    ("optimizer", "sgd", TypeError),
+    ("batch_size", 0, ValueError),
+    ("batch_size", 2.5, TypeError),
+    ("shuffle", 1, TypeError),
+    ("threads", 0, ValueError),
+    ("l1", -1, ValueError),
+    ("l2", "x", TypeError),
+    ("dropout", 1.0, ValueError),
+    ("dropout", [0.1, 0.1], ValueError),
+    ("clip_norm", 0, ValueError),
+    ("clip_value", -1.0, ValueError),
+    ("max_norm", np.nan, ValueError),
+    ("label_smoothing", 0.1, ValueError),
+    ("input_noise", -0.1, ValueError),
+    ("on_nonfinite", "go on", ValueError),
+    ("rng", -1, ValueError),
+    ("key", -1, ValueError),
+    ("lr_scale", np.inf, ValueError),
 ]
 
 
@@ -786,10 +867,23 @@ def test_settings_are_checked_when_they_are_set(backend, name, value, error):
 
 def test_settings_that_are_set_later_are_those_of_the_start(backend):
     """Dropout and noise too, whose random numbers are drawn from the seed in any case."""
-    given = dict(batch_size=4, shuffle=False, threads=1, l1=0.01, l2=0.1, dropout=0.4, clip_norm=1.0, clip_value=0.5,
-                 max_norm=2.0, input_noise=0.2, on_nonfinite="raise")
-    trainers = fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=3), fastbp.Trainer(make(backend), fastbp.SGD(0.1),
-                                                                                     seed=3, **given)
+    given = dict(
+        batch_size=4,
+        shuffle=False,
+        threads=1,
+        l1=0.01,
+        l2=0.1,
+        dropout=0.4,
+        clip_norm=1.0,
+        clip_value=0.5,
+        max_norm=2.0,
+        input_noise=0.2,
+        on_nonfinite="raise",
+    )
+    trainers = (
+        fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=3),
+        fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=3, **given),
+    )
     for name, value in given.items():
         setattr(trainers[0], name, value)
     for trainer in trainers:
@@ -810,8 +904,14 @@ def test_arrays_that_cannot_be_written_to_are_refused(backend, name, call, tmp_p
     trainer.fit(*data())
     trainer.save_checkpoint(tmp_path / "c.ckpt")
     before = trainer.net.parameters.tobytes(), trainer.state.buffers.tobytes(), trainer.epochs, trainer.state.step
-    read_only({"net.parameters": trainer.net.parameters, "state.buffers": trainer.state.buffers,
-               "state.memory": trainer.state.memory, "state.vectors": trainer.state.vectors}[name])
+    read_only(
+        {
+            "net.parameters": trainer.net.parameters,
+            "state.buffers": trainer.state.buffers,
+            "state.memory": trainer.state.memory,
+            "state.vectors": trainer.state.vectors,
+        }[name]
+    )
     with pytest.raises(ValueError, match=f"^{name} is read-only"):
         getattr(trainer, call)(*[tmp_path / "c.ckpt"] if call == "load_checkpoint" else data())
     now = trainer.net.parameters.tobytes(), trainer.state.buffers.tobytes(), trainer.epochs, trainer.state.step
@@ -863,8 +963,11 @@ def test_one_thread_at_a_time(backend):
         entered.set()
         leave.wait(60)
 
-    thread = threading.Thread(target=trainer.fit, args=data(), kwargs={
-        "epochs": 3, "callbacks": [type("C", (), {"on_epoch_end": staticmethod(wait)})()]})
+    thread = threading.Thread(
+        target=trainer.fit,
+        args=data(),
+        kwargs={"epochs": 3, "callbacks": [type("C", (), {"on_epoch_end": staticmethod(wait)})()]},
+    )
     thread.start()
     try:
         assert entered.wait(60)
@@ -939,8 +1042,13 @@ def test_a_child_forked_while_a_thread_trains_can_train(tmp_path):
         thread.join()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """)
-    result = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], cwd=tmp_path,
-                            capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert result.stdout == "0\n", result.stderr
 
 
@@ -980,13 +1088,19 @@ def test_orders_are_int64_where_integers_are_int32(is_stream, shuffle, monkeypat
     assert np.arange(3).dtype == np.int32
     net = make("numba")
     training = net._backend.training
-    monkeypatch.setattr(net._backend, "training", lambda *args, **options: (seen.append(options["order"].dtype),
-                                                                            training(*args, **options))[1])
+    monkeypatch.setattr(
+        net._backend,
+        "training",
+        lambda *args, **options: (seen.append(options["order"].dtype), training(*args, **options))[1],
+    )
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1), 4, shuffle=shuffle, seed=0)
     X, Y = data(50)
     trainer.fit(*(fastbp.stream(X, Y, buffer_rows=8),) if is_stream else (X, Y), epochs=2)
-    trainer.fit(*(fastbp.stream(lambda: [(X, Y)], buffer_rows=8),) if is_stream else (X, Y), validation_data=(X, Y),
-                metrics=["r2"])
+    trainer.fit(
+        *(fastbp.stream(lambda: [(X, Y)], buffer_rows=8),) if is_stream else (X, Y),
+        validation_data=(X, Y),
+        metrics=["r2"],
+    )
     trainer.step(X, Y)
     assert set(seen) == {np.dtype(np.int64)}
     with pytest.raises(TypeError, match="order must be int64 .* got int32"):

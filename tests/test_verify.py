@@ -58,9 +58,19 @@ def wrong(name):
     return Wrong
 
 
-FAULTS = ["missing 1/n", "1/n twice", "output derivative left out", "hidden derivative of A instead of Z",
-          "hidden derivative left out", "wrong sign", "wrong sign of one layer", "transposed matrix",
-          "W not transposed on the way back", "bias gradient averaged", "one element off by a thousandth"]
+FAULTS = [
+    "missing 1/n",
+    "1/n twice",
+    "output derivative left out",
+    "hidden derivative of A instead of Z",
+    "hidden derivative left out",
+    "wrong sign",
+    "wrong sign of one layer",
+    "transposed matrix",
+    "W not transposed on the way back",
+    "bias gradient averaged",
+    "one element off by a thousandth",
+]
 
 
 def network(dtype, **options):
@@ -81,8 +91,15 @@ def test_all_is_well(data):
     for dtype in ("float32", "float64"):
         report = network(dtype).verify(*data)
         assert report.ok and "everything agrees" in str(report) and "9 of 9 samples" in str(report)
-        assert [(row.layer, row.quantity) for row in report.rows] == \
-            [(1, "A"), (1, "dW"), (1, "db"), (1, "dX"), (2, "A"), (2, "dW"), (2, "db")]
+        assert [(row.layer, row.quantity) for row in report.rows] == [
+            (1, "A"),
+            (1, "dW"),
+            (1, "db"),
+            (1, "dX"),
+            (2, "A"),
+            (2, "dW"),
+            (2, "db"),
+        ]
         assert all(row.checked > 0 and row.skipped == 0 for row in report.rows if row.differences is not None)
 
 
@@ -139,8 +156,12 @@ def test_a_wrong_derivative_of_each_loss_is_found(loss, data, monkeypatch):
     monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
     monkeypatch.setattr(RIGHT, "FUSED", set())
     monkeypatch.setattr(RIGHT, "LOGIT_FORMS", set())
-    output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "focal": "sigmoid",
-              "poisson": "softplus"}.get(loss, "identity")
+    output = {
+        "cross_entropy": "softmax",
+        "binary_cross_entropy": "sigmoid",
+        "focal": "sigmoid",
+        "poisson": "softplus",
+    }.get(loss, "identity")
     net = fastbp.Network([4, 4, 4], ["tanh", output], loss, seed=0, backend="numpy")
     Y = np.full((9, 4), 0.25) if LOSSES[loss].within_01 or LOSSES[loss].is_positive else data[1]
     Y = np.sign(Y) if LOSSES[loss].takes_signs else Y
@@ -152,8 +173,10 @@ def test_a_wrong_derivative_of_each_loss_is_found(loss, data, monkeypatch):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("hidden", ["relu", "leaky_relu", "gelu", "softmax"])
-@pytest.mark.parametrize("output, loss", [("identity", "squared_error"), ("identity", "absolute_error"),
-                                          ("relu", "huber"), ("softmax", "cross_entropy")])
+@pytest.mark.parametrize(
+    "output, loss",
+    [("identity", "squared_error"), ("identity", "absolute_error"), ("relu", "huber"), ("softmax", "cross_entropy")],
+)
 def test_no_false_alarm(hidden, output, loss, dtype, reduction):
     rng = np.random.default_rng(1)
     net = fastbp.Network([5, 40, 30, 3], [hidden, hidden, output], loss, reduction=reduction, seed=0, dtype=dtype)

@@ -70,8 +70,13 @@ def test_the_printed_digits(net, xor):
 def test_trace_prints_every_step(net, xor):
     trace = net.trace(*xor)
     text = str(trace)
-    for words in ("Z1 = X @ W1 + b1, A1 = sigmoid(Z1)", "delta1 = (delta2 @ W2.T) * f'(Z1)",
-                  "dW2 = A1.T @ delta2", "delta2 = dE/dA2 * f'(Z2) / 4", "squared_error"):
+    for words in (
+        "Z1 = X @ W1 + b1, A1 = sigmoid(Z1)",
+        "delta1 = (delta2 @ W2.T) * f'(Z1)",
+        "dW2 = A1.T @ delta2",
+        "delta2 = dE/dA2 * f'(Z2) / 4",
+        "squared_error",
+    ):
         assert words in text
     for layer in trace.layers:
         for name in ("W", "b", "Z", "A", "delta", "dW", "db"):

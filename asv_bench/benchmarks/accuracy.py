@@ -47,8 +47,12 @@ class Gradients:
 
     def track_largest_difference(self, names, dtype):
         activation, loss = names.split(", ")
-        output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid", "focal": "sigmoid",
-                  "poisson": "softplus"}.get(loss, "identity")
+        output = {
+            "cross_entropy": "softmax",
+            "binary_cross_entropy": "sigmoid",
+            "focal": "sigmoid",
+            "poisson": "softplus",
+        }.get(loss, "identity")
         rng = np.random.default_rng(0)
         X, Y = rng.standard_normal((50, 20)).astype("f4"), rng.dirichlet(np.ones(5), 50).astype("f4")
         Y = np.where(Y < 0.2, -1.0, 1.0) if loss == "hinge" else Y

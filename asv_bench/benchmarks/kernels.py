@@ -6,8 +6,23 @@ import numpy as np
 
 BACKENDS = ["fastbp.kernels", "fastbp.reference"]
 DTYPES = ["float32", "float64"]
-ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "selu", "mish", "softsign",
-               "hard_sigmoid", "hard_tanh", "exponential", "identity"]
+ACTIVATIONS = [
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "softplus",
+    "silu",
+    "gelu",
+    "selu",
+    "mish",
+    "softsign",
+    "hard_sigmoid",
+    "hard_tanh",
+    "exponential",
+    "identity",
+]
 
 ONE_ARGUMENT = ["exp", "log", *ACTIVATIONS]
 TWO_ARGUMENTS = [f"{name}_derivative" for name in ACTIVATIONS]
@@ -59,8 +74,12 @@ class Dense(_Kernel):
     """One layer: `size` is (samples, inputs, outputs)."""
 
     param_names = Elementwise.param_names
-    params = [["affine_forward", "propagate_delta", "weight_gradient", "bias_gradient"],
-              [(1, 8, 16), (10, 64, 30), (64, 784, 128), (128, 512, 512)], DTYPES, BACKENDS]
+    params = [
+        ["affine_forward", "propagate_delta", "weight_gradient", "bias_gradient"],
+        [(1, 8, 16), (10, 64, 30), (64, 784, 128), (128, 512, 512)],
+        DTYPES,
+        BACKENDS,
+    ]
 
     def arguments(self, kernel, size, draw):
         n_samples, n_in, n_out = size

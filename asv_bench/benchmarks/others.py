@@ -25,8 +25,10 @@ def _jax_trainer(sizes, batch_size, X, Y, rule):
     """Return run(epochs), many epochs to the call where they are of one step: the steps in lax.scan, optax's rule."""
     jax, optax = _module("jax"), _module("optax")
     jnp = jax.numpy
-    parameters = [(jax.random.normal(jax.random.key(i), (m, n)) / np.sqrt(m), jnp.zeros(n))
-                  for i, (m, n) in enumerate(pairwise(sizes))]
+    parameters = [
+        (jax.random.normal(jax.random.key(i), (m, n)) / np.sqrt(m), jnp.zeros(n))
+        for i, (m, n) in enumerate(pairwise(sizes))
+    ]
     data, targets, n_steps, n = jnp.asarray(X), jnp.asarray(Y), len(X) // batch_size, len(X)
     repeats = 5000 if n_steps == 1 else 1
     rule = optax.sgd(0.1) if rule == "sgd" else optax.adam(1e-3)
@@ -85,8 +87,10 @@ class AgainstJax:
         self.epochs, self.jax_epochs = _per_unit(self.ours, repeats), _per_unit(self.jax, repeats)
 
     def track_speed_up(self, rung, rule):
-        ratios = [seconds(self.jax, self.jax_epochs) / self.jax_epochs * self.epochs / seconds(self.ours, self.epochs)
-                  for _ in range(7)]
+        ratios = [
+            seconds(self.jax, self.jax_epochs) / self.jax_epochs * self.epochs / seconds(self.ours, self.epochs)
+            for _ in range(7)
+        ]
         return statistics.median(ratios)
 
 
@@ -122,7 +126,8 @@ def _torch_predictor(parameters):
 
 def _sklearn_predictor(parameters):
     network = _module("sklearn.neural_network").MLPRegressor(
-        hidden_layer_sizes=(parameters[0][0].shape[1],), activation="logistic")
+        hidden_layer_sizes=(parameters[0][0].shape[1],), activation="logistic"
+    )
     n_in, n_out = parameters[0][0].shape[0], parameters[-1][0].shape[1]
     rng = np.random.default_rng(0)
     network.partial_fit(rng.random((20, n_in), np.float32), rng.random((20, n_out), np.float32))

@@ -52,8 +52,14 @@ OPTIMIZERS = {
     "adagrad": fastbp.Adagrad(1e-3), "adam": fastbp.Adam(), "adamw": fastbp.AdamW(), "nadam": fastbp.Nadam(),
     "lion": fastbp.Lion(), "scheduled": fastbp.SGD(fastbp.schedules.Cosine(0.1, period=10_000, warmup=100)),
 }  # fmt: skip
-SETTINGS = {"dropout": {"dropout": 0.2}, "penalties": {"l1": 1e-5, "l2": 1e-4}, "clip norm": {"clip_norm": 1.0},
-            "clip value": {"clip_value": 0.1}, "max norm": {"max_norm": 3.0}, "input noise": {"input_noise": 0.1}}
+SETTINGS = {
+    "dropout": {"dropout": 0.2},
+    "penalties": {"l1": 1e-5, "l2": 1e-4},
+    "clip norm": {"clip_norm": 1.0},
+    "clip value": {"clip_value": 0.1},
+    "max norm": {"max_norm": 3.0},
+    "input noise": {"input_noise": 0.1},
+}
 
 
 class Rules:
@@ -70,8 +76,9 @@ class Rules:
         Ladder.setup(self, rung)
         sizes, batch_size, _, _ = LADDER[rung]
         net = fastbp.Network(sizes, activations="sigmoid", loss="squared_error", dtype="float32", seed=0)
-        self.other = fastbp.Trainer(net, OPTIMIZERS.get(what, OPTIMIZERS["sgd"]), batch_size=batch_size, seed=0,
-                                    **SETTINGS.get(what, {}))
+        self.other = fastbp.Trainer(
+            net, OPTIMIZERS.get(what, OPTIMIZERS["sgd"]), batch_size=batch_size, seed=0, **SETTINGS.get(what, {})
+        )
         for trainer in (self.trainer, self.other):
             trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
 
@@ -195,8 +202,29 @@ def tile_rate(A, B, C, n):
     nothing = as_float(0, a)
     wide, lane = tile_columns(a)
     for _ in range(n):
-        tile(A.shape[0], wide // lane, a, A.shape[1], 1, b, B.shape[1], B.shape[0], c, C.shape[1], lane, 0, c, 0,
-             nothing, nothing, 0, c, a, 0, B.shape[0])
+        tile(
+            A.shape[0],
+            wide // lane,
+            a,
+            A.shape[1],
+            1,
+            b,
+            B.shape[1],
+            B.shape[0],
+            c,
+            C.shape[1],
+            lane,
+            0,
+            c,
+            0,
+            nothing,
+            nothing,
+            0,
+            c,
+            a,
+            0,
+            B.shape[0],
+        )
 
 
 def seconds(function, *arguments):
@@ -219,8 +247,10 @@ class Floor:
         Ladder.setup(self, rung)
         self.trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
         rows, depth = tile_shape()[0], 256
-        self.tiles = [[np.ones(shape, np.float32) for shape in ((rows, depth), (depth, 32), (rows, 32))]
-                      for _ in range(fastbp.get_num_threads())]
+        self.tiles = [
+            [np.ones(shape, np.float32) for shape in ((rows, depth), (depth, 32), (rows, 32))]
+            for _ in range(fastbp.get_num_threads())
+        ]
         self.tile_flops = 2 * rows * depth * (tile_shape()[1] * tile_lanes(float32))
         self.on_all_cores(1)
 

@@ -8,5 +8,4 @@ from .bundled import load_digits, load_xor
 from .dataset import Column, Dataset
 from .tables import read_csv
 
-__all__ = ["Column", "Dataset", "load_digits", "load_xor", "read_csv", "read_idx", "read_idx_array",
-           "read_npz"]
+__all__ = ["Column", "Dataset", "load_digits", "load_xor", "read_csv", "read_idx", "read_idx_array", "read_npz"]

@@ -15,8 +15,15 @@ from ..files import check_members, read_member
 from .dataset import Dataset, Unpacked, encoded_target, opened, some, targets_to_compare
 
 MOST_CLASSES = 1_000_000
-NPZ_NAMES = (("X", "y"), ("X", "Y"), ("x", "y"), ("x_train", "y_train"), ("X_train", "y_train"),
-             ("data", "target"), ("images", "labels"))
+NPZ_NAMES = (
+    ("X", "y"),
+    ("X", "Y"),
+    ("x", "y"),
+    ("x_train", "y_train"),
+    ("X_train", "y_train"),
+    ("data", "target"),
+    ("images", "labels"),
+)
 
 CHUNK_BYTES = 1 << 20  # of a gzipped file, read at a time
 MAX_AXES = 32  # NumPy 1.26 has no more

@@ -27,8 +27,7 @@ def load_digits() -> Dataset:
     """
     with resources.files(__package__).joinpath("digits.npz").open("rb") as stream, np.load(stream) as arrays:
         X, y = arrays["X"], arrays["y"]
-    return Dataset(X.astype(np.float32) / np.float32(16), y.astype(np.int64), classes=tuple("0123456789"),
-                   pixels=True)
+    return Dataset(X.astype(np.float32) / np.float32(16), y.astype(np.int64), classes=tuple("0123456789"), pixels=True)
 
 
 def load_xor() -> Dataset:

@@ -142,8 +142,9 @@ def are_classes(values: np.ndarray, n: int, task: str, where: str) -> bool:
     if task == "numbers" and is_text:
         raise ValueError(f"{where}: numbers were asked for, but there is text, such as {str(values[0])!r}")
     if is_text and len(values) > max(MAX_INTEGER_CLASSES, n / 2):
-        raise ValueError(f"{where}: {len(values)} different texts in {n} rows are no classes; "
-                         "choose another target column")
+        raise ValueError(
+            f"{where}: {len(values)} different texts in {n} rows are no classes; choose another target column"
+        )
     few = len(values) <= min(MAX_INTEGER_CLASSES, n / 2)
     return is_text or task == "classes" or (task == "auto" and few and _all_integers(values))
 

@@ -45,14 +45,24 @@ MIN_RUN = 4  # numbered columns 0, 1, 2, 3
 CURRENCIES = "$€£¥₹"
 _SIGNS = re.compile(f"[{CURRENCIES}%]")
 _UNIT = re.compile(rf"([+-]?)\s?([{CURRENCIES}]?)\s?([+-]?[.,\d]\S*?)\s?([{CURRENCIES}%]?)")
-_GROUPED = {",": re.compile(r"([+-]?[1-9]\d{0,2}(?:,\d{3})+)((?:\.\d*)?)"),  # thousands, decimals; by the delimiter
-            "": re.compile(r"([+-]?[1-9]\d{0,2}(?:\.\d{3})+)(,\d*)")}
+_GROUPED = {
+    ",": re.compile(r"([+-]?[1-9]\d{0,2}(?:,\d{3})+)((?:\.\d*)?)"),  # thousands, decimals; by the delimiter
+    "": re.compile(r"([+-]?[1-9]\d{0,2}(?:\.\d{3})+)(,\d*)"),
+}
 _THREE_DECIMALS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # or thousands
 
 
-def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "auto",
-             header: bool | None = None, columns: Sequence[Column] | None = None, complete: bool = True,
-             has_names: bool | None = None, leave_out: bool = True) -> Dataset:
+def read_csv(
+    path: str | Path,
+    target: str | int | None = -1,
+    *,
+    task: str = "auto",
+    header: bool | None = None,
+    columns: Sequence[Column] | None = None,
+    complete: bool = True,
+    has_names: bool | None = None,
+    leave_out: bool = True,
+) -> Dataset:
     """Read samples and targets from a CSV file.
 
     The delimiter (comma, semicolon, tab or ``|``) and whether the first line is a header are found out;
@@ -130,8 +140,9 @@ def read_csv(path: str | Path, target: str | int | None = -1, *, task: str = "au
     if j is not None and complete:
         y, classes = encoded_target(table.values(j), task, f"{path}, target column {table.names[j]!r}")
     elif j is not None:
-        y, classes = targets_to_compare(table.values_to_compare(j, task), task,
-                                        f"{path}, target column {table.names[j]!r}")
+        y, classes = targets_to_compare(
+            table.values_to_compare(j, task), task, f"{path}, target column {table.names[j]!r}"
+        )
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
     return Dataset(X, y, classes, columns, None if j is None else table.names[j], has_names=head.has_header)
@@ -263,8 +274,9 @@ class _Table:
         if n_numbers and task != "classes":
             return np.array([np.nan if number is None else number for number in numbers])
         if 2 * n_numbers > sum(map(bool, texts)):  # mostly numbers: 1.0 is the class "1"
-            texts = [text if number is None else class_name(number)
-                     for text, number in zip(texts, numbers, strict=True)]
+            texts = [
+                text if number is None else class_name(number) for text, number in zip(texts, numbers, strict=True)
+            ]
         return np.array(texts)
 
     def _texts(self, j: int) -> list[str]:
@@ -293,8 +305,7 @@ class _Table:
         self._reject("unknown category", j, np.flatnonzero(~np.isin(values, categories)), values)
         return (values[:, None] == categories).astype(np.float64)
 
-    def _reject(self, what: str, j: int, rows: Sequence[int] | np.ndarray,
-                values: Sequence | np.ndarray = ()) -> None:
+    def _reject(self, what: str, j: int, rows: Sequence[int] | np.ndarray, values: Sequence | np.ndarray = ()) -> None:
         if len(rows):
             where = f"line{'s' * (len(rows) > 1)} {some([self.lines[i] for i in rows])}"
             example = f" {str(values[rows[0]])!r}" if len(values) else ""
@@ -321,13 +332,16 @@ class _Layout:
             return self._by_width(table.path, names)
         missing = [repr(column.name) for column in self.used if column.name not in names]
         if missing:
-            raise ValueError(f"{table.path} has no column {some(missing)}; its {len(names)} columns are "
-                             f"{some(names, 10)}")
+            raise ValueError(
+                f"{table.path} has no column {some(missing)}; its {len(names)} columns are {some(names, 10)}"
+            )
         target = str(self.target)  # found by name alone where it is a name
         if isinstance(self.target, int) and -len(names) <= self.target < len(names):
             target = names[self.target]
-        return ([names.index(column.name) if column.name in names else None for column in self.columns],
-                target if target in names else None)
+        return (
+            [names.index(column.name) if column.name in names else None for column in self.columns],
+            target if target in names else None,
+        )
 
     def _by_width(self, path: str | Path, names: Sequence[str]) -> tuple[list[int | None], str | None]:
         """Find them by their places in the file of the model, with or without its target, or the features alone."""
@@ -341,9 +355,11 @@ class _Layout:
             return [k for k in range(width) if k != j], names[j]
         if width == n and self.target is not None and len(used) == n - 1:
             left_out = next(column.name for column in self.columns if column.categories == LEFT_OUT)
-            raise ValueError(f"{path} has {width} columns without the names of the model: the target may be missing, "
-                             f"or column {left_out!r}, which the model leaves out; "
-                             + ("add names" if self.has_names else "add an empty column for what is missing"))
+            raise ValueError(
+                f"{path} has {width} columns without the names of the model: the target may be missing, "
+                f"or column {left_out!r}, which the model leaves out; "
+                + ("add names" if self.has_names else "add an empty column for what is missing")
+            )
         if width == n:
             return list(range(n)), None
         if width == len(used):
@@ -363,8 +379,11 @@ class _Layout:
             places = None
         if places is None or found:
             return _looks_like_header(head, delimiter)
-        cells = [(column, first[j]) for j, column in zip(places, self.columns, strict=True)
-                 if j is not None and column.categories != LEFT_OUT]
+        cells = [
+            (column, first[j])
+            for j, column in zip(places, self.columns, strict=True)
+            if j is not None and column.categories != LEFT_OUT
+        ]
         comes_again = any(cell in column for cell, column in zip(first, zip(*head[1:], strict=False), strict=False))
         if any(cell in (column.categories or ()) for column, cell in cells):
             return False
@@ -397,7 +416,7 @@ def _target_if_there(table: _Table, target: str | None, task: str, features: Seq
 
 
 def _read_table(head: _Head, columns: Sequence[Column]) -> _Table:
-    has_texts = any(column.categories for column in columns)                  # some of which may look like numbers
+    has_texts = any(column.categories for column in columns)  # some of which may look like numbers
     cells = None if has_texts else _all_numbers(head)
     if cells is not None:
         return head.table(cells, range(head.skip + 1, head.skip + 1 + len(cells)))
@@ -444,18 +463,19 @@ class _Head:
         """Yield line number and cells of every sample."""
         return islice(_rows(self.path, self.delimiter), int(self.has_header), None)
 
-    def table(self, cells: np.ndarray | list[list[str]], lines: Sequence[int],
-              notations: dict[int, set[str]] | None = None) -> _Table:
+    def table(
+        self, cells: np.ndarray | list[list[str]], lines: Sequence[int], notations: dict[int, set[str]] | None = None
+    ) -> _Table:
         """Return these samples as a table."""
         return _Table(self.path, self.delimiter, self.has_header, self.names, cells, lines, notations)
 
-    def text_table(self, rows: Sequence[tuple[int, list[str]]],
-                   notations: dict[int, set[str]] | None = None) -> _Table:
+    def text_table(self, rows: Sequence[tuple[int, list[str]]], notations: dict[int, set[str]] | None = None) -> _Table:
         """Return rows of text as a table; ValueError unless they are as wide as the first line, and not that again."""
         for line, row in rows:
             if len(row) != len(self.names):
-                raise ValueError(f"{self.path}, line {line}: {len(row)} fields; "
-                                 f"line {self.first_line} has {len(self.names)}")
+                raise ValueError(
+                    f"{self.path}, line {line}: {len(row)} fields; line {self.first_line} has {len(self.names)}"
+                )
             if self.has_header and row == self.names:
                 raise ValueError(f"{self.path}, line {line}: the header of line {self.first_line} again")
         return self.table([row for _, row in rows], [line for line, _ in rows], notations)
@@ -467,8 +487,10 @@ def _headed(path: str | Path, header: bool | None, layout: _Layout | None = None
     if header is None:
         head = [row for _, row in lines]
         header = layout.is_header(path, head, delimiter) if layout else _looks_like_header(head, delimiter)
-    names = [(header and name) or (str(j) if not header or str(j) not in first else f"Unnamed: {j}")
-             for j, name in enumerate(first)]
+    names = [
+        (header and name) or (str(j) if not header or str(j) not in first else f"Unnamed: {j}")
+        for j, name in enumerate(first)
+    ]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"{path}, line {first_line}: column name {twice[0]!r} occurs more than once")
@@ -484,7 +506,7 @@ def _rows(path: str | Path, delimiter: str, strict: bool = True) -> Iterator[tup
         with io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="") as stream:  # type: ignore[type-var]
             reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=strict)
             for row in reader:
-                if len(row) > 1 or any(cell.strip() for cell in row):      # cells that are all empty are missing values
+                if len(row) > 1 or any(cell.strip() for cell in row):  # cells that are all empty are missing values
                     yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
@@ -514,24 +536,30 @@ def _looks_like_header(head: list[list[str]], delimiter: str) -> bool:
     if not below:
         return not any(_is_number(text, delimiter) for text in first)
     pairs = list(zip(first, below, strict=False))
-    numeric = [any(_is_number(text, delimiter) and not _is_missing(text) for text in column)
-               and all(_is_number(text, delimiter) for text in column) for column in below]
+    numeric = [
+        any(_is_number(text, delimiter) and not _is_missing(text) for text in column)
+        and all(_is_number(text, delimiter) for text in column)
+        for column in below
+    ]
     # "5%" above plain numbers is the name of a quantile.
-    names = [not _is_number(text, delimiter) or (_unit(text) != "" and not any(map(_unit, column)))
-             for text, column in pairs]
+    names = [
+        not _is_number(text, delimiter) or (_unit(text) != "" and not any(map(_unit, column))) for text, column in pairs
+    ]
     if any(n and name for n, name in zip(numeric, names, strict=True)):
         return True
     differs = all(text not in column for n, (text, column) in zip(numeric, pairs, strict=True) if not n)
     numbers = [text for text in first if _is_number(text, delimiter) and not _is_missing(text)]
     if any(numeric) or len(numbers) == len(first):
-        rows = [[text for n, text in zip(numeric, row, strict=False) if n and not _is_missing(text)]
-                for row in head[1:]]
+        rows = [
+            [text for n, text in zip(numeric, row, strict=False) if n and not _is_missing(text)] for row in head[1:]
+        ]
         return differs and _are_column_numbers([numbers, *rows])
     return differs and len(set(first)) == len(first)
 
 
 def _are_column_numbers(rows: list[list[str]]) -> bool:
     """Say whether the numbers of the first row are names: years, or 0, 1, 2 ... or 1, 2, 3 ..., as in no row below."""
+
     def steps(row: list[str]) -> tuple[bool, bool, set[int]]:
         """Say whether they are integers, whether years, and how they go on."""
         if not row or not all(text.isascii() and text.isdecimal() and len(text) < 10 for text in row):
@@ -542,8 +570,13 @@ def _are_column_numbers(rows: list[list[str]]) -> bool:
     are_integers, are_years, step = steps(rows[0])
     if are_years:
         return len(step) < 2 and step != {0} and not any(steps(row)[1] for row in rows[1:])
-    return (are_integers and len(rows[0]) >= MIN_RUN and step == {1} and int(rows[0][0]) in (0, 1)
-            and not any(steps(row)[2] == {1} for row in rows[1:]))
+    return (
+        are_integers
+        and len(rows[0]) >= MIN_RUN
+        and step == {1}
+        and int(rows[0][0]) in (0, 1)
+        and not any(steps(row)[2] == {1} for row in rows[1:])
+    )
 
 
 def _all_numbers(head: _Head) -> np.ndarray | None:
@@ -576,7 +609,7 @@ def _number(text: str, delimiter: str) -> float | None:
 def _parts(text: str) -> tuple[str, str, str, str]:
     """Return sign, currency, number, and the unit behind it; all but the number are empty if there is no unit."""
     parts = _UNIT.fullmatch(text) if _SIGNS.search(text) else None
-    return parts.groups() if parts else ("", "", text, "")    # type: ignore[return-value]
+    return parts.groups() if parts else ("", "", text, "")  # type: ignore[return-value]
 
 
 def _unit(text: str) -> str:
@@ -600,7 +633,7 @@ def _notations(text: str, delimiter: str) -> Iterator[str]:
 
 def _all_notations(texts: Sequence[str], delimiter: str) -> set[str]:
     joined = "\n".join(texts)
-    if not _SIGNS.search(joined) and (delimiter == "," or "," not in joined):   # nearly always; points do no harm then
+    if not _SIGNS.search(joined) and (delimiter == "," or "," not in joined):  # nearly always; points do no harm then
         return {"", "1.0" if "." in joined else "1"}
     return {notation for text in texts for notation in _notations(text, delimiter)}
 
@@ -611,8 +644,10 @@ def _check_notations(found: set[str], where: str) -> None:
     if len(units - {""}) > 1 or {"", "%"} <= units:
         raise ValueError(f"{where}: numbers of several units: {', '.join(unit or 'none' for unit in sorted(units))}")
     if "1,000" in found and not found & {"1,0", "1.000,0"} and found & {"1", "1.0", "1.000"}:
-        raise ValueError(f"{where}: a comma before three digits may be a decimal comma or separate thousands; "
-                         "write 1200 or 1.200, not 1,200")
+        raise ValueError(
+            f"{where}: a comma before three digits may be a decimal comma or separate thousands; "
+            "write 1200 or 1.200, not 1,200"
+        )
     if "1.000,0" in found and found & {"1.0", "1.000"}:
         raise ValueError(f"{where}: points separate thousands in some numbers, and may be decimal points in others")
 
@@ -646,8 +681,11 @@ class _FeatureScan:
         j = self._place
         if self._n_sampled < SAMPLE:
             wanted = SAMPLE - self._n_sampled
-            texts = table.cells[:wanted, j].tolist() if isinstance(table.cells, np.ndarray) else list(
-                islice((row[j] for row in table.cells if not _is_missing(row[j])), wanted))
+            texts = (
+                table.cells[:wanted, j].tolist()
+                if isinstance(table.cells, np.ndarray)
+                else list(islice((row[j] for row in table.cells if not _is_missing(row[j])), wanted))
+            )
             self._sample.update(texts)
             self._n_sampled += len(texts)
             self._n_texts += sum(isinstance(text, str) and _number(text, table.delimiter) is None for text in texts)
@@ -672,13 +710,15 @@ class _FeatureScan:
         self._categories = known | set(texts)
         if len(self._categories) > MAX_CATEGORIES:
             text = [text for text in dict.fromkeys(texts) if text not in known][MAX_CATEGORIES - len(known)]
-            raise ValueError(f"{table.path}, column {self.name!r}: more than {MAX_CATEGORIES} different texts, "
-                             f"up to line {table.lines[texts.index(text)]} ({text!r}), are too many")
+            raise ValueError(
+                f"{table.path}, column {self.name!r}: more than {MAX_CATEGORIES} different texts, "
+                f"up to line {table.lines[texts.index(text)]} ({text!r}), are too many"
+            )
 
     @property
     def differs(self) -> bool:
         """Whether this is text that differs in nearly every row."""
-        return (2 * self._n_texts > self._n_sampled and len(self._sample) > max(1, DIFFERENT * self._n_sampled))
+        return 2 * self._n_texts > self._n_sampled and len(self._sample) > max(1, DIFFERENT * self._n_sampled)
 
     @property
     def counts(self) -> bool:
@@ -696,7 +736,8 @@ class _FeatureScan:
         numbers = [_number(str(value), self._head.delimiter) for value in self._sample]
         are_integers = all(number is not None and number.is_integer() for number in numbers)
         return (name in IDS and are_integers and len(set(numbers)) == self._n_sampled) or (
-            name in ROW_NUMBERS and self._counts)
+            name in ROW_NUMBERS and self._counts
+        )
 
     def column(self) -> Column:
         """Return the column as a feature; ValueError if it cannot be one."""

@@ -14,8 +14,15 @@ Y = (X[:, :3] + 0.3 * X[:, 3:]).argmax(axis=1)
 
 def model():
     """Return a network with nothing at its default, of which two kinds of files are written."""
-    net = fastbp.Network([3, 5, 2], ["relu", "sigmoid"], fastbp.losses.Focal(gamma=1.5), reduction="sum",
-                         dtype="float64", backend="numpy", scale=0.25)
+    net = fastbp.Network(
+        [3, 5, 2],
+        ["relu", "sigmoid"],
+        fastbp.losses.Focal(gamma=1.5),
+        reduction="sum",
+        dtype="float64",
+        backend="numpy",
+        scale=0.25,
+    )
     net.parameters[:] = np.sin(np.arange(net.parameters.size))
     net.metadata["classes"] = "ja,nein"
     return net
@@ -31,8 +38,9 @@ def trainer(backend="numpy"):
 def fit(trainer, epochs, *more):
     """Train with a validation loss, tol and callbacks that count."""
     callbacks = [EarlyStopping(patience=9), ReduceLROnPlateau("loss", patience=1, min_delta=0.1), *more]
-    trainer.fit(X[:40], Y[:40], epochs, validation_data=(X[40:], Y[40:]), metrics=["accuracy"], tol=0.01,
-                callbacks=callbacks)
+    trainer.fit(
+        X[:40], Y[:40], epochs, validation_data=(X[40:], Y[40:]), metrics=["accuracy"], tol=0.01, callbacks=callbacks
+    )
 
 
 if __name__ == "__main__":
@@ -44,6 +52,11 @@ if __name__ == "__main__":
         (FOLDER / f"version_0_1-{epoch}.ckpt").unlink()
     whole = trainer()
     fit(whole, 9)
-    np.savez(FOLDER / "version_0_1_end.npz", parameters=whole.net.parameters, lr_scale=whole.lr_scale,
-             loss=whole.history["loss"], validation_loss=whole.history["validation_loss"])
+    np.savez(
+        FOLDER / "version_0_1_end.npz",
+        parameters=whole.net.parameters,
+        lr_scale=whole.lr_scale,
+        loss=whole.history["loss"],
+        validation_loss=whole.history["validation_loss"],
+    )
     print(whole.history, whole.lr_scale)

@@ -14,8 +14,10 @@ from sklearn import metrics as sk
 
 def classes(predicted, Y, average):
     options = dict(average=average, zero_division=0) if average else {}
-    return {name: float(getattr(sk, f"{name}_score")(Y, predicted, **(options if name != "accuracy" else {})))
-            for name in ("accuracy", "precision", "recall", "f1")}
+    return {
+        name: float(getattr(sk, f"{name}_score")(Y, predicted, **(options if name != "accuracy" else {})))
+        for name in ("accuracy", "precision", "recall", "f1")
+    }
 
 
 def one_class(A, labels, *ks):
@@ -24,8 +26,12 @@ def one_class(A, labels, *ks):
 
 
 def numbers(A, Y):
-    names = dict(mae=sk.mean_absolute_error, rmse=sk.root_mean_squared_error, r2=sk.r2_score,
-                 explained_variance=sk.explained_variance_score)
+    names = dict(
+        mae=sk.mean_absolute_error,
+        rmse=sk.root_mean_squared_error,
+        r2=sk.r2_score,
+        explained_variance=sk.explained_variance_score,
+    )
     return {name: float(function(Y, A)) for name, function in names.items()}
 
 
@@ -47,8 +53,12 @@ A = rounded(rng.random((60, 6)) + np.eye(6)[labels] * 0.4)
 A[:, 3] = 0
 case("labels", A, labels, one_class(A, labels, 1, 2, 3, 5))
 case("one-hot rows", A, np.eye(6)[labels], one_class(A, labels, 2, 3))
-case("equal outputs", np.full((7, 3), 0.5), np.array([0, 1, 2, 0, 1, 2, 2]),
-     one_class(np.full((7, 3), 0.5), np.array([0, 1, 2, 0, 1, 2, 2]), 1, 2))
+case(
+    "equal outputs",
+    np.full((7, 3), 0.5),
+    np.array([0, 1, 2, 0, 1, 2, 2]),
+    one_class(np.full((7, 3), 0.5), np.array([0, 1, 2, 0, 1, 2, 2]), 1, 2),
+)
 Y = rng.integers(0, 2, (50, 1)).astype(float)
 A = rounded(np.clip(rng.normal(0.3 + 0.3 * Y, 0.3), 0, 1))
 case("one output", A, Y, classes(A > 0.5, Y, "binary"))
