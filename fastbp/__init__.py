@@ -15,14 +15,18 @@ if not (_Path(__file__).parent / "kernels").is_dir():
 
 from . import callbacks, losses, metrics, schedules  # noqa: E402
 from .activations import Activation  # noqa: E402
-from .files import load  # noqa: E402
-from .fullbatch import LBFGS, LevenbergMarquardt  # noqa: E402
 from .losses import Loss  # noqa: E402
-from .network import Gradients, Network  # noqa: E402
+from .network import Gradients, Network, load  # noqa: E402
 from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, Nadam, RMSprop, Rprop  # noqa: E402
-from .trainer import History, Trainer  # noqa: E402
+from .training.fullbatch import LBFGS, LevenbergMarquardt  # noqa: E402
+from .training.history import History  # noqa: E402
+from .training.trainer import Trainer  # noqa: E402
 
-_LAZY = {"set_num_threads": ".engine", "get_num_threads": ".engine", "stream": ".streams"}
+_LAZY = {
+    "set_num_threads": ".engine.threads",
+    "get_num_threads": ".engine.threads",
+    "stream": ".training.streams",
+}
 _SUBMODULES = ("checkpoints", "datasets", "kernels")
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .own import Own
+from .custom import CustomFunction
 
 
 class Row(NamedTuple):
@@ -37,10 +37,10 @@ ACTIVATIONS = {
     "identity": Row("Z"),
     "softmax": Row("exp(Z) / rowsum(exp(Z))", within_01=True, is_positive=True),
 }
-OWN = Row("a function of one's own", within_01=True, is_positive=True)  # for whose range its author answers
+CUSTOM = Row("a function of one's own", within_01=True, is_positive=True)  # for whose range its author answers
 
 
-class Activation(Own):
+class Activation(CustomFunction):
     """An activation of one's own, to be given wherever the name of one is.
 
     Parameters
@@ -69,5 +69,5 @@ class Activation(Own):
 
 
 def row_of(activation):
-    """Return the row of a name, or `OWN`."""
-    return ACTIVATIONS[activation] if isinstance(activation, str) else OWN
+    """Return the row of a name, or `CUSTOM`."""
+    return ACTIVATIONS[activation] if isinstance(activation, str) else CUSTOM

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoints, checks
+from . import arguments, checkpoints
 from .checkpoints import CheckpointError, check_number
 from .metrics import falls
 
@@ -112,7 +112,7 @@ class Callbacks:
         """Return what the callbacks must know to go on: pairs of a class name and a dict."""
         return [(name, dict(method())) for name, method in self._methods["state_dict"]]
 
-    def go_on(self, states: list, path: str) -> None:
+    def load_states(self, states: list, path: str) -> None:
         """Give each callback the state that one of its class had; those of the same class in their order.
 
         The state of one that monitors something is for one that monitors the same.  A CheckpointError says which file,
@@ -147,8 +147,8 @@ class _Monitor(Callback):
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be a name such as 'validation_loss', got {monitor!r}")
         self.monitor = monitor
-        self.min_delta = checks.number("min_delta", min_delta, at_least=0)
-        is_min = falls(monitor) if mode is None else checks.name("mode", mode, ("min", "max")) == "min"
+        self.min_delta = arguments.number("min_delta", min_delta, at_least=0)
+        is_min = falls(monitor) if mode is None else arguments.name("mode", mode, ("min", "max")) == "min"
         self.sign = 1 if is_min else -1
         self.best: float = self.sign * math.inf
 
@@ -221,8 +221,8 @@ class EarlyStopping(_Monitor):
         mode: str | None = None,
     ) -> None:
         super().__init__(monitor, min_delta, mode)
-        self.patience = checks.integer("patience", patience)
-        self.restore_best = checks.flag("restore_best", restore_best)
+        self.patience = arguments.integer("patience", patience)
+        self.restore_best = arguments.flag("restore_best", restore_best)
         self._parameters: np.ndarray | None = None
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
@@ -291,7 +291,7 @@ class ModelCheckpoint(_Monitor):
     def __init__(
         self, path: str | Path, monitor: str = "validation_loss", save_best_only: bool = True, mode: str | None = None
     ) -> None:
-        self.save_best_only = checks.flag("save_best_only", save_best_only)
+        self.save_best_only = arguments.flag("save_best_only", save_best_only)
         self.path = Path(path)
         super().__init__(monitor, 0.0, mode if save_best_only else "min")
 
@@ -346,7 +346,7 @@ class Checkpoint(Callback):
             raise TypeError(f"path of Checkpoint must be a str or Path, got {path!r}")
         checkpoints.numbered(path, 0)
         self.path = path
-        self.every, self.keep = checks.integer("every", every), checks.integer("keep", keep)
+        self.every, self.keep = arguments.integer("every", every), arguments.integer("keep", keep)
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """See that the folder is there, and no checkpoint of a later epoch."""
@@ -395,9 +395,9 @@ class ReduceLROnPlateau(_Monitor):
         mode: str | None = None,
     ) -> None:
         super().__init__(monitor, min_delta, mode)
-        self.factor = checks.number("factor", factor, above=0, below=1)
-        self.patience = checks.integer("patience", patience)
-        self.min_lr = checks.number("min_lr", min_lr, at_least=0)
+        self.factor = arguments.number("factor", factor, above=0, below=1)
+        self.patience = arguments.integer("patience", patience)
+        self.min_lr = arguments.number("min_lr", min_lr, at_least=0)
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Start anew."""
@@ -534,7 +534,7 @@ class TimeLimit(Callback):
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = checks.number("seconds", seconds, above=0)
+        self.seconds = arguments.number("seconds", seconds, above=0)
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Look at the clock."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checks
+from . import arguments
 from .files import _clear_unfinished, _time, _write_at_once
 
 MAGIC = b"fastbp checkpoint\n"
@@ -275,7 +275,7 @@ def rotate(pattern, keep, last=None):
     list of Path
         What is kept, the newest last.
     """
-    keep = checks.integer("keep", keep)
+    keep = arguments.integer("keep", keep)
     members = [path for number, path in _members(pattern) if last is None or number <= last]
     kept = members[-keep:]
     for path in members[:-keep]:
@@ -418,14 +418,14 @@ def _seed_sequence(kept):
     """Return the arguments of a SeedSequence; what they hold besides the ranges checked here NumPy checks."""
     if not isinstance(kept, dict) or set(kept) != {"entropy", "spawn_key", "pool_size", "n_children_spawned"}:
         raise ValueError("the seed sequence has not the values that it needs")
-    checks.integer("pool_size", kept["pool_size"])
-    checks.integer("n_children_spawned", kept["n_children_spawned"], at_least=0)
+    arguments.integer("pool_size", kept["pool_size"])
+    arguments.integer("n_children_spawned", kept["n_children_spawned"], at_least=0)
     if kept["pool_size"] > _MAX_POOL or kept["n_children_spawned"] > _MAX_BYTES:
         raise ValueError("the seed sequence has numbers that are too large")
     if not isinstance(kept["spawn_key"], list):
         raise ValueError("the spawn_key of the seed sequence must be a list")
     for i, number in enumerate(kept["spawn_key"]):
-        checks.integer(f"spawn_key[{i}]", number, at_least=0)
+        arguments.integer(f"spawn_key[{i}]", number, at_least=0)
     return _from_json(kept)
 
 

@@ -4,10 +4,8 @@ Every function returns its argument in the form the kernels want, or raises a Va
 the argument, what was given and what was expected.
 """
 
-import difflib
 import math
 import numbers
-import re
 import reprlib
 from decimal import Decimal
 
@@ -15,99 +13,10 @@ import numpy as np
 
 from . import losses
 from .activations import ACTIVATIONS, Activation, row_of
-from .losses import LOSSES, Loss, Parameterised
+from .arguments import did_you_mean, integer, name, number
+from .losses import LOSSES, Loss, Parameterized
 
 # ------------------------------------------------------------------ settings
-
-# What scikit-learn, PyTorch and Keras call things, in small letters and digits alone: only for the hints of messages.
-_ALIASES = {
-    # losses and metrics
-    "mse": "squared_error rmse",
-    "meansquarederror": "squared_error rmse",
-    "l2": "squared_error rmse",
-    "mae": "absolute_error",
-    "meanabsoluteerror": "absolute_error mae",
-    "l1": "absolute_error mae",
-    "rootmeansquarederror": "rmse",
-    "smoothl1": "huber",
-    "pinball": "quantile",
-    "poissonnll": "poisson",
-    "bce": "binary_cross_entropy",
-    "bcewithlogits": "binary_cross_entropy",
-    "log": "cross_entropy binary_cross_entropy",
-    "nll": "cross_entropy",
-    "cce": "cross_entropy",
-    "negativeloglikelihood": "cross_entropy",
-    "categoricalcrossentropy": "cross_entropy",
-    "sparsecategoricalcrossentropy": "cross_entropy",
-    "softmaxcrossentropy": "cross_entropy",
-    "softmax": "cross_entropy",
-    "sigmoid": "binary_cross_entropy",
-    "quadratic": "squared_error",
-    "binaryfocalcrossentropy": "focal",
-    "acc": "accuracy",
-    "binaryaccuracy": "accuracy",
-    "categoricalaccuracy": "accuracy",
-    "sparsecategoricalaccuracy": "accuracy",
-    "balancedaccuracy": "recall",
-    "topkaccuracy": "top_3",
-    "topkcategoricalaccuracy": "top_3",
-    # activations
-    "logistic": "sigmoid binary_cross_entropy",
-    "linear": "identity",
-    "none": "identity",
-    "swish": "silu",
-    "exp": "exponential",
-    "logsoftmax": "softmax",
-    "prelu": "leaky_relu",
-    # initializers
-    "glorot": "glorot_uniform glorot_normal",
-    "xavier": "glorot_uniform glorot_normal",
-    "xavieruniform": "glorot_uniform",
-    "xaviernormal": "glorot_normal",
-    "he": "he_uniform he_normal",
-    "kaiming": "he_uniform he_normal",
-    "kaiminguniform": "he_uniform",
-    "kaimingnormal": "he_normal",
-    "lecun": "lecun_normal",
-    "lecununiform": "lecun_normal",
-    "randomuniform": "uniform",
-    "randomnormal": "normal",
-    "ones": "constant",
-    # optimizers
-    "nesterov": "SGD",
-    "momentum": "SGD",
-    "gd": "SGD",
-    "bfgs": "LBFGS",
-    "lm": "LevenbergMarquardt",
-    # reductions and modes
-    "average": "mean",
-    "avg": "mean",
-    "minimize": "min",
-    "maximize": "max",
-}
-
-
-def name(argument, value, known):
-    """Check that `value` is one of the names `known`."""
-    if not isinstance(value, str):
-        raise TypeError(f"{argument} must be a name, got {value!r}; known: {', '.join(known)}")
-    if value in known:
-        return value
-    raise ValueError(f"{argument} {value!r} is unknown{did_you_mean(value, known)} (known: {', '.join(known)})")
-
-
-def did_you_mean(value, known, write="{!r}"):
-    """Return the end of a message about an unknown name: what it may mean of `known`, or nothing."""
-    plain = {_plain(key): key for key in known}
-    key = re.sub("(loss|score|initializer)$", "", _plain(value))
-    meant = [plain[key]] if key in plain else [name for name in _ALIASES.get(key, "").split() if name in known]
-    meant = meant or [plain[close] for close in difflib.get_close_matches(key, plain, 1, 0.7)]
-    return f"; did you mean {' or '.join(map(write.format, meant))}?" if meant else ""
-
-
-def _plain(name):
-    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 def optimizer(value, known):
@@ -130,51 +39,6 @@ def validation_pair(value):
     if isinstance(value, list | tuple):
         got += f" of {len(value)}" + (": weights of validation samples are not supported" if len(value) == 3 else "")
     raise TypeError(f"validation_data must be a pair (X, Y), got {got}")
-
-
-def flag(argument, value):
-    """Check for True or False."""
-    if value is True or value is False:
-        return value
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{argument} must be True or False, got {value!r}")
-    return bool(value)
-
-
-def integer(argument, value, at_least=1):
-    """Check for an integer that is large enough."""
-    if type(value) is int and value >= at_least:
-        return value
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{argument} must be an integer, got {value!r}")
-    if value < at_least:
-        raise ValueError(f"{argument} must be at least {at_least}, got {value}")
-    return int(value)
-
-
-def number(argument, value, above=-math.inf, at_least=-math.inf, below=math.inf):
-    """Check for a finite number within bounds."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{argument} must be a number, got {value!r}")
-    if not (math.isfinite(value) and value > above and value >= at_least and value < below):
-        bounds = [(above, -math.inf, "above"), (at_least, -math.inf, "at least"), (below, math.inf, "below")]
-        expected = " and ".join(f"{word} {bound:g}" for bound, none, word in bounds if bound != none)
-        raise ValueError(f"{argument} must be {expected or 'finite'}, got {value}")
-    return float(value)
-
-
-def generator(argument, seed):
-    """Return the random generator of a seed: None, an int, a SeedSequence, a BitGenerator or a Generator."""
-    try:
-        return np.random.default_rng(seed)
-    except (TypeError, ValueError) as error:
-        expected = "None, an int >= 0, a SeedSequence or a Generator"
-        raise type(error)(f"{argument} must be {expected}, got {seed!r}") from None
-
-
-def limit(argument, value):
-    """Check an upper limit, a number above 0; None is no limit, which is 0."""
-    return 0.0 if value is None else number(argument, value, above=0)
 
 
 def dropout(value, n_layers):
@@ -234,7 +98,7 @@ def loss(value, output_activation):
             "loss must be a name, one such as fastbp.losses.Huber(threshold=2.0), or a "
             f"fastbp.Loss(function, derivative), got {value!r}"
         )
-    if not isinstance(value, Loss | Parameterised):
+    if not isinstance(value, Loss | Parameterized):
         name("loss", value, LOSSES)
     row = losses.row_of(value)
     for field, takes in (("within_01", "probabilities"), ("is_positive", "outputs above 0")):

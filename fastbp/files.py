@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checks
+from . import arguments, checks
+from .custom import CustomFunction
 from .losses import LOSSES
-from .own import Own
 
 try:
     import fcntl
@@ -38,7 +38,7 @@ CHUNK_BYTES = 1 << 20  # of an array, read at a time
 def save(net, path, metadata):
     """Write a network to `path`; see `Network.save`."""
     for item in net._config[1] + net._config[2:3]:
-        if isinstance(item, Own):
+        if isinstance(item, CustomFunction):
             raise ValueError(
                 f"{item!r} is one of your own, and a file does not hold its code: save net.parameters by "
                 "yourself, or pickle the network"
@@ -67,48 +67,17 @@ def save(net, path, metadata):
     _write_at_once(path, encode(json.dumps(header), arrays))
 
 
-def load(path, backend="numba"):
-    """Load a network that `Network.save` wrote.
-
-    Parameters
-    ----------
-    path : str or Path
-    backend : "numba" or "numpy"
-
-    Returns
-    -------
-    Network
-
-    Raises
-    ------
-    OSError
-        Where the file cannot be read; FileNotFoundError where there is none.
-    ValueError
-        Where the file is damaged or is not such a file.
-    ImportError
-        For a safetensors file, where the extra ``fastbp[files]`` is not installed.
-
-    Warns
-    -----
-    RuntimeWarning
-        Where parameters are NaN or infinite.
-    """
-    from .network import BACKENDS, Network
-
-    checks.name("backend", backend, BACKENDS)
+def read(path):
+    """Return configuration, flat parameters and metadata of a network that `save` wrote; errors as `fastbp.load`."""
     data = Path(path).read_bytes()
     try:
         text, array = (_decode_npz if data[:2] == b"PK" else _decode_safetensors)(data)
         header = json.loads(text)
-        config, parameters = _checked(header, array)
-        metadata = checks.metadata(header["metadata"])
+        return *_checked(header, array), checks.metadata(header["metadata"])
     except ImportError:
         raise
     except Exception as error:  # zipfile, json, numpy and safetensors raise a dozen kinds for damaged bytes
         raise ValueError(f"{os.fspath(path)!r} is damaged, or not a file that fastbp wrote: {error}") from error
-    net = Network._restore(config, backend, parameters, metadata)
-    warn_if_nonfinite(net, path)
-    return net
 
 
 def warn_if_nonfinite(net, path, stacklevel=3):
@@ -150,7 +119,7 @@ def _checked(header, array):
     loss = checks.loss(header["loss"], activations[-1])
     if header.get("loss_settings", {}) != {}:
         loss = checks.loss(_loss(loss, header["loss_settings"]), activations[-1])
-    reduction = checks.name("reduction", header["reduction"], ("mean", "sum"))
+    reduction = arguments.name("reduction", header["reduction"], ("mean", "sum"))
     scale = checks.scale(header.get("scale", 1.0), dtype)
     flat = []
     for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import checks
+from . import arguments, checks
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Uniform:
 
     def __post_init__(self):
         """Validate."""
-        checks.number("eps", self.eps, above=0)
+        arguments.number("eps", self.eps, above=0)
 
     def __call__(self, rng, n_in, n_out):
         """Draw W and b of one layer."""
@@ -34,7 +34,7 @@ class Normal:
 
     def __post_init__(self):
         """Validate."""
-        checks.number("std", self.std, above=0)
+        arguments.number("std", self.std, above=0)
 
     def __call__(self, rng, n_in, n_out):
         """Draw W and b of one layer."""
@@ -49,7 +49,7 @@ class Constant:
 
     def __post_init__(self):
         """Validate."""
-        checks.number("value", self.value)
+        arguments.number("value", self.value)
 
     def __call__(self, rng, n_in, n_out):
         """Fill W and b of one layer."""
@@ -74,9 +74,9 @@ class VarianceScaling:
 
     def __post_init__(self):
         """Validate."""
-        checks.name("distribution", self.distribution, ("uniform", "normal"))
-        checks.number("scale", self.scale, above=0)
-        checks.name("fan", self.fan, ("in", "average"))
+        arguments.name("distribution", self.distribution, ("uniform", "normal"))
+        arguments.number("scale", self.scale, above=0)
+        arguments.name("fan", self.fan, ("in", "average"))
 
     def __call__(self, rng, n_in, n_out):
         """Draw W and b of one layer."""
@@ -118,9 +118,9 @@ def draw(init, sizes, seed, dtype=np.float64):
         float64, so that networks of either dtype start from the same draws.
     """
     shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
-    rng = checks.generator("seed", seed)
+    rng = arguments.generator("seed", seed)
     if isinstance(init, str):
-        init = INITIALIZERS[checks.name("init", init, INITIALIZERS)]
+        init = INITIALIZERS[arguments.name("init", init, INITIALIZERS)]
     if callable(init):
         init = [init(rng, n_in, n_out) for n_in, n_out in shapes]
     return checks.layer_arrays("init", init, shapes, np.dtype(dtype))

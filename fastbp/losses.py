@@ -3,10 +3,11 @@
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar, NamedTuple
 
-from .own import Own
+from . import arguments
+from .custom import CustomFunction
 
 
-class Parameterised:
+class Parameterized:
     """A loss with a number, such as ``Quantile(q=0.9)``; given to a network in the place of the name."""
 
     name: ClassVar[str]
@@ -14,10 +15,8 @@ class Parameterised:
 
     def __post_init__(self):
         """Validate."""
-        from . import checks  # which imports this module
-
         (number,) = fields(self)
-        object.__setattr__(self, number.name, checks.number(number.name, getattr(self, number.name), **self.bounds))
+        object.__setattr__(self, number.name, arguments.number(number.name, getattr(self, number.name), **self.bounds))
 
     def __str__(self):
         """Return name and number."""
@@ -25,7 +24,7 @@ class Parameterised:
 
 
 @dataclass(frozen=True)
-class Huber(Parameterised):
+class Huber(Parameterized):
     """Half the squared error up to `threshold` from the target, a straight line beyond (Huber 1964)."""
 
     threshold: float = 1.0
@@ -34,7 +33,7 @@ class Huber(Parameterised):
 
 
 @dataclass(frozen=True)
-class Quantile(Parameterised):
+class Quantile(Parameterized):
     """The outputs become the q-quantile of the targets, given X (Koenker and Bassett 1978)."""
 
     q: float = 0.5
@@ -43,7 +42,7 @@ class Quantile(Parameterised):
 
 
 @dataclass(frozen=True)
-class Focal(Parameterised):
+class Focal(Parameterized):
     """Binary cross-entropy in which samples that are nearly right weigh less (Lin et al. 2017); gamma=0 is the same."""
 
     gamma: float = 2.0
@@ -75,10 +74,10 @@ LOSSES = {
     "focal": Row("-Y (1 - A)^gamma log A - (1 - Y) A^gamma log(1 - A)", within_01=True, settings=Focal),
     "cross_entropy": Row("-Y log A", within_01=True, takes_labels=True),
 }
-OWN = Row("a function of one's own")
+CUSTOM = Row("a function of one's own")
 
 
-class Loss(Own):
+class Loss(CustomFunction):
     """A loss of one's own, to be given in the place of a name.
 
     Parameters
@@ -110,8 +109,8 @@ def name_of(loss):
 
 
 def row_of(loss):
-    """Return the row of a loss, or of a name; `OWN` for what is not in the table."""
-    return LOSSES.get(name_of(loss), OWN)
+    """Return the row of a loss, or of a name; `CUSTOM` for what is not in the table."""
+    return LOSSES.get(name_of(loss), CUSTOM)
 
 
 def smoothing_classes(loss, n_out):

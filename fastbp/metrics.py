@@ -17,13 +17,12 @@ classes that occur in targets or predictions.  Errors of several outputs are ave
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checks
+from . import arguments, checks
 
 __all__ = ["METRICS", "TopK", "accuracy", "explained_variance", "f1", "mae", "precision", "r2", "recall", "rmse"]
 
@@ -190,7 +189,7 @@ class TopK(Metric):
     """
 
     def __init__(self, k: int) -> None:
-        k = checks.integer("k", k)
+        k = arguments.integer("k", k)
         super().__init__(f"top_{k}", partial(_Top, k), _share)
 
     def __repr__(self) -> str:
@@ -253,7 +252,7 @@ RESERVED = ("loss", "epoch", "seconds")
 def by_name(name: Any) -> Metric:
     """Return the metric of this name."""
     top = re.fullmatch(r"top_([1-9]\d*)", name) if isinstance(name, str) else None
-    return TopK(int(top[1])) if top else METRICS[checks.name("metrics", name, METRICS)]
+    return TopK(int(top[1])) if top else METRICS[arguments.name("metrics", name, METRICS)]
 
 
 def named(metrics: Any) -> dict[str, Callable]:
@@ -334,11 +333,6 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"the metric {name!r} must return a number, got {value!r}") from None
-
-
-def kernels_of(net: Any) -> ModuleType:
-    """Return the kernels of a network's backend, compiled or in NumPy."""
-    return import_module(".kernels" if net.backend == "numba" else ".reference", __package__)
 
 
 def falls(name: str) -> bool:

@@ -1,36 +1,17 @@
 """The network: what defines the function, its parameters, and everything that can be asked of it."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
 
-from . import checks, files, losses
+from . import arguments, checks, files, losses
 from .attributes import Fixed
+from .backends import check_backend, kernels_of, make_backend
+from .custom import CustomFunction
 from .initializers import draw
-from .own import Own
-from .reference import layer_views
-
-#            name      module and class that run a network,  module of the kernels of one layer
-BACKENDS = {
-    "numba": (".engine", "NumbaBackend", ".kernels"),
-    "numpy": (".reference", "NumpyBackend", ".reference"),
-}
-
-
-def make_backend(name, *config):
-    """Build the backend of this name; Numba is imported only when it is the one."""
-    module, class_name, _ = BACKENDS[name]
-    return getattr(import_module(module, __package__), class_name)(*config)
-
-
-def aligned_zeros(size, dtype):
-    """Zeros that start on a 64-byte boundary: a whole cache line, and a whole AVX-512 vector."""
-    dtype = np.dtype(dtype)
-    buffer = np.zeros(size * dtype.itemsize + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    return buffer[start : start + size * dtype.itemsize].view(dtype)
+from .reference.backprop import layer_views
+from .update import aligned_zeros
 
 
 class Gradients(NamedTuple):
@@ -103,7 +84,7 @@ class Layer:
         W, b = checks.layer(W, b)
         (self.activation,) = checks.activations(activation, 1)
         checks.widths(W.shape, (self.activation,))
-        self.backend = checks.name("backend", backend, BACKENDS)
+        self.backend = check_backend(backend)
         vars(self).update(W=W, b=b, A_prev=None, Z=None, A=None)
         self.dW = self.db = None
 
@@ -112,7 +93,7 @@ class Layer:
         A_prev, single = checks.inputs(A_prev, len(self.W), self.W.dtype, "A_prev")
         A_prev = A_prev.astype(self.W.dtype, copy=False)
         Z = self._run("affine_forward", A_prev, self.W, self.b, shape=(len(A_prev), len(self.b)))
-        function = self.activation.twin() if isinstance(self.activation, Own) else self.activation
+        function = self.activation.twin() if isinstance(self.activation, CustomFunction) else self.activation
         A = self._run(function, Z, shape=Z.shape)
         vars(self).update(A_prev=A_prev, Z=Z, A=A)
         return A[0] if single else A
@@ -129,7 +110,7 @@ class Layer:
         if self.activation == "softmax":
             delta = self._run("softmax_backward", self.A, dA, shape=dA.shape)
         else:
-            is_own = isinstance(self.activation, Own)
+            is_own = isinstance(self.activation, CustomFunction)
             derivative = self.activation.twin(is_derivative=True) if is_own else f"{self.activation}_derivative"
             delta = dA * self._run(derivative, self.Z, self.A, shape=dA.shape)
         self.dW = self._run("weight_gradient", self.A_prev, delta, shape=self.W.shape)
@@ -141,7 +122,7 @@ class Layer:
     def _run(self, kernel, *arguments, shape):
         out = np.empty(shape, self.W.dtype)
         if isinstance(kernel, str):
-            kernel = getattr(import_module(BACKENDS[self.backend][2], __package__), kernel)
+            kernel = getattr(kernels_of(self.backend), kernel)
         kernel(*arguments, out)
         return out
 
@@ -208,9 +189,9 @@ class Network:
         sizes = checks.sizes(sizes)
         activations = checks.activations(activations, len(sizes) - 1)
         loss = checks.loss(loss, activations[-1])
-        reduction = checks.name("reduction", reduction, ("mean", "sum"))
+        reduction = arguments.name("reduction", reduction, ("mean", "sum"))
         dtype = checks.dtype(dtype)
-        checks.name("backend", backend, BACKENDS)
+        check_backend(backend)
         scale = checks.scale(scale, dtype)
         self._build(sizes, activations, loss, reduction, dtype, scale, backend)
         for layer, (W, b) in enumerate(draw(init, sizes, seed, dtype)):
@@ -219,7 +200,7 @@ class Network:
     def _build(self, sizes, activations, loss, reduction, dtype, scale, backend):
         checks.widths(sizes, activations, loss)
         for item in (*activations, loss):
-            if isinstance(item, Own):
+            if isinstance(item, CustomFunction):
                 item.compile(dtype)
         self._config = sizes, activations, loss, reduction, dtype, scale
         self._backend_name = backend
@@ -412,7 +393,7 @@ class Network:
 
     def with_backend(self, backend):
         """Return an independent network with the same parameters on the backend "numba" or "numpy"."""
-        checks.name("backend", backend, BACKENDS)
+        check_backend(backend)
         return type(self)._restore(self._config, backend, self._parameters, self.metadata)
 
     def save(self, path, metadata=None):
@@ -466,6 +447,39 @@ class Network:
         lines.insert(1, "-" * len(lines[0]))
         lines.append(f"loss {self._config[2]} ({self.reduction}), {self.dtype.name}, {self.backend} backend")
         return "\n".join(lines)
+
+
+def load(path, backend="numba"):
+    """Load a network that `Network.save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+    backend : "numba" or "numpy"
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be read; FileNotFoundError where there is none.
+    ValueError
+        Where the file is damaged or is not such a file.
+    ImportError
+        For a safetensors file, where the extra ``fastbp[files]`` is not installed.
+
+    Warns
+    -----
+    RuntimeWarning
+        Where parameters are NaN or infinite.
+    """
+    check_backend(backend)
+    config, parameters, metadata = files.read(path)
+    net = Network._restore(config, backend, parameters, metadata)
+    files.warn_if_nonfinite(net, path)
+    return net
 
 
 def _bytes(n):

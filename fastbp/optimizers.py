@@ -4,9 +4,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from . import checks
-from .fullbatch import LBFGS, LevenbergMarquardt
+from . import arguments
 from .schedules import Constant, Schedule
+from .training.fullbatch import LBFGS, LevenbergMarquardt
 
 
 def schedule_of(lr):
@@ -19,10 +19,10 @@ def schedule_of(lr):
     Returns
     -------
     kind : str
-    numbers : tuple of float
+    hyperparameters : tuple of float
     """
     schedule = lr if isinstance(lr, Schedule) else Constant(lr)
-    return schedule.kind, schedule.numbers
+    return schedule.kind, schedule.hyperparameters
 
 
 def described(optimizer):
@@ -36,12 +36,12 @@ def _check_lr(lr):
         return
     if callable(lr):
         raise TypeError(f"lr must be a number or one of fastbp.schedules, got {lr!r}")
-    checks.number("lr", lr, above=0)
+    arguments.number("lr", lr, above=0)
 
 
 def _check_decay(**rates):
     for name, value in rates.items():
-        checks.number(name, value, at_least=0, below=1)
+        arguments.number(name, value, at_least=0, below=1)
 
 
 class Optimizer:
@@ -52,7 +52,7 @@ class Optimizer:
     lr : float or Schedule
     rule : str
         Name of the update rule (`fastbp.kernels.optimizers.RULES`).
-    numbers : tuple of float
+    hyperparameters : tuple of float
         Its settings, in the order documented there.
     n_states : int
         Numbers that it remembers of each parameter.
@@ -63,7 +63,7 @@ class Optimizer:
     n_vectors = 0
 
     @property
-    def numbers(self):
+    def hyperparameters(self):
         """The settings, as the kernels take them."""
         return tuple(float(getattr(self, field.name)) for field in fields(self) if field.name != "lr")
 
@@ -98,8 +98,8 @@ class SGD(Optimizer):
     def __post_init__(self):
         """Validate."""
         _check_lr(self.lr)
-        checks.number("momentum", self.momentum, at_least=0, below=1)
-        checks.flag("nesterov", self.nesterov)
+        arguments.number("momentum", self.momentum, at_least=0, below=1)
+        arguments.flag("nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0.0")
 
@@ -109,7 +109,7 @@ class SGD(Optimizer):
         return "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
 
     @property
-    def numbers(self):
+    def hyperparameters(self):
         """The settings, as the kernels take them."""
         return (float(self.momentum),) if self.momentum else ()
 
@@ -151,7 +151,7 @@ class RMSprop(Optimizer):
         """Validate."""
         _check_lr(self.lr)
         _check_decay(rho=self.rho)
-        checks.number("eps", self.eps, above=0)
+        arguments.number("eps", self.eps, above=0)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Adagrad(Optimizer):
     def __post_init__(self):
         """Validate."""
         _check_lr(self.lr)
-        checks.number("eps", self.eps, above=0)
+        arguments.number("eps", self.eps, above=0)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Adam(Optimizer):
         """Validate."""
         _check_lr(self.lr)
         _check_decay(beta1=self.beta1, beta2=self.beta2)
-        checks.number("eps", self.eps, above=0)
+        arguments.number("eps", self.eps, above=0)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class AdamW(Adam):
     def __post_init__(self):
         """Validate."""
         super().__post_init__()
-        checks.number("weight_decay", self.weight_decay, at_least=0)
+        arguments.number("weight_decay", self.weight_decay, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -288,13 +288,13 @@ class Nadam(Adam):
     def __post_init__(self):
         """Validate."""
         super().__post_init__()
-        checks.number("momentum_decay", self.momentum_decay, at_least=0)
+        arguments.number("momentum_decay", self.momentum_decay, at_least=0)
 
     @property
-    def numbers(self):
+    def hyperparameters(self):
         """The settings, as the kernels take them."""
-        *numbers, momentum_decay = super().numbers
-        return *numbers, 0.96**momentum_decay
+        *hyperparameters, momentum_decay = super().hyperparameters
+        return *hyperparameters, 0.96**momentum_decay
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ class Lion(Optimizer):
         """Validate."""
         _check_lr(self.lr)
         _check_decay(beta1=self.beta1, beta2=self.beta2)
-        checks.number("weight_decay", self.weight_decay, at_least=0)
+        arguments.number("weight_decay", self.weight_decay, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -368,10 +368,10 @@ class Rprop(Optimizer):
     def __post_init__(self):
         """Validate."""
         _check_lr(self.lr)
-        checks.number("eta_minus", self.eta_minus, above=0, below=1)
-        checks.number("eta_plus", self.eta_plus, above=1)
-        checks.number("least", self.least, above=0)
-        checks.number("most", self.most, at_least=self.least)
+        arguments.number("eta_minus", self.eta_minus, above=0, below=1)
+        arguments.number("eta_plus", self.eta_plus, above=1)
+        arguments.number("least", self.least, above=0)
+        arguments.number("most", self.most, at_least=self.least)
 
 
 OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop, LBFGS, LevenbergMarquardt)

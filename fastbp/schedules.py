@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from . import checks, reference
+from . import arguments, reference
 
 
 class Schedule:
@@ -18,14 +18,14 @@ class Schedule:
     ----------
     kind : str
         Name of the function (`fastbp.kernels.schedules.KINDS`).
-    numbers : tuple of float
+    hyperparameters : tuple of float
         Its settings, in the order documented there.
     """
 
     kind: str
 
     @property
-    def numbers(self):
+    def hyperparameters(self):
         """The settings, as the kernels take them."""
         return tuple(float(getattr(self, field.name)) for field in fields(self))
 
@@ -51,7 +51,7 @@ class Schedule:
         if steps.size and steps.min() < 0:
             raise ValueError(f"step must be at least 0, got {steps.min()}")
         rates = np.empty(steps.shape)
-        reference.learning_rate(self.kind, self.numbers, steps, rates)
+        reference.learning_rate(self.kind, self.hyperparameters, steps, rates)
         return rates if rates.ndim else float(rates)
 
 
@@ -70,7 +70,7 @@ class Constant(Schedule):
 
     def __post_init__(self):
         """Validate."""
-        checks.number("lr", self.lr, above=0)
+        arguments.number("lr", self.lr, above=0)
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ class Step(Schedule):
 
     def __post_init__(self):
         """Validate."""
-        checks.number("lr", self.lr, above=0)
-        checks.integer("every", self.every)
-        checks.number("gamma", self.gamma, above=0)
+        arguments.number("lr", self.lr, above=0)
+        arguments.integer("every", self.every)
+        arguments.number("gamma", self.gamma, above=0)
 
     @property
-    def numbers(self):
+    def hyperparameters(self):
         """The settings, as the kernels take them."""
         return float(self.lr), float(self.gamma), float(self.every)
 
@@ -122,8 +122,8 @@ class Exponential(Schedule):
 
     def __post_init__(self):
         """Validate."""
-        checks.number("lr", self.lr, above=0)
-        checks.number("gamma", self.gamma, above=0)
+        arguments.number("lr", self.lr, above=0)
+        arguments.number("gamma", self.gamma, above=0)
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class InverseScaling(Schedule):
 
     def __post_init__(self):
         """Validate."""
-        checks.number("lr", self.lr, above=0)
-        checks.number("power", self.power, at_least=0)
+        arguments.number("lr", self.lr, above=0)
+        arguments.number("power", self.power, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -182,19 +182,19 @@ class Cosine(Schedule):
 
     def __post_init__(self):
         """Validate."""
-        checks.number("lr", self.lr, above=0)
-        checks.integer("period", self.period)
-        checks.number("least", self.least, at_least=0)
+        arguments.number("lr", self.lr, above=0)
+        arguments.integer("period", self.period)
+        arguments.number("least", self.least, at_least=0)
         if self.least > self.lr:
             raise ValueError(f"least must be at most lr={self.lr}, got {self.least}")
-        checks.integer("warmup", self.warmup, at_least=0)
-        checks.flag("restarts", self.restarts)
-        checks.integer("multiplier", self.multiplier)
+        arguments.integer("warmup", self.warmup, at_least=0)
+        arguments.flag("restarts", self.restarts)
+        arguments.integer("multiplier", self.multiplier)
         if self.multiplier != 1 and not self.restarts:
             raise ValueError(f"multiplier={self.multiplier} needs restarts=True")
 
     @property
-    def numbers(self):
+    def hyperparameters(self):
         """The settings, as the kernels take them."""
         multiplier = self.multiplier if self.restarts else 0
         return float(self.lr), float(self.least), float(self.warmup), float(self.period), float(multiplier)
@@ -229,16 +229,16 @@ class OneCycle(Schedule):
 
     def __post_init__(self):
         """Validate."""
-        checks.number("lr", self.lr, above=0)
-        checks.integer("steps", self.steps)
-        checks.number("rise", self.rise, above=0, below=1)
+        arguments.number("lr", self.lr, above=0)
+        arguments.integer("steps", self.steps)
+        arguments.number("rise", self.rise, above=0, below=1)
         if self.rise * self.steps <= 1:
             raise ValueError(f"rise * steps must be above 1, got {self.rise} * {self.steps}")
-        checks.number("div_factor", self.div_factor, above=0)
-        checks.number("final_div_factor", self.final_div_factor, above=0)
+        arguments.number("div_factor", self.div_factor, above=0)
+        arguments.number("final_div_factor", self.final_div_factor, above=0)
 
     @property
-    def numbers(self):
+    def hyperparameters(self):
         """The settings, as the kernels take them."""
         first = self.lr / self.div_factor
         last, top = first / self.final_div_factor, self.rise * self.steps - 1
@@ -270,15 +270,15 @@ class Piecewise(Schedule):
             object.__setattr__(self, name, tuple(value))
         before = 0
         for i, boundary in enumerate(self.boundaries):
-            before = checks.integer(f"boundaries[{i}]", boundary, at_least=before + 1)
+            before = arguments.integer(f"boundaries[{i}]", boundary, at_least=before + 1)
         if len(self.rates) != len(self.boundaries) + 1:
             raise ValueError(
                 f"rates must be {len(self.boundaries) + 1} numbers, one more than boundaries, got {len(self.rates)}"
             )
         for i, rate in enumerate(self.rates):
-            checks.number(f"rates[{i}]", rate, above=0)
+            arguments.number(f"rates[{i}]", rate, above=0)
 
     @property
-    def numbers(self):
+    def hyperparameters(self):
         """The settings, as the kernels take them."""
         return (float(len(self.boundaries)), *map(float, self.boundaries), *map(float, self.rates))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import activations, losses
-from .network import make_backend
-from .reference import NumpyBackend, _result, _twin, layer_views
+from .backends import make_backend
+from .reference.backprop import NumpyBackend, _result, _twin, layer_views
 
 MAX_SAMPLES = 128  # evenly spaced among those given
 MAX_DIFFERENCES = 24  # elements of each W and b compared with central differences

@@ -4,7 +4,7 @@ Arrays are contiguous, of one float dtype, and trusted: nothing is checked here.
 argument; what may alias is said in each docstring.  The NumPy twins of the same names are in `fastbp.reference`.
 """
 
-from .dense import affine_forward, bias_gradient, propagate_delta, weight_gradient
+from .dense import affine_forward, bias_gradient, layer_jacobian, propagate_delta, weight_gradient
 from .elementwise import (
     elu,
     elu_derivative,
@@ -41,7 +41,6 @@ from .elementwise import (
     tanh,
     tanh_derivative,
 )
-from .jacobian import layer_jacobian
 from .losses import (
     absolute_error,
     absolute_error_derivative,

@@ -11,27 +11,27 @@ log(1 + f) = 2 artanh(s), s = f / (2 + f).  The polynomials are minimax fits by 
 kernels in 60-digit arithmetic.  erfc follows the form of Numerical Recipes, 6.2: t exp(-z**2 + P(t)), t = 2 / (2 + z).
 """
 
-from .jit import inner, kernel, part
+from .jit import inline, internal, kernel
 from .simd import (
     by_dtype,
     copysign,
-    exponent_of,
     fabs,
-    first_lanes,
     fma,
+    hmax,
+    hsum,
+    ilogb,
     lanes,
-    largest_of,
     load,
-    load_part,
-    nearest,
+    masked_load,
+    masked_store,
     offset,
     pointer,
     poke,
     polynomial,
     power_of_two,
+    rint,
+    select_lanes,
     store,
-    store_part,
-    sum_of,
     where,
 )
 
@@ -109,32 +109,32 @@ ERFC64 = (
 # ------------------------------------------------------------------------- functions of one vector of elements
 
 
-@inner
+@inline
 def _clamp(x, low, high):
     """X within [low, high]; NaN stays NaN."""
     x = where(x < low, low, x)
     return where(x > high, high, x)
 
 
-@inner
+@inline
 def _reduced(x):
     """(n, e**r - 1) with x = n ln(2) + r, n whole and |r| <= ln(2)/2."""
-    n = nearest(x * 1.4426950408889634)
+    n = rint(x * 1.4426950408889634)
     high, low = by_dtype(x, LN2_32, LN2_64)
     r = fma(-n, low, fma(-n, high, x))
     r_squared = r * r
     return n, fma(r_squared, polynomial(r, r_squared, by_dtype(x, EXP32, EXP64)), r)
 
 
-@inner
+@inline
 def _exp(x):
     x = _clamp(x, by_dtype(x, -104.0, -746.0), by_dtype(x, 89.0, 710.0))
     n, p = _reduced(x)
-    half = nearest(n * 0.5)  # two steps, for results that are subnormal or overflow
+    half = rint(n * 0.5)  # two steps, for results that are subnormal or overflow
     return (p + 1.0) * power_of_two(half) * power_of_two(n - half)
 
 
-@inner
+@inline
 def _expm1(x):
     """e**x - 1, accurate for small x too; from -87 (-708) to 88 (709), and -1 below."""
     x = _clamp(x, by_dtype(x, -87.0, -708.0), by_dtype(x, 88.0, 709.0))
@@ -143,7 +143,7 @@ def _expm1(x):
     return fma(scale, p, scale - 1.0)
 
 
-@inner
+@inline
 def _log_of_ratio(f, n):
     """log((1 + f) * 2**n) for 1 + f in [sqrt(1/2), sqrt(2))."""
     s = f / (f + 2.0)
@@ -152,13 +152,13 @@ def _log_of_ratio(f, n):
     return fma(n, high, fma(s + s, 1.0, fma(s * z, polynomial(z, z * z, by_dtype(f, LOG32, LOG64)), n * low)))
 
 
-@inner
+@inline
 def _log(x):
     tiny = by_dtype(x, 1.1754943508222875e-38, 2.2250738585072014e-308)
     is_subnormal = x < tiny
     y = where(is_subnormal, x * by_dtype(x, 16777216.0, 18014398509481984.0), x)
-    n = exponent_of(y)
-    half = nearest(n * 0.5)  # two steps: 2**-n itself may be subnormal
+    n = ilogb(y)
+    half = rint(n * 0.5)  # two steps: 2**-n itself may be subnormal
     m = y * power_of_two(-half) * power_of_two(half - n)
     result = _log_of_ratio(m - 1.0, n - where(is_subnormal, by_dtype(x, 24.0, 54.0), 0.0))
     result = where(x == 0.0, -float("inf"), result)
@@ -166,14 +166,14 @@ def _log(x):
     return where(x < float("inf"), result, x)  # inf and NaN are their own logarithms
 
 
-@inner
+@inline
 def _log1p_of_unit(y):
     """log(1 + y) for y in [0, 1]."""
     above = y > 0.41421356
     return _log_of_ratio(where(above, (y - 1.0) * 0.5, y), where(above, 1.0, 0.0))
 
 
-@inner
+@inline
 def _half_erfc(x):
     """Return the normal distribution function of -|x| * sqrt(2), that is erfc(|x|) / 2."""
     z = _clamp(fabs(x), 0.0, by_dtype(x, 14.0, 28.0))
@@ -182,25 +182,25 @@ def _half_erfc(x):
     return t * 0.5 * _exp(fma(-z, z, polynomial(u, u * u, by_dtype(x, ERFC32, ERFC64))))
 
 
-@inner
+@inline
 def _normal_cdf(x):
     tail = _half_erfc(x * 0.7071067811865476)
     return where(x > 0.0, 1.0 - tail, tail)
 
 
-@inner
+@inline
 def _sigmoid(z):
     x = _clamp(-z, by_dtype(z, -87.0, -708.0), by_dtype(z, 89.0, 710.0))
     n, p = _reduced(x)
     return 1.0 / ((p + 1.0) * power_of_two(n) + 1.0)  # fma(p, 2**n, 2**n) would be NaN for an infinite 2**n
 
 
-@inner
+@inline
 def _sigmoid_derivative(z, a):
     return a * (1.0 - a)
 
 
-@inner
+@inline
 def _tanh(z):
     high = by_dtype(z, 20.0, 40.0)
     twice = fabs(z) * 2.0
@@ -208,84 +208,84 @@ def _tanh(z):
     return copysign(t / (t + 2.0), z)
 
 
-@inner
+@inline
 def _tanh_derivative(z, a):
     return fma(-a, a, 1.0)
 
 
-@inner
+@inline
 def _relu(z):
     return where(z < 0.0, 0.0, z)
 
 
-@inner
+@inline
 def _relu_derivative(z, a):
     return where(a > 0.0, 1.0, 0.0)
 
 
-@inner
+@inline
 def _leaky_relu(z):
     return where(z < 0.0, z * LEAKY_SLOPE, z)
 
 
-@inner
+@inline
 def _leaky_relu_derivative(z, a):
     return where(a > 0.0, 1.0, LEAKY_SLOPE)
 
 
-@inner
+@inline
 def _elu(z):
     return where(z < 0.0, _expm1(z) * ELU_ALPHA, z)
 
 
-@inner
+@inline
 def _elu_derivative(z, a):
     return where(a > 0.0, 1.0, a + ELU_ALPHA)
 
 
-@inner
+@inline
 def _softplus(z):
     return where(z < 0.0, 0.0, z) + _log1p_of_unit(_exp(-fabs(z)))
 
 
-@inner
+@inline
 def _softplus_derivative(z, a):
     return -_expm1(-a)
 
 
-@inner
+@inline
 def _silu(z):
     return where(z == -float("inf"), 0.0, z * _sigmoid(z))
 
 
-@inner
+@inline
 def _silu_derivative(z, a):
     s = _sigmoid(z)
     return s * fma(_clamp(z, -1e4, 1e4), 1.0 - s, 1.0)
 
 
-@inner
+@inline
 def _gelu(z):
     return where(z == -float("inf"), 0.0, z * _normal_cdf(z))
 
 
-@inner
+@inline
 def _gelu_derivative(z, a):
     x = _clamp(z, -50.0, 50.0)
     return fma(x * 0.3989422804014327, _exp(x * x * -0.5), _normal_cdf(z))
 
 
-@inner
+@inline
 def _selu(z):
     return where(z < 0.0, _expm1(z) * (SELU_SCALE * SELU_ALPHA), z * SELU_SCALE)
 
 
-@inner
+@inline
 def _selu_derivative(z, a):
     return where(a > 0.0, SELU_SCALE, a + SELU_SCALE * SELU_ALPHA)
 
 
-@inner
+@inline
 def _mish_parts(z):
     """(n, n + 2) with tanh(log(1 + e**z)) = n / (n + 2), that is n = e**z (e**z + 2)."""
     e = _exp(where(z > by_dtype(z, 20.0, 40.0), by_dtype(z, 20.0, 40.0), z))
@@ -293,62 +293,62 @@ def _mish_parts(z):
     return n, n + 2.0
 
 
-@inner
+@inline
 def _mish(z):
     n, m = _mish_parts(z)
     return where(z == -float("inf"), 0.0, z * (n / m))
 
 
-@inner
+@inline
 def _mish_derivative(z, a):
     n, m = _mish_parts(z)
     one_less = (n + 1.0) * 4.0 / (m * m)  # 1 - (n / m)**2, without cancellation
     return fma(_clamp(z, -1e4, 1e4) * _sigmoid(z), one_less, n / m)
 
 
-@inner
+@inline
 def _softsign(z):
     z = _finite(z)
     return z / (fabs(z) + 1.0)
 
 
-@inner
+@inline
 def _softsign_derivative(z, a):
     root = 1.0 / (fabs(z) + 1.0)  # 1 - |a|, in which all digits may cancel
     return root * root
 
 
-@inner
+@inline
 def _hard_sigmoid(z):
     return _clamp(z + 3.0, 0.0, 6.0) / 6.0
 
 
-@inner
+@inline
 def _hard_sigmoid_derivative(z, a):
     return where(fabs(a - 0.5) < 0.5, 1.0 / 6.0, 0.0)
 
 
-@inner
+@inline
 def _hard_tanh(z):
     return _clamp(z, -1.0, 1.0)
 
 
-@inner
+@inline
 def _hard_tanh_derivative(z, a):
     return where(fabs(a) < 1.0, 1.0, 0.0)
 
 
-@inner
+@inline
 def _exponential_derivative(z, a):
     return a
 
 
-@inner
+@inline
 def _identity(z):
     return z
 
 
-@inner
+@inline
 def _identity_derivative(z, a):
     return where(a == a, 1.0, 1.0)
 
@@ -399,11 +399,11 @@ DERIVED_FROM_Z = {"silu", "gelu", "mish", "softsign", "own"}  # all other deriva
     HARD_TANH,
     EXPONENTIAL,
     SOFTMAX,
-    OWN,
-) = CODES.values()  # those below SOFTMAX are elementwise; OWN is a user's (`own`)
+    CUSTOM,
+) = CODES.values()  # those below SOFTMAX are elementwise; CUSTOM is a user's (`own`)
 
 
-@inner
+@inline
 def activation(code, z):
     """f(z) of the activation with this code (softmax, which is not elementwise, apart)."""
     if code == SIGMOID:
@@ -437,7 +437,7 @@ def activation(code, z):
     return z
 
 
-@inner
+@inline
 def activation_derivative(code, z, a):
     """f'(z), a being f(z)."""
     if code == SIGMOID:
@@ -471,10 +471,34 @@ def activation_derivative(code, z, a):
     return _identity_derivative(z, a)
 
 
+@inline
+def inline_activation(code, z):
+    """f(z) for the activations below N_INLINE."""
+    if code == SIGMOID:
+        return _sigmoid(z)
+    if code == TANH:
+        return _tanh(z)
+    if code == RELU:
+        return _relu(z)
+    return z
+
+
+@inline
+def times_inline_derivative(code, delta, a):
+    """Delta * f'(z) for the activations below N_INLINE, from a = f(z)."""
+    if code == SIGMOID:
+        return delta * _sigmoid_derivative(a, a)
+    if code == TANH:
+        return delta * _tanh_derivative(a, a)
+    if code == RELU:
+        return delta * _relu_derivative(a, a)
+    return delta
+
+
 # ---------------------------------------------------------------------------------------- loops over memory
 
 
-@inner
+@inline
 def map_block(function, z, out, n):
     """out[i] = function(z[i]) for n elements; `out` may be `z`."""
     width = lanes(z)
@@ -483,10 +507,10 @@ def map_block(function, z, out, n):
         store(out, i, function(load(z, i)))
         i += width
     if i < n:
-        store_part(out, i, function(load_part(z, i, n - i)), n - i)
+        masked_store(out, i, function(masked_load(z, i, n - i)), n - i)
 
 
-@inner
+@inline
 def map_pair_block(function, z, a, out, n):
     """out[i] = function(z[i], a[i]); `out` may be either."""
     width = lanes(z)
@@ -495,11 +519,11 @@ def map_pair_block(function, z, a, out, n):
         store(out, i, function(load(z, i), load(a, i)))
         i += width
     if i < n:
-        store_part(out, i, function(load_part(z, i, n - i), load_part(a, i, n - i)), n - i)
+        masked_store(out, i, function(masked_load(z, i, n - i), masked_load(a, i, n - i)), n - i)
 
 
-@part
-def activate(code, z, a, row, columns, lse, rows):
+@internal
+def activation_forward(code, z, a, row, columns, lse, rows):
     """Write a = f(z), rows `row` elements apart; for softmax lse = log(sum(exp(z))) of each row too."""
     if code == SOFTMAX:
         for r in range(rows):
@@ -514,11 +538,11 @@ def activate(code, z, a, row, columns, lse, rows):
             store(a, i, activation(code, load(z, i)))
             i += width
         if i < end:
-            store_part(a, i, activation(code, load_part(z, i, end - i)), end - i)
+            masked_store(a, i, activation(code, masked_load(z, i, end - i)), end - i)
 
 
-@part
-def derive(code, z, a, delta, row, columns, rows):
+@internal
+def activation_backward(code, z, a, delta, row, columns, rows):
     """Delta *= f'(z): from d loss / d a to d loss / d z, rows `row` elements apart."""
     if code == SOFTMAX:
         for r in range(rows):
@@ -534,58 +558,58 @@ def derive(code, z, a, delta, row, columns, rows):
             i += width
         if i < end:
             m = end - i
-            product = load_part(delta, i, m) * activation_derivative(code, load_part(z, i, m), load_part(a, i, m))
-            store_part(delta, i, product, m)
+            product = masked_load(delta, i, m) * activation_derivative(code, masked_load(z, i, m), masked_load(a, i, m))
+            masked_store(delta, i, product, m)
 
 
-@inner
+@inline
 def _finite(x):
     """X, infinities replaced by the largest numbers."""
     largest = by_dtype(x, 3.4028234663852886e38, 1.7976931348623157e308)
     return _clamp(x, -largest, largest)
 
 
-@inner
+@inline
 def softmax_row(z, a, n):
     """Write a = softmax(z) for one row, and return log(sum(exp(z))).  `a` may be `z`."""
     width = lanes(z)
     lowest = -float("inf")
     full = n - n % width
-    top = first_lanes(load_part(z, full, n - full), n - full, lowest)
+    top = select_lanes(masked_load(z, full, n - full), n - full, lowest)
     for i in range(0, full, width):
         v = load(z, i)
         top = where(v > top, v, top)
-    shift = _finite(load_part(z, 0, 0) + largest_of(top))
-    total = load_part(z, 0, 0)
+    shift = _finite(masked_load(z, 0, 0) + hmax(top))
+    total = masked_load(z, 0, 0)
     for i in range(0, full, width):
         e = _exp(_finite(load(z, i)) - shift)
         store(a, i, e)
         total = total + e
     if full < n:
-        e = first_lanes(_exp(_finite(load_part(z, full, n - full)) - shift), n - full, 0.0)
-        store_part(a, full, e, n - full)
+        e = select_lanes(_exp(_finite(masked_load(z, full, n - full)) - shift), n - full, 0.0)
+        masked_store(a, full, e, n - full)
         total = total + e
-    total = load_part(z, 0, 0) + sum_of(total)
+    total = masked_load(z, 0, 0) + hsum(total)
     for i in range(0, full, width):
         store(a, i, load(a, i) / total)
     if full < n:
-        store_part(a, full, load_part(a, full, n - full) / total, n - full)
-    return largest_of(_log(total) + shift)
+        masked_store(a, full, masked_load(a, full, n - full) / total, n - full)
+    return hmax(_log(total) + shift)
 
 
-@inner
+@inline
 def softmax_backward_row(a, d_a, delta, n):
     """Delta = a * (d_a - sum(a * d_a)) for one row; `delta` may be `d_a`."""
     width = lanes(a)
     full = n - n % width
-    total = load_part(a, full, n - full) * load_part(d_a, full, n - full)
+    total = masked_load(a, full, n - full) * masked_load(d_a, full, n - full)
     for i in range(0, full, width):
         total = fma(load(a, i), load(d_a, i), total)
-    mean = load_part(a, 0, 0) + sum_of(total)
+    mean = masked_load(a, 0, 0) + hsum(total)
     for i in range(0, full, width):
         store(delta, i, load(a, i) * (load(d_a, i) - mean))
     if full < n:
-        store_part(delta, full, load_part(a, full, n - full) * (load_part(d_a, full, n - full) - mean), n - full)
+        masked_store(delta, full, masked_load(a, full, n - full) * (masked_load(d_a, full, n - full) - mean), n - full)
 
 
 # ------------------------------------------------------------------------------------------ the public kernels

@@ -9,36 +9,36 @@ A label that is no class raises ValueError; the samples before it have then been
 
 import numpy as np
 
-from .jit import inner, kernel
-from .simd import first_equal, first_lanes, lanes, largest_number_of, load_part, offset, pointer, where
+from .jit import inline, kernel
+from .simd import first_equal, hmax_no_nan, lanes, masked_load, offset, pointer, select_lanes, where
 
 SUMS = 7  # rows of the totals of `error_sums`
 
 
-@inner
-def part_of(a, n):
+@inline
+def thread_slice(a, n):
     """Return the first of n numbers as a vector, in whose other lanes is nothing that is larger than any."""
-    return first_lanes(load_part(a, 0, min(n, lanes(a))), n, -np.inf)
+    return select_lanes(masked_load(a, 0, min(n, lanes(a))), n, -np.inf)
 
 
-@inner
+@inline
 def class_of(A, r):
     """Return the first of the largest numbers of a row."""
     n, width = A.shape[1], lanes(pointer(A, 0))
     a = pointer(A, r * n)
-    top = part_of(a, 0)
+    top = thread_slice(a, 0)
     for j in range(0, n, width):  # so a NaN is passed over
-        v = part_of(offset(a, j), n - j)
+        v = thread_slice(offset(a, j), n - j)
         top = where(v > top, v, top)
-    largest = largest_number_of(top)
+    largest = hmax_no_nan(top)
     for j in range(0, n, width):
-        at = j + first_equal(part_of(offset(a, j), n - j), largest)
+        at = j + first_equal(thread_slice(offset(a, j), n - j), largest)
         if at < min(n, j + width):
             return at
     return 0  # nothing but NaN
 
 
-@inner
+@inline
 def true_class(Y, r, n_out):
     """Return the class that labels or rows of targets name.  Raises ValueError where a label is no class."""
     if Y.ndim == 1:
@@ -126,7 +126,7 @@ def error_sums(A, Y, totals):
     n_out = A.shape[1]
     for r in range(A.shape[0]):
         count = totals[0, 0] + 1.0
-        share = 1.0 / count
+        partition = 1.0 / count
         for j in range(n_out):
             y = np.float64(Y[r, j])
             d = y - np.float64(A[r, j])
@@ -134,8 +134,8 @@ def error_sums(A, Y, totals):
             totals[1, j] += abs(d)
             totals[2, j] += d * d
             step = d - totals[3, j]
-            totals[3, j] += step * share
+            totals[3, j] += step * partition
             totals[4, j] += step * (d - totals[3, j])
             step = y - totals[5, j]
-            totals[5, j] += step * share
+            totals[5, j] += step * partition
             totals[6, j] += step * (y - totals[5, j])

@@ -9,18 +9,18 @@ integer hash of C. Wellons, "lowbias32").
 import numpy as np
 
 from .elementwise import _log
-from .jit import inner, kernel, part
+from .jit import inline, internal, kernel
 from .simd import (
     fma,
     keep_mask,
     lanes,
-    load_part,
+    masked_load,
+    masked_store,
     offset,
     pointer,
     polynomial,
     random_unit,
     sqrt,
-    store_part,
     where,
 )
 
@@ -38,7 +38,7 @@ SINE = (
 )
 
 
-@inner
+@inline
 def row_seed(key, step, layer, row):
     """Return 64 random bits of one row of one layer in one step."""
     z = (
@@ -52,40 +52,40 @@ def row_seed(key, step, layer, row):
     return z ^ (z >> np.uint64(31))
 
 
-@part
-def drop_rows(key, step, layer, threshold, a, a_row, out, out_row, rows, start, left, right):
+@internal
+def drop_rows(key, step, layer, threshold, a, a_row_stride, out, out_row_stride, rows, start, left, right):
     """Keep each element of columns left .. right - 1 with probability 1 - threshold / 2**32, divided by that; else 0.
 
-    Rows of `a` are `a_row` apart; row r is row start + r of the batch.
+    Rows of `a` are `a_row_stride` apart; row r is row start + r of the batch.
     """
     width = lanes(a)
-    factor = load_part(a, 0, 0) + 4294967296.0 / (4294967296.0 - threshold)
+    factor = masked_load(a, 0, 0) + 4294967296.0 / (4294967296.0 - threshold)
     for r in range(rows):
         seed = row_seed(key, step, layer, start + r)
-        given, target = offset(a, r * a_row), offset(out, r * out_row)
+        given, target = offset(a, r * a_row_stride), offset(out, r * out_row_stride)
         for j in range(left, right, width):
             n = min(width, right - j)
-            kept = where(keep_mask(a, seed, j, threshold), load_part(given, j, n) * factor, 0.0)
-            store_part(target, j, kept, n)
+            kept = where(keep_mask(a, seed, j, threshold), masked_load(given, j, n) * factor, 0.0)
+            masked_store(target, j, kept, n)
 
 
-@part
-def noise_rows(key, step, deviation, x, x_row, first, last, start, columns):
+@internal
+def noise_rows(key, step, deviation, x, x_row_stride, first, last, start, columns):
     """Add normal random numbers to rows first .. last - 1, in place; Box and Muller (1958)."""
     width = lanes(x)
     for r in range(first, last):
         seed = row_seed(key, step, -1, start + r)
-        row = offset(x, r * x_row)
+        row = offset(x, r * x_row_stride)
         for j in range(0, columns, width):
             n = min(width, columns - j)
             t = random_unit(x, seed >> np.uint64(32), j) - 0.5
             sine = t * polynomial(t * t, t * t * (t * t), SINE)
             cosine = fma(sine * sine, -2.0, 1.0)
             length = sqrt(_log(random_unit(x, seed, j)) * -2.0)
-            store_part(row, j, fma(length * cosine, deviation, load_part(row, j, n)), n)
+            masked_store(row, j, fma(length * cosine, deviation, masked_load(row, j, n)), n)
 
 
-@inner
+@inline
 def threshold_of(rate):
     """Return the 32-bit number below which an element is dropped."""
     return np.int64(rate * 4294967296.0)

@@ -28,23 +28,23 @@ States start at 0 and memory at 1.  The factors of one step are a matter between
 
 import numpy as np
 
-from .jit import inner, kernel, part
+from .jit import inline, internal, kernel
 from .simd import (
     fma,
+    hmax,
+    hsum,
     is_single,
     lanes,
-    largest_of,
     load,
-    load_part,
+    masked_load,
+    masked_store,
     peek,
     pointer,
     poke,
-    rsqrt_guess,
+    rsqrt_estimate,
     sqrt,
-    squares_of,
+    squares_float64,
     store,
-    store_part,
-    sum_of,
     where,
 )
 
@@ -60,41 +60,41 @@ FACTORS = 8  # numbers of one step, for any rule
 SQUARES_CHUNK = 4096  # elements of one call of `squares_block`; chunks are added up in order
 
 
-@part
+@internal
 def sgd_block(gradient, lr, parameters, n):
     """Parameters -= lr * gradient."""
     width = lanes(gradient)
-    minus_lr = load_part(gradient, 0, 0) - lr
+    minus_lr = masked_load(gradient, 0, 0) - lr
     i = 0
     while i + width <= n:
         store(parameters, i, fma(minus_lr, load(gradient, i), load(parameters, i)))
         i += width
     if i < n:
-        step = fma(minus_lr, load_part(gradient, i, n - i), load_part(parameters, i, n - i))
-        store_part(parameters, i, step, n - i)
+        step = fma(minus_lr, masked_load(gradient, i, n - i), masked_load(parameters, i, n - i))
+        masked_store(parameters, i, step, n - i)
 
 
-@part
+@internal
 def sgd_momentum_block(gradient, lr, momentum, nesterov, velocity, parameters, n):
     """Velocity = momentum * velocity + gradient; parameters -= lr * (velocity, or Nesterov's look ahead)."""
     width = lanes(gradient)
-    zero = load_part(gradient, 0, 0)
+    zero = masked_load(gradient, 0, 0)
     minus_lr, mu = zero - lr, zero + momentum
     for i in range(0, n, width):
         m = min(width, n - i)
-        g = load_part(gradient, i, m)
-        v = fma(mu, load_part(velocity, i, m), g)
-        store_part(velocity, i, v, m)
+        g = masked_load(gradient, i, m)
+        v = fma(mu, masked_load(velocity, i, m), g)
+        masked_store(velocity, i, v, m)
         step = v
         if nesterov:
             step = fma(mu, v, g)
-        store_part(parameters, i, fma(minus_lr, step, load_part(parameters, i, m)), m)
+        masked_store(parameters, i, fma(minus_lr, step, masked_load(parameters, i, m)), m)
 
 
 # ------------------------------------------------------------------------- functions of one vector of elements
 
 
-@inner
+@inline
 def sqrt_fast(v):
     """Square root of v >= 0; in float32 to 1 unit in the last place.
 
@@ -106,7 +106,7 @@ def sqrt_fast(v):
     is_small = v < 6.617444900424222e-24  # 2**-77; nothing below comes near the subnormal numbers
     x = where(is_small, v * 281474976710656.0, v)
     half = x * 0.5
-    y = rsqrt_guess(x)
+    y = rsqrt_estimate(x)
     y = y * fma(-(half * y), y, 1.5)
     y = y * fma(-(half * y), y, 1.5)
     root = x * y
@@ -115,36 +115,46 @@ def sqrt_fast(v):
     return where(v < float("inf"), root, v)  # inf and NaN are their own roots
 
 
-@inner
+@inline
 def _sign(x):
     return where(x > 0.0, 1.0, where(x < 0.0, -1.0, x))
 
 
-@inner
+@inline
 def _clamp(x, low, high):
     x = where(x < low, low, x)
     return where(x > high, high, x)
+
+
+@inline
+def momentum_step(parameter, velocity, gradient, nesterov, lr, momentum):
+    """(parameter, velocity) after one update with momentum, to the bits of the microkernel's epilogue."""
+    velocity = fma(velocity, momentum, gradient)
+    step = velocity
+    if nesterov:
+        step = fma(velocity, momentum, gradient)
+    return fma(step, -lr, parameter), velocity
 
 
 # Each rule: the factors of the step, vectors of gradient g, parameters p and two states (fewer: not meaningful) to the
 # new p and states.
 
 
-@inner
+@inline
 def _rmsprop(factors, g, p, square, unused):
     lr, rho, rest, eps, _, _, _, _ = factors
     square = fma(rho, square, rest * g * g)
     return fma(-lr, g / (sqrt_fast(square) + eps), p), square, unused
 
 
-@inner
+@inline
 def _adagrad(factors, g, p, total, unused):
     lr, eps, _, _, _, _, _, _ = factors
     total = fma(g, g, total)
     return fma(-lr, g / (sqrt_fast(total) + eps), p), total, unused
 
 
-@inner
+@inline
 def _moments(factors, g, m, v):
     """Return the running means of the gradient and its square, and the denominator of Adam."""
     beta1, rest1, beta2, rest2, scale, eps, _, _ = factors
@@ -152,26 +162,26 @@ def _moments(factors, g, m, v):
     return m, v, fma(sqrt_fast(v), scale, eps)
 
 
-@inner
+@inline
 def _adamw(factors, g, p, m, v):
     m, v, root = _moments(factors, g, m, v)
     return fma(-factors[6], m / root, p * factors[7]), m, v
 
 
-@inner
+@inline
 def _nadam(factors, g, p, m, v):
     m, v, root = _moments(factors, g, m, v)
     return p - fma(factors[6], m, factors[7] * g) / root, m, v
 
 
-@inner
+@inline
 def _lion(factors, g, p, m, unused):
     lr, beta1, rest1, beta2, rest2, keep, _, _ = factors
     p = fma(-lr, _sign(fma(beta1, m, rest1 * g)), p * keep)
     return p, fma(beta2, m, rest2 * g), unused
 
 
-@inner
+@inline
 def _rprop(factors, g, p, last, step):
     lr, eta_minus, eta_plus, least, most, _, _, _ = factors
     agreement = g * _sign(last)  # not g * last, which may underflow
@@ -182,11 +192,11 @@ def _rprop(factors, g, p, last, step):
     return fma(-_sign(g), step, p), g, step
 
 
-@inner
+@inline
 def _over_block(function, n_states, factors, g, p, first, second, n):
     """Run a rule over n elements; what n_states leaves out is not touched."""
     width = lanes(g)
-    numbers = (
+    hyperparameters = (
         peek(factors, 0),
         peek(factors, 1),
         peek(factors, 2),
@@ -201,7 +211,7 @@ def _over_block(function, n_states, factors, g, p, first, second, n):
         v = load(g, i)
         a = load(first, i) if n_states > 0 else v
         b = load(second, i) if n_states > 1 else v
-        v, a, b = function(numbers, v, load(p, i), a, b)
+        v, a, b = function(hyperparameters, v, load(p, i), a, b)
         store(p, i, v)
         if n_states > 0:
             store(first, i, a)
@@ -210,22 +220,22 @@ def _over_block(function, n_states, factors, g, p, first, second, n):
         i += width
     if i < n:
         m = n - i
-        v = load_part(g, i, m)
-        a = load_part(first, i, m) if n_states > 0 else v
-        b = load_part(second, i, m) if n_states > 1 else v
-        v, a, b = function(numbers, v, load_part(p, i, m), a, b)
-        store_part(p, i, v, m)
+        v = masked_load(g, i, m)
+        a = masked_load(first, i, m) if n_states > 0 else v
+        b = masked_load(second, i, m) if n_states > 1 else v
+        v, a, b = function(hyperparameters, v, masked_load(p, i, m), a, b)
+        masked_store(p, i, v, m)
         if n_states > 0:
-            store_part(first, i, a, m)
+            masked_store(first, i, a, m)
         if n_states > 1:
-            store_part(second, i, b, m)
+            masked_store(second, i, b, m)
 
 
 # --------------------------------------------------------------------------------------------- one step of a rule
 
 
-@part
-def step_factors(rule, numbers, lr, memory, factors):
+@internal
+def step_factors(rule, hyperparameters, lr, running_products, factors):
     """Advance the memory of a rule by one step and write what `update_block` needs to know of it.
 
     Parameters
@@ -241,45 +251,45 @@ def step_factors(rule, numbers, lr, memory, factors):
     """
     poke(factors, 0, lr)
     if rule == MOMENTUM or rule == NESTEROV:
-        poke(factors, 1, peek(numbers, 0))
+        poke(factors, 1, peek(hyperparameters, 0))
     elif rule == RMSPROP:
-        poke(factors, 1, peek(numbers, 0))
-        poke(factors, 2, 1.0 - peek(numbers, 0))
-        poke(factors, 3, peek(numbers, 1))
+        poke(factors, 1, peek(hyperparameters, 0))
+        poke(factors, 2, 1.0 - peek(hyperparameters, 0))
+        poke(factors, 3, peek(hyperparameters, 1))
     elif rule == ADAGRAD:
-        poke(factors, 1, peek(numbers, 0))
+        poke(factors, 1, peek(hyperparameters, 0))
     elif rule == ADAM or rule == ADAMW or rule == NADAM:
-        beta1, beta2 = peek(numbers, 0), peek(numbers, 1)
-        poke(memory, 1, peek(memory, 1) * beta2)
+        beta1, beta2 = peek(hyperparameters, 0), peek(hyperparameters, 1)
+        poke(running_products, 1, peek(running_products, 1) * beta2)
         poke(factors, 0, beta1)
         poke(factors, 1, 1.0 - beta1)
         poke(factors, 2, beta2)
         poke(factors, 3, 1.0 - beta2)
-        poke(factors, 4, 1.0 / sqrt(1.0 - peek(memory, 1)))
-        poke(factors, 5, peek(numbers, 2))
+        poke(factors, 4, 1.0 / sqrt(1.0 - peek(running_products, 1)))
+        poke(factors, 5, peek(hyperparameters, 2))
         if rule == NADAM:
-            decay = peek(numbers, 3)
-            poke(memory, 2, peek(memory, 2) * decay)
-            mu = beta1 * (1.0 - 0.5 * peek(memory, 2))
-            next_mu = beta1 * (1.0 - 0.5 * peek(memory, 2) * decay)
-            poke(memory, 0, peek(memory, 0) * mu)
-            poke(factors, 6, lr * next_mu / (1.0 - peek(memory, 0) * next_mu))
-            poke(factors, 7, lr * (1.0 - mu) / (1.0 - peek(memory, 0)))
+            decay = peek(hyperparameters, 3)
+            poke(running_products, 2, peek(running_products, 2) * decay)
+            mu = beta1 * (1.0 - 0.5 * peek(running_products, 2))
+            next_mu = beta1 * (1.0 - 0.5 * peek(running_products, 2) * decay)
+            poke(running_products, 0, peek(running_products, 0) * mu)
+            poke(factors, 6, lr * next_mu / (1.0 - peek(running_products, 0) * next_mu))
+            poke(factors, 7, lr * (1.0 - mu) / (1.0 - peek(running_products, 0)))
         else:
-            poke(memory, 0, peek(memory, 0) * beta1)
-            poke(factors, 6, lr / (1.0 - peek(memory, 0)))
-            poke(factors, 7, 1.0 - lr * peek(numbers, 3) if rule == ADAMW else 1.0)
+            poke(running_products, 0, peek(running_products, 0) * beta1)
+            poke(factors, 6, lr / (1.0 - peek(running_products, 0)))
+            poke(factors, 7, 1.0 - lr * peek(hyperparameters, 3) if rule == ADAMW else 1.0)
     elif rule == LION:
         for k in range(2):
-            poke(factors, 2 * k + 1, peek(numbers, k))
-            poke(factors, 2 * k + 2, 1.0 - peek(numbers, k))
-        poke(factors, 5, 1.0 - lr * peek(numbers, 2))
+            poke(factors, 2 * k + 1, peek(hyperparameters, k))
+            poke(factors, 2 * k + 2, 1.0 - peek(hyperparameters, k))
+        poke(factors, 5, 1.0 - lr * peek(hyperparameters, 2))
     elif rule == RPROP:
         for k in range(4):
-            poke(factors, k + 1, peek(numbers, k))
+            poke(factors, k + 1, peek(hyperparameters, k))
 
 
-@part
+@internal
 def update_block(rule, factors, g, p, first, second, n):
     """Update n parameters at p by their gradients at g.
 
@@ -314,7 +324,7 @@ def update_block(rule, factors, g, p, first, second, n):
 # ------------------------------------------------------------------------- gradients before, weights after an update
 
 
-@part
+@internal
 def penalize_block(g, p, l1, l2, n):
     """Add the gradient of l1 * sum |p| + l2 / 2 * sum p**2: g += l2 * p + l1 * sign(p)."""
     width = lanes(g)
@@ -324,11 +334,11 @@ def penalize_block(g, p, l1, l2, n):
         store(g, i, load(g, i) + fma(l2, v, l1 * _sign(v)))
         i += width
     if i < n:
-        v = load_part(p, i, n - i)
-        store_part(g, i, load_part(g, i, n - i) + fma(l2, v, l1 * _sign(v)), n - i)
+        v = masked_load(p, i, n - i)
+        masked_store(g, i, masked_load(g, i, n - i) + fma(l2, v, l1 * _sign(v)), n - i)
 
 
-@part
+@internal
 def clip_block(g, limit, n):
     """Hold every element within [-limit, limit]; NaN stays NaN."""
     width = lanes(g)
@@ -337,10 +347,10 @@ def clip_block(g, limit, n):
         store(g, i, _clamp(load(g, i), -limit, limit))
         i += width
     if i < n:
-        store_part(g, i, _clamp(load_part(g, i, n - i), -limit, limit), n - i)
+        masked_store(g, i, _clamp(masked_load(g, i, n - i), -limit, limit), n - i)
 
 
-@part
+@internal
 def scale_block(g, factor, n):
     """Multiply n elements by a factor."""
     width = lanes(g)
@@ -349,38 +359,38 @@ def scale_block(g, factor, n):
         store(g, i, load(g, i) * factor)
         i += width
     if i < n:
-        store_part(g, i, load_part(g, i, n - i) * factor, n - i)
+        masked_store(g, i, masked_load(g, i, n - i) * factor, n - i)
 
 
-@part
+@internal
 def squares_block(g, n):
     """Return the sum of the squares in float64, in a fixed order (of SQUARES_CHUNK elements at most, by custom)."""
     width = lanes(g)
-    total = squares_of(load_part(g, 0, 0))
+    total = squares_float64(masked_load(g, 0, 0))
     i = 0
     while i + width <= n:
-        total = total + squares_of(load(g, i))
+        total = total + squares_float64(load(g, i))
         i += width
     if i < n:
-        total = total + squares_of(load_part(g, i, n - i))
-    return sum_of(total)
+        total = total + squares_float64(masked_load(g, i, n - i))
+    return hsum(total)
 
 
-@part
+@internal
 def max_norm_block(w, n_in, n_out, first, last, limit):
     """Scale columns `first` up to `last` of W (n_in, n_out), each so that its Euclidean norm is at most `limit`."""
     width = lanes(w)
     for j in range(first, last, width):
         n = min(width, last - j)
-        total = load_part(w, 0, 0)
+        total = masked_load(w, 0, 0)
         for k in range(n_in):
-            v = load_part(w, k * n_out + j, n)
+            v = masked_load(w, k * n_out + j, n)
             total = fma(v, v, total)
         norm = sqrt(total)
-        if largest_of(norm) > limit:
+        if hmax(norm) > limit:
             factor = where(norm > limit, limit / norm, 1.0)
             for k in range(n_in):
-                store_part(w, k * n_out + j, load_part(w, k * n_out + j, n) * factor, n)
+                masked_store(w, k * n_out + j, masked_load(w, k * n_out + j, n) * factor, n)
 
 
 # ------------------------------------------------------------------------------------------------- public kernels
@@ -416,11 +426,11 @@ def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
     )
 
 
-@inner
-def _one_step(function, rule, n_states, numbers, lr, memory, gradient, first, second, parameters):
-    """Make one whole update; `numbers` is a tuple of float64."""
-    settings, factors = np.array(numbers), np.zeros(FACTORS, parameters.dtype)
-    step_factors(rule, pointer(settings, 0), np.float64(lr), pointer(memory, 0), pointer(factors, 0))
+@inline
+def _one_step(function, rule, n_states, hyperparameters, lr, running_products, gradient, first, second, parameters):
+    """Make one whole update; `hyperparameters` is a tuple of float64."""
+    settings, factors = np.array(hyperparameters), np.zeros(FACTORS, parameters.dtype)
+    step_factors(rule, pointer(settings, 0), np.float64(lr), pointer(running_products, 0), pointer(factors, 0))
     _over_block(
         function,
         n_states,
@@ -445,8 +455,8 @@ def rmsprop(gradient, lr, rho, eps, square, parameters):
         `square` starts at 0.
     lr, rho, eps : float scalars.
     """
-    numbers = (np.float64(rho), np.float64(eps))
-    _one_step(_rmsprop, RMSPROP, 1, numbers, lr, np.ones(1), gradient, square, square, parameters)
+    hyperparameters = (np.float64(rho), np.float64(eps))
+    _one_step(_rmsprop, RMSPROP, 1, hyperparameters, lr, np.ones(1), gradient, square, square, parameters)
 
 
 @kernel
@@ -465,7 +475,7 @@ def adagrad(gradient, lr, eps, total, parameters):
 
 
 @kernel
-def adam(gradient, lr, beta1, beta2, eps, memory, m, v, parameters):
+def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
     """Adam (Kingma and Ba 2015, algorithm 1), in place, as PyTorch writes it.
 
     m = beta1 * m + (1 - beta1) * gradient; v = beta2 * v + (1 - beta2) * gradient**2;
@@ -479,12 +489,12 @@ def adam(gradient, lr, beta1, beta2, eps, memory, m, v, parameters):
     memory : float64 array of two or more numbers
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
-    numbers = (np.float64(beta1), np.float64(beta2), np.float64(eps))
-    _one_step(_adamw, ADAM, 2, numbers, lr, memory, gradient, m, v, parameters)
+    hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps))
+    _one_step(_adamw, ADAM, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
-def adamw(gradient, lr, beta1, beta2, eps, weight_decay, memory, m, v, parameters):
+def adamw(gradient, lr, beta1, beta2, eps, weight_decay, running_products, m, v, parameters):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2), in place, as PyTorch writes it.
 
     parameters *= 1 - lr * weight_decay, then as `adam`.
@@ -497,12 +507,12 @@ def adamw(gradient, lr, beta1, beta2, eps, weight_decay, memory, m, v, parameter
     memory : float64 array of two or more numbers
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
-    numbers = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(weight_decay))
-    _one_step(_adamw, ADAMW, 2, numbers, lr, memory, gradient, m, v, parameters)
+    hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(weight_decay))
+    _one_step(_adamw, ADAMW, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
-def nadam(gradient, lr, beta1, beta2, eps, decay, memory, m, v, parameters):
+def nadam(gradient, lr, beta1, beta2, eps, decay, running_products, m, v, parameters):
     """Adam with Nesterov's momentum (Dozat 2016), in place, as PyTorch writes it.
 
     With m and v as in `adam` and mu[t] = beta1 * (1 - decay**t / 2), in step t = 1, 2, ...
@@ -519,8 +529,8 @@ def nadam(gradient, lr, beta1, beta2, eps, decay, memory, m, v, parameters):
     memory : float64 array of three or more numbers
         mu[1] * ... * mu[t], beta2**t and decay**t, advanced by this step; they start at 1.
     """
-    numbers = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(decay))
-    _one_step(_nadam, NADAM, 2, numbers, lr, memory, gradient, m, v, parameters)
+    hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(decay))
+    _one_step(_nadam, NADAM, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
@@ -536,8 +546,8 @@ def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
         `m` starts at 0.
     lr, beta1, beta2, weight_decay : float scalars.
     """
-    numbers = (np.float64(beta1), np.float64(beta2), np.float64(weight_decay))
-    _one_step(_lion, LION, 1, numbers, lr, np.ones(1), gradient, m, m, parameters)
+    hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(weight_decay))
+    _one_step(_lion, LION, 1, hyperparameters, lr, np.ones(1), gradient, m, m, parameters)
 
 
 @kernel
@@ -556,8 +566,8 @@ def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters
         Step of the elements that have none yet.
     eta_minus, eta_plus, least, most : float scalars.
     """
-    numbers = (np.float64(eta_minus), np.float64(eta_plus), np.float64(least), np.float64(most))
-    _one_step(_rprop, RPROP, 2, numbers, lr, np.ones(1), gradient, last, step, parameters)
+    hyperparameters = (np.float64(eta_minus), np.float64(eta_plus), np.float64(least), np.float64(most))
+    _one_step(_rprop, RPROP, 2, hyperparameters, lr, np.ones(1), gradient, last, step, parameters)
 
 
 @kernel
@@ -584,10 +594,10 @@ def clip_norm(limit, gradient):
 
     Pascanu, Mikolov and Bengio (2013), algorithm 1.  The norm is summed in float64, chunk by chunk in order.
     """
-    squares = 0.0
+    sum_of_squares = 0.0
     for i in range(0, gradient.size, SQUARES_CHUNK):
-        squares += squares_block(pointer(gradient, i), min(SQUARES_CHUNK, gradient.size - i))
-    norm = sqrt(squares)
+        sum_of_squares += squares_block(pointer(gradient, i), min(SQUARES_CHUNK, gradient.size - i))
+    norm = sqrt(sum_of_squares)
     if norm > limit:
         scale_block(pointer(gradient, 0), limit / norm, gradient.size)
 

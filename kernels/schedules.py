@@ -19,8 +19,8 @@ piecewise          n, n boundaries, n + 1 rates
 import numpy as np
 
 from .elementwise import _exp, _log
-from .jit import inner, kernel, part
-from .simd import largest_of, load_part, peek, pointer, poke, polynomial
+from .jit import inline, internal, kernel
+from .simd import hmax, masked_load, peek, pointer, poke, polynomial
 
 KINDS = {
     name: code
@@ -44,22 +44,22 @@ SIN_PI = (
 )
 
 
-@inner
+@inline
 def _power(like, base, exponent):
     """base**exponent for a positive base; every lane computes the same."""
-    return largest_of(_exp(_log(load_part(like, 0, 0) + base) * exponent))
+    return hmax(_exp(_log(masked_load(like, 0, 0) + base) * exponent))
 
 
-@inner
-def _down(like, share):
+@inline
+def _down(like, partition):
     """(1 + cos(pi * share)) / 2: from 1 to 0 as the share goes from 0 to 1."""
-    u = load_part(like, 0, 0) + (0.5 - share)
+    u = masked_load(like, 0, 0) + (0.5 - partition)
     z = u * u
-    return 0.5 + 0.5 * largest_of(u * polynomial(z, z * z, SIN_PI))
+    return 0.5 + 0.5 * hmax(u * polynomial(z, z * z, SIN_PI))
 
 
-@part
-def rate_at(kind, numbers, step):
+@internal
+def rate_at(kind, hyperparameters, step):
     """Return the learning rate of a step.
 
     Parameters
@@ -75,15 +75,22 @@ def rate_at(kind, numbers, step):
     -------
     float64
     """
-    rate, t = peek(numbers, 0), np.float64(step)
+    rate, t = peek(hyperparameters, 0), np.float64(step)
     if kind == STEP:
-        return rate * _power(numbers, peek(numbers, 1), np.float64(step // np.int64(peek(numbers, 2))))
+        return rate * _power(
+            hyperparameters, peek(hyperparameters, 1), np.float64(step // np.int64(peek(hyperparameters, 2)))
+        )
     if kind == EXPONENTIAL:
-        return rate * _power(numbers, peek(numbers, 1), t)
+        return rate * _power(hyperparameters, peek(hyperparameters, 1), t)
     if kind == INVERSE_SCALING:
-        return rate / _power(numbers, t + 1.0, peek(numbers, 1))
+        return rate / _power(hyperparameters, t + 1.0, peek(hyperparameters, 1))
     if kind == COSINE:
-        least, warmup, period, multiplier = peek(numbers, 1), peek(numbers, 2), peek(numbers, 3), peek(numbers, 4)
+        least, warmup, period, multiplier = (
+            peek(hyperparameters, 1),
+            peek(hyperparameters, 2),
+            peek(hyperparameters, 3),
+            peek(hyperparameters, 4),
+        )
         if t < warmup:
             return rate * (t + 1.0) / (warmup + 1.0)
         t -= warmup
@@ -95,22 +102,27 @@ def rate_at(kind, numbers, step):
             while t >= period:
                 t -= period
                 period *= multiplier
-        return least + (rate - least) * _down(numbers, t / period)
+        return least + (rate - least) * _down(hyperparameters, t / period)
     if kind == ONE_CYCLE:
-        highest, last, top, end = peek(numbers, 1), peek(numbers, 2), peek(numbers, 3), peek(numbers, 4) - 1.0
+        highest, last, top, end = (
+            peek(hyperparameters, 1),
+            peek(hyperparameters, 2),
+            peek(hyperparameters, 3),
+            peek(hyperparameters, 4) - 1.0,
+        )
         if t <= top:
-            return highest + (rate - highest) * _down(numbers, t / top)
-        return last + (highest - last) * _down(numbers, (min(t, end) - top) / (end - top))
+            return highest + (rate - highest) * _down(hyperparameters, t / top)
+        return last + (highest - last) * _down(hyperparameters, (min(t, end) - top) / (end - top))
     if kind == PIECEWISE:
         n, k = np.int64(rate), 0
-        while k < n and t >= peek(numbers, 1 + k):
+        while k < n and t >= peek(hyperparameters, 1 + k):
             k += 1
-        return peek(numbers, 1 + n + k)
+        return peek(hyperparameters, 1 + n + k)
     return rate
 
 
 @kernel
-def learning_rate(kind, numbers, steps, out):
+def learning_rate(kind, hyperparameters, steps, out):
     """Learning rates of some steps, counted from 0.
 
     Parameters
@@ -125,4 +137,4 @@ def learning_rate(kind, numbers, steps, out):
     out : float64 array of the size of steps
     """
     for i in range(steps.size):
-        poke(pointer(out, 0), i, rate_at(kind, pointer(numbers, 0), peek(pointer(steps, 0), i)))
+        poke(pointer(out, 0), i, rate_at(kind, pointer(hyperparameters, 0), peek(pointer(steps, 0), i)))

@@ -6,12 +6,12 @@ Numba compiles a kernel for every layout and dtype that it is called with, and k
 from numba import types
 
 # Arguments that a kernel writes to, besides the last one.
-WRITTEN = ("counts", "last", "m", "memory", "square", "step", "total", "v", "velocity")
+WRITTEN = ("counts", "last", "m", "running_products", "square", "step", "total", "v", "velocity")
 # All others are of one float dtype, but Y may hold class labels.
 DTYPES = {
-    "words": types.uint32,
-    **dict.fromkeys(("bell", "counts", "order", "right", "steps"), types.int64),
-    **dict.fromkeys(("memory", "numbers", "totals"), types.float64),
+    "random_words": types.uint32,
+    **dict.fromkeys(("slot", "counts", "order", "right", "steps"), types.int64),
+    **dict.fromkeys(("running_products", "hyperparameters", "totals"), types.float64),
 }
 
 

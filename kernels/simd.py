@@ -14,14 +14,12 @@ width; each element of its result is one chain of fused multiply-adds over k in 
 import functools
 import math
 import operator
-import time
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
 from numba.core.imputils import lower_builtin, lower_cast
-from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
@@ -182,7 +180,7 @@ def _vector_function(llvm_name, n_args):
     return typer
 
 
-_fma, _sqrt, _fabs, _copysign, _nearest, _minnum, _maxnum = (
+_fma, _sqrt, _fabs, _copysign, _rint, _minnum, _maxnum = (
     _vector_function(name, n)
     for name, n in [
         ("fma", 3),
@@ -221,9 +219,9 @@ def copysign(typingctx, a, b):
 
 
 @intrinsic
-def nearest(typingctx, a):
+def rint(typingctx, a):
     """Return the nearest whole number, ties to even."""
-    return _nearest(a)
+    return _rint(a)
 
 
 @intrinsic
@@ -257,7 +255,7 @@ def power_of_two(typingctx, n):
 
 
 @intrinsic
-def exponent_of(typingctx, v):
+def ilogb(typingctx, v):
     """Return the n for which v = m * 2**n with m in [sqrt(1/2), sqrt(2)), for v normal and positive; as floats."""
 
     def codegen(context, builder, sig, args):
@@ -278,7 +276,7 @@ def exponent_of(typingctx, v):
 
 
 @intrinsic
-def rsqrt_guess(typingctx, v):
+def rsqrt_estimate(typingctx, v):
     """Return 1 / sqrt(v) to 3.5 %, for v normal and positive; a large number for 0 (Lomont 2003)."""
 
     def codegen(context, builder, sig, args):
@@ -294,7 +292,7 @@ def rsqrt_guess(typingctx, v):
 
 
 @intrinsic
-def squares_of(typingctx, v):
+def squares_float64(typingctx, v):
     """Return the squares of the lanes in float64; for float32 each is added to that of its lane in the other half."""
     is_single = v.dtype == types.float32
     wide = Vector(types.float64, v.lanes // 2 if is_single else v.lanes)
@@ -393,7 +391,7 @@ def random_unit(typingctx, p, seed, column):
 
 
 @intrinsic
-def sum_of(typingctx, v):
+def hsum(typingctx, v):
     """Return the sum of the lanes, halves added to halves: one fixed order on every host."""
 
     def codegen(context, builder, sig, args):
@@ -403,8 +401,8 @@ def sum_of(typingctx, v):
 
 
 @intrinsic
-def sum_of_four(typingctx, v):
-    """Return the sum of the first four lanes; what `sum_of` gives where the others are zero."""
+def hsum4(typingctx, v):
+    """Return the sum of the first four lanes; what `hsum` gives where the others are zero."""
 
     def codegen(context, builder, sig, args):
         few = builder.shuffle_vector(args[0], args[0], ir.Constant(ir.VectorType(i32, 4), [0, 1, 2, 3]))
@@ -414,7 +412,7 @@ def sum_of_four(typingctx, v):
 
 
 @intrinsic
-def largest_of(typingctx, v):
+def hmax(typingctx, v):
     """Return the largest lane (NaN lanes are passed over)."""
 
     def codegen(context, builder, sig, args):
@@ -424,8 +422,8 @@ def largest_of(typingctx, v):
 
 
 @intrinsic
-def largest_number_of(typingctx, v):
-    """Return the largest lane; none may be NaN, for which `largest_of` looks at every step."""
+def hmax_no_nan(typingctx, v):
+    """Return the largest lane; none may be NaN, for which `hmax` looks at every step."""
 
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
@@ -532,15 +530,9 @@ def as_float(typingctx, x, like):
     return signature(like.dtype, x, like), codegen
 
 
-def _prefetch(builder, address, locality):
-    kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
-    fn = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(fn, [address, i32(0), i32(locality), i32(1)])
-
-
 @intrinsic
 def call(typingctx, address, *args):
-    """Call the native function at an address, all integers as 64-bit ones (see `jit.Leaf`)."""
+    """Call the native function at an address, all integers as 64-bit ones (see `jit.NativeFunction`)."""
     kinds = [types.intp if isinstance(types.unliteral(a), types.Integer | types.Boolean) else a for a in args]
 
     def codegen(context, builder, sig, values):
@@ -640,7 +632,7 @@ def _lane_mask(builder, count, lanes):
     )
 
 
-def _masked_load(builder, address, vector, itemsize, mask):
+def _emit_masked_load(builder, address, vector, itemsize, mask):
     ptr = _as_vector(builder, address, vector)
     name = f"llvm.masked.load.v{vector.count}{_SUFFIX_OF[str(vector.element)]}.p0"
     fn = cgutils.get_or_insert_function(
@@ -649,7 +641,7 @@ def _masked_load(builder, address, vector, itemsize, mask):
     return builder.call(fn, [ptr, ir.Constant(i32, itemsize), mask, ir.Constant(vector, None)])
 
 
-def _masked_store(builder, value, address, itemsize, mask):
+def _emit_masked_store(builder, value, address, itemsize, mask):
     vector = value.type
     ptr = _as_vector(builder, address, vector)
     name = f"llvm.masked.store.v{vector.count}{_SUFFIX_OF[str(vector.element)]}.p0"
@@ -660,31 +652,31 @@ def _masked_store(builder, value, address, itemsize, mask):
 
 
 @intrinsic
-def load_part(typingctx, p, n, count):
+def masked_load(typingctx, p, n, count):
     """Return the `count` lanes (fewer than a vector) that start at element n; zeros beyond, which are not read."""
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, context.cast(builder, args[2], sig.args[2], types.intp), v.lanes)
-        return _masked_load(builder, _element(context, builder, sig, args), v.ir, _itemsize(p), mask)
+        return _emit_masked_load(builder, _element(context, builder, sig, args), v.ir, _itemsize(p), mask)
 
     return signature(v, p, n, count), codegen
 
 
 @intrinsic
-def store_part(typingctx, p, n, v, count):
+def masked_store(typingctx, p, n, v, count):
     """Write the first `count` lanes from element n on."""
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, context.cast(builder, args[3], sig.args[3], types.intp), v.lanes)
-        _masked_store(builder, args[2], _element(context, builder, sig, args), _itemsize(p), mask)
+        _emit_masked_store(builder, args[2], _element(context, builder, sig, args), _itemsize(p), mask)
 
     return signature(types.void, p, n, v, count), codegen
 
 
 @intrinsic
-def first_lanes(typingctx, v, count, otherwise):
+def select_lanes(typingctx, v, count, otherwise):
     """V in the first `count` lanes, `otherwise` in the rest."""
 
     def codegen(context, builder, sig, args):
@@ -703,436 +695,8 @@ def lanes(typingctx, p):
 
 # ------------------------------------------------------------------------------------------ the register tile
 
-START_ZERO, START_BIAS, START_C = 0, 1, 2
-STORE, SGD, MOMENTUM, NESTEROV = 0, 1, 2, 3
-MOST_OUTER_DEPTH = 13  # of `outer`: twice as many registers hold B, five more are at work
-LINE_BYTES = 64
 
-
-@functools.cache
-def register_bytes():
-    """Bytes in the widest vector register that LLVM uses for this target: 64, 32 or 16.
-
-    Asked of the code generator itself, so that it holds for every host and for NUMBA_CPU_NAME.
-    """
-    text = """define void @probe(ptr %p) {
-        %v = load <16 x float>, ptr %p, align 4
-        %w = fadd <16 x float> %v, %v
-        store <16 x float> %w, ptr %p, align 4
-        ret void }"""
-    machine = cpu_target.target_context.codegen()._tm
-    assembly = machine.emit_assembly(binding.parse_assembly(text))
-    return 64 if "zmm" in assembly else 32 if "ymm" in assembly else 16
-
-
-def tile_shape():
-    """(most rows, most registers of columns) of the tile: its accumulators fill most of the register file."""
-    return {64: (12, 2), 32: (6, 2), 16: (12, 2) if "v31" in _register_names() else (6, 2)}[register_bytes()]
-
-
-def tile_widths(rows):
-    """Return the most registers of columns of a tile with this many rows: few rows need more of them to keep busy."""
-    most_rows, columns = tile_shape()
-    return {1: 8, 2: 4, 3: 4 if most_rows == 12 else columns}.get(rows, columns)
-
-
-def _register_names():
-    return "v31" if cpu_target.target_context.codegen()._llvm_module.triple.startswith(("aarch64", "arm64")) else ""
-
-
-def tile_lanes(dtype):
-    """Elements in one register."""
-    return register_bytes() * 8 // dtype.bitwidth
-
-
-def _tile_type(scalar):
-    p = scalar.as_pointer()
-    a, b, c, bias, ahead = (p, i64, i64), (p, i64, i64), (p, i64, i64), (p, i64), (p, p, i64, i64)
-    return ir.FunctionType(ir.VoidType(), [*a, *b, *c, i64, *bias, scalar, scalar, i64, *ahead])
-
-
-def _tile_function(module, dtype, rows, columns):
-    """Add one tile function to the module: `rows` rows times `columns` registers."""
-    scalar, lanes, itemsize = _FLOATS[dtype], tile_lanes(dtype), dtype.bitwidth // 8
-    vector = ir.VectorType(scalar, lanes)
-    fn = ir.Function(module, _tile_type(scalar), f"fastbp_tile_{_SUFFIX[dtype]}_{rows}x{columns}")
-    fn.linkage = "internal"
-    fn.attributes.add("noinline")
-    fn.attributes.add("nounwind")
-    a, a_row, a_col, b, b_row, k, c, c_row, last, start, bias, finish, lr, momentum, velocity = fn.args[:15]
-    c_soon, ahead, ahead_step, interval = fn.args[15:]
-    cells = [(i, j) for i in range(rows) for j in range(columns)]
-    entry = ir.IRBuilder(fn.append_basic_block("entry"))
-    mask = _lane_mask(entry, last, lanes)
-
-    def at(builder, base, row, step, extra=None):
-        """Return base + row * step (+ extra)."""
-        p = base if row == 0 else builder.gep(base, [builder.mul(step, i64(row))])
-        return p if extra is None else builder.gep(p, [extra])
-
-    def read(builder, address, j):
-        address = builder.gep(address, [i64(j * lanes)])
-        if j == columns - 1:
-            return _masked_load(builder, address, vector, itemsize, mask)
-        return builder.load(_as_vector(builder, address, vector), align=itemsize)
-
-    def write(builder, value, address, j):
-        address = builder.gep(address, [i64(j * lanes)])
-        if j == columns - 1:
-            _masked_store(builder, value, address, itemsize, mask)
-        else:
-            builder.store(value, _as_vector(builder, address, vector), align=itemsize)
-
-    # this tile of C is wanted when the sums are done, or the next one before they begin; a short sum is not worth it
-    with entry.if_then(entry.icmp_signed(">", k, i64(MOST_OUTER_DEPTH))):
-        for i in range(rows):
-            for j in range(columns):
-                _prefetch(entry, at(entry, c_soon, i, c_row, i64(j * lanes)), 3)
-
-    # where the sums start: at zero, at the bias, or at what C holds
-    begin = {}
-    blocks = {name: fn.append_basic_block(f"start_{name}") for name in (START_ZERO, START_BIAS, START_C)}
-    fetch_block, loop_block, done = (fn.append_basic_block(name) for name in ("fetch", "loop", "done"))
-    switch = entry.switch(start, blocks[START_ZERO])
-    for name, block in blocks.items():
-        builder = ir.IRBuilder(block)
-        if name == START_ZERO:
-            begin[name] = [ir.Constant(vector, None)] * len(cells)
-        elif name == START_BIAS:
-            row = [read(builder, bias, j) for j in range(columns)]
-            begin[name] = [row[j] for _, j in cells]
-        else:
-            begin[name] = [read(builder, at(builder, c, i, c_row), j) for i, j in cells]
-        if name != START_ZERO:
-            switch.add_case(i64(name), block)
-        builder.cbranch(builder.icmp_signed(">", k, i64(0)), fetch_block, done)
-
-    # the sum over k, in order, cut into intervals; at the start of each two lines are asked for
-    fetch = ir.IRBuilder(fetch_block)
-    outer_left, outer_b = fetch.phi(i64), fetch.phi(b.type)
-    outer_bases = [fetch.phi(a.type) for _ in range(0, rows, 3)]
-    outer_accumulators = [fetch.phi(vector) for _ in cells]
-    wanted = fetch.phi(a.type)
-    for name, block in blocks.items():
-        builder = ir.IRBuilder(block)
-        builder.position_before(block.terminator)
-        outer_left.add_incoming(k, block)
-        outer_b.add_incoming(b, block)
-        for g, base in enumerate(outer_bases):
-            base.add_incoming(at(builder, a, 3 * g, a_row), block)
-        for phi, value in zip(outer_accumulators, begin[name], strict=True):
-            phi.add_incoming(value, block)
-        wanted.add_incoming(ahead, block)
-    for place in (0, LINE_BYTES // itemsize):
-        _prefetch(fetch, fetch.gep(wanted, [i64(place)]), 2)
-    now = fetch.select(fetch.icmp_signed("<", outer_left, interval), outer_left, interval)
-    fetch.branch(loop_block)
-
-    # rows are reached from every third one, so that addresses fit the registers
-    loop = ir.IRBuilder(loop_block)
-    left, b_at = loop.phi(i64), loop.phi(b.type)
-    bases = [loop.phi(a.type) for _ in range(0, rows, 3)]
-    accumulators = [loop.phi(vector) for _ in cells]
-    left.add_incoming(now, fetch_block)
-    for phi, value in zip([b_at, *bases, *accumulators], [outer_b, *outer_bases, *outer_accumulators], strict=True):
-        phi.add_incoming(value, fetch_block)
-    b_row_vectors = [read(loop, b_at, j) for j in range(columns)]
-    sums = []
-    for i in range(rows):
-        element = loop.load(at(loop, bases[i // 3], i % 3, a_row), align=itemsize)
-        broadcast = _splat(loop, element, lanes)
-        sums += [
-            _llvm(loop, "fma", vector, broadcast, b_row_vectors[j], accumulators[i * columns + j])
-            for j in range(columns)
-        ]
-    fewer = loop.sub(left, i64(1))
-    left.add_incoming(fewer, loop_block)
-    following = [loop.gep(b_at, [b_row]), *[loop.gep(base, [a_col]) for base in bases], *sums]
-    for phi, value in zip([b_at, *bases, *accumulators], following, strict=True):
-        phi.add_incoming(value, loop_block)
-    latch_block = fn.append_basic_block("latch")
-    branch = loop.cbranch(loop.icmp_signed(">", fewer, i64(0)), loop_block, latch_block)
-    branch.set_metadata("llvm.loop", _no_unrolling(module))
-    latch = ir.IRBuilder(latch_block)
-    still = latch.sub(outer_left, now)
-    outer_left.add_incoming(still, latch_block)
-    for phi, value in zip([outer_b, *outer_bases, *outer_accumulators], following, strict=True):
-        phi.add_incoming(value, latch_block)
-    wanted.add_incoming(latch.gep(wanted, [ahead_step]), latch_block)
-    branch = latch.cbranch(latch.icmp_signed(">", still, i64(0)), fetch_block, done)
-    branch.set_metadata("llvm.loop", _no_unrolling(module))
-
-    # what becomes of the sums
-    end = ir.IRBuilder(done)
-    results = [end.phi(vector) for _ in cells]
-    for n, phi in enumerate(results):
-        for name, block in blocks.items():
-            phi.add_incoming(begin[name][n], block)
-        phi.add_incoming(sums[n], latch_block)
-    finishers = {name: fn.append_basic_block(f"finish_{name}") for name in (STORE, SGD, MOMENTUM, NESTEROV)}
-    switch = end.switch(finish, finishers[STORE])
-    for name, block in finishers.items():
-        builder = ir.IRBuilder(block)
-        if name != STORE:
-            switch.add_case(i64(name), block)
-            minus_lr = _splat(builder, builder.fneg(lr), lanes)
-            mu = _splat(builder, momentum, lanes)
-        # every load comes before every store: the footprint of a masked store reaches into the next row, whose load
-        # would wait for it (2.2 times slower on 784-30 with 10 samples)
-        speeds = steps = results
-        if name in (MOMENTUM, NESTEROV):
-            speeds = steps = [
-                _llvm(builder, "fma", vector, mu, read(builder, at(builder, c, i, c_row, velocity), j), g)
-                for (i, j), g in zip(cells, results, strict=True)
-            ]
-        if name == NESTEROV:
-            steps = [_llvm(builder, "fma", vector, mu, v, g) for v, g in zip(speeds, results, strict=True)]
-        if name != STORE:
-            steps = [
-                _llvm(builder, "fma", vector, minus_lr, step, read(builder, at(builder, c, i, c_row), j))
-                for (i, j), step in zip(cells, steps, strict=True)
-            ]
-        if name in (MOMENTUM, NESTEROV):
-            for (i, j), value in zip(cells, speeds, strict=True):
-                write(builder, value, at(builder, c, i, c_row, velocity), j)
-        for (i, j), value in zip(cells, steps, strict=True):
-            write(builder, value, at(builder, c, i, c_row), j)
-        builder.ret_void()
-    return fn
-
-
-def _no_unrolling(module):
-    """Loop metadata: unrolled by LLVM, the loop over k spills its accumulators to the stack."""
-    if not hasattr(module, "_fastbp_no_unrolling"):
-        module._fastbp_no_unrolling = True
-    node = module.add_metadata([module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])])
-    distinct = ir.values.MDValue(module, list(node.operands), name=str(len(module.metadata)))
-    distinct.operands = (distinct, *node.operands)
-    return distinct
-
-
-MOST_REGISTERS = 8  # of columns, of any tile
-
-
-def _tile_table(module, dtype):
-    """Return a global table of the tile functions, [rows - 1][columns - 1], null where there is none."""
-    name = f"fastbp_tiles_{_SUFFIX[dtype]}"
-    if name not in module.globals:
-        kind = _tile_type(_FLOATS[dtype]).as_pointer()
-        functions = [
-            _tile_function(module, dtype, r + 1, n + 1) if n < tile_widths(r + 1) else ir.Constant(kind, None)
-            for r in range(tile_shape()[0])
-            for n in range(MOST_REGISTERS)
-        ]
-        kind = ir.ArrayType(kind, len(functions))
-        table = ir.GlobalVariable(module, kind, name)
-        table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(kind, functions)
-    return module.globals[name]
-
-
-@intrinsic
-def tile(
-    typingctx,
-    rows,
-    columns,
-    a,
-    a_row,
-    a_col,
-    b,
-    b_row,
-    k,
-    c,
-    c_row,
-    last,
-    start,
-    bias,
-    finish,
-    lr,
-    momentum,
-    velocity,
-    c_soon,
-    ahead,
-    ahead_step,
-    interval,
-):
-    """C[i, j] = finish(start + sum over k of a[i * a_row + k * a_col] * b[k * b_row + j]) for one tile.
-
-    rows, columns : rows, and registers of columns, of this tile (see `tile_shape`, `tile_widths`); `last` lanes of
-        the last register are used.  start: START_ZERO, START_BIAS (the row at `bias`), START_C (what C holds).
-    finish : STORE the sum; SGD: C -= lr * sum; MOMENTUM, NESTEROV: the same with the velocity that lies
-        `velocity` elements after C.
-    c_soon, ahead : what to ask the memory for meanwhile: the tile of C to be loaded next, at once; and after every
-        `interval` steps of the sum two cache lines, the first at `ahead`, the next `ahead_step` elements on.  All
-        at once these would keep the tile's own loads waiting.
-    """
-    n = types.intp
-    sig = signature(types.void, n, n, a, n, n, a, n, n, a, n, n, n, a, n, a.dtype, a.dtype, n, a, a, n, n)
-
-    def codegen(context, builder, sig, args):
-        table = _tile_table(builder.module, a.dtype)
-        row, column = (builder.sub(count, i64(1)) for count in args[:2])
-        index = builder.add(builder.mul(row, i64(MOST_REGISTERS)), column)
-        fn = builder.load(builder.gep(table, [i64(0), index]))
-        builder.call(fn, args[2:])
-        return context.get_dummy_value()
-
-    return sig, codegen
-
-
-def _outer_type(scalar):
-    p = scalar.as_pointer()
-    a, b, c, ahead = (p, i64), (p, i64), (p, i64, i64), (p, i64)
-    return ir.FunctionType(ir.VoidType(), [i64, *a, *b, *c, i64, scalar, scalar, i64, *ahead])
-
-
-def _outer_function(module, dtype, depth):
-    """Add the function for sums of `depth` outer products: B stays in registers while the rows of C pass by."""
-    scalar, lanes, itemsize = _FLOATS[dtype], tile_lanes(dtype), dtype.bitwidth // 8
-    vector = ir.VectorType(scalar, lanes)
-    fn = ir.Function(module, _outer_type(scalar), f"fastbp_outer_{_SUFFIX[dtype]}_{depth}")
-    fn.linkage = "internal"
-    fn.attributes.add("noinline")
-    fn.attributes.add("nounwind")
-    rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity, ahead, ahead_step = fn.args
-    entry = ir.IRBuilder(fn.append_basic_block("entry"))
-    places = i64(0), second  # of the two registers of a row; they may overlap
-
-    def read(builder, address, place):
-        return builder.load(_as_vector(builder, builder.gep(address, [place]), vector), align=itemsize)
-
-    def write(builder, value, address, place):
-        builder.store(value, _as_vector(builder, builder.gep(address, [place]), vector), align=itemsize)
-
-    kept = []
-    for k in range(depth):
-        row = entry.gep(b, [entry.mul(b_row, i64(k))])
-        kept.append([read(entry, row, place) for place in places])
-    minus_lr, mu = _splat(entry, entry.fneg(lr), lanes), _splat(entry, momentum, lanes)
-    columns_of_a = [entry.mul(a_col, i64(k)) for k in range(depth)]
-    loop_block, next_block, done = (fn.append_basic_block(name) for name in ("loop", "next", "done"))
-    entry_block = entry.block
-    entry.branch(loop_block)
-
-    loop = ir.IRBuilder(loop_block)
-    i, a_at, c_at, ahead_at = loop.phi(i64), loop.phi(a.type), loop.phi(c.type), loop.phi(ahead.type)
-    _prefetch(loop, ahead_at, 2)
-    sums = [ir.Constant(vector, None)] * 2
-    for k in range(depth):
-        element = _splat(loop, loop.load(loop.gep(a_at, [columns_of_a[k]]), align=itemsize), lanes)
-        sums = [_llvm(loop, "fma", vector, element, kept[k][j], sums[j]) for j in range(2)]
-    finishers = {name: fn.append_basic_block(f"finish_{name}") for name in (STORE, SGD, MOMENTUM, NESTEROV)}
-    switch = loop.switch(finish, finishers[STORE])
-    for name, block in finishers.items():
-        builder = ir.IRBuilder(block)
-        if name != STORE:
-            switch.add_case(i64(name), block)
-        speeds = steps = sums
-        speed_at = builder.gep(c_at, [velocity])
-        if name in (MOMENTUM, NESTEROV):
-            speeds = steps = [
-                _llvm(builder, "fma", vector, mu, read(builder, speed_at, place), g)
-                for place, g in zip(places, sums, strict=True)
-            ]
-        if name == NESTEROV:
-            steps = [_llvm(builder, "fma", vector, mu, v, g) for v, g in zip(speeds, sums, strict=True)]
-        if name != STORE:
-            steps = [
-                _llvm(builder, "fma", vector, minus_lr, step, read(builder, c_at, place))
-                for place, step in zip(places, steps, strict=True)
-            ]
-        for place, speed, value in zip(places, speeds, steps, strict=True):
-            if name in (MOMENTUM, NESTEROV):
-                write(builder, speed, speed_at, place)
-            write(builder, value, c_at, place)
-        builder.branch(next_block)
-    step = ir.IRBuilder(next_block)
-    after = step.add(i, i64(1))
-    for phi, first, following in (
-        (i, i64(0), after),
-        (a_at, a, step.gep(a_at, [i64(1)])),
-        (c_at, c, step.gep(c_at, [c_row])),
-        (ahead_at, ahead, step.gep(ahead_at, [ahead_step])),
-    ):
-        phi.add_incoming(first, entry_block)
-        phi.add_incoming(following, next_block)
-    branch = step.cbranch(step.icmp_signed("<", after, rows), loop_block, done)
-    branch.set_metadata("llvm.loop", _no_unrolling(module))
-    ir.IRBuilder(done).ret_void()
-    return fn
-
-
-def outer_depth():
-    """Return the most outer products that `outer` adds up: with fewer registers the tile is as fast."""
-    return MOST_OUTER_DEPTH if tile_shape()[0] == 12 else 0
-
-
-@intrinsic
-def most_outer(typingctx):
-    """Return `outer_depth` of this host."""
-    return signature(types.intp), lambda context, builder, sig, args: i64(outer_depth())
-
-
-@intrinsic
-def outer(
-    typingctx, depth, rows, a, a_col, b, b_row, c, c_row, second, finish, lr, momentum, velocity, ahead, ahead_step
-):
-    """C[i, j] = finish(sum over k of a[i + k * a_col] * b[k * b_row + j]): few outer products, one or more rows of C.
-
-    depth : 1 to `outer_depth`.  C has the columns of two registers, the second of which starts at column `second`,
-        at most one register; columns in both are computed twice.  No memory beyond them is touched, so a row need not
-        wait for the one before.  finish : as in `tile`, to the same bits.
-    ahead : with each row of C a cache line is asked for, the first at `ahead`, the next `ahead_step` elements on.
-    """
-    n = types.intp
-    sig = signature(types.void, n, n, a, n, a, n, a, n, n, n, a.dtype, a.dtype, n, a, n)
-
-    def codegen(context, builder, sig, args):
-        name, kind = f"fastbp_outers_{_SUFFIX[a.dtype]}", _outer_type(_FLOATS[a.dtype]).as_pointer()
-        if outer_depth() == 0:
-            return context.get_dummy_value()
-        if name not in builder.module.globals:
-            functions = [_outer_function(builder.module, a.dtype, d + 1) for d in range(outer_depth())]
-            array = ir.ArrayType(kind, len(functions))
-            table = ir.GlobalVariable(builder.module, array, name)
-            table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(array, functions)
-        table = builder.module.globals[name]
-        builder.call(builder.load(builder.gep(table, [i64(0), builder.sub(args[0], i64(1))])), args[1:])
-        return context.get_dummy_value()
-
-    return sig, codegen
-
-
-@intrinsic
-def tile_rows(typingctx):
-    """Return the most rows of a tile on this host."""
-    return signature(types.intp), lambda context, builder, sig, args: i64(tile_shape()[0])
-
-
-@intrinsic
-def tile_columns(typingctx, p):
-    """Elements in a row of the tile, and in one register of it, on this host."""
-
-    def codegen(context, builder, sig, args):
-        lanes = tile_lanes(p.dtype)
-        return context.make_tuple(builder, sig.return_type, [i64(lanes * tile_shape()[1]), i64(lanes)])
-
-    return signature(types.UniTuple(types.intp, 2), p), codegen
-
-
-@intrinsic
-def registers_for(typingctx, rows):
-    """Return the registers of columns of the widest tile with this many rows; see `tile_widths`."""
-
-    def codegen(context, builder, sig, args):
-        answer = i64(tile_shape()[1])
-        for few in (3, 2, 1):
-            answer = builder.select(builder.icmp_signed("==", args[0], i64(few)), i64(tile_widths(few)), answer)
-        return answer
-
-    return signature(types.intp, types.intp), codegen
-
-
-def _transpose(builder, block, out, out_row, itemsize):
+def _transpose(builder, block, out, out_row_stride, itemsize):
     """Store the vectors of a square block as its columns: lanes are exchanged at distances 1, 2, 4, ..."""
     n, distance = len(block), 1
     pick = ir.VectorType(i32, n)
@@ -1145,27 +709,27 @@ def _transpose(builder, block, out, out_row, itemsize):
                 block[i], block[i + distance] = (builder.shuffle_vector(a, b, m) for m in (low, high))
         distance *= 2
     for j, row in enumerate(block):
-        address = builder.gep(out, [builder.mul(out_row, i64(j))])
+        address = builder.gep(out, [builder.mul(out_row_stride, i64(j))])
         builder.store(row, _as_vector(builder, address, row.type), align=itemsize)
 
 
 @intrinsic
-def transpose_block(typingctx, source, source_row, out, out_row):
-    """out[j * out_row + i] = source[i * source_row + j] for i and j below `lanes`."""
+def transpose_full(typingctx, source, source_row_stride, out, out_row_stride):
+    """out[j * out_row_stride + i] = source[i * source_row_stride + j] for i and j below `lanes`."""
     v = Vector(source.dtype, _lanes(source))
 
     def codegen(context, builder, sig, args):
-        source, source_row, out, out_row = args
-        rows = (builder.gep(source, [builder.mul(source_row, i64(i))]) for i in range(v.lanes))
+        source, source_row_stride, out, out_row_stride = args
+        rows = (builder.gep(source, [builder.mul(source_row_stride, i64(i))]) for i in range(v.lanes))
         block = [builder.load(_as_vector(builder, row, v.ir), align=_itemsize(sig.args[0])) for row in rows]
-        _transpose(builder, block, out, out_row, _itemsize(sig.args[0]))
+        _transpose(builder, block, out, out_row_stride, _itemsize(sig.args[0]))
         return context.get_dummy_value()
 
     return signature(types.void, source, types.intp, source, types.intp), codegen
 
 
 @intrinsic
-def transpose_part(typingctx, source, source_row, rows, columns, out, out_row):
+def transpose_masked(typingctx, source, source_row_stride, rows, columns, out, out_row_stride):
     """Transpose a block of fewer rows and columns, of which no more is read.
 
     `lanes` whole rows of `out` are written; what lies beyond the block in them is not meaningful.
@@ -1173,15 +737,15 @@ def transpose_part(typingctx, source, source_row, rows, columns, out, out_row):
     v = Vector(source.dtype, _lanes(source))
 
     def codegen(context, builder, sig, args):
-        source, source_row, rows, columns, out, out_row = args
+        source, source_row_stride, rows, columns, out, out_row_stride = args
         mask = _lane_mask(builder, columns, v.lanes)
         last = builder.sub(rows, i64(1))
         block = []
         for i in range(v.lanes):
             row = builder.select(builder.icmp_signed("<", i64(i), last), i64(i), last)
-            address = builder.gep(source, [builder.mul(row, source_row)])
-            block.append(_masked_load(builder, address, v.ir, _itemsize(sig.args[0]), mask))
-        _transpose(builder, block, out, out_row, _itemsize(sig.args[0]))
+            address = builder.gep(source, [builder.mul(row, source_row_stride)])
+            block.append(_emit_masked_load(builder, address, v.ir, _itemsize(sig.args[0]), mask))
+        _transpose(builder, block, out, out_row_stride, _itemsize(sig.args[0]))
         return context.get_dummy_value()
 
     n = types.intp
@@ -1189,170 +753,6 @@ def transpose_part(typingctx, source, source_row, rows, columns, out, out_row):
 
 
 # ----------------------------------------------------------------------------------------- threads in native code
-
-
-@intrinsic
-def atomic_add(typingctx, p, n, value):
-    """Add to an integer in memory, as one indivisible step; returns what it was."""
-
-    def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("add", _element(context, builder, sig, args), args[2], "acq_rel")
-
-    return signature(p.dtype, p, n, p.dtype), codegen
-
-
-@intrinsic
-def atomic_swap(typingctx, p, n, value):
-    """Set an integer in memory; returns what it was."""
-
-    def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("xchg", _element(context, builder, sig, args), args[2], "acq_rel")
-
-    return signature(p.dtype, p, n, p.dtype), codegen
-
-
-@intrinsic
-def atomic_replace(typingctx, p, n, before, after):
-    """Set an integer in memory to `after` if it is `before`; return whether it was."""
-
-    def codegen(context, builder, sig, args):
-        pair = builder.cmpxchg(_element(context, builder, sig, args), args[2], args[3], "acq_rel", "acquire")
-        return builder.extract_value(pair, 1)
-
-    return signature(types.boolean, p, n, p.dtype, p.dtype), codegen
-
-
-@intrinsic
-def atomic_peek(typingctx, p, n):
-    """Read an integer that another thread may be writing."""
-
-    def codegen(context, builder, sig, args):
-        return builder.load_atomic(_element(context, builder, sig, args), "acquire", 8)
-
-    return signature(p.dtype, p, n), codegen
-
-
-def _is_x86(builder):
-    return builder.module.triple.startswith(("x86_64", "i686", "i386"))
-
-
-def _is_arm(builder):
-    return builder.module.triple.startswith(("aarch64", "arm64"))
-
-
-def _is_windows(builder):
-    return "windows" in builder.module.triple
-
-
-def _call_c(builder, name, result, *args):
-    """Call an LLVM intrinsic, or a function of the C library, by its name."""
-    kind = ir.FunctionType(result, [a.type for a in args])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
-
-
-FLUSH_AND_ZERO = 0x8040  # of x86's control word MXCSR: subnormal results, and operands, are zero
-FLUSH_BOTH = 1 << 24  # of ARM's control word FPCR: the same
-
-
-def control_word(builder):
-    """Read the control word of floating-point arithmetic, an i64; 0 where it is not known how."""
-    if _is_x86(builder):
-        word = cgutils.alloca_once(builder, i32)
-        _call_c(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), word)
-        return builder.zext(builder.load(word), i64)
-    return _call_c(builder, "llvm.aarch64.get.fpcr", i64) if _is_arm(builder) else i64(0)
-
-
-def set_control_word(builder, control):
-    """Write the control word."""
-    if _is_x86(builder):
-        word = cgutils.alloca_once_value(builder, builder.trunc(control, i32))
-        _call_c(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), word)
-    elif _is_arm(builder):
-        _call_c(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), control)
-
-
-@intrinsic
-def flush_subnormals(typingctx):
-    """Take subnormal numbers for zero in this thread from now on; return what `restore_control` puts back.
-
-    Operations on them are slow, and moments that decay towards zero are full of them: Lion on 8-16-1 took 1567 ns a
-    step with them and 170 without.  On x86 and 64-bit ARM; elsewhere nothing happens.  Whether a result is subnormal
-    is decided after rounding on x86, before it on ARM: they differ in what rounds up to the smallest normal number.
-    """
-
-    def codegen(context, builder, sig, args):
-        before = control_word(builder)
-        set_control_word(builder, builder.or_(before, i64(FLUSH_AND_ZERO if _is_x86(builder) else FLUSH_BOTH)))
-        return before
-
-    return signature(types.int64), codegen
-
-
-@intrinsic
-def restore_control(typingctx, control):
-    """Undo `flush_subnormals`."""
-
-    def codegen(context, builder, sig, args):
-        set_control_word(builder, args[0])
-        return context.get_dummy_value()
-
-    return signature(types.void, types.int64), codegen
-
-
-def pause(builder):
-    """See `spin_pause`."""
-    if _is_x86(builder):
-        _call_c(builder, "llvm.x86.sse2.pause", ir.VoidType())
-    elif _is_arm(builder):  # its own hint, `yield`, takes no time on most cores
-        _call_c(builder, "llvm.aarch64.isb", ir.VoidType(), i32(15))
-
-
-@intrinsic
-def spin_pause(typingctx):
-    """Tell the processor that this thread is waiting in a loop; it takes some 10 to 50 ns."""
-
-    def codegen(context, builder, sig, args):
-        pause(builder)
-        return context.get_dummy_value()
-
-    return signature(types.void), codegen
-
-
-def offer_core(builder):
-    """See `give_way`."""
-    _call_c(builder, "SwitchToThread" if _is_windows(builder) else "sched_yield", i32)
-
-
-@intrinsic
-def give_way(typingctx):
-    """Let another thread have this core."""
-
-    def codegen(context, builder, sig, args):
-        offer_core(builder)
-        return context.get_dummy_value()
-
-    return signature(types.void), codegen
-
-
-def clock(builder):
-    """See `nanoseconds`."""
-    if _is_windows(builder):
-        now, frequency = (cgutils.alloca_once(builder, i64) for _ in range(2))
-        _call_c(builder, "QueryPerformanceCounter", i32, now)
-        _call_c(builder, "QueryPerformanceFrequency", i32, frequency)
-        now, frequency = (builder.sitofp(builder.load(word), ir.DoubleType()) for word in (now, frequency))
-        return builder.fptosi(builder.fmul(builder.fdiv(now, frequency), ir.Constant(now.type, 1e9)), i64)
-    now = cgutils.alloca_once(builder, ir.ArrayType(i64, 2))  # a timespec
-    _call_c(builder, "clock_gettime", i32, i32(getattr(time, "CLOCK_MONOTONIC", 1)), now)
-    seconds, rest = (builder.load(builder.gep(now, [i32(0), i32(i)])) for i in range(2))
-    return builder.add(builder.mul(seconds, i64(1_000_000_000)), rest)
-
-
-@intrinsic
-def nanoseconds(typingctx):
-    """Return the time of a clock that only goes forward, in ns from some start; it takes as long as a pause or two."""
-    return signature(types.int64), lambda context, builder, sig, args: clock(builder)
 
 
 # ------------------------------------------------------------------------------------------- functions of users

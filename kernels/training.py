@@ -11,76 +11,74 @@ import numpy as np
 from numba import carray
 
 from . import elementwise
-from .block import (
-    accumulate,
-    accumulate_and_update,
+from .atomics import flush_subnormals, restore_mxcsr
+from .backprop import (
     advance,
+    apply_max_norm,
+    apply_sample_weights,
     backward,
-    begin_looking_ahead,
-    bring,
+    block_inputs,
     forward,
-    gathered,
-    limit_norms,
-    look_ahead,
-    measure,
-    meet,
+    gather_block,
+    init_prefetch,
+    move_private,
     output_delta,
+    plan_prefetch,
     propagate,
-    share,
-    take_own,
-    update_all,
-    weigh,
+    sample_losses,
+    update_by_slice,
+    update_parameters,
+    weight_gradients,
 )
-from .jit import Leaf, inner, kernel, part
-from .plan import (
+from .jit import inline, internal, kernel
+from .lanes import in_few_lanes, in_many_lanes
+from .layout import (
     A_AT,
-    CALL_AT,
+    CALL_ARGS_AT,
     DATA_AT,
     DELTA_AT,
     DONE_AT,
+    N_FUNCTIONS,
     N_IN,
     N_LAYER_COLUMNS,
-    N_LEAVES,
     N_OUT,
-    PLACES_AT,
     PLAN_AT,
-    ROW,
+    POINTERS_AT,
+    ROW_STRIDE,
     TASK_AT,
     X_FLOAT32,
     X_FLOAT64,
-    Call,
+    CallArgs,
     Data,
-    Places,
+    EvalArgs,
     Plan,
-    Steps,
-    Tools,
-    Wanted,
-    widest_share,
+    Pointers,
+    ThreadContext,
+    TrainArgs,
 )
+from .microkernel import INIT_C, INIT_ZERO, STORE
+from .native import NativeFunction
+from .online import online
+from .plan import max_slice
 from .simd import (
     FEW_LANES,
-    START_C,
-    START_ZERO,
-    STORE,
     as_float,
     by_dtype,
     distance,
-    flush_subnormals,
     fma,
+    hsum,
     is_single,
     lanes,
     load,
-    load_part,
+    masked_load,
     offset,
     peek,
     pointer_at,
     pointer_like,
     poke,
-    restore_control,
-    sum_of,
     unpacked,
 )
-from .small import in_few_lanes, in_many_lanes, online
+from .threads import barrier, partition
 from .update import N_FACTORS, RATE
 
 SKIPPED = 12  # place in sync: steps left out because their loss was not finite
@@ -90,18 +88,18 @@ WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
 # ------------------------------------------------------------------------------------------------ the kernels
 
 
-@part
-def shuffle_order(words, order, n):
+@internal
+def shuffle_order(random_words, order, n):
     """Fisher and Yates' shuffle of 0 .. n - 1 (Durstenfeld 1964), from one random 32-bit word for each place."""
     for i in range(n):
         order[i] = i
     for i in range(n - 1, 0, -1):
-        j = np.int64((np.uint64(words[i]) * np.uint64(i + 1)) >> np.uint64(32))
+        j = np.int64((np.uint64(random_words[i]) * np.uint64(i + 1)) >> np.uint64(32))
         order[i], order[j] = order[j], order[i]
 
 
 @kernel
-def shuffle(words, order):
+def shuffle(random_words, order):
     """Fisher and Yates' shuffle: `order` becomes a permutation of 0 .. n - 1.
 
     Parameters
@@ -109,17 +107,17 @@ def shuffle(words, order):
     words : uint32 (n,), uniformly random.
     order : int64 (n,), overwritten.  For i = n - 1 ... 1 it swaps places i and floor(words[i] * (i + 1) / 2**32).
     """
-    shuffle_order(words, order, order.size)
+    shuffle_order(random_words, order, order.size)
 
 
-@part
+@internal
 def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total_loss, lr, momentum, to_velocity):
     """Train batches first_batch .. steps.last_batch - 1 in blocks of samples, once; return how many were trained.
 
     Their losses are added to the number at `total_loss`; the batch whose loss is not finite is not trained.  Nor is one
-    of which more rows follow in the next call (`plan.Steps`).
+    of which more rows follow in the next call (`plan.TrainArgs`).
     """
-    p, work, thread, threads, meeting = tools.parameters, tools.work, tools.thread, tools.threads, tools.meeting
+    p, work, thread, threads, sync = tools.parameters, tools.work, tools.thread, tools.threads, tools.sync
     nothing = as_float(0, p)
     total, n_done = peek(total_loss, 0), steps.last_batch - first_batch
     for batch in range(first_batch, steps.last_batch):
@@ -134,8 +132,8 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
             first_row, last_row = steps.first_row, min(n, steps.last_row)
         for block in range(first_row, last_row, plan.rows):
             rows = min(plan.rows, n - block)
-            first, last = share(rows, thread, threads)
-            y_kind = bring(
+            first, last = partition(rows, thread, threads)
+            y_kind = gather_block(
                 plan,
                 data,
                 tools,
@@ -150,13 +148,13 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
                 now,
                 block,
             )
-            forward(plan, tools, gathered(plan, tools), plan.x_row, rows, now, block)
-            measure(plan, work, y_kind, first, last)
+            forward(plan, tools, block_inputs(plan, tools), plan.x_row_stride, rows, now, block)
+            sample_losses(plan, work, y_kind, first, last)
             output_delta(plan, work, y_kind, scale, first, last)
             if data.weights != 0:
-                weigh(plan, data, tools, order, start + block, False, first, last)
+                apply_sample_weights(plan, data, tools, order, start + block, False, first, last)
             backward(plan, tools, rows, now, block)
-            meet(meeting, threads)
+            barrier(sync, threads)
             for r in range(rows):
                 total += np.float64(peek(work, plan.losses_at + r))
             if not np.isfinite(total):
@@ -166,25 +164,25 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
                     return batch - first_batch
                 is_skipped = True
                 break
-            if tools.soon != 0:
-                look_ahead(plan, data, tools, start + block + rows, min(steps.batch_size, plan.rows))
+            if tools.prefetch != 0:
+                plan_prefetch(plan, data, tools, start + block + rows, min(steps.batch_size, plan.rows))
             if updates_at_once and steps.advances:
                 advance(plan, steps, tools, now)
                 lr = peek(tools.factors, RATE)
-            if updates_at_once and tools.finish != STORE:
-                accumulate(plan, tools, rows, p, START_ZERO, tools.finish, lr, momentum, to_velocity)
+            if updates_at_once and tools.epilogue != STORE:
+                weight_gradients(plan, tools, rows, p, INIT_ZERO, tools.epilogue, lr, momentum, to_velocity)
             elif updates_at_once:
-                accumulate_and_update(plan, steps, tools, rows)
+                update_by_slice(plan, steps, tools, rows)
             else:
-                accumulate(
-                    plan, tools, rows, tools.gradient, START_ZERO if block == 0 else START_C, STORE, nothing, nothing, 0
+                weight_gradients(
+                    plan, tools, rows, tools.gradient, INIT_ZERO if block == 0 else INIT_C, STORE, nothing, nothing, 0
                 )
-            meet(meeting, threads)
+            barrier(sync, threads)
         if is_skipped:
             total = before
             if thread == 0:
-                poke(meeting, SKIPPED, peek(meeting, SKIPPED) + 1)
-            meet(meeting, threads)
+                poke(sync, SKIPPED, peek(sync, SKIPPED) + 1)
+            barrier(sync, threads)
             continue
         if last_row < n:
             n_done = 0
@@ -192,12 +190,12 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
         if not updates_at_once:
             if steps.advances:
                 advance(plan, steps, tools, now)
-            update_all(plan, steps, tools)
-            meet(meeting, threads)
+            update_parameters(plan, steps, tools)
+            barrier(sync, threads)
         if steps.max_norm > 0:
-            limit_norms(plan, steps, tools)
-            meet(meeting, threads)
-    meet(meeting, threads)  # nobody shuffles while another still reads the order
+            apply_max_norm(plan, steps, tools)
+            barrier(sync, threads)
+    barrier(sync, threads)  # nobody shuffles while another still reads the order
     if thread == 0:
         poke(total_loss, 0, total)
     return n_done
@@ -230,44 +228,44 @@ def _train_with(engine, name, repeats_batches):
         sums : float64, one for each SQUARES_CHUNK elements of the gradient where its norm is limited.
         sync : int64 (block.sync_size(threads),), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
         """
-        what, places, plan, data = read(job)
-        steps = unpacked(offset(job, TASK_AT), Steps, ())
+        call_args, places, plan, data = read(job)
+        steps = unpacked(offset(job, TASK_AT), TrainArgs, ())
         control = flush_subnormals()
-        p, work, meeting = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
-        gradient, numbers = pointer_like(what.gradient, p), pointer_at(steps.numbers, np.float64)
-        words = carray(pointer_at(what.words, np.uint32), (steps.n_epochs, data.n))
-        order, losses = carray(pointer_like(what.order, job), (data.n,)), pointer_at(what.losses, np.float64)
+        p, work, sync = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
+        gradient, hyperparameters = pointer_like(call_args.gradient, p), pointer_at(steps.hyperparameters, np.float64)
+        random_words = carray(pointer_at(call_args.random_words, np.uint32), (steps.n_epochs, data.n))
+        order, losses = carray(pointer_like(call_args.order, job), (data.n,)), pointer_at(call_args.losses, np.float64)
         threads = steps.threads
-        finish = steps.rule + 1 if steps.is_fused else STORE
-        has_own = (
+        epilogue = steps.rule + 1 if steps.is_fused else STORE
+        has_private = (
             threads > 1
             and steps.batch_size <= plan.rows
             and steps.clip_norm == 0
             and steps.max_norm == 0
-            and widest_share(plan.layers[0, N_OUT], threads) <= plan.own_row
+            and max_slice(plan.layers[0, N_OUT], threads) <= plan.private_row_stride
         )
-        tools = Tools(
+        tools = ThreadContext(
             p,
             work,
             gradient,
             offset(work, plan.factors_at + thread * N_FACTORS),
             offset(work, plan.pack_at + thread * plan.pack_size),
-            pointer_at(what.memory + thread * 8 * what.n_memory, np.float64),
-            numbers,
+            pointer_at(call_args.running_products + thread * 8 * call_args.n_memory, np.float64),
+            hyperparameters,
             pointer_at(steps.rates, np.float64),
             pointer_at(steps.sums, np.float64),
-            meeting,
+            sync,
             thread,
             threads,
-            has_own,
-            finish,
+            has_private,
+            epilogue,
             steps.key,
-            begin_looking_ahead(plan, steps, data, what.order, places.sync, thread),
+            init_prefetch(plan, steps, data, call_args.order, places.sync, thread),
         )
-        momentum = as_float(peek(numbers, 0) if steps.is_fused and steps.rule != 0 else 0.0, p)
+        momentum = as_float(peek(hyperparameters, 0) if steps.is_fused and steps.rule != 0 else 0.0, p)
         to_velocity = steps.to_first if steps.is_fused else distance(p, gradient)
-        if has_own:
-            take_own(plan, steps, tools, False)
+        if has_private:
+            move_private(plan, steps, tools, False)
         if not steps.advances:
             advance(plan, steps, tools, steps.step)
         lr = peek(tools.factors, RATE)
@@ -278,8 +276,8 @@ def _train_with(engine, name, repeats_batches):
             now, total = steps.step + done, offset(losses, epoch)
             if steps.shuffles and first_batch == 0 and steps.first_row == 0:
                 if thread == 0:
-                    shuffle_order(words[epoch], order, data.n)
-                meet(meeting, threads)
+                    shuffle_order(random_words[epoch], order, data.n)
+                barrier(sync, threads)
             if repeats_batches and not steps.shuffles and steps.last_batch == 1:
                 repeats = steps.n_epochs - epoch
             n_done = engine(
@@ -289,24 +287,27 @@ def _train_with(engine, name, repeats_batches):
             if n_done < repeats * (steps.last_batch - first_batch):
                 break
             epoch += repeats
-        if has_own:
-            take_own(plan, steps, tools, True)
-        restore_control(control)
+        if has_private:
+            move_private(plan, steps, tools, True)
+        restore_mxcsr(control)
         if thread == 0:
             poke(job, DONE_AT, done)
 
     train.__name__ = train.__qualname__ = name
-    return Leaf(part(train), "opi")
+    return NativeFunction(internal(train), "opi")
 
 
-@inner
+@inline
 def read(job):
     """Return Call, Places, Plan and Data of a job."""
-    what, places = unpacked(offset(job, CALL_AT), Call, ()), unpacked(offset(job, PLACES_AT), Places, ())
+    call_args, places = (
+        unpacked(offset(job, CALL_ARGS_AT), CallArgs, ()),
+        unpacked(offset(job, POINTERS_AT), Pointers, ()),
+    )
     layers = carray(pointer_like(places.layers, job), (places.n_layers, N_LAYER_COLUMNS))
-    leaves = carray(pointer_like(places.leaves, job), (N_LEAVES,))
-    plan = unpacked(offset(job, PLAN_AT), Plan, (layers, leaves))
-    return what, places, plan, unpacked(offset(job, DATA_AT), Data, ())
+    functions = carray(pointer_like(places.functions, job), (N_FUNCTIONS,))
+    plan = unpacked(offset(job, PLAN_AT), Plan, (layers, functions))
+    return call_args, places, plan, unpacked(offset(job, DATA_AT), Data, ())
 
 
 train_in_blocks = _train_with(in_blocks, "train_in_blocks", False)
@@ -333,11 +334,11 @@ def trainer_for(plan, batch_size, lanes, is_plain):
     return train_online if is_plain and batch_size == 1 else train_in_blocks
 
 
-@part
+@internal
 def is_finite(x, row, rows, columns):
     """Whether the sum of the squares of a block is finite; then all of it is."""
     width = lanes(x)
-    total = other = load_part(x, 0, 0)
+    total = other = masked_load(x, 0, 0)
     for r in range(rows):
         j = r * row
         end = j + columns
@@ -346,13 +347,13 @@ def is_finite(x, row, rows, columns):
             total, other = fma(v, v, total), fma(w, w, other)
             j += 2 * width
         while j < end:
-            v = load_part(x, j, min(width, end - j))
+            v = masked_load(x, j, min(width, end - j))
             total = fma(v, v, total)
             j += width
-    return np.isfinite(sum_of(total + other))
+    return np.isfinite(hsum(total + other))
 
 
-@part
+@internal
 def evaluate(job, parameters, thread):
     """Compute what is wanted: outputs, sample losses, gradients; one thread's share of it.
 
@@ -370,23 +371,23 @@ def evaluate(job, parameters, thread):
     parameters : pointer (n_parameters,)
     thread : number of this thread, from 0.
     """
-    what, places, plan, data = read(job)
-    wanted = unpacked(offset(job, TASK_AT), Wanted, ())
+    call_args, places, plan, data = read(job)
+    wanted = unpacked(offset(job, TASK_AT), EvalArgs, ())
     control = flush_subnormals()
     wants, scale, threads = wanted.wants, wanted.scale, wanted.threads
-    p, work, meeting = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
-    out, losses = pointer_like(what.out, p), pointer_at(what.losses, np.float64)
-    tools = Tools(
+    p, work, sync = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
+    out, losses = pointer_like(call_args.out, p), pointer_at(call_args.losses, np.float64)
+    tools = ThreadContext(
         p,
         work,
-        pointer_like(what.gradient, p),
+        pointer_like(call_args.gradient, p),
         work,
         offset(work, plan.pack_at + thread * plan.pack_size),
         losses,
         losses,
         losses,
         losses,
-        meeting,
+        sync,
         thread,
         threads,
         False,
@@ -396,7 +397,7 @@ def evaluate(job, parameters, thread):
     )
     nothing = as_float(0, p)
     last_layer = plan.layers[plan.layers.shape[0] - 1]
-    n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW]
+    n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW_STRIDE]
     no_order = carray(job, (0,))
     # samples of the right dtype need not be gathered, unless their rows lie so that those of a tile share cache sets
     size = by_dtype(work, 4, 8)
@@ -407,28 +408,28 @@ def evaluate(job, parameters, thread):
     )
     for start in range(0, data.n, plan.rows):
         rows = min(plan.rows, data.n - start)
-        first, last = share(rows, thread, threads)
-        x, x_row = gathered(plan, tools), plan.x_row
+        first, last = partition(rows, thread, threads)
+        x, x_row_stride = block_inputs(plan, tools), plan.x_row_stride
         if reads_in_place:
-            x, x_row = pointer_like(data.x_address + start * n_in * size, work), n_in
+            x, x_row_stride = pointer_like(data.x_address + start * n_in * size, work), n_in
         if not reads_in_place or wants & WANT_LOSS:
-            bring(plan, data, tools, no_order, start, True, not reads_in_place, rows, 0.0, 0.0, 0.0, 0, 0)
-        if wants & WANT_OUTPUT and not is_finite(offset(x, first * x_row), x_row, last - first, n_in):
-            poke(meeting, NOT_FINITE, 1)
-        forward(plan, tools, x, x_row, rows, 0, 0)
+            gather_block(plan, data, tools, no_order, start, True, not reads_in_place, rows, 0.0, 0.0, 0.0, 0, 0)
+        if wants & WANT_OUTPUT and not is_finite(offset(x, first * x_row_stride), x_row_stride, last - first, n_in):
+            poke(sync, NOT_FINITE, 1)
+        forward(plan, tools, x, x_row_stride, rows, 0, 0)
         if wants & WANT_OUTPUT:
             for r in range(first, last):
-                a = offset(work, last_layer[A_AT] + r * last_layer[ROW])
+                a = offset(work, last_layer[A_AT] + r * last_layer[ROW_STRIDE])
                 elementwise.map_block(elementwise._identity, a, offset(out, (start + r) * n_out), n_out)
         if wants & WANT_LOSS:
-            measure(plan, work, data.y_kind, first, last)
+            sample_losses(plan, work, data.y_kind, first, last)
         if wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT):
             output_delta(plan, work, data.y_kind, as_float(scale, p), first, last)
             if data.weights != 0:
-                weigh(plan, data, tools, no_order, start, True, first, last)
+                apply_sample_weights(plan, data, tools, no_order, start, True, first, last)
             backward(plan, tools, rows, 0, 0)
             if plan.is_mixed:
-                meet(meeting, threads)
+                barrier(sync, threads)
             if wants & WANT_INPUT_GRADIENT:
                 layer = plan.layers[0]
                 propagate(
@@ -445,17 +446,17 @@ def evaluate(job, parameters, thread):
                     last - first,
                     tools.pack,
                 )
-            meet(meeting, threads)
+            barrier(sync, threads)
             if wants & WANT_GRADIENT:
                 is_first = start == 0 and not wanted.adds
-                accumulate(
-                    plan, tools, rows, tools.gradient, START_ZERO if is_first else START_C, STORE, nothing, nothing, 0
+                weight_gradients(
+                    plan, tools, rows, tools.gradient, INIT_ZERO if is_first else INIT_C, STORE, nothing, nothing, 0
                 )
         if wants & WANT_LOSS:
             for r in range(first, last):
                 poke(losses, start + r, peek(work, plan.losses_at + r))
-        meet(meeting, threads)  # the next block's rows may be another thread's in this one
-    restore_control(control)
+        barrier(sync, threads)  # the next block's rows may be another thread's in this one
+    restore_mxcsr(control)
 
 
-evaluate = Leaf(evaluate, "opi")
+evaluate = NativeFunction(evaluate, "opi")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import settings
+from shared import threads_everywhere
 
 # The same examples in every run: whether a change passes is not left to chance.  `pytest --hypothesis-profile=default
 # --hypothesis-seed=N` tries others.
@@ -39,3 +40,10 @@ def central_differences():
         return result
 
     return gradient
+
+
+@pytest.fixture
+def no_thread_limits():
+    """Divide work among threads even where that does not pay."""
+    with threads_everywhere():
+        yield

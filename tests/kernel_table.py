@@ -149,14 +149,14 @@ def named_randomly(names, share):
     ]
 
 
-def update(numbers, *, n_states=2, memory=False, has_steps=False):
+def update(numbers, *, n_states=2, running_products=False, has_steps=False):
     """A rule with these settings: gradient, lr, settings, memory, states >= 0 (but the first of two), parameters."""
 
     def arguments(rng, dtype, n, m):
         states = [uniform(rng, -1 if i == 0 and n_states == 2 else 0.01, 1, dtype, n * m) for i in range(n_states)]
         if has_steps:
             states[1][::3] = 0
-        powers = [np.array([0.8, 0.9, 0.95, 7.0])] if memory else []
+        powers = [np.array([0.8, 0.9, 0.95, 7.0])] if running_products else []
         return [
             uniform(rng, -1, 1, dtype, n * m),
             dtype(0.01),
@@ -226,9 +226,9 @@ ADAM = (0.9, 0.99, 1e-3)
 RULES = {  # arguments, and the written ones but the parameters
     "rmsprop": (update((0.9, 1e-3), n_states=1), "square"),
     "adagrad": (update((1e-3,), n_states=1), "total"),
-    "adam": (update(ADAM, memory=True), "memory m v"),
-    "adamw": (update((*ADAM, 0.3), memory=True), "memory m v"),
-    "nadam": (update((*ADAM, 0.98), memory=True), "memory m v"),
+    "adam": (update(ADAM, running_products=True), "running_products m v"),
+    "adamw": (update((*ADAM, 0.3), running_products=True), "running_products m v"),
+    "nadam": (update((*ADAM, 0.98), running_products=True), "running_products m v"),
     "lion": (update((0.9, 0.8, 0.3), n_states=1), "m"),
     "rprop": (update((0.5, 1.2, 0.03, 0.9), has_steps=True), "last step"),
 }

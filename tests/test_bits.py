@@ -6,23 +6,21 @@ Run as a program it prints the hashes of all networks and the width of the regis
 import json
 import os
 import platform
-import runpy
 import subprocess
 import sys
 from hashlib import sha256
-from pathlib import Path
 from unittest import mock
 
+import kernel_table as table
 import numpy as np
 import pytest
-from fastbp.kernels import simd
+from fastbp.kernels import microkernel
+from shared import threads_everywhere
 
 import fastbp
-from fastbp import engine
 from fastbp.activations import ACTIVATIONS
 from fastbp.losses import LOSSES
 
-table = runpy.run_path(str(Path(__file__).with_name("kernel_table.py")))
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
 PLAIN, CLASSICAL, NESTEROV = {}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}
 #           sizes, activations, loss, batch size, samples, options of SGD or of Trainer, options of Network
@@ -132,9 +130,7 @@ def trained(name, dtype, threads):
 
 def all_hashes(threads=1, dtypes=("float32", "float64")):
     """Hashes of every network, with threads even where they do not pay."""
-    with mock.patch.multiple(
-        engine, MIN_WORK_PER_THREAD=1, LARGE_WORK=0, LEAST_SHARED_WORK=0, MIN_ROWS_PER_THREAD=1, _threads=threads
-    ):
+    with threads_everywhere(threads):
         return {f"{name} {dtype}": trained(name, dtype, threads) for dtype in dtypes for name in NETWORKS}
 
 
@@ -151,20 +147,20 @@ def test_hashes_tell_networks_apart(hashes):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_do_not_change_the_bits(hashes, threads):
     used = []
-    bells = engine._Gang.bells
+    slots = threads.ThreadPool.slots
 
-    def watched(gang, others):
+    def watched(threads, others):
         used.append(others + 1)
-        return bells(gang, others)
+        return slots(threads, others)
 
-    with mock.patch.object(engine._Gang, "bells", watched):
+    with mock.patch.object(threads.ThreadPool, "bells", watched):
         assert all_hashes(threads) == hashes
     assert max(used, default=1) == threads  # threads there were
 
 
 PROCESSORS = {  # name: most bytes of a register, dtypes, environment
     "haswell": (64, ["float32"], {"NUMBA_CPU_NAME": "haswell"}),
-    "avx2": (32, ["float32", "float64"], table["AVX2"]),
+    "avx2": (32, ["float32", "float64"], table.AVX2),
     "sse2": (16, ["float32"], {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}),
 }
 
@@ -196,9 +192,9 @@ def test_the_processor_does_not_change_the_bits(hashes, processes, name):
     output, errors = processes[name].communicate(timeout=500)
     assert processes[name].returncode == 0, errors[-3000:]
     answer = json.loads(output)
-    assert answer["register_bytes"] == min(register_bytes, simd.register_bytes()) or name == "haswell"
+    assert answer["register_bytes"] == min(register_bytes, microkernel.register_bytes()) or name == "haswell"
     assert answer["hashes"] == {key: value for key, value in hashes.items() if key.endswith(tuple(dtypes))}
 
 
 if __name__ == "__main__":
-    print(json.dumps({"register_bytes": simd.register_bytes(), "hashes": all_hashes(dtypes=sys.argv[1:])}))
+    print(json.dumps({"register_bytes": microkernel.register_bytes(), "hashes": all_hashes(dtypes=sys.argv[1:])}))

@@ -4,20 +4,17 @@ Run as a program it trains and evaluates small networks.  Raw pointers are not c
 """
 
 import os
-import runpy
 import subprocess
 import sys
-from pathlib import Path
 
+import kernel_table as table
 import numpy as np
 import pytest
-from fastbp.kernels import jit
+from fastbp.kernels import cache
 
 import fastbp
 from fastbp import kernels
 from fastbp.update import State, Update
-
-table = runpy.run_path(str(Path(__file__).with_name("kernel_table.py")))
 
 METRICS = ("class_counts", "label_counts", "top_counts", "error_sums")
 
@@ -42,7 +39,7 @@ def main():
     train(np.zeros((3, 3)), np.zeros((3, 4), np.float32), None, None, 0, 4, np.zeros(1))
     assert isinstance(errors.pop(), IndexError) and not errors, "the engine's errors are not seen"
     rng = np.random.default_rng(0)
-    for row in table["TABLE"]:
+    for row in table.TABLE:
         if row.name.startswith(("cross_entropy", "shuffle", *METRICS)):  # the others know pointers only
             for shape in ((1, 1), (3, 5), (2, 17)):
                 getattr(kernels, row.name)(*row.arguments(rng, np.float64, *shape))
@@ -74,7 +71,7 @@ def main():
 
 @pytest.mark.parametrize("flag", ["1", "0"])
 def test_nothing_is_out_of_bounds(flag):
-    folder = jit.cache_folder()
+    folder = cache.cache_folder()
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": flag, "PYTHONWARNINGS": "error"}
     if folder is not None:
         environment["NUMBA_CACHE_DIR"] = str(folder / "boundscheck")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fastbp.kernels
 import pytest
-from fastbp.kernels import ahead
+from fastbp.kernels import cores
 
 import fastbp
 
@@ -25,7 +25,7 @@ caught = warnings.catch_warnings(record=True)
 warned = caught.__enter__()
 warnings.simplefilter("always")
 from fastbp import engine, kernels
-from fastbp.kernels import jit
+from fastbp.kernels import cache, jit, native
 
 def updated():
     parameters = np.ones(5)
@@ -141,7 +141,7 @@ def test_damaged_files_are_compiled_again(package, tmp_path):
 def test_a_wrong_byte_is_found(package, tmp_path):
     code = """
 updated()
-(path,) = jit.cache_folder().glob("*.nbc")
+(path,) = cache.cache_folder().glob("*.nbc")
 results = []
 for k in range(16):
     data = bytearray(path.read_bytes())
@@ -161,8 +161,8 @@ import fastbp
 from fastbp.kernels import training
 
 def compiled():
-    is_sgd = len(list(jit.cache_folder().glob("fastbp-sgd-*.nbc"))) > 0
-    return is_sgd, engine.is_compiled("float32"), engine.is_compiled("float64")
+    is_sgd = len(list(cache.cache_folder().glob("fastbp-sgd-*.nbc"))) > 0
+    return is_sgd, backend.is_compiled("float32"), backend.is_compiled("float64")
 
 def train():
     net = fastbp.Network([6, 5, 3], ["tanh", "softmax"], loss="cross_entropy", seed=0, dtype="float32")
@@ -216,7 +216,7 @@ def test_no_folder_can_be_written(tmp_path):
 values = updated()
 out = np.empty((1, 1))
 kernels.exp(np.zeros((1, 1)), out)
-answer(updated=values, exp=out.tolist(), cached=engine.is_compiled("float32"))
+answer(updated=values, exp=out.tolist(), cached=backend.is_compiled("float32"))
 """
     answer = run(package, here, code, **home(package / "file"))
     assert answer["updated"] == UPDATED and answer["exp"] == [[1.0]] and answer["cached"] is False
@@ -250,7 +250,7 @@ def test_a_failed_save_is_said_and_leaves_nothing(package, tmp_path):
 import os
 def no_space(*_):
     raise OSError("no space left")
-jit.os.replace = no_space
+cache.os.replace = no_space
 answer(updated=updated())
 """
     answer = run(package, tmp_path, code)
@@ -263,9 +263,9 @@ def test_what_killed_writers_left_is_cleared_and_names_are_not_foreseen(package,
     code = """
 import os
 names, replace = [], os.replace
-jit.os.replace = lambda source, target: (names.append(os.path.basename(source)), replace(source, target))
+cache.os.replace = lambda source, target: (names.append(os.path.basename(source)), replace(source, target))
 updated()
-(path,) = jit.cache_folder().glob("*.nbc")
+(path,) = cache.cache_folder().glob("*.nbc")
 path.unlink()
 for name in (f"{path.name}.left.tmp", "fastbp-other-0.nbc.left.tmp"):
     path.with_name(name).write_bytes(b"unfinished")
@@ -286,8 +286,8 @@ def test_files_in_use_are_no_news_on_windows(package, tmp_path):
         """
 def in_use(*arguments, **options):
     raise PermissionError(13, "The process cannot access the file because it is being used by another process")
-jit.os.replace = jit.open_beside = in_use
-jit._WINDOWS = %s
+cache.os.replace = cache.open_beside = in_use
+cache._WINDOWS = %s
 """
         + code
     )
@@ -304,7 +304,7 @@ class Planted:
     def __reduce__(self):
         return open, ({!r}, "w")
 updated()
-(path,) = jit.cache_folder().glob("*.nbc")
+(path,) = cache.cache_folder().glob("*.nbc")
 content = pickle.dumps(Planted())
 path.write_bytes(hashlib.sha256(content).digest() + content)
 answer()
@@ -367,7 +367,7 @@ def test_what_belongs_to_another_user_is_not_read(which, planted):
     """To a process of another user, this user's files are another's."""
     code = "import os\nmine = os.geteuid()\njit.os.geteuid = lambda: mine + 1\n"
     if which == "file":
-        code = "jit.cache_folder()\n" + code
+        code = "cache.cache_folder()\n" + code
     was_run, warnings = planted[1](code=code)
     assert not was_run and "belongs to user" in warnings[0]
 
@@ -442,11 +442,11 @@ try:
 except NumbaError:
     failed = True
 import subprocess
-path = str(jit.cache_folder() / "kernels.lock")
+path = str(cache.cache_folder() / "kernels.lock")
 code = f"import fcntl; fcntl.lockf(open({path!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 def others_can_lock():
     return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
-lock = jit.Lock.taken("any")
+lock = cache.Lock.taken("any")
 held = others_can_lock()
 lock.give_back()
 answer(failed=failed, free=[held, others_can_lock()], updated=updated())
@@ -466,7 +466,7 @@ sys.stdin.read()
 WAITING = """
 import contextlib, io, types
 clock = [0.0]
-jit.time = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.__setitem__(0, clock[0] + s))
+cache.time = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.__setitem__(0, clock[0] + s))
 out = np.empty((1, 1))
 with contextlib.redirect_stderr(io.StringIO()) as said:
     values = updated()
@@ -500,7 +500,7 @@ def test_no_waiting_where_there_are_no_locks(package, tmp_path):
 import errno
 def lockf(*arguments):
     raise OSError(errno.ENOLCK, "No locks available")
-jit.fcntl.lockf = jit.fcntl.flock = lockf
+cache.fcntl.lockf = cache.fcntl.flock = lockf
 """
         + WAITING
     )
@@ -524,12 +524,12 @@ subprocess.Popen = Recorded
 TRAINED = """
 train()
 codes = [helper.wait() for helper in helpers]
-answer(codes=codes, evaluates=len(list(jit.cache_folder().glob("fastbp-evaluate-*"))))
+answer(codes=codes, evaluates=len(list(cache.cache_folder().glob("fastbp-evaluate-*"))))
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no file locks on Windows")
-@pytest.mark.skipif(ahead.n_cores() < 2, reason="needs a second core")
+@pytest.mark.skipif(cores.n_cores() < 2, reason="needs a second core")
 def test_another_process_compiles_ahead(package, tmp_path):
     cold, warm = (run(package, tmp_path, HELPED + TRAINED) for _ in range(2))
     assert cold == {"codes": [0], "evaluates": 1, "warnings": []}  # training alone does not evaluate
@@ -538,20 +538,21 @@ def test_another_process_compiles_ahead(package, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no file locks on Windows")
 @pytest.mark.parametrize(
-    "obstacle", ["sys.executable = '/opt/program'", "ahead.n_cores = lambda: 1", "held = ahead._lock()"]
+    "obstacle",
+    ["sys.executable = '/opt/program'", "cores.n_cores = lambda: 1", "held = parallel_compile._lock()"],
 )
 def test_no_other_process_where_there_is_no_place_for_it(obstacle, package, tmp_path):
     code = (
         HELPED
         + """
-from fastbp.kernels import ahead
-jit.Leaf.is_cached = lambda leaf, dtype: False
+from fastbp.kernels import cores, parallel_compile
+native.NativeFunction.is_cached = lambda leaf, dtype: False
 """
         + obstacle
         + """
-ahead.compile_beside(training.evaluate, 1, np.dtype("float32"))
+parallel_compile.start_compile_helper(training.evaluate, 1, np.dtype("float32"))
 answer(helpers=len(helpers))
 """
     )
     assert run(package, tmp_path, code)["helpers"] == 0
-    assert run(package, tmp_path, code.replace(obstacle, "pass"))["helpers"] == (ahead.n_cores() > 1)
+    assert run(package, tmp_path, code.replace(obstacle, "pass"))["helpers"] == (cores.n_cores() > 1)

@@ -9,30 +9,31 @@ import ctypes
 import mmap
 import os
 import platform
-import runpy
 import signal
 import subprocess
 import sys
 from contextlib import ExitStack
 from itertools import product
-from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
+import kernel_table as table
 import numpy as np
 import pytest
+from fastbp.kernels import plan
+from fastbp.kernels.layout import A_AT, DELTA_AT, DROP_AT, Z_AT
 from fastbp.kernels.optimizers import N_STATES
-from fastbp.kernels.plan import A_AT, DELTA_AT, DROP_AT, Z_AT
+from shared import threads_everywhere
 
-from fastbp import engine, kernels
+from fastbp import kernels
 from fastbp.activations import ACTIVATIONS
-from fastbp.engine import NumbaBackend
-from fastbp.reference import NumpyBackend
+from fastbp.engine import backend as engine_backend
+from fastbp.engine import workspace
+from fastbp.engine.backend import NumbaBackend
+from fastbp.reference.backprop import NumpyBackend
 from fastbp.update import State, Update
 
-table = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("kernel_table.py"))))
 # Twice the tile of 12 rows and 32 columns (AVX-512, float32), and one; few rows have tiles of up to 128 columns.
-MOST_ROWS, MOST_COLUMNS, MOST_OF_FEW = 25, 65, {1: 257, 2: 129, 3: 129}
+MAX_ROWS, MAX_COLUMNS, MAX_OF_FEW = 25, 65, {1: 257, 2: 129, 3: 129}
 PATTERNS = {"f4": 0x7FC0BEEF, "f8": 0x7FF8BADCAFEDBEEF, "i8": 0x7EADBEEF7EADBEEF, "u4": 0xBADCAFED, "u1": 0xA5}
 
 
@@ -109,11 +110,11 @@ class GuardPages:
 def shapes_of(row, step=1):
     """Shapes from 1 to twice a tile and one in each direction, of the rank that the row takes."""
     if row.shapes is table.ELEMENTS:
-        return [(1, n) for n in range(1, 2 * MOST_COLUMNS)] + [(3, 7), (7, 11)]
-    sides = list(product(range(1, MOST_ROWS + 1), range(1, MOST_COLUMNS + 1)))
+        return [(1, n) for n in range(1, 2 * MAX_COLUMNS)] + [(3, 7), (7, 11)]
+    sides = list(product(range(1, MAX_ROWS + 1), range(1, MAX_COLUMNS + 1)))
     if row.shapes is table.SAMPLES:
         return sides[:: 5 * step]
-    sides += [(rows, columns) for rows, most in MOST_OF_FEW.items() for columns in range(MOST_COLUMNS + 1, most + 1)]
+    sides += [(rows, columns) for rows, most in MAX_OF_FEW.items() for columns in range(MAX_COLUMNS + 1, most + 1)]
     depths = [*range(1, 34), 255, 256, 257, 513]
     return [(*side, depths[(i * 5) % len(depths)]) for i, side in list(enumerate(sides))[::step]] + [(37, 259, 40)]
 
@@ -181,12 +182,12 @@ def network(i):
     """Sizes, number of samples and batch size of the i-th network: every width from 1 to 65 in every place."""
     if i < len(CORNERS):
         return CORNERS[i]
-    sizes = i % MOST_COLUMNS + 1, i * 29 % MOST_COLUMNS + 1, i * 17 % MOST_COLUMNS + 1
-    n = i * 7 % MOST_ROWS + 1
+    sizes = i % MAX_COLUMNS + 1, i * 29 % MAX_COLUMNS + 1, i * 17 % MAX_COLUMNS + 1
+    n = i * 7 % MAX_ROWS + 1
     return sizes, n, (1, n // 2 + 1, n)[i % 3]
 
 
-N_NETWORKS = len(CORNERS) + 3 * MOST_COLUMNS
+N_NETWORKS = len(CORNERS) + 3 * MAX_COLUMNS
 
 
 class Numpy:
@@ -264,19 +265,17 @@ def run_network(i, dtype, memory):
             given, wanted, rtol, atol * max(1, np.abs(wanted).max()), err_msg=f"{what} {i} {sizes}"
         )
 
-    engine_make_plan, workspaces = engine.make_plan, []
+    engine_make_plan, workspaces = plan.make_plan, []
     with ExitStack() as stack:
-        for name, value in {
-            "aligned_zeros": new_workspace,
-            "make_plan": make_plan,
-            "np": Numpy(lambda shape, dtype=float: memory.put(np.full(shape, np.nan, dtype))),
-            "MIN_ROWS_PER_THREAD": 1,
-            "MIN_WORK_PER_THREAD": 1,
-            "LARGE_WORK": 0,
-            "LEAST_SHARED_WORK": 0,
-            "_threads": 1 + i % 3,
-        }.items():
-            stack.enter_context(mock.patch.object(engine, name, value))
+        stack.enter_context(threads_everywhere(1 + i % 3))
+        empty = Numpy(lambda shape, dtype=float: memory.put(np.full(shape, np.nan, dtype)))
+        for module, name, value in (
+            (workspace, "aligned_zeros", new_workspace),
+            (engine_backend, "aligned_zeros", new_workspace),
+            (workspace, "make_plan", make_plan),
+            (engine_backend, "np", empty),
+        ):
+            stack.enter_context(mock.patch.object(module, name, value))
         backend = NumbaBackend(sizes, activations, loss, reduction, dtype)
         for what, arguments in {
             "predict": (X,),
@@ -331,7 +330,8 @@ def run_network(i, dtype, memory):
         steps = exact.training(wanted[0], states[0], order=wanted[1], **options)(X, Y, weights, words, *span, wanted[2])
         given = [memory.put(parameters), memory.put(np.arange(n)), memory.put(np.zeros(2))]
         vars(states[1]).update(
-            buffers=[memory.put(buffer) for buffer in states[1].buffers], memory=memory.put(states[1].memory)
+            buffers=[memory.put(buffer) for buffer in states[1].buffers],
+            running_products=memory.put(states[1].running_products),
         )
         train = backend.training(given[0], states[1], order=given[1], **options)
         assert steps == train(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import fastbp
-from fastbp import checks, initializers
+from fastbp import arguments, checks, initializers
 from fastbp.activations import ACTIVATIONS
 from fastbp.initializers import INITIALIZERS
 from fastbp.losses import LOSSES
@@ -448,11 +448,11 @@ def test_names_of_other_libraries(known, names):
     for right, others in names.items():
         for other in others.split():
             with pytest.raises(ValueError) as caught:
-                checks.name("which", other, known)
+                arguments.name("which", other, known)
             assert f"which {other!r} is unknown; did you mean '{right}'? (known: " in str(caught.value)
     for nothing_like_it in ("zzz", "hard_swish", "deviance"):
         with pytest.raises(ValueError, match=rf"which '{nothing_like_it}' is unknown \(known"):
-            checks.name("which", nothing_like_it, known)
+            arguments.name("which", nothing_like_it, known)
 
 
 def test_every_alias_means_a_name():
@@ -466,8 +466,8 @@ def test_every_alias_means_a_name():
         "max",
         *(kind.__name__ for kind in fastbp.optimizers.OPTIMIZERS),
     }
-    for alias, meant in checks._ALIASES.items():
-        assert alias == checks._plain(alias) and set(meant.split()) <= names, alias
+    for alias, meant in arguments._ALIASES.items():
+        assert alias == arguments._plain(alias) and set(meant.split()) <= names, alias
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ import pytest
 from typer.testing import CliRunner
 
 import fastbp
-from fastbp import cli, recipe
-from fastbp.datasets import Dataset
-from fastbp.recipe import METADATA_KEY, Recipe, read, split
+from fastbp import cli, preprocessing
+from fastbp.cli import app
+from fastbp.datasets.dataset import Dataset
+from fastbp.preprocessing import METADATA_KEY, Preprocessor, read, split
 
 LAUNCH = [sys.executable, "-c", "import sys; sys.argv[0] = 'fastbp'; from fastbp.cli import main; main()"]
 
@@ -31,7 +32,7 @@ def run(*arguments, exit_code=0):
     arguments = [str(argument) for argument in arguments]
     if arguments[:1] in (["train"], ["predict"]) and "--backend" not in arguments:
         arguments += ["--backend", "numpy"]
-    result = CliRunner().invoke(cli.make_app(), arguments)
+    result = CliRunner().invoke(app.make_app(), arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == exit_code, result.output
@@ -481,7 +482,7 @@ def test_damaged_recipes_are_refused_when_read(tmp_path, flowers, text, words):
     net = recipe_model(tmp_path / "m.npz", text)
     metadata = fastbp.load(tmp_path / "m.npz", backend="numpy").metadata
     with pytest.raises(ValueError) as error:
-        Recipe.from_metadata(metadata, net.sizes, "m.npz")
+        Preprocessor.from_metadata(metadata, net.sizes, "m.npz")
     message, path = str(error.value), tmp_path / "m.npz"
     assert message.startswith("m.npz, metadata 'recipe': ") and words in message and len(message) < 300
     assert error_line("predict", path, flowers) == f"error: {message}".replace("m.npz", str(path))
@@ -507,14 +508,14 @@ def test_models_of_before_predict_the_same(tmp_path, length):
 def test_a_recipe_that_cannot_be_read_back_is_not_made():
     data = Dataset(np.ones((4, 1)), np.array([0, 1, 0, 1]), ("a", "a\0"))
     with pytest.raises(ValueError, match=r"classes\[1\] must be a text without NUL"):
-        Recipe.of(data, np.arange(4))
+        Preprocessor.of(data, np.arange(4))
 
 
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1e-60), (0.0, 1e60), (-1e60, 1.0)])
 def test_inputs_of_float32_are_standardised_by_numbers_that_it_does_not_hold(mean, scale):
     X = np.array([[1.0], [2.0]], np.float32)
     expected = (X.astype(float) - mean) / scale
-    np.testing.assert_allclose(Recipe([mean], [scale]).inputs(X, np.dtype("f8")), expected, rtol=1e-15)
+    np.testing.assert_allclose(Preprocessor([mean], [scale]).inputs(X, np.dtype("f8")), expected, rtol=1e-15)
 
 
 @pytest.mark.filterwarnings("ignore:NaN or infinity in b2")
@@ -714,14 +715,14 @@ def test_r2_of_equal_targets_is_undefined(tmp_path, targets):
 @pytest.mark.parametrize("factor", [1e-300, 1.0, 1e300])
 def test_errors_of_any_size(factor):
     y, guess = np.array([[1.0], [2], [4]]) * factor, np.array([[1.5], [2], [3]]) * factor
-    ((rmse, r2),) = cli._errors(y, guess)
+    ((rmse, r2),) = app._errors(y, guess)
     assert (rmse, r2) == pytest.approx((np.sqrt(1.25 / 3) * factor, 1 - 1.25 / (14 / 3)), rel=1e-12, abs=0)
 
 
 def test_errors_far_larger_than_the_targets():
-    ((rmse, r2),) = cli._errors(np.array([[1.0], [2]]), np.array([[1e300], [1e300]]))
+    ((rmse, r2),) = app._errors(np.array([[1.0], [2]]), np.array([[1e300], [1e300]]))
     assert rmse == pytest.approx(1e300) and r2 == -np.inf
-    ((rmse, r2),) = cli._errors(np.array([[-1.7e308], [1.7e308]]), np.array([[1e308], [1e308]]))
+    ((rmse, r2),) = app._errors(np.array([[-1.7e308], [1.7e308]]), np.array([[1e308], [1e308]]))
     assert rmse == np.inf and r2 == pytest.approx(1 - (2.7**2 + 0.7**2) / 2 / 1.7**2)
 
 
@@ -796,7 +797,7 @@ def test_all_that_rich_prints_is_escaped():
     ],
 )
 def test_printable(text, expected):
-    assert cli.printable(text) == expected
+    assert app.printable(text) == expected
 
 
 @pytest.fixture
@@ -1005,7 +1006,7 @@ def test_ctrl_c_in_a_real_process(tmp_path):
 
 def test_verify():
     text = run("verify").stdout
-    assert text.count("everything agrees") == len(cli.VERIFIED) + 1 and "WRONG" not in text
+    assert text.count("everything agrees") == len(app.VERIFIED) + 1 and "WRONG" not in text
 
 
 def test_verify_notices_a_wrong_derivative(monkeypatch):
@@ -1051,7 +1052,7 @@ def test_recipe_standardises_by_the_training_rows_alone():
     rng = np.random.default_rng(0)
     X, y = rng.normal([5, -3, 7], [2, 1e-3, 0], (50, 3)), rng.normal(1e4, 50, 50)
     X[40:] += 100
-    made = Recipe.of(Dataset(X, y), np.arange(40))
+    made = Preprocessor.of(Dataset(X, y), np.arange(40))
     Z = made.inputs(X, np.dtype("f8"))
     np.testing.assert_allclose(Z[:40].mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(Z[:40].std(axis=0), [1, 1, 0], atol=1e-9)
@@ -1064,18 +1065,18 @@ def test_recipe_standardises_by_the_training_rows_alone():
 def test_recipe_gives_pixels_one_scale():
     X = np.random.default_rng(0).integers(0, 256, (30, 4)).astype(np.uint8)
     X[:, 0] = 9
-    Z = Recipe.of(Dataset(X, np.arange(30) % 2, ("a", "b"), pixels=True), np.arange(30)).inputs(X, np.dtype("f4"))
+    Z = Preprocessor.of(Dataset(X, np.arange(30) % 2, ("a", "b"), pixels=True), np.arange(30)).inputs(X, np.dtype("f4"))
     assert Z.dtype == np.float32 and (Z.mean(), Z.std()) == pytest.approx((0, 1), abs=1e-5)
     assert len(np.unique(Z[:, 0])) == 1 and np.ptp(Z) == pytest.approx(np.ptp(X) / X.std(), rel=1e-5)
 
 
 def test_recipe_survives_json(flowers):
     data = read(str(flowers))
-    made = Recipe.of(data, np.arange(50))
-    again = Recipe.from_metadata(made.metadata())
+    made = Preprocessor.of(data, np.arange(50))
+    again = Preprocessor.from_metadata(made.metadata())
     assert set(made.metadata()) == {METADATA_KEY} and tuple(again.columns) == data.columns
     assert tuple(again.classes) == ("lily", "rose") and (again.mean, again.scale) == (made.mean, made.scale)
-    assert Recipe.from_metadata({"other": "text"}) is None and recipe.BUNDLED == ("digits", "xor")
+    assert Preprocessor.from_metadata({"other": "text"}) is None and preprocessing.BUNDLED == ("digits", "xor")
 
 
 def test_a_model_is_kept_whatever_becomes_of_the_screen(flowers, tmp_path):
@@ -1122,12 +1123,12 @@ def test_targets_of_another_shape_are_not_compared(tmp_path):
 def test_columns_of_any_size_are_standardised(offset, width):
     column = offset + width * np.random.default_rng(0).random(500)
     samples = fastbp.datasets.dataset.Dataset(np.column_stack([column, np.full(500, 7.7)]), column)
-    recipe = Recipe.of(samples, np.arange(500))
-    X = recipe.inputs(samples.X, np.dtype(np.float64))
+    preprocessor = Preprocessor.of(samples, np.arange(500))
+    X = preprocessor.inputs(samples.X, np.dtype(np.float64))
     np.testing.assert_allclose([X[:, 0].mean(), X[:, 0].std()], [0, 1], atol=1e-6)
     assert np.abs(X[:, 1]).max() < 1e-9
     np.testing.assert_allclose(
-        recipe.predictions(recipe.targets(column, "squared_error").astype(np.float32))[:, 0],
+        preprocessor.predictions(preprocessor.targets(column, "squared_error").astype(np.float32))[:, 0],
         column,
         rtol=1e-5,
         atol=1e-5 * width,

@@ -16,7 +16,10 @@ import pytest
 
 import fastbp
 from fastbp import datasets
-from fastbp.datasets import Column, read_csv, read_idx, read_idx_array, read_npz
+from fastbp.datasets import bundled
+from fastbp.datasets.arrays import read_idx, read_idx_array, read_npz
+from fastbp.datasets.dataset import Column
+from fastbp.datasets.tables import read_csv
 
 IDX_CODES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}
 
@@ -44,7 +47,7 @@ def table(tmp_path):
 
 
 def test_digits_are_the_uci_digits():
-    X, y = datasets.load_digits()
+    X, y = bundled.load_digits()
     assert (X.shape, X.dtype, y.shape, y.dtype) == ((1797, 64), np.float32, (1797,), np.int64)
     assert (X.min(), X.max()) == (0, 1)
     levels = (X * 16).astype(np.uint8)
@@ -59,18 +62,18 @@ DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a82
 def test_digits_are_small_and_attributed():
     folder = resources.files("fastbp.datasets")
     assert len(folder.joinpath("digits.npz").read_bytes()) < 100_000
-    for text in (folder.joinpath("digits.txt").read_text(), datasets.load_digits.__doc__):
+    for text in (folder.joinpath("digits.txt").read_text(), bundled.load_digits.__doc__):
         assert all(word in text for word in ("Alpaydin", "Kaynak", "UCI", "Attribution", "licenses/by/4.0"))
 
 
 def test_xor():
-    X, Y = datasets.load_xor()
+    X, Y = bundled.load_xor()
     assert (X.dtype, Y.dtype, Y.shape) == (np.float32, np.float32, (4, 1))
     assert [(a, b, c) for (a, b), (c,) in zip(X, Y, strict=True)] == [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
 
 
 def test_a_dataset_is_a_pair_that_knows_more():
-    data = datasets.load_digits()
+    data = bundled.load_digits()
     assert data[0] is data.X and data[1] is data.y and len(data) == 2
     again = pickle.loads(pickle.dumps(data))
     assert again.classes == data.classes == tuple("0123456789") and np.array_equal(again.X, data.X)

@@ -12,16 +12,20 @@ from itertools import product
 import numba
 import numpy as np
 import pytest
-from fastbp.kernels import dense, gang, simd
+from fastbp.kernels import dense, simd
 from fastbp.kernels import plan as plans
+from fastbp.kernels import threads as kernel_threads
 from fastbp.kernels.optimizers import N_STATES
+from shared import NO_LIMITS
 
 import fastbp
-from fastbp import engine, kernels
+from fastbp import kernels
 from fastbp.activations import ACTIVATIONS
-from fastbp.engine import NumbaBackend
+from fastbp.engine import limits, workspace
+from fastbp.engine import threads as engine_threads
+from fastbp.engine.backend import NumbaBackend
 from fastbp.losses import LOSSES
-from fastbp.reference import NumpyBackend, layer_views
+from fastbp.reference.backprop import NumpyBackend, layer_views
 from fastbp.update import State, Update
 
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
@@ -114,7 +118,7 @@ class Case:
             order=order,
             losses=losses,
             steps=steps,
-            memory=state.memory,
+            running_products=state.running_products,
             skipped=state.skipped,
         )
 
@@ -183,13 +187,11 @@ class Case:
 
 @pytest.fixture
 def many_threads(monkeypatch):
-    """Threads even where they do not pay."""
-    monkeypatch.setattr(engine, "MIN_ROWS_PER_THREAD", 1)
-    monkeypatch.setattr(engine, "MIN_WORK_PER_THREAD", 1)
-    monkeypatch.setattr(engine, "LARGE_WORK", 0)
-    monkeypatch.setattr(engine, "LEAST_SHARED_WORK", 0)
+    """Two threads even where they do not pay."""
+    for name, value in NO_LIMITS.items():
+        monkeypatch.setattr(limits, name, value)
     monkeypatch.setattr(plans, "MIN_SHARED_W", 0)
-    monkeypatch.setattr(engine, "_threads", 2)
+    monkeypatch.setattr(engine_threads, "_threads", 2)
 
 
 # ------------------------------------------------------------------ all sorts of networks
@@ -373,7 +375,7 @@ def test_settings_of_an_update(many_threads, name, dtype):
             labels=i % 2 == 0 and sizes[-1] > 1,
         )
         weights = np.random.default_rng(i).random(case.n) if i % 3 == 2 else None
-        engine._threads = 1 + i % 3
+        engine_threads._threads = 1 + i % 3
         case.check_training(
             batch_size, threads=1 + i % 3, weights=weights, **{"key": 2**63 + 12345 - i * 2**60, **SETTINGS[name]}
         )
@@ -450,7 +452,7 @@ def test_input_noise_is_normal():
 def short_calls(monkeypatch):
     """Native calls of one block each."""
     calls, work = [], NumbaBackend._work
-    monkeypatch.setattr(engine, "INTERRUPTIBLE_WORK", 1)
+    monkeypatch.setattr(limits, "INTERRUPTIBLE_WORK", 1)
     monkeypatch.setattr(NumbaBackend, "_work", lambda *args, **options: (calls.append(1), work(*args, **options))[1])
     return calls
 
@@ -472,7 +474,7 @@ def test_a_batch_in_several_calls_has_the_same_bits(many_threads, short_calls, n
         n_blocks = sum(-(-min(batch_size, case.n - start) // 256) for start in range(0, case.n, batch_size))
         assert len(short_calls) == 2 * n_blocks
         with monkeypatch.context() as patched:
-            patched.setattr(engine, "INTERRUPTIBLE_WORK", 10**12)
+            patched.setattr(limits, "INTERRUPTIBLE_WORK", 10**12)
             whole = case.train(case.numba, batch_size, **options)
         assert parts["steps"] == whole["steps"] and parts["skipped"] == whole["skipped"]
         for what in ("parameters", "velocity", "order", "losses", "memory"):
@@ -519,7 +521,7 @@ def test_an_evaluation_in_several_calls_has_the_same_bits(many_threads, short_ca
         parts = evaluated()
         assert len(short_calls) == 7 * 4
         with monkeypatch.context() as patched:
-            patched.setattr(engine, "INTERRUPTIBLE_WORK", 10**12)
+            patched.setattr(limits, "INTERRUPTIBLE_WORK", 10**12)
             whole = evaluated()
         for one, other in zip(parts, whole, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -602,11 +604,11 @@ def test_indices_must_be_what_the_kernels_read():
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, dtype):
     """The steps before a loss that is not finite are kept, and so are calls by turns with one thread and with many."""
-    engine._threads = threads
+    threads._threads = threads
     for momentum in (0.0, 0.9):
         case = Case((5, 200, 2), ("tanh", "identity"), "squared_error", dtype, n=23)
-        plan = engine._Desk(case.numba, 4, threads, 1).plan
-        assert plan.own_row > 0, "this network no longer shows what it is to show"
+        plan = workspace.Workspace(case.numba, 4, threads, 1).plan
+        assert plan.private_row_stride > 0, "this network no longer shows what it is to show"
         one, many = (
             case.train(case.numba, 4, momentum=momentum, epochs=3, cuts=(2, 5), threads=number)
             for number in (1, threads)
@@ -624,10 +626,10 @@ def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, 
 
 @numba.njit
 def walk(state, X, most):
-    """Where `dense.next_lines` says to look, call by call, in bytes from X on, and how far apart the lines are."""
+    """Where `dense.next_prefetch_lines` says to look, call by call, in bytes from X on, and how far apart the lines are."""
     x, places = simd.pointer(X, 0), []
     for _ in range(most):
-        at, step, _ = dense.next_lines(state.ctypes.data, x)
+        at, step, _ = dense.next_prefetch_lines(state.ctypes.data, x)
         if step == 0:
             break
         places.append((simd.distance(x, at) * X.itemsize, step * X.itemsize))
@@ -640,14 +642,14 @@ def test_the_lines_of_the_next_samples_are_all_asked_for(n_in, dtype):
     rng, X = np.random.default_rng(0), np.zeros((40, n_in), dtype)
     order, size = rng.permutation(40), n_in * X.itemsize
     for first, last, lines in ((0, 40, 1), (3, 9, 4), (39, 40, 100), (7, 7, 2)):
-        state = np.zeros(dense.SOON_SIZE, np.int64)
+        state = np.zeros(dense.PREFETCH_SIZE, np.int64)
         for place, value in (
-            (dense.SOON_X, X.ctypes.data),
-            (dense.SOON_BYTES, size),
-            (dense.SOON_ORDER, order.ctypes.data),
-            (dense.SOON_FIRST, first),
-            (dense.SOON_LAST, last),
-            (dense.SOON_LINES, lines),
+            (dense.PREFETCH_X, X.ctypes.data),
+            (dense.PREFETCH_ROW_BYTES, size),
+            (dense.PREFETCH_ORDER, order.ctypes.data),
+            (dense.PREFETCH_FIRST, first),
+            (dense.PREFETCH_LAST, last),
+            (dense.PREFETCH_LINES, lines),
         ):
             state[place] = value
         wanted = [(order[i] * size + at, 64) for i in range(first, last) for at in range(0, size, 64 * lines)]
@@ -661,7 +663,7 @@ def test_samples_that_do_not_stay_in_the_cache(many_threads, x_dtype, n, dtype):
     """Of the next batch they are asked for while this one's gradient is computed."""
     for sizes, batch_size in (((400, 20, 3), 10), ((400, 130, 3), 64)):
         case = Case(sizes, ("tanh", "sigmoid"), "squared_error", dtype, n=n, x_dtype=x_dtype, x_scale=0.3)
-        assert case.X.nbytes > dense.FAR_BYTES, "this data no longer shows what it is to show"
+        assert case.X.nbytes > dense.PREFETCH_MIN_BYTES, "this data no longer shows what it is to show"
         for settings in ({"momentum": 0.9}, ADAM):
             case.check_training(batch_size, **settings)
             one, cut, many = (
@@ -682,7 +684,7 @@ def test_threads_meet_between_blocks(many_threads, sizes, n, dtype):
     whole = case.numba.predict(case.parameters, case.X)
     alone = np.concatenate([case.numba.predict(case.parameters, case.X[i : i + 1]) for i in range(n)])
     for threads in (2, 3):
-        engine._threads = threads
+        threads._threads = threads
         for _ in range(100):
             np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), alone)
             losses, gradient = case.numba.gradient(case.parameters, case.X, case.Y)
@@ -701,7 +703,7 @@ def test_inputs_that_are_not_finite_are_found_while_predicting(many_threads, n_i
     X = rng.standard_normal((n, n_in)).astype(dtype)
     wanted = net.with_backend("numpy").predict(X)
     for threads in (1, 3):
-        engine._threads = threads
+        threads._threads = threads
         for r, j, value in [(0, 0, np.nan), (n - 1, n_in - 1, -np.inf), (257, 16, np.inf), (300, 15, np.nan)]:
             bad = X.copy()
             bad[r, j] = value
@@ -791,26 +793,29 @@ def test_python_threads_share_one_network(many_threads):
 def test_threads_sleep_and_are_woken(many_threads, monkeypatch):
     """Jobs in quick succession, and after pauses in which the other threads fall asleep."""
     case = Case((20, 70, 70, 4), ("sigmoid", "tanh", "identity"), "squared_error", np.float32, n=90)
-    monkeypatch.setattr(engine, "_threads", 1)
+    monkeypatch.setattr(engine_threads, "_threads", 1)
     alone = case.numba.predict(case.parameters, case.X)
-    monkeypatch.setattr(engine, "_threads", 3)
+    monkeypatch.setattr(engine_threads, "_threads", 3)
     slept = 0
     for i in range(60):
         np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), alone)
-        bells = engine._gang._bells[:2]
-        assert len(bells) == 2 and gang.CALLED not in [bell[gang.STATE] for bell in bells]
+        slots = engine_threads._pool._slots[:2]
+        assert len(slots) == 2 and kernel_threads.POSTED not in [slot[kernel_threads.STATE] for slot in slots]
         if i % 10 == 9:
             deadline = time.monotonic() + 60
-            while any(bell[gang.STATE] != gang.ASLEEP for bell in bells) and time.monotonic() < deadline:
+            while (
+                any(slot[kernel_threads.STATE] != kernel_threads.SLEEPING for slot in slots)
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.001)
-            slept += all(bell[gang.STATE] == gang.ASLEEP for bell in bells)
+            slept += all(slot[kernel_threads.STATE] == kernel_threads.SLEEPING for slot in slots)
     assert slept == 6
 
 
 def test_threads_that_cannot_be_started_are_done_without(many_threads, monkeypatch):
     case = Case((20, 70, 70, 4), ("sigmoid", "tanh", "identity"), "squared_error", np.float32, n=90)
     wanted = case.numba.predict(case.parameters, case.X)
-    monkeypatch.setattr(engine, "_gang", engine._Gang())
+    monkeypatch.setattr(engine_threads, "_pool", engine_threads.ThreadPool())
 
     def cannot_start(thread):
         raise RuntimeError("can't start new thread")
@@ -819,10 +824,10 @@ def test_threads_that_cannot_be_started_are_done_without(many_threads, monkeypat
         patched.setattr(threading.Thread, "start", cannot_start)
         for _ in range(3):
             np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), wanted)
-            assert engine._gang._bells == []
-    case.numba._paces.clear()  # the first of a trial is by several threads
+            assert engine_threads._pool._slots == []
+    case.numba._autotuners.clear()  # the first of a trial is by several threads
     np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), wanted)
-    assert len(engine._gang._bells) == 1
+    assert len(engine_threads._pool._slots) == 1
 
 
 FORK = """
@@ -830,7 +835,7 @@ import hashlib, os, signal
 import numpy as np
 import fastbp
 from fastbp import engine, kernels
-engine.MIN_ROWS_PER_THREAD, engine.MIN_WORK_PER_THREAD, engine.LARGE_WORK, engine.LEAST_SHARED_WORK = 1, 1, 0, 0
+limits.MIN_ROWS_PER_THREAD, limits.MIN_WORK_PER_THREAD, limits.LARGE_WORK, limits.MIN_PARALLEL_WORK = 1, 1, 0, 0
 X = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
 Y = np.arange(200) % 4
 
@@ -843,13 +848,13 @@ net = fastbp.Network([20, 30, 4], ["tanh", "softmax"], loss="cross_entropy", see
 expected = trained()
 for is_busy in (False, True):
     if is_busy:
-        engine._gang.lock.acquire()            # as if another thread were in the middle of training
+        threads._pool.lock.acquire()            # as if another thread were in the middle of training
     child = os.fork()
     if child == 0:
         signal.alarm(30)
         os._exit(0 if trained() == expected and trained(net) == expected else 3)
     if is_busy:
-        engine._gang.lock.release()
+        threads._pool.lock.release()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code == 0, f"the child ended with {code}"
     net = fastbp.Network([20, 30, 4], ["tanh", "softmax"], loss="cross_entropy", seed=0)

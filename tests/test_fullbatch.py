@@ -53,9 +53,9 @@ def weights_of(net):
     return flat(fastbp.Gradients(None, [np.ones_like(W) for W in net.weights], [np.zeros_like(b) for b in net.biases]))
 
 
-def minimise(method, net, X, Y, epochs, after=None, **options):
+def minimize(method, net, X, Y, epochs, after=None, **options):
     losses = []
-    stopped = method.minimise(net, X, Y, epochs, after or losses.append, **options)
+    stopped = method.minimize(net, X, Y, epochs, after or losses.append, **options)
     return stopped, losses
 
 
@@ -169,7 +169,7 @@ def test_lbfgs_takes_no_more_evaluations_than_scipy(dtype, monkeypatch):
         for is_ours in (True, False):
             net = fastbp.Network([8, 12, 5], ["tanh", "softmax"], "cross_entropy", dtype=dtype, seed=seed)
             if is_ours:
-                stopped, _ = minimise(fastbp.LBFGS(ftol=1e-9), net, X, labels, 500, update=update)
+                stopped, _ = minimize(fastbp.LBFGS(ftol=1e-9), net, X, labels, 500, update=update)
                 assert stopped == "converged"
             else:
                 optimize.minimize(
@@ -179,7 +179,7 @@ def test_lbfgs_takes_no_more_evaluations_than_scipy(dtype, monkeypatch):
                     method="L-BFGS-B",
                     options=options,
                 )
-            courses.append(np.minimum.accumulate([total for total, _ in values]))
+            courses.append(np.minimum.weight_gradients([total for total, _ in values]))
             del values[:]
         target = 1.001 * max(course[-1] for course in courses)
         needed += [np.argmax(course <= target) + 1 for course in courses]
@@ -236,7 +236,7 @@ def test_lbfgs_finds_the_minimum_of_a_convex_loss(backend, weighted):
     counts = rng.integers(0, 3, 40) if weighted else np.ones(40, int)
     net = make(backend, (3, 4), "softmax", loss="cross_entropy", reduction="sum")
     twin = make("numpy", (3, 4), "softmax", loss="cross_entropy", reduction="sum")
-    stopped, losses = minimise(
+    stopped, losses = minimize(
         fastbp.LBFGS(gtol=1e-9, ftol=0.0),
         net,
         X,
@@ -409,7 +409,7 @@ def test_levenberg_marquardt_against_least_squares(backend, weighted):
     weights = rng.uniform(0.2, 2, 50) if weighted else None
     roots = np.sqrt(weights) if weighted else 1.0
     net = make(backend, (2, 1), "sigmoid", reduction="sum")
-    stopped, losses = minimise(
+    stopped, losses = minimize(
         fastbp.LevenbergMarquardt(gtol=1e-9), net, X, Y, 100, update=Update(l2=0.01), weights=weights
     )
 
@@ -444,12 +444,16 @@ def test_levenberg_marquardt_in_float32_goes_as_far_as_its_digits(backend):
 
 def test_levenberg_marquardt_stalls_where_nothing_is_lower(backend, monkeypatch):
     X, Y = data()
-    net, memory = make(backend), np.ones(MEMORY)
+    net, running_products = make(backend), np.ones(MEMORY)
     vectors = np.zeros((1, net.parameters.size))
     before = net.parameters.tobytes()
     monkeypatch.setattr(net._backend, "losses", lambda parameters, X, Y: np.ones(len(X)))
-    stopped, losses = minimise(fastbp.LevenbergMarquardt(), net, X, Y, 5, memory=memory, vectors=vectors)
-    assert stopped == "stalled" and losses == [] and net.parameters.tobytes() == before and (memory == 1).all()
+    stopped, losses = minimize(
+        fastbp.LevenbergMarquardt(), net, X, Y, 5, running_products=running_products, vectors=vectors
+    )
+    assert (
+        stopped == "stalled" and losses == [] and net.parameters.tobytes() == before and (running_products == 1).all()
+    )
 
 
 def test_levenberg_marquardt_goes_on_where_it_was(backend):
@@ -463,9 +467,9 @@ def test_levenberg_marquardt_goes_on_where_it_was(backend):
     parts += trainer.fit(X, Y, epochs=5).loss
     assert parts == once.loss and trainer.net.parameters.tobytes() == nets[0].parameters.tobytes()
     assert trainer.epochs == 9
-    memory, vectors = np.ones(MEMORY), np.zeros((1, nets[2].parameters.size))
-    minimise(optimizer, nets[2], X, Y, 4, memory=memory, vectors=vectors)
-    assert memory[0] < 1 and (memory[1:] == 1).all() and (vectors > 0).all()
+    running_products, vectors = np.ones(MEMORY), np.zeros((1, nets[2].parameters.size))
+    minimize(optimizer, nets[2], X, Y, 4, running_products=running_products, vectors=vectors)
+    assert running_products[0] < 1 and (running_products[1:] == 1).all() and (vectors > 0).all()
     assert nets[2].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
@@ -505,7 +509,7 @@ def test_after_can_end_it(backend, method):
         return len(losses) == 3
 
     X, Y = data()
-    assert minimise(method, net, X, Y, 50, after)[0] is None
+    assert minimize(method, net, X, Y, 50, after)[0] is None
     assert len(losses) == 3 and net.loss(X, Y) == pytest.approx(losses[-1], rel=1e-12)
 
 
@@ -600,9 +604,9 @@ def test_settings_with_no_place_in_one_smooth_function(method, setting):
     net = make("numpy")
     before = net.parameters.tobytes()
     with pytest.raises(ValueError, match=f"{next(iter(setting))} must be 0 with {type(method).__name__}"):
-        minimise(method, net, *data(), 3, update=Update(**setting))
+        minimize(method, net, *data(), 3, update=Update(**setting))
     assert net.parameters.tobytes() == before
-    minimise(method, net, *data(), 1, update=Update(l2=0.1, dropout=(0.0,)))
+    minimize(method, net, *data(), 1, update=Update(l2=0.1, dropout=(0.0,)))
 
 
 def test_levenberg_marquardt_refuses_other_losses_and_large_networks(backend):

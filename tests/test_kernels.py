@@ -1,15 +1,13 @@
 """Every public kernel against its NumPy twin; the accuracy of the functions; infinities and NaN."""
 
 import inspect
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
+import kernel_table as table
 import mpmath
 import numba
 import numpy as np
 import pytest
-from fastbp.kernels.jit import KernelCache
+from fastbp.kernels.cache import KernelCache
 from fastbp.kernels.signature import check_arrays
 from mpmath import mp
 
@@ -17,7 +15,6 @@ from fastbp import kernels, reference
 from fastbp.activations import ACTIVATIONS
 from fastbp.losses import LOSSES, settings_of
 
-table = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("kernel_table.py"))))
 ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 each_row = pytest.mark.parametrize("row", table.TABLE, ids=table.name_of)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import engine, kernels, reference
+from fastbp import kernels, reference
 
 N_OUT = 3
 NO_CLASSES = [-1, N_OUT, 10**9, -(10**9), 2**63 - 1, -(2**63)]
@@ -45,10 +45,8 @@ class Rewrite(fastbp.callbacks.Callback):
     [("softmax", 5, 1), ("softmax", 5, 7), ("softmax", 200, 24), ("sigmoid", 5, 1), ("sigmoid", 5, None)],
 )
 def test_training_stops_where_a_callback_rewrites_the_labels(
-    monkeypatch, backend, output, hidden, batch_size, smoothing, label
+    no_thread_limits, backend, output, hidden, batch_size, smoothing, label
 ):
-    for name in ("MIN_ROWS_PER_THREAD", "MIN_WORK_PER_THREAD", "LARGE_WORK"):
-        monkeypatch.setattr(engine, name, 1)  # threads even where they do not pay
     X, Y = data()
     kept, net = Y.copy(), network(backend, output, hidden)
     trainer = fastbp.Trainer(

@@ -3,16 +3,16 @@
 import dataclasses
 import json
 import math
-import runpy
 from pathlib import Path
 
 import numba
 import numpy as np
+import problem
 import pytest
 from fastbp.kernels import optimizers as rules
 from fastbp.kernels import schedules as kinds
 from fastbp.kernels.jit import FLAGS
-from fastbp.kernels.simd import lanes, load_part, peek, pointer, store_part
+from fastbp.kernels.simd import lanes, masked_load, masked_store, peek, pointer
 
 import fastbp
 from fastbp import kernels, optimizers, reference, schedules
@@ -21,7 +21,6 @@ from fastbp.update import State
 
 DATA = Path(__file__).parent / "data"
 RECORD = json.loads((DATA / "trajectories.json").read_text())
-PROBLEM = runpy.run_path(str(DATA / "problem.py"))
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 each_rule = pytest.mark.parametrize(
     "optimizer",
@@ -81,19 +80,19 @@ def kernel_step(rule, numbers, lr, memory, gradient, buffers, parameters, split=
 @pytest.mark.parametrize("name, settings, wanted", RECORD["optimizers"])
 def test_trajectory_is_pytorchs(name, settings, wanted, step, dtype, tolerance):
     optimizer = getattr(fastbp, name)(**settings)
-    p = PROBLEM["START"].astype(dtype)
+    p = problem.START.astype(dtype)
     state = State(optimizer.n_states, p.size, dtype)
     schedule = schedules.Constant(optimizer.lr)
     for t in range(RECORD["steps"][-1]):
-        gradient = PROBLEM["gradient"](p.astype(float)).astype(dtype)
-        step(optimizer.rule, optimizer.numbers, schedule(t), state.memory, gradient, state.buffers, p)
+        gradient = problem.gradient(p.astype(float)).astype(dtype)
+        step(optimizer.rule, optimizer.hyperparameters, schedule(t), state.running_products, gradient, state.buffers, p)
         if t + 1 in RECORD["steps"]:
             np.testing.assert_allclose(p, wanted[RECORD["steps"].index(t + 1)], tolerance, tolerance * 1e-2)
 
 
 def rates_of_kernel(schedule, steps):
     out = np.full(len(steps), np.nan)
-    kernels.learning_rate(kinds.KINDS[schedule.kind], np.array(schedule.numbers), np.array(steps), out)
+    kernels.learning_rate(kinds.KINDS[schedule.kind], np.array(schedule.hyperparameters), np.array(steps), out)
     return out
 
 
@@ -118,7 +117,7 @@ def follow(optimizer, gradients, p):
     memories, buffers = np.ones((2, 8)), np.zeros((2, optimizer.n_states, p.size), p.dtype)
     p, q, result = p.copy(), p.copy(), []
     for gradient in gradients:
-        arguments = optimizer.rule, optimizer.numbers, float(optimizer.lr)
+        arguments = optimizer.rule, optimizer.hyperparameters, float(optimizer.lr)
         kernel_step(*arguments, memories[0], gradient, buffers[0], p)
         reference.rule_step(*arguments, memories[1], gradient, buffers[1], q)
         np.testing.assert_allclose(p, q, 1e-12)
@@ -178,7 +177,7 @@ def test_weight_decay_is_decoupled():
 def test_no_gradient_no_change(optimizer, dtype):
     p, buffers = np.linspace(-1, 1, 21).astype(dtype), np.zeros((optimizer.n_states, 21), dtype)
     wanted = p * (1 - optimizer.lr * getattr(optimizer, "weight_decay", 0))
-    kernel_step(optimizer.rule, optimizer.numbers, optimizer.lr, np.ones(8), np.zeros(21, dtype), buffers, p)
+    kernel_step(optimizer.rule, optimizer.hyperparameters, optimizer.lr, np.ones(8), np.zeros(21, dtype), buffers, p)
     np.testing.assert_allclose(p, wanted, 1e-6 if optimizer.rule == "adamw" else 0)
 
 
@@ -187,7 +186,7 @@ def test_nan_reaches_the_parameter_and_no_other(optimizer):
     p, g = np.ones(21, np.float32), np.ones(21, np.float32)
     g[[3, 18]] = np.nan
     buffers = np.zeros((optimizer.n_states, 21), np.float32)
-    kernel_step(optimizer.rule, optimizer.numbers, optimizer.lr, np.ones(8), g, buffers, p)
+    kernel_step(optimizer.rule, optimizer.hyperparameters, optimizer.lr, np.ones(8), g, buffers, p)
     assert np.flatnonzero(np.isnan(p)).tolist() == [3, 18]
 
 
@@ -199,7 +198,7 @@ def test_nan_reaches_the_parameter_and_no_other(optimizer):
 def test_pieces_and_borders(optimizer, dtype):
     """Every size up to 40, in two pieces: nothing outside is touched, and the bits are those of one piece."""
     rng = np.random.default_rng(0)
-    numbers = np.array(optimizer.numbers, float)
+    numbers = np.array(optimizer.hyperparameters, float)
     for n in range(1, 41):
         margin = 16
         outer = rng.uniform(0.1, 1, (4, n + 2 * margin)).astype(dtype)
@@ -223,7 +222,7 @@ def root(x, out):
     p, q = pointer(x, 0), pointer(out, 0)
     for i in range(0, x.size, lanes(p)):
         n = min(lanes(p), x.size - i)
-        store_part(q, i, rules.sqrt_fast(load_part(p, i, n)), n)
+        masked_store(q, i, rules.sqrt_fast(masked_load(p, i, n)), n)
 
 
 def test_fast_square_root():
@@ -364,7 +363,10 @@ def rate(kind, numbers, step):
 
 def test_rate_of_one_step_in_compiled_code():
     schedule = Cosine(0.5, 8, 0.1)
-    assert rate(kinds.KINDS[schedule.kind], np.array(schedule.numbers), 4) == (pytest.approx(0.3, rel=1e-15), 0.5)
+    assert rate(kinds.KINDS[schedule.kind], np.array(schedule.hyperparameters), 4) == (
+        pytest.approx(0.3, rel=1e-15),
+        0.5,
+    )
 
 
 # ------------------------------------------------------------------ the tables
@@ -375,10 +377,10 @@ def test_tables_agree():
     assert {schedule.kind for schedule, _ in EXAMPLES} == set(kinds.KINDS)
     for optimizer in (*[kind() for kind in BY_STEPS[1:]], fastbp.SGD(1), fastbp.SGD(1, 0.5), fastbp.SGD(1, 0.5, True)):
         assert optimizer.n_states == rules.N_STATES[optimizer.rule]
-        assert all(type(number) is float for number in optimizer.numbers)
+        assert all(type(number) is float for number in optimizer.hyperparameters)
     assert set(rules.N_STATES) == set(rules.RULES)
     for schedule, _ in EXAMPLES:
-        assert all(type(number) is float for number in schedule.numbers)
+        assert all(type(number) is float for number in schedule.hyperparameters)
 
 
 def test_schedule_of_a_learning_rate():
@@ -387,7 +389,7 @@ def test_schedule_of_a_learning_rate():
     assert (
         optimizers.schedule_of(fastbp.Adam(schedule).lr)
         == ("exponential", (0.1, 0.9))
-        == (schedule.kind, schedule.numbers)
+        == (schedule.kind, schedule.hyperparameters)
     )
 
 

@@ -4,7 +4,7 @@ import time
 
 import numba
 import pytest
-from fastbp.kernels import block, simd
+from fastbp.kernels import atomics, simd, threads
 from llvmlite import binding, ir
 
 LINUX, ARM, WINDOWS = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "x86_64-pc-windows-msvc"
@@ -25,23 +25,23 @@ def compiled(triple, emit):
 
 
 def reads_control_word(builder, control):
-    return simd.control_word(builder)
+    return atomics.control_word(builder)
 
 
 def sets_control_word(builder, control):
-    simd.set_control_word(builder, control)
+    atomics.set_control_word(builder, control)
 
 
 def pauses(builder, _):
-    simd.pause(builder)
+    atomics.pause(builder)
 
 
 def offers_core(builder, _):
-    simd.offer_core(builder)
+    atomics.emit_yield(builder)
 
 
 def reads_clock(builder, _):
-    return simd.clock(builder)
+    return atomics.clock(builder)
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,19 @@ def test_instructions(triple, emit, instructions):
 
 def test_the_bits_that_flush_subnormals():
     """Bits 15 and 6 of MXCSR flush results and take operands for zero; bit 24 of FPCR does both."""
-    assert (simd.FLUSH_AND_ZERO, simd.FLUSH_BOTH) == (1 << 15 | 1 << 6, 1 << 24)
+    assert (atomics.FLUSH_AND_ZERO, atomics.FLUSH_BOTH) == (1 << 15 | 1 << 6, 1 << 24)
 
     @numba.njit
     def words():
-        before = simd.flush_subnormals()
-        flushed = simd.flush_subnormals()
-        simd.restore_control(before)
-        after = simd.flush_subnormals()
-        simd.restore_control(before)
+        before = atomics.flush_subnormals()
+        flushed = atomics.flush_subnormals()
+        atomics.restore_mxcsr(before)
+        after = atomics.flush_subnormals()
+        atomics.restore_mxcsr(before)
         return before, flushed, after
 
     before, flushed, after = words()
-    assert after == before and flushed in (before | simd.FLUSH_AND_ZERO, before | simd.FLUSH_BOTH)
+    assert after == before and flushed in (before | atomics.FLUSH_AND_ZERO, before | atomics.FLUSH_BOTH)
 
 
 # ------------------------------------------------------------------ waits
@@ -96,17 +96,17 @@ def test_the_bits_that_flush_subnormals():
 
 @numba.njit
 def now():
-    return simd.nanoseconds()
+    return atomics.nanoseconds()
 
 
 @numba.njit
 def wait_to_the_end():
     """Wait for what never comes, until the core is offered to others: how long that took, and how many turns."""
-    begin, turn, start = simd.nanoseconds(), 0, 0
+    begin, turn, start = atomics.nanoseconds(), 0, 0
     while start >= 0:
         turn += 1
-        start = block.wait_a_turn(turn, start)
-    return simd.nanoseconds() - begin, turn, block.wait_a_turn(turn + 1, start)
+        start = threads.spin_wait(turn, start)
+    return atomics.nanoseconds() - begin, turn, threads.spin_wait(turn + 1, start)
 
 
 def test_the_clock_is_that_of_the_system():
@@ -123,16 +123,21 @@ def test_the_clock_is_that_of_the_system():
 
 def test_a_wait_lasts_its_time_however_short_a_pause_is(monkeypatch):
     duration, turns, start = wait_to_the_end()
-    assert duration >= block.SPIN_NS and turns >= 2 * block.PAUSES and turns % block.PAUSES == 0 and start == -1
+    assert (
+        duration >= threads.SPIN_NS
+        and turns >= 2 * threads.PAUSES_PER_CLOCK
+        and turns % threads.PAUSES_PER_CLOCK == 0
+        and start == -1
+    )
     monkeypatch.setattr(simd, "pause", lambda builder: None)  # as where there is no such instruction
-    wait_a_turn = numba.njit(block.wait_a_turn.py_func)  # compiled anew, without
+    spin_wait = numba.njit(threads.spin_wait.py_func)  # compiled anew, without
 
     @numba.njit
     def wait():
-        begin, turn, start = simd.nanoseconds(), 0, 0
+        begin, turn, start = atomics.nanoseconds(), 0, 0
         while start >= 0:
             turn += 1
-            start = wait_a_turn(turn, start)
-        return simd.nanoseconds() - begin
+            start = spin_wait(turn, start)
+        return atomics.nanoseconds() - begin
 
-    assert wait() >= block.SPIN_NS
+    assert wait() >= threads.SPIN_NS

@@ -43,7 +43,7 @@ def bits(trainer):
     return (
         trainer.net.parameters.tobytes(),
         trainer.state.buffers.tobytes(),
-        trainer.state.memory.tobytes(),
+        trainer.state.running_products.tobytes(),
         trainer.state.step,
         trainer.epochs,
         trainer.rng.bit_generator.state,

@@ -12,8 +12,9 @@ import pytest
 
 import fastbp
 from fastbp import streams
-from fastbp.datasets import Column, read_csv
-from fastbp.streams import StreamError
+from fastbp.datasets.dataset import Column
+from fastbp.datasets.tables import read_csv
+from fastbp.training.streams import StreamError
 
 N, N_IN = 1000, 3
 

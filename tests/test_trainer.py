@@ -10,6 +10,7 @@ import threading
 import warnings
 import weakref
 
+import fastbp.trainer
 import joblib
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastbp
-import fastbp.trainer
 from fastbp import reference
 
 
@@ -353,7 +353,7 @@ def test_the_whole_state_goes_back(backend, first, chunk_seconds, monkeypatch):
         first_batch, step = arguments[5], trainer.state.step
         assert step % 4 == first_batch
         done = made(*arguments)
-        trainer.state.memory[0] *= 0.5**done
+        trainer.state.running_products[0] *= 0.5**done
         trainer.state.step = step + done + (not np.isfinite(arguments[-1]).all())  # a step that failed was tried, too
         return done
 
@@ -362,7 +362,7 @@ def test_the_whole_state_goes_back(backend, first, chunk_seconds, monkeypatch):
         history = trainer.fit(X, Y, epochs=100)
     batch = int(str(caught[0].message).split("(batch ")[1][0])
     assert trainer.state.step == 4 * len(history) + batch - 1 > 10
-    assert trainer.state.memory.tolist() == [0.5**trainer.state.step] + [1.0] * 7
+    assert trainer.state.running_products.tolist() == [0.5**trainer.state.step] + [1.0] * 7
 
 
 @pytest.mark.parametrize("chunk_seconds", [0.0, 10.0])
@@ -897,7 +897,7 @@ def read_only(array):
     array.flags.writeable = False
 
 
-@pytest.mark.parametrize("name", ["net.parameters", "state.buffers", "state.memory", "state.vectors"])
+@pytest.mark.parametrize("name", ["net.parameters", "state.buffers", "state.running_products", "state.vectors"])
 @pytest.mark.parametrize("call", ["fit", "partial_fit", "step", "load_checkpoint"])
 def test_arrays_that_cannot_be_written_to_are_refused(backend, name, call, tmp_path):
     trainer = fastbp.Trainer(make(backend), fastbp.Adam(), seed=0)
@@ -908,7 +908,7 @@ def test_arrays_that_cannot_be_written_to_are_refused(backend, name, call, tmp_p
         {
             "net.parameters": trainer.net.parameters,
             "state.buffers": trainer.state.buffers,
-            "state.memory": trainer.state.memory,
+            "state.running_products": trainer.state.running_products,
             "state.vectors": trainer.state.vectors,
         }[name]
     )

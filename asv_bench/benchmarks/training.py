@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
-from fastbp.kernels.simd import as_float, pointer, tile, tile_columns, tile_lanes, tile_shape
+from fastbp.kernels.microkernel import tile, tile_columns, tile_lanes, tile_shape
+from fastbp.kernels.simd import as_float, pointer
 from numba import float32, njit
 
 import fastbp

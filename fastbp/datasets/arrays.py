@@ -12,9 +12,9 @@ from typing import IO, Any
 import numpy as np
 
 from ..files import check_members, read_member
-from .dataset import Dataset, Unpacked, encoded_target, opened, some, targets_to_compare
+from .dataset import Dataset, Unpacked, encoded_target, open_maybe_gzipped, some, targets_to_compare
 
-MOST_CLASSES = 1_000_000
+MAX_CLASSES = 1_000_000
 NPZ_NAMES = (
     ("X", "y"),
     ("X", "Y"),
@@ -109,8 +109,8 @@ def read_idx(images: str | Path, labels: str | Path | None = None) -> Dataset:
     y = read_idx_array(labels)
     if y.dtype.kind not in "iu" or y.shape != (len(X),) or y.min() < 0:
         raise ValueError(f"{labels}: expected {len(X)} labels 0, 1 ..., found {y.dtype} of shape {y.shape}")
-    if y.max() >= MOST_CLASSES:
-        raise ValueError(f"{labels}: the label {y.max()} is too large; at most {MOST_CLASSES:,} classes are read")
+    if y.max() >= MAX_CLASSES:
+        raise ValueError(f"{labels}: the label {y.max()} is too large; at most {MAX_CLASSES:,} classes are read")
     return Dataset(X, y.astype(np.int64), classes=tuple(map(str, range(int(y.max()) + 1))), pixels=True)
 
 
@@ -120,7 +120,7 @@ def read_idx_array(path: str | Path) -> np.ndarray:
     The format (Y. LeCun, the MNIST database): two zero bytes, a dtype code, the number of axes, the length
     of each axis as a big-endian 32-bit integer, then the elements, big-endian, the last axis fastest.
     """
-    with opened(path) as stream:
+    with open_maybe_gzipped(path) as stream:
         dtype, shape = idx_header(stream, path)
         data = _read(stream, dtype.itemsize * math.prod(shape) + 1)
     _check_length(path, dtype, shape, len(data))
@@ -143,7 +143,7 @@ def idx_header(stream: IO[bytes], path: str | Path) -> tuple[np.dtype, tuple[int
 
 def map_idx(path: str | Path) -> np.memmap | IdxPieces:
     """Map an IDX file into memory, axes after the second flattened; a gzipped one can only be read piece by piece."""
-    stream = opened(path)
+    stream = open_maybe_gzipped(path)
     with stream:
         if isinstance(getattr(stream, "raw", None), Unpacked):
             return IdxPieces(path)
@@ -166,7 +166,7 @@ class IdxPieces:
 
     def __init__(self, path: str | Path):
         self.path = path
-        with opened(path) as stream:
+        with open_maybe_gzipped(path) as stream:
             self.dtype, self._shape = idx_header(stream, path)
         _check_not_empty(path, self._shape)
         self.shape = _flat(self._shape)
@@ -178,7 +178,7 @@ class IdxPieces:
     def pieces(self, n_rows: int) -> Iterator[np.ndarray]:
         """Yield `n_rows` samples at a time, in native byte order."""
         size = self.dtype.itemsize * math.prod(self.shape[1:])
-        with opened(self.path) as stream:
+        with open_maybe_gzipped(self.path) as stream:
             idx_header(stream, self.path)
             for start in range(0, len(self), n_rows):
                 n = min(n_rows, len(self) - start)

@@ -66,7 +66,7 @@ class Dataset(_Pair):
         return self
 
 
-def opened(path: str | Path) -> IO[bytes]:
+def open_maybe_gzipped(path: str | Path) -> IO[bytes]:
     """Open a file for reading bytes, unpacked if it is gzipped, whatever it is called.
 
     Where gzipped data are damaged, reading raises a ValueError that names the file.

@@ -26,7 +26,7 @@ from .dataset import (
     class_name,
     class_names,
     encoded_target,
-    opened,
+    open_maybe_gzipped,
     some,
     targets_to_compare,
 )
@@ -153,7 +153,7 @@ def n_columns(path: str | Path) -> int:
     return len(_sniffed(path)[1][0][1])
 
 
-class CsvPieces:
+class CsvChunks:
     """A CSV file read piece by piece: the samples and targets of `read_csv`, in bounded memory.
 
     The whole file is looked through once, for its categories and classes and for whatever is wrong in it.
@@ -181,10 +181,10 @@ class CsvPieces:
         self._notations: dict[int, set[str]] = {}
         try:
             self._read = self._number_tables
-            self._look_through(task)
+            self._scan(task)
         except (ValueError, EOFError, OSError, zlib.error):  # not all numbers; or whatever is wrong comes up again
             self._read = self._text_tables
-            self._look_through(task)
+            self._scan(task)
 
     def pieces(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         """Yield numbers of the first and last line, X float64 (n, n_in) and y (n,), some thousand cells at a time."""
@@ -194,7 +194,7 @@ class CsvPieces:
                 y = np.searchsorted(self._values, y).astype(np.int64)
             yield table.lines[0], table.lines[-1], table.features(self._places, self.columns), y
 
-    def _look_through(self, task: str) -> None:
+    def _scan(self, task: str) -> None:
         n = 0
         scans = [_FeatureScan(self._head, k) for k in self._places]
         self._notations.clear()
@@ -220,7 +220,7 @@ class CsvPieces:
 
     def _number_tables(self) -> Iterator[_Table]:
         head = self._head
-        with io.TextIOWrapper(opened(self.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+        with io.TextIOWrapper(open_maybe_gzipped(self.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
             lines = ((i, text) for i, text in enumerate(stream, 1) if i > head.skip and not text.isspace())
             while piece := list(islice(lines, self._n_rows)):
                 yield head.table(_numeric(head, [text for _, text in piece]), [i for i, _ in piece])
@@ -503,7 +503,7 @@ def _headed(path: str | Path, header: bool | None, layout: _Layout | None = None
 def _rows(path: str | Path, delimiter: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and stripped cells of every row that is not blank."""
     try:
-        with io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="") as stream:  # type: ignore[type-var]
+        with io.TextIOWrapper(open_maybe_gzipped(path), encoding="utf-8-sig", newline="") as stream:  # type: ignore[type-var]
             reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=strict)
             for row in reader:
                 if len(row) > 1 or any(cell.strip() for cell in row):  # cells that are all empty are missing values
@@ -582,7 +582,7 @@ def _are_column_numbers(rows: list[list[str]]) -> bool:
 def _all_numbers(head: _Head) -> np.ndarray | None:
     """Read a table of finite numbers by NumPy, which is much faster; None if it is none."""
     try:
-        with io.TextIOWrapper(opened(head.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+        with io.TextIOWrapper(open_maybe_gzipped(head.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
             return _numeric(head, stream, skiprows=head.skip)
     except (ValueError, EOFError, OSError, zlib.error):
         return None

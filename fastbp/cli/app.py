@@ -18,9 +18,10 @@ from typing import IO, Annotated, Any
 
 import numpy as np
 
-from .datasets.dataset import some
-from .losses import row_of
-from .recipe import Recipe, as_columns, read, split
+from ..datasets import bundled
+from ..datasets.dataset import some
+from ..losses import row_of
+from ..preprocessing import Preprocessor, as_columns, read, split
 
 try:
     import typer
@@ -77,7 +78,7 @@ class Screen:
     def announce_compilation(self, net: Any) -> None:
         """Say it if the kernels have yet to be compiled."""
         if net.backend == "numba":
-            from .engine import is_compiled
+            from ..engine.backend import is_compiled
 
             if not is_compiled(net.dtype):
                 self.err.print(plain("compiling kernels for this machine (once) ...", "dim"))
@@ -129,7 +130,7 @@ def about(
 ) -> None:
     """Feed-forward neural networks, trained by backpropagation on the CPU."""
     if version:
-        from . import __version__
+        from .. import __version__
 
         print(f"fastbp {__version__}")
         raise typer.Exit
@@ -203,7 +204,9 @@ def train(
     ] = None,
 ) -> None:
     """Train a network; show loss and accuracy as it learns, then how it does on samples held out."""
-    from . import SGD, Trainer, files
+    from .. import files
+    from ..optimizers import SGD
+    from ..training.trainer import Trainer
 
     _check_out(out, data)
     if out is not None and out.suffix.lower() == ".safetensors":
@@ -212,15 +215,15 @@ def train(
     samples = read(data, target=target, task=task, header=header)
     y = _targets(samples, data)
     rows, test = split(y, test_fraction if len(y) >= MIN_TEST_DATA else 0, samples.classes is not None)
-    recipe = Recipe.of(samples, rows)
-    net = _network(recipe, samples, hidden, activation, loss, dtype=dtype, seed=seed, backend=backend)
+    preprocessor = Preprocessor.of(samples, rows)
+    net = _network(preprocessor, samples, hidden, activation, loss, dtype=dtype, seed=seed, backend=backend)
     if lr is None:
-        lr = 0.2 if recipe.classes and activation == "sigmoid" else 0.02
+        lr = 0.2 if preprocessor.classes and activation == "sigmoid" else 0.02
     trainer = Trainer(net, SGD(lr, momentum), batch_size=batch_size, seed=seed)
     if epochs is None:
         epochs = min(2000, max(30, math.ceil(TYPICAL_UPDATES * batch_size / len(rows))))
 
-    kinds = f"{len(recipe.classes)} classes" if recipe.classes else "numbers"
+    kinds = f"{len(preprocessor.classes)} classes" if preprocessor.classes else "numbers"
     screen.out.print(
         plain(
             f"{data}: {len(y):,} samples of {net.sizes[0]} features, {kinds}; "
@@ -233,16 +236,16 @@ def train(
             f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}"
         )
     )
-    _remark_untested(screen, recipe, y, test, test_fraction)
+    _remark_untested(screen, preprocessor, y, test, test_fraction)
     screen.announce_compilation(net)
-    X, Y = recipe.inputs(samples.X, net.dtype), recipe.targets(y, net.loss_name)
+    X, Y = preprocessor.inputs(samples.X, net.dtype), preprocessor.targets(y, net.loss_name)
     interrupted = _train(
-        screen, trainer, X[rows], Y[rows], epochs, (X[test], Y[test]) if len(test) else None, bool(recipe.classes)
+        screen, trainer, X[rows], Y[rows], epochs, (X[test], Y[test]) if len(test) else None, bool(preprocessor.classes)
     )
     if out is not None:
-        net.save(out, metadata=recipe.metadata())
+        net.save(out, metadata=preprocessor.metadata())
     shown = test if len(test) else rows
-    _show_result(screen.out, recipe, y[shown], net.predict(X[shown]), "test" if len(test) else "training")
+    _show_result(screen.out, preprocessor, y[shown], net.predict(X[shown]), "test" if len(test) else "training")
     if out is not None:
         screen.out.print(plain(f"saved; now try: {shlex.join(['fastbp', 'predict', str(out), data])}"))
     if interrupted:
@@ -251,15 +254,17 @@ def train(
         raise typer.Exit(130)
 
 
-def _remark_untested(screen: Screen, recipe: Recipe, y: np.ndarray, test: np.ndarray, fraction: float) -> None:
+def _remark_untested(
+    screen: Screen, preprocessor: Preprocessor, y: np.ndarray, test: np.ndarray, fraction: float
+) -> None:
     """Say it if no samples are held out though some were asked for, or none of some classes."""
     if not len(test):
         if fraction:
             few = f"fewer than {MIN_TEST_DATA}" if len(y) < MIN_TEST_DATA else f"too few for a share of {fraction:g}"
             screen.remark(f"nothing is held out to test: {len(y):,} samples are {few}")
-    elif recipe.classes:
-        counts = np.bincount(y[test], minlength=len(recipe.classes))
-        names = [reprlib.repr(name) for name, n in zip(recipe.classes, counts, strict=True) if not n]
+    elif preprocessor.classes:
+        counts = np.bincount(y[test], minlength=len(preprocessor.classes))
+        names = [reprlib.repr(name) for name, n in zip(preprocessor.classes, counts, strict=True) if not n]
         if names:
             screen.remark(
                 f"{len(names):,} of the {len(counts):,} classes have no sample held out to test: {some(names)}"
@@ -280,16 +285,21 @@ def _check_out(out: Path | None, *inputs: str | Path) -> None:
 
 
 def _network(
-    recipe: Recipe, samples: Any, hidden: list[str] | None, activation: str, loss: str | None, **options: Any
+    preprocessor: Preprocessor,
+    samples: Any,
+    hidden: list[str] | None,
+    activation: str,
+    loss: str | None,
+    **options: Any,
 ) -> Any:
     """Build the network that fits the data."""
-    from . import Network
+    from ..network import Network
 
     if loss is None:
-        loss = "cross_entropy" if recipe.classes else "squared_error"
-    n_out = len(recipe.classes) if recipe.classes else as_columns(samples.y).shape[1]
+        loss = "cross_entropy" if preprocessor.classes else "squared_error"
+    n_out = len(preprocessor.classes) if preprocessor.classes else as_columns(samples.y).shape[1]
     layers = _hidden(hidden)
-    activations = [activation] * len(layers) + [_output(loss, recipe.task)]
+    activations = [activation] * len(layers) + [_output(loss, preprocessor.task)]
     return Network([samples.X.shape[1], *layers, n_out], activations, loss=loss, **options)
 
 
@@ -391,10 +401,10 @@ def _line(epoch: int, history: Any) -> str:
 # ------------------------------------------------------------------ results
 
 
-def _show_result(console: Console, recipe: Recipe, y: np.ndarray, A: np.ndarray, which: str) -> None:
+def _show_result(console: Console, preprocessor: Preprocessor, y: np.ndarray, A: np.ndarray, which: str) -> None:
     """Print accuracy and confusion table, or RMSE and R2, of outputs A for targets y."""
-    predicted = recipe.predictions(A)
-    if recipe.classes is None:
+    predicted = preprocessor.predictions(A)
+    if preprocessor.classes is None:
         for j, (rmse, r2) in enumerate(_errors(as_columns(y), predicted)):
             name = f" of output {j}" if predicted.shape[1] > 1 else ""
             score = "R2 undefined, as the targets are all equal" if r2 is None else f"R2 {r2:.4f}"
@@ -402,7 +412,7 @@ def _show_result(console: Console, recipe: Recipe, y: np.ndarray, A: np.ndarray,
         return
     right = int((predicted == y).sum())
     console.print(plain(f"{which} accuracy {right / len(y):.2%} ({right:,} of {len(y):,})", "bold"))
-    names = [printable(name, MAX_NAME) for name in recipe.classes]
+    names = [printable(name, MAX_NAME) for name in preprocessor.classes]
     n = len(names)
     counts = np.bincount(y * n + predicted, minlength=n * n).reshape(n, n)
     if n <= MAX_CONFUSION:
@@ -463,33 +473,33 @@ def predict(
     ] = None,
 ) -> None:
     """Predict with a saved model; where the data have targets that it knows, say how good the predictions are."""
-    from . import load
+    from ..files import load
 
     screen = Screen()
     if not model.is_file():
         raise FileNotFoundError(f"no file {str(model)!r}")
     _check_out(out, model, data)
     net = load(model, backend=backend)
-    recipe = Recipe.from_metadata(net.metadata, net.sizes, model)
-    samples = read(data, recipe=recipe, n_features=net.sizes[0], header=header)
+    preprocessor = Preprocessor.from_metadata(net.metadata, net.sizes, model)
+    samples = read(data, preprocessor=preprocessor, n_features=net.sizes[0], header=header)
     n_in = samples.X.shape[1]
     if n_in != net.sizes[0]:
         raise ValueError(f"{data} has {n_in} features, but {model} takes {net.sizes[0]}")
     screen.announce_compilation(net)
-    X = samples.X if recipe is None else recipe.inputs(samples.X, net.dtype)
+    X = samples.X if preprocessor is None else preprocessor.inputs(samples.X, net.dtype)
     _check_finite(X, "standardized inputs", data)
     A = net.predict(X)
     _check_finite(A, f"outputs of {model}", data)
-    if recipe is not None:
-        _check_finite(recipe.predictions(A), f"predictions of {model}", data)
-    titles, rows = _predictions(net, recipe, A)
+    if preprocessor is not None:
+        _check_finite(preprocessor.predictions(A), f"predictions of {model}", data)
+    titles, rows = _predictions(net, preprocessor, A)
     if out is None:
         _write_csv(sys.stdout, titles, rows)
     else:
         with out.open("w", newline="", encoding="utf-8") as stream:
             _write_csv(stream, titles, rows)
         screen.err.print(plain(f"{len(A):,} predictions written to {out}"))
-    _show_score(screen, recipe, samples, A, data)
+    _show_score(screen, preprocessor, samples, A, data)
 
 
 def _check_finite(values: np.ndarray, what: str, data: str) -> None:
@@ -498,15 +508,15 @@ def _check_finite(values: np.ndarray, what: str, data: str) -> None:
         raise ValueError(f"the {what} are not finite for row {int(finite.argmin())} of {data}")
 
 
-def _predictions(net: Any, recipe: Recipe | None, A: np.ndarray) -> tuple[list[str], Iterable[Sequence]]:
+def _predictions(net: Any, preprocessor: Preprocessor | None, A: np.ndarray) -> tuple[list[str], Iterable[Sequence]]:
     """Titles and rows of the CSV file: the class and its output, or the numbers, or the bare outputs."""
-    if recipe is not None and recipe.classes is not None:
+    if preprocessor is not None and preprocessor.classes is not None:
         best = A.argmax(axis=1)
         title = "probability" if net.activations[-1] == "softmax" else "output"
-        names = recipe.classes
+        names = preprocessor.classes
         return ["prediction", title], ((names[c], f"{row[c]:.6g}") for c, row in zip(best, A, strict=True))
-    values = A if recipe is None else recipe.predictions(A)
-    name = "output" if recipe is None else "prediction"
+    values = A if preprocessor is None else preprocessor.predictions(A)
+    name = "output" if preprocessor is None else "prediction"
     titles = [name] if A.shape[1] == 1 else [f"{name} {j}" for j in range(A.shape[1])]
     return titles, ([f"{value:.9g}" for value in row] for row in values)
 
@@ -519,40 +529,42 @@ def _write_csv(stream: IO[str], titles: list[str], rows: Iterable[Sequence]) -> 
     writer.writerows(rows)
 
 
-def _show_score(screen: Screen, recipe: Recipe | None, samples: Any, A: np.ndarray, data: str) -> None:
+def _show_score(screen: Screen, preprocessor: Preprocessor | None, samples: Any, A: np.ndarray, data: str) -> None:
     """Print how good outputs are where the model knows the targets, and what is left out."""
-    why = _not_comparable(samples, recipe, A.shape[1], data)
-    if why is not None or recipe is None:
+    why = _not_comparable(samples, preprocessor, A.shape[1], data)
+    if why is not None or preprocessor is None:
         screen.remark(f"no score: {why}")
         return
-    rows, y, others = _known_targets(samples, recipe)
+    rows, y, others = _known_targets(samples, preprocessor)
     if not len(rows):
         screen.remark(f"no score: none of {len(A):,} rows has a target that the model knows: {', '.join(others)}")
         return
     if len(rows) < len(A):
         screen.remark(f"{len(A) - len(rows):,} of {len(A):,} rows left out of the score: {', '.join(others)}")
-    _show_result(screen.err, recipe, y, A[rows], data)
+    _show_result(screen.err, preprocessor, y, A[rows], data)
 
 
-def _not_comparable(samples: Any, recipe: Recipe | None, n_out: int, data: str) -> str | None:
+def _not_comparable(samples: Any, preprocessor: Preprocessor | None, n_out: int, data: str) -> str | None:
     """Say why no target at all can be compared with predictions; None if some can."""
     if samples.y is None:
-        return f"{data} has no targets" + (f" in a column {recipe.target!r}" if recipe and recipe.target else "")
-    if recipe is None:
+        return f"{data} has no targets" + (
+            f" in a column {preprocessor.target!r}" if preprocessor and preprocessor.target else ""
+        )
+    if preprocessor is None:
         return f"the model does not say what its outputs mean, so the targets of {data} are not compared"
     task = "numbers" if samples.classes is None else "classes"
-    if task != recipe.task:
-        return f"the targets of {data} are {task}, but the model predicts {recipe.task}"
-    found, expected = as_columns(samples.y).shape[1], n_out if recipe.classes is None else 1
+    if task != preprocessor.task:
+        return f"the targets of {data} are {task}, but the model predicts {preprocessor.task}"
+    found, expected = as_columns(samples.y).shape[1], n_out if preprocessor.classes is None else 1
     return None if found == expected else f"{data} has {found} targets a row, but the model predicts {expected}"
 
 
-def _known_targets(samples: Any, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _known_targets(samples: Any, preprocessor: Preprocessor) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return the rows whose targets the model knows, these in its terms, and how many there are of which others."""
-    if recipe.classes is None:
+    if preprocessor.classes is None:
         rows = np.flatnonzero(np.isfinite(as_columns(samples.y)).all(axis=1))
         return rows, samples.y[rows], [f"{len(samples.y) - len(rows):,} without a number as the target"]
-    index = {name: i for i, name in enumerate(recipe.classes)}
+    index = {name: i for i, name in enumerate(preprocessor.classes)}
     y = np.array([index.get(name, -1) for name in samples.classes])[samples.y]
     counts = np.bincount(samples.y, minlength=len(samples.classes))
     unknown = {name: n for name, n in zip(samples.classes, counts, strict=True) if n and name not in index}
@@ -572,7 +584,7 @@ def _known_targets(samples: Any, recipe: Recipe) -> tuple[np.ndarray, np.ndarray
 
 def verify(seed: Annotated[int, typer.Option(help="Of the weights and the samples.")] = 0) -> None:
     """Check the gradients of small networks: Numba against NumPy against central differences."""
-    from . import Network
+    from ..network import Network
 
     screen = Screen()
     ok, is_wrong = True, False
@@ -599,12 +611,12 @@ def trace(
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
 ) -> None:
     """Follow one backpropagation through a 2-2-1 network, quantity by quantity."""
-    from . import Network, datasets
+    from ..network import Network
 
     if data != "xor":
         raise ValueError(f"only xor can be traced here, not {data!r}; net.trace(X, Y) traces any in Python")
     net = Network([2, 2, 1], "sigmoid", loss="squared_error", dtype="float64", seed=seed, backend="numpy")
-    print(net.trace(*datasets.load_xor()))
+    print(net.trace(*bundled.load_xor()))
 
 
 VERIFIED = [

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, datasets
-from .datasets import Column, Dataset
-from .datasets.dataset import opened
+from . import checks
+from .datasets import arrays, bundled, tables
+from .datasets.dataset import Column, Dataset, open_maybe_gzipped
 from .datasets.tables import n_columns
 from .losses import row_of
 
@@ -30,7 +30,7 @@ NO_EFFECT = 1e38  # scale of an input that is constant in the training: nothing 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preprocessor:
     """How samples become inputs, and outputs become classes or numbers.
 
     Attributes
@@ -68,7 +68,7 @@ class Recipe:
         _check(self)
 
     @classmethod
-    def of(cls, data: Dataset, rows: np.ndarray) -> Recipe:
+    def of(cls, data: Dataset, rows: np.ndarray) -> Preprocessor:
         """Standardise by mean and standard deviation over `rows`, those of the training."""
         X = data.X[rows].reshape(-1, 1) if data.pixels else data.X[rows]
         mean, scale = _standard(X, NO_EFFECT)
@@ -79,7 +79,7 @@ class Recipe:
     @classmethod
     def from_metadata(
         cls, metadata: dict[str, str], sizes: Sequence[int] | None = None, path: str | Path = "the model"
-    ) -> Recipe | None:
+    ) -> Preprocessor | None:
         """Read back what `metadata` wrote; None if there is nothing.
 
         Parameters
@@ -99,13 +99,13 @@ class Recipe:
         if METADATA_KEY not in checks.metadata(metadata):
             return None
         try:
-            recipe = cls(**_field_values(metadata[METADATA_KEY], {field.name for field in fields(cls)}))
+            preprocessor = cls(**_field_values(metadata[METADATA_KEY], {field.name for field in fields(cls)}))
             if sizes is not None:
-                _check(recipe, sizes[0], sizes[-1])
+                _check(preprocessor, sizes[0], sizes[-1])
         except (ValueError, RecursionError) as error:
             why = "nested too deeply" if isinstance(error, RecursionError) else error
             raise ValueError(f"{path}, metadata {METADATA_KEY!r}: {why}") from None
-        return recipe
+        return preprocessor
 
     def metadata(self) -> dict[str, str]:
         """Write itself as text for `Network.save`."""
@@ -142,35 +142,37 @@ class Recipe:
             return A.astype(np.float64) * self.target_scale + self.target_mean
 
 
-def _check(recipe: Recipe, n_in: int | None = None, n_out: int | None = None) -> None:
+def _check(preprocessor: Preprocessor, n_in: int | None = None, n_out: int | None = None) -> None:
     """Raise ValueError unless every field is of its type, and they fit each other and the network."""
     for field in ("mean", "target_mean"):
-        _check_numbers(field, getattr(recipe, field))
-    for field, other in (("scale", recipe.mean), ("target_scale", recipe.target_mean)):
-        _check_numbers(field, getattr(recipe, field), positive=True)
-        _check_length(field, getattr(recipe, field), len(other), "one for each mean")
-    if recipe.columns is not None:
-        _check_texts("columns", [column.name for column in recipe.columns])
-        for i, column in enumerate(recipe.columns):
+        _check_numbers(field, getattr(preprocessor, field))
+    for field, other in (("scale", preprocessor.mean), ("target_scale", preprocessor.target_mean)):
+        _check_numbers(field, getattr(preprocessor, field), positive=True)
+        _check_length(field, getattr(preprocessor, field), len(other), "one for each mean")
+    if preprocessor.columns is not None:
+        _check_texts("columns", [column.name for column in preprocessor.columns])
+        for i, column in enumerate(preprocessor.columns):
             if column.categories not in (None, ()):  # () if it is left out
                 _check_texts(f"columns[{i}].categories", column.categories, MAX_CATEGORY_TEXT)
-        width = sum(1 if column.categories is None else len(column.categories) for column in recipe.columns)
+        width = sum(1 if column.categories is None else len(column.categories) for column in preprocessor.columns)
         if n_in not in (None, width):
             raise ValueError(f"columns make {width} inputs, but the network has {n_in}")
         n_in = width
-    if len(recipe.mean) > 1:
-        _check_length("mean", recipe.mean, n_in, "one for each input")
-    if recipe.classes is None:
-        _check_length("target_mean", recipe.target_mean, n_out, "one for each output")
+    if len(preprocessor.mean) > 1:
+        _check_length("mean", preprocessor.mean, n_in, "one for each input")
+    if preprocessor.classes is None:
+        _check_length("target_mean", preprocessor.target_mean, n_out, "one for each output")
     else:
-        _check_texts("classes", recipe.classes)
-        _require(len(recipe.classes) > 1, "classes", "a list of two or more", recipe.classes)
-        _check_length("classes", recipe.classes, n_out, "one for each output")
-    _require(isinstance(recipe.has_names, bool | None), "has_names", "true, false or null", recipe.has_names)
-    if recipe.target is not None:
-        _check_text("target", recipe.target)
-        known = [column.name for column in recipe.columns or ()]
-        _require(recipe.target not in known, "target", "none of the columns", recipe.target)
+        _check_texts("classes", preprocessor.classes)
+        _require(len(preprocessor.classes) > 1, "classes", "a list of two or more", preprocessor.classes)
+        _check_length("classes", preprocessor.classes, n_out, "one for each output")
+    _require(
+        isinstance(preprocessor.has_names, bool | None), "has_names", "true, false or null", preprocessor.has_names
+    )
+    if preprocessor.target is not None:
+        _check_text("target", preprocessor.target)
+        known = [column.name for column in preprocessor.columns or ()]
+        _require(preprocessor.target not in known, "target", "none of the columns", preprocessor.target)
 
 
 def _check_numbers(field: str, values: Any, positive: bool = False) -> None:
@@ -243,7 +245,7 @@ def read(
     *,
     target: str | None = None,
     task: str = "auto",
-    recipe: Recipe | None = None,
+    preprocessor: Preprocessor | None = None,
     n_features: int | None = None,
     header: bool | None = None,
 ) -> Dataset:
@@ -266,32 +268,32 @@ def read(
     complete = n_features is None
     table_options = {"target": target, "header": header}
     label_options = {**table_options, "task": None if task in ("auto", "classes") else task}
-    if recipe is not None:
-        target, task = recipe.target, recipe.task
+    if preprocessor is not None:
+        target, task = preprocessor.target, preprocessor.task
     if source in BUNDLED:
         _refuse(label_options, source)
     if source == "digits":
-        return datasets.load_digits()
+        return bundled.load_digits()
     if source == "xor":
-        X, Y = datasets.load_xor()
+        X, Y = bundled.load_xor()
         return Dataset(X, Y.ravel().astype(np.int64), classes=("0", "1"))
     files = _files(source)
-    with opened(files[0]) as stream:
+    with open_maybe_gzipped(files[0]) as stream:
         magic = stream.read(4)
     if magic[:2] == b"\0\0":
         _refuse(label_options, f"the IDX file {source}")
-        return datasets.read_idx(*files)
+        return arrays.read_idx(*files)
     if len(files) == 2:
         raise ValueError(f"{files[0]} is not an IDX file, and only those come in pairs")
     if magic == b"PK\3\4":
         _refuse(table_options, f"the npz file {source}")
-        return datasets.read_npz(files[0], task=task, complete=complete)
-    if recipe is not None and recipe.columns is not None:
-        return datasets.read_csv(
-            files[0], target, task=task, header=header, columns=recipe.columns, has_names=recipe.has_names
+        return arrays.read_npz(files[0], task=task, complete=complete)
+    if preprocessor is not None and preprocessor.columns is not None:
+        return tables.read_csv(
+            files[0], target, task=task, header=header, columns=preprocessor.columns, has_names=preprocessor.has_names
         )
     has_target = target is not None or n_columns(files[0]) != n_features
-    return datasets.read_csv(
+    return tables.read_csv(
         files[0],
         -1 if target is None and has_target else target,
         task=task,

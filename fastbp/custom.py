@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 
-class Own:
+class CustomFunction:
     """A function of one element and its derivative, both compiled with ``@numba.njit``; see the subclasses."""
 
     kind: ClassVar[str]  # what messages call it
@@ -16,8 +16,8 @@ class Own:
         from numba import njit
         from numba.extending import is_jitted
 
+        from .kernels.custom import guarded
         from .kernels.jit import FLAGS
-        from .kernels.own import guarded
 
         for argument, value, letters in zip(
             ("function", "derivative"), (function, derivative), self.arguments, strict=True
@@ -36,7 +36,7 @@ class Own:
         # compiled anew with the flags of all kernels: division by 0 is inf or NaN, and no fastmath
         self._functions = [njit(**FLAGS)(value.py_func) for value in (function, derivative)]
         self._guarded = [guarded(function) for function in self._functions]
-        self._leaves = None
+        self._native = None
 
     def compile(self, dtype):
         """Compile both functions for numbers of a dtype.
@@ -61,13 +61,13 @@ class Own:
                 raise TypeError(f"{call} must return one real number, got {given}")
 
     def addresses(self, dtype):
-        """Return the addresses of its two leaves; see `kernels.own`."""
-        from .kernels import own
+        """Return the addresses of its two leaves; see `kernels.custom`."""
+        from .kernels import custom
 
         self.compile(dtype)
-        if self._leaves is None:
-            self._leaves = getattr(own, f"{self.kind}_leaves")(*self._guarded)
-        return tuple(leaf.address(dtype) for leaf in self._leaves)
+        if self._native is None:
+            self._native = getattr(custom, f"{self.kind}_native")(*self._guarded)
+        return tuple(function.address(dtype) for function in self._native)
 
     def twin(self, is_derivative=False):
         """Return the function, or its derivative, as a twin: called with arrays, the last of them `out`."""

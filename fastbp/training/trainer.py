@@ -6,135 +6,31 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import wraps
 from importlib.metadata import version
-from importlib.util import find_spec
 
 import numpy as np
 
-from . import checkpoints, checks, interrupts, optimizers, reference
-from .attributes import Checked, Fixed
-from .callbacks import Callbacks
-from .checkpoints import CheckpointError
-from .files import warn_if_nonfinite
-from .losses import row_of
-from .metrics import Measures, kernels_of, named
-from .network import Network
+from .. import arguments, checkpoints, checks, interrupts, optimizers, reference
+from ..attributes import Checked, Fixed
+from ..backends import kernels_of
+from ..callbacks import Callbacks
+from ..checkpoints import CheckpointError
+from ..files import warn_if_nonfinite
+from ..losses import row_of
+from ..metrics import Measures, named
+from ..network import Network
+from ..update import State, Update
+from .history import History
+from .progress import _progress_bar
+from .run import _Plateau, _Run, _StreamRun
 from .streams import Stream
-from .update import State, Update
 
-CHUNK_SECONDS = 0.05  # one native call: Ctrl-C waits until it returns
-MAX_GROWTH = 10  # of the chunk from one call to the next, while its speed is being learnt
-SNAPSHOT_SHARE = 50  # copying the parameters takes at most 1/50 of the time
-LEAST_SNAPSHOT_SECONDS = 0.005  # between two snapshots of however few parameters
-COPY_BYTES_PER_SECOND = 2e9  # of that estimate; low on purpose
 PREDICTED_NUMBERS = 1 << 30  # multiply-adds of one call that evaluates: Ctrl-C waits until it returns
 NUMBERS_OF_A_NEURON = 256  # as many as its activation costs, and its loss, at the most
 DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
-EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
-MOST_HISTORIES = 10_000  # of calls of fit, kept one by one
+MAX_HISTORIES = 10_000  # of calls of fit, kept one by one
 BAD_LABEL = "a label that is no class"
-SILENT_SECONDS = 2.0  # a progress bar of its own accord appears only on longer work
-
-
-@dataclass(repr=False)
-class History:
-    """What one call of `Trainer.fit` did, epoch by epoch.
-
-    Attributes
-    ----------
-    first_epoch : int
-        Number of the first epoch; calls of `fit` count on from each other.
-    loss : list of float
-        Loss of each epoch, by the network's reduction, each batch taken before its own update.
-    validation_loss : list of float
-        Loss on the validation data after each epoch; empty without such data.
-    metrics : dict of list of float
-        After each epoch: by name on the training data, and by "validation_" + name.
-    recorded : dict of list of float
-        All of these by name: "loss", "validation_loss" if there are such data, and the metrics.
-    seconds : list of float
-        Time of each epoch.
-    stopped : str or None
-        Why it ended before its time: "tol", the class of the callback that ended it, "interrupted", "non-finite";
-        of a method of the full batch "converged", or "stalled" where no step lowers the loss any more.
-    interrupted : bool
-        Whether Ctrl-C ended it; the epoch it fell into is not recorded.
-    nonfinite : bool
-        Whether a loss that was not finite ended it.
-    skipped : int
-        Steps left out by ``on_nonfinite="skip"``.  The loss of an epoch is that of its other batches, not a number if
-        there are none.
-    """
-
-    first_epoch: int = 1
-    validation_loss: list = field(default_factory=list)
-    metrics: dict = field(default_factory=dict)
-    stopped: str | None = None
-    interrupted: bool = False
-    nonfinite: bool = False
-    skipped: int = 0
-    _has_validation: bool = False
-    _loss: list = field(default_factory=list)
-    _seconds: list = field(default_factory=list)
-    _calls: list = field(default_factory=list)  # of calls not yet in the two lists above: arguments of _add
-    _n_epochs: int = 0
-
-    @property
-    def loss(self):
-        """Loss of each epoch."""
-        self._write_up()
-        return self._loss
-
-    @property
-    def seconds(self):
-        """Time of each epoch."""
-        self._write_up()
-        return self._seconds
-
-    @property
-    def recorded(self):
-        """Losses and metrics by name."""
-        validation = {"validation_loss": self.validation_loss} if self._has_validation else {}
-        return {"loss": self.loss, **validation, **self.metrics}
-
-    @property
-    def epochs(self):
-        """Numbers of the recorded epochs."""
-        return list(range(self.first_epoch, self.first_epoch + len(self)))
-
-    def _add(self, losses, share, seconds):
-        """Take the sums of the losses of some epochs, which so many samples share, and the time of all."""
-        self._calls.append((losses, share, seconds))
-        self._n_epochs += len(losses)
-
-    def _write_up(self):
-        """Fill the lists when somebody looks: a million tiny epochs are trained in a fraction of the time it takes."""
-        for losses, share, seconds in self._calls:
-            self._loss.extend((losses / share).tolist())
-            self._seconds.extend([seconds / len(losses)] * len(losses))
-        self._calls.clear()
-
-    def _keep(self, n_epochs):
-        for values in (self.loss, self.validation_loss, self.seconds, *self.metrics.values()):
-            del values[n_epochs:]
-        self._n_epochs = n_epochs
-
-    def __len__(self):
-        """Return the number of recorded epochs."""
-        return self._n_epochs
-
-    def __repr__(self):
-        """Return the first and last value of everything recorded."""
-        if not len(self):
-            return "History(no epochs)"
-        series = self.recorded.items()
-        course = ", ".join(f"{name} {values[0]:.4g} -> {values[-1]:.4g}" for name, values in series if values)
-        last = self.first_epoch + len(self) - 1
-        end = f"; stopped: {self.stopped}" if self.stopped else ""
-        return f"History(epochs {self.first_epoch} to {last}: {course}; {sum(self.seconds):.3g} s{end})"
 
 
 def _exclusive(method):
@@ -176,11 +72,11 @@ def _setting(check):
 
 
 def _or_none(name, value):
-    return None if value is None else checks.integer(name, value)
+    return None if value is None else arguments.integer(name, value)
 
 
 def _at_least_0(name, value):
-    return checks.number(name, value, at_least=0)
+    return arguments.number(name, value, at_least=0)
 
 
 def _optimizer(trainer, name, value):
@@ -260,19 +156,19 @@ class Trainer:
     """
 
     net = Fixed("make a new Trainer")
-    state = Fixed("make a new Trainer, or write into state.buffers and state.memory")
+    state = Fixed("make a new Trainer, or write into state.buffers and state.running_products")
     optimizer = _Setting(_optimizer)
     batch_size = _setting(_or_none)
-    shuffle = _setting(checks.flag)
+    shuffle = _setting(arguments.flag)
     threads = _setting(_or_none)
     l1, l2 = _setting(_at_least_0), _setting(_at_least_0)
     dropout = _Setting(lambda trainer, name, value: checks.dropout(value, len(trainer.net.shapes)))
-    clip_norm, clip_value, max_norm = _setting(checks.limit), _setting(checks.limit), _setting(checks.limit)
+    clip_norm, clip_value, max_norm = _setting(arguments.limit), _setting(arguments.limit), _setting(arguments.limit)
     label_smoothing = _Setting(lambda trainer, name, value: checks.label_smoothing(value, trainer.net.loss_name))
     input_noise, lr_scale = _setting(_at_least_0), _setting(_at_least_0)
-    on_nonfinite = _setting(lambda name, value: checks.name(name, value, ("stop", "raise", "skip")))
-    rng = _setting(checks.generator)
-    key = _setting(lambda name, value: checks.integer(name, value, at_least=0))
+    on_nonfinite = _setting(lambda name, value: arguments.name(name, value, ("stop", "raise", "skip")))
+    rng = _setting(arguments.generator)
+    key = _setting(lambda name, value: arguments.integer(name, value, at_least=0))
 
     def __init__(
         self,
@@ -300,7 +196,7 @@ class Trainer:
         self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
         self.label_smoothing, self.input_noise, self.on_nonfinite = label_smoothing, input_noise, on_nonfinite
         self.lr_scale = 1.0
-        self.rng = checks.generator("seed", seed)
+        self.rng = arguments.generator("seed", seed)
         # A stream of its own, so that dropout and noise change nothing in the orders; they may be set later.
         self.key = int(self.rng.spawn(1)[0].integers(2**64, dtype=np.uint64))
         self.epochs = 0
@@ -438,7 +334,7 @@ class Trainer:
         """Check the arguments of `fit`, train, and write what was done into `history`."""
         net = self.net
         self._check_arrays()
-        epochs = checks.integer("epochs", epochs)
+        epochs = arguments.integer("epochs", epochs)
         is_stream = isinstance(X, Stream)
         if is_stream:
             self._check_stream(X, Y, epochs, sample_weight, class_weight, metrics, validation_data)
@@ -446,14 +342,18 @@ class Trainer:
         else:
             X, Y = self._data(X, Y)
             weights, sets = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype), [("", X, Y)]
-        tol = None if tol is None else checks.number("tol", tol, at_least=0)
+        tol = None if tol is None else arguments.number("tol", tol, at_least=0)
         if validation_data is not None:
             pair = checks.validation_pair(validation_data)
             sets.append(("validation_", *self._data(*pair, "validation_data: X", "validation_data: Y")))
         metrics = {} if _is_left_out(metrics) else named(metrics)
         measures = (
             Measures(
-                metrics, net.sizes[-1], [Y for _, _, Y in sets], kernels_of(net), row_of(net.loss_name).takes_signs
+                metrics,
+                net.sizes[-1],
+                [Y for _, _, Y in sets],
+                kernels_of(net.backend),
+                row_of(net.loss_name).takes_signs,
             )
             if metrics
             else None
@@ -486,7 +386,7 @@ class Trainer:
             self._watchers = ()
             callbacks.call("on_train_begin", self, history)
             if resumed is not None:
-                callbacks.go_on(resumed["callbacks"], resumed["path"])
+                callbacks.load_states(resumed["callbacks"], resumed["path"])
                 plateau.best, plateau.count = resumed["plateau"]
                 if resumed["stopped"] in callbacks.final or (resumed["stopped"] == "tol" and tol is not None):
                     self.stop_training, history.stopped = True, resumed["stopped"]
@@ -494,7 +394,7 @@ class Trainer:
             self._watchers = callbacks, plateau
             with bar as show:
                 if self._is_full_batch:
-                    self._minimise(X, Y, weights, epochs, history, callbacks, evaluate)
+                    self._minimize(X, Y, weights, epochs, history, callbacks, evaluate)
                     epochs = len(history)
                 while len(history) < epochs and not (self.stop_training or history.nonfinite):
                     if run.is_between_epochs():
@@ -679,12 +579,16 @@ class Trainer:
 
     def _arrays(self):
         """Return the arrays of a checkpoint, by name, but for those of callbacks."""
-        arrays = {"parameters": self.net.parameters, "buffers": self.state.buffers, "memory": self.state.memory}
+        arrays = {
+            "parameters": self.net.parameters,
+            "buffers": self.state.buffers,
+            "memory": self.state.running_products,
+        }
         return {**arrays, "vectors": self.state.vectors} if len(self.state.vectors) else arrays
 
     def _remember(self, history):
         """Keep a history for `history`; many short ones together."""
-        if len(self._histories) == MOST_HISTORIES:
+        if len(self._histories) == MAX_HISTORIES:
             self._past, self._histories = self.history, []
         self._histories.append(history)
 
@@ -738,7 +642,7 @@ class Trainer:
         if (
             parameters.flags.writeable
             and state.buffers.flags.writeable
-            and state.memory.flags.writeable
+            and state.running_products.flags.writeable
             and state.vectors.flags.writeable
         ):
             return
@@ -747,7 +651,7 @@ class Trainer:
             for name, array in (
                 ("net.parameters", parameters),
                 ("state.buffers", state.buffers),
-                ("state.memory", state.memory),
+                ("state.running_products", state.running_products),
                 ("state.vectors", state.vectors),
             )
             if not array.flags.writeable
@@ -765,13 +669,13 @@ class Trainer:
         """Put together what the backend is told of every step; the same object while nothing changes."""
         if self._last_update is not None:
             return self._last_update
-        rule, numbers, schedule = "sgd", (), ("constant", (0.0,))
+        rule, hyperparameters, schedule = "sgd", (), ("constant", (0.0,))
         if not self._is_full_batch:
-            rule, numbers = self.optimizer.rule, self.optimizer.numbers
+            rule, hyperparameters = self.optimizer.rule, self.optimizer.hyperparameters
             schedule = optimizers.schedule_of(self.optimizer.lr)
         self._last_update = Update(
             rule,
-            numbers,
+            hyperparameters,
             *schedule,
             self.l1,
             self.l2,
@@ -814,7 +718,7 @@ class Trainer:
         run.begin(self, X, Y, weights, epochs)
         return run
 
-    def _minimise(self, X, Y, weights, epochs, history, callbacks, evaluate):
+    def _minimize(self, X, Y, weights, epochs, history, callbacks, evaluate):
         """Train by a method of the full batch, whose iterations are the epochs."""
         start = time.perf_counter()
 
@@ -830,7 +734,7 @@ class Trainer:
 
         callbacks.call("on_epoch_begin", self, history)
         if not self.stop_training:
-            stopped = self.optimizer.minimise(
+            stopped = self.optimizer.minimize(
                 self.net,
                 X,
                 Y,
@@ -838,7 +742,7 @@ class Trainer:
                 after,
                 update=self._update(),
                 weights=weights,
-                memory=self.state.memory,
+                running_products=self.state.running_products,
                 vectors=self.state.vectors,
             )
             history.stopped = history.stopped or stopped
@@ -959,347 +863,12 @@ def _resumed_fit(fit, arrays):
     return {**fit, "callbacks": callbacks}
 
 
-class _Plateau:
-    """Whether the loss does not fall any more, as scikit-learn's MLPs tell it."""
-
-    def __init__(self, tol):
-        self.tol, self.best, self.count = tol, np.inf, 0
-
-    def is_reached(self, loss):
-        """Take the loss of an epoch."""
-        self.count = self.count + 1 if loss > self.best - self.tol else 0
-        self.best = min(self.best, loss)
-        return self.count > EPOCHS_WITHOUT_FALL
-
-
-class _Run:
-    """The steps of a call of `fit`: which are done, which come next, and how to do the last ones again.
-
-    Between calls it is at rest, without the data, and what it has made ready serves the next one that is like it.
-
-    A step is counted from the start of the call.  One native call does either batches of one epoch or whole
-    epochs.  Since the last snapshot of the parameters every call is noted, so that a training that left the
-    finite numbers can be led back to its last finite step, wherever the borders of the calls fell.
-    """
-
-    def __init__(self, trainer, order, shuffle, last):
-        net, state, batch_size = self._owner = trainer.net, trainer.state, trainer.batch_size
-        self.order, self.n_samples, self._may_shuffle = order, len(order), shuffle  # None: the order is not its own
-        self.batch_size = min(batch_size or self.n_samples, self.n_samples)
-        self.n_batches = -(-self.n_samples // self.batch_size)
-        self.shuffle = bool(shuffle) and self.n_batches > 1
-        self._settings = self._training = None
-        self._floats = [net.parameters, *state.buffers]
-        self._kept = [state.memory, *self._floats]
-        if self.shuffle:
-            self._kept.append(self.order)
-        self._copies = [] if last is None else last._copies  # new memory would cost more than the copying
-        copies, kept = ([(array.shape, array.dtype) for array in arrays] for arrays in (self._copies, self._kept))
-        if copies != kept:
-            self._copies = [np.empty_like(array) for array in self._kept]
-        bytes_kept = sum([array.nbytes for array in self._kept])
-        self._snapshot_seconds = max(LEAST_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
-
-    def is_for(self, trainer, n_samples):
-        """Whether it can serve a call of `fit` over so many samples, in an order of its own."""
-        mine, theirs = self._owner, (trainer.net, trainer.state, trainer.batch_size)
-        return (
-            self.n_samples == n_samples
-            and self._may_shuffle is trainer.shuffle
-            and mine[0] is theirs[0]
-            and mine[1] is theirs[1]
-            and mine[2] == theirs[2]
-        )
-
-    def begin(self, trainer, X, Y, weights, epochs):
-        """Begin a call of `fit`."""
-        self.trainer, self.X, self.Y, self.weights = trainer, X, Y, weights
-        self.n_steps = epochs * self.n_batches
-        self.done = 0
-        self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
-        self.batch_loss = 0.0  # of the last step, where a call makes one
-        self.skipped = 0  # samples of the epoch under way
-        self._first_step = trainer.state.step
-        self._copy()
-        self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
-
-    def advance(self, history, one_epoch, one_batch=False, is_watched=False):
-        """Train for about CHUNK_SECONDS, at most to the end of the epoch if `one_epoch`, or a single batch.
-
-        `is_watched`: before each epoch, or batch, callbacks may have changed anything: no step before it can be done
-        again.
-        """
-        trainer, start = self.trainer, time.perf_counter()
-        is_changed = is_watched and self.done and (one_batch or self.is_between_epochs())
-        if is_changed or start - self._snapshot_time > self._snapshot_seconds:
-            self._snapshot(history)
-            if history.nonfinite:
-                return
-        epoch, first_batch = divmod(self.done, self.n_batches)
-        n_epochs = min(trainer._chunk, self.n_steps - self.done) // self.n_batches  # if that many fit into the call
-        if one_epoch or first_batch or n_epochs < 1:
-            n_epochs = 1
-        steps = min(trainer._chunk, self.n_batches - first_batch) if n_epochs == 1 else n_epochs * self.n_batches
-        if trainer.on_nonfinite == "skip" and self.n_samples % self.batch_size:  # a call skips batches of one length
-            steps = min(steps, max(1, self.n_batches - 1 - first_batch))
-        if one_batch:
-            n_epochs = steps = 1
-        words = None
-        if self.shuffle and first_batch == 0:
-            words = self._words(n_epochs)
-        losses = np.zeros(n_epochs)
-        losses[0] = self.epoch_loss
-        self._calls.append((self.done, self.done + steps, words))
-        done = self._train(self.done, self.done + steps, words, losses)
-        share = float(self.n_samples) if trainer.net.reduction == "mean" else 1.0
-        if one_batch:
-            rows = min(self.batch_size, self.n_samples - first_batch * self.batch_size)
-            self.batch_loss = float(losses[0] - self.epoch_loss) / min(rows, share) if done else float("nan")
-        if trainer.on_nonfinite == "skip":  # all were tried
-            rows = min(self.batch_size, self.n_samples - first_batch * self.batch_size)
-            self.skipped += (steps - done) * rows
-            history.skipped += steps - done
-            done = steps
-        self.done += done
-        history.nonfinite = done < steps
-        seconds = time.perf_counter() - start
-        trainer._chunk = max(1, min(int(steps * CHUNK_SECONDS / seconds), max(trainer._chunk, MAX_GROWTH * steps)))
-        n_whole = self.done // self.n_batches - epoch
-        if n_whole:
-            if self.skipped:  # then it is one epoch
-                share = (share - self.skipped if trainer.net.reduction == "mean" else 1.0) if self.n_made else np.nan
-            history._add(losses[:n_whole], share, self.epoch_seconds + seconds)
-            self.last_made, self.skipped = self.n_made, 0
-            self.epoch_loss = self.epoch_seconds = 0.0
-        else:
-            self.epoch_loss, self.epoch_seconds = losses[0], self.epoch_seconds + seconds
-
-    @property
-    def n_made(self):
-        """Samples of the epoch under way but those of steps left out."""
-        return self.n_samples - self.skipped
-
-    def not_finite(self):
-        """Whether a parameter, or what the update rule remembers of it, is not finite."""
-        return not all(map(checks.is_finite, self._floats))
-
-    def back_to_finite(self):
-        """Lead the parameters back to the last step after which they were finite; return how many steps that is."""
-        if self.not_finite():
-            finite, nonfinite = self._snapshot_step, self.done
-            try:
-                while nonfinite - finite > 1:
-                    middle = (finite + nonfinite) // 2
-                    self._again(middle)
-                    finite, nonfinite = (finite, middle) if self.not_finite() else (middle, nonfinite)
-                self._again(finite)
-            except KeyboardInterrupt:
-                self._again(self._snapshot_step)
-                raise
-            self.done = finite
-        self.trainer.state.step = self._first_step + self.done
-        epoch, batch = divmod(self.done, self.n_batches)
-        if self.shuffle:  # words were drawn for as many epochs as a call was to do, which depends on the time
-            self.trainer.rng.bit_generator.state = self._rng_state
-            for _ in range(-(-self._snapshot_step // self.n_batches), epoch + 1):
-                self._words(1)
-        return epoch, batch
-
-    def _words(self, n_epochs):
-        """Draw what decides the orders of so many epochs."""
-        return self.trainer.rng.integers(0, 2**32, (n_epochs, self.n_samples), dtype=np.uint32)
-
-    @property
-    def of_batches(self):
-        """How a message says how many batches an epoch has."""
-        return f" of {self.n_batches}"
-
-    def is_between_epochs(self):
-        """Whether the next step is the first of an epoch."""
-        return self.done % self.n_batches == 0
-
-    def data_of_next(self):
-        """Return samples and targets of the next batch, which a call has tried already."""
-        rows = self.rows_of_next()
-        return self.X[rows], self.Y[rows]
-
-    def close(self):
-        """Be at rest: without the data, for the next call of `fit`."""
-        trainer, self.trainer, self.X, self.Y, self.weights = self.trainer, None, None, None, None
-        self._calls = []
-        if trainer is not None:
-            trainer._last_run = self
-
-    def rows_of_next(self):
-        """Return the samples of the next batch, which a call has tried already."""
-        order = self.order
-        for first, last, words in self._calls:
-            if words is not None and first <= self.done < last and self.done % self.n_batches == 0:
-                order = np.empty_like(order)
-                reference.shuffle(words[(self.done - first) // self.n_batches], order)
-        start = self.done % self.n_batches * self.batch_size
-        return order[start : start + self.batch_size]
-
-    def _snapshot(self, history):
-        if self.not_finite():
-            history.nonfinite = True
-            return
-        self._copy()
-        self._snapshot_step, self._snapshot_time, self._calls = self.done, time.perf_counter(), []
-
-    def _copy(self):
-        self._rng_state = self.trainer.rng.bit_generator.state if self.shuffle else None
-        for copy, array in zip(self._copies, self._kept, strict=True):
-            copy[...] = array
-
-    def _again(self, step):
-        """Do the steps from the snapshot up to `step` again."""
-        for copy, array in zip(self._copies, self._kept, strict=True):
-            array[...] = copy
-        self.trainer.state.step = self._first_step + self._snapshot_step
-        for first, last, words in self._calls:
-            if first >= step:
-                break
-            last = min(last, step)
-            whole = first + (last - first) // self.n_batches * self.n_batches if first % self.n_batches == 0 else first
-            if whole > first:
-                self._train(first, whole, words)
-            if last > whole:
-                n_epochs = (whole - first) // self.n_batches
-                self._train(whole, last, None if words is None else words[n_epochs:])
-
-    def _train(self, first, last, words, losses=None):
-        """Do the steps from `first` up to `last`: batches of one epoch, or whole epochs."""
-        trainer, first_batch, n_epochs = self.trainer, first % self.n_batches, -(-(last - first) // self.n_batches)
-        settings = trainer._update(), trainer.threads
-        if settings != self._settings:
-            self._settings = settings
-            self._training = trainer._training(self.batch_size, self.order)
-        losses = np.zeros(n_epochs) if losses is None else losses
-        words = None if words is None else words[:n_epochs]
-        return trainer._made(
-            self._training, self.X, self.Y, self.weights, words, first_batch, (last - 1) % self.n_batches + 1, losses
-        )
-
-
-class _StreamRun:
-    """The steps of one call of `fit` over a stream: for each buffer the one epoch of a `_Run`."""
-
-    of_batches = ""
-
-    def __init__(self, trainer, stream, class_weight):
-        self.trainer, self.stream, self.class_weight = trainer, stream, class_weight
-        self.buffers = self.run = self.part = None  # of the epoch under way
-        self.batch_loss = 0.0
-
-    def advance(self, history, one_epoch, one_batch=False, is_watched=False):
-        """Train for about CHUNK_SECONDS, at most to the end of a buffer, or a single batch."""
-        trainer = self.trainer
-        if self.buffers is None:
-            self.start, self.loss, self.share, self.steps = time.perf_counter(), 0.0, 0, 0
-            self.buffers = self.stream.buffers(
-                trainer.net,
-                trainer.rng,
-                trainer.shuffle,
-                trainer.batch_size,
-                as_order=True,
-                in_place=self.class_weight is None,
-            )
-            self._take_buffer()
-        self.epoch, skipped = len(history), self.part.skipped
-        self.run.advance(self.part, True, one_batch, is_watched)
-        self.batch_loss, history.skipped = self.run.batch_loss, history.skipped + self.part.skipped - skipped
-        history.nonfinite = self.part.nonfinite or (len(self.part) > 0 and self.run.not_finite())
-        if history.nonfinite or not len(self.part):
-            return
-        if np.isfinite(self.part.loss[0]):  # not every batch of it was skipped
-            share = self.run.last_made if trainer.net.reduction == "mean" else 1
-            self.loss += self.part.loss[0] * share
-            self.share = self.share + share if trainer.net.reduction == "mean" else 1
-        self.steps += self.run.n_batches
-        if not self._take_buffer():
-            self.buffers = None
-            history._add(np.array([self.loss]), self.share or np.nan, time.perf_counter() - self.start)
-
-    def _take_buffer(self):
-        buffer = next(self.buffers, None)
-        if buffer is not None:
-            trainer, (X, Y, order) = self.trainer, buffer
-            if self.run is not None:
-                self.run.close()
-            weights = checks.weights(None, self.class_weight, Y, trainer.net.sizes[-1], trainer.net.dtype)
-            self.run, self.part = trainer._run(X, Y, weights, 1, order), History()
-        return buffer is not None
-
-    def is_between_epochs(self):
-        """Whether the next step is the first of an epoch."""
-        return self.buffers is None
-
-    def not_finite(self):
-        """Whether a step left a parameter, or what the update rule remembers of it, that is not finite."""
-        return self.run is not None and self.run.not_finite()
-
-    def back_to_finite(self):
-        """Lead the parameters back to the last step after which they were finite; return its epoch and batch."""
-        return self.epoch, self.steps + self.run.back_to_finite()[1]
-
-    def data_of_next(self):
-        """Return samples and targets of the next batch, which a call has tried already."""
-        return self.run.data_of_next()
-
-    def close(self):
-        """End the thread that reads ahead, and the part under way."""
-        if self.run is not None:
-            self.run.close()
-        if self.buffers is not None:
-            self.buffers.close()
-
-
 # ------------------------------------------------------------------ the progress bar
 
 
-_NO_BAR = nullcontext(lambda history: None)
 _NO_CALLBACKS = Callbacks(())
 
 
 def _is_left_out(value):
     """Whether it is the empty tuple of the defaults."""
     return isinstance(value, tuple) and not value
-
-
-def _progress_bar(progress, epochs):
-    """Return a context whose value shows a history; it does nothing where there is to be no bar."""
-    if progress is not None:
-        checks.flag("progress", progress)
-    if progress and find_spec("rich") is None:
-        raise ImportError("progress=True needs the package rich: pip install 'fastbp[cli]'")
-    if progress or (progress is None and sys.stdout is not None and sys.stdout.isatty()):
-        return _rich_bar(epochs, 0.0 if progress else SILENT_SECONDS)
-    return _NO_BAR
-
-
-@contextmanager
-def _rich_bar(epochs, silent_seconds):
-    bar, task, show_from = None, None, time.perf_counter() + silent_seconds
-
-    def show(history):
-        nonlocal bar, task, show_from
-        if bar is None:
-            if time.perf_counter() < show_from:
-                return
-            try:
-                from rich.progress import Progress
-            except ImportError:
-                show_from = float("inf")
-                return
-            bar = Progress()
-            task = bar.add_task("training", total=epochs)
-            bar.start()
-        loss = f"loss {history.loss[-1]:.4g}" if len(history) else "training"
-        bar.update(task, completed=len(history), description=loss)
-
-    try:
-        yield show
-    finally:
-        if bar is not None:
-            bar.stop()

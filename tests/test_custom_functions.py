@@ -6,11 +6,10 @@ import pickle
 
 import numpy as np
 import pytest
-from fastbp.kernels import jit
+from fastbp.kernels import cache
 from numba import njit, vectorize
 
 import fastbp
-from fastbp import engine
 
 
 @njit
@@ -185,10 +184,7 @@ def test_verify_finds_a_wrong_derivative(activations, loss):
 
 
 @each_dtype
-def test_threads_give_the_same_bits(monkeypatch, dtype):
-    thresholds = {"MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0, "LEAST_SHARED_WORK": 0}
-    for name, value in thresholds.items():
-        monkeypatch.setattr(engine, name, value)
+def test_threads_give_the_same_bits(no_thread_limits, dtype):
     results = []
     for threads in (1, 2, 3):
         fastbp.set_num_threads(threads)
@@ -324,7 +320,7 @@ def test_functions_of_one_name_are_not_mixed_up_and_not_kept_on_disk():
     net = fastbp.Network([3, 2], "identity", seed=0)
     plain = net.predict(X)
     trained(net, 7)
-    folder = jit.cache_folder()
+    folder = cache.cache_folder()
     before = sorted(folder.iterdir()) if folder else []
     for k in (2.0, 3.0, -1.0):
         net = fastbp.Network([3, 2], scaled(k), seed=0)

@@ -5,26 +5,25 @@ gradients and Jacobians are computed in the dtype of the network.  One iteration
 """
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import ClassVar
 
 import numpy as np
 
-from . import checks, interrupts
-from .network import BACKENDS
-from .reference import layer_views
-from .update import MEMORY
+from .. import arguments, checks, interrupts
+from ..backends import kernels_of
+from ..reference.backprop import layer_views
+from ..update import N_RUNNING_PRODUCTS
 
 BLOCK_BYTES = 1 << 26  # rows of the Jacobian held together, in float64
-MOST_PARAMETERS = 10_000  # of Levenberg-Marquardt: a matrix of their square takes 0.8 GB, and two or three are held
-LEAST_DAMPING = 1e-15
+MAX_PARAMETERS = 10_000  # of Levenberg-Marquardt: a matrix of their square takes 0.8 GB, and two or three are held
+MIN_DAMPING = 1e-15
 SMALLEST_SCALE = 1e-12  # of the largest element of D: parameters that no output depends on have 0
 DECREASE, FLATTER = 1e-4, 0.9  # c1 and c2 of the Wolfe conditions
 GROWTH, SHRINK = 4.0, 0.1  # of a step: at most this much longer; nearer to an end of its interval than this, never
 FIRST_FALL = 0.1  # share of the loss; the first step must show in it, however large the targets are
 FLAT_ITERATIONS = 3
 CURVATURE = 1e-10  # cosine of the angle between a step and its gradient difference
-REFUSED = ("l1", "clip_value", "clip_norm", "max_norm", "dropout", "label_smoothing", "input_noise")
+UNSUPPORTED = ("l1", "clip_value", "clip_norm", "max_norm", "dropout", "label_smoothing", "input_noise")
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ class LBFGS:
 
     def __post_init__(self):
         """Validate."""
-        checks.integer("history", self.history)
-        checks.integer("max_line_search", self.max_line_search)
-        checks.number("gtol", self.gtol, at_least=0)
-        checks.number("ftol", self.ftol, at_least=0)
+        arguments.integer("history", self.history)
+        arguments.integer("max_line_search", self.max_line_search)
+        arguments.number("gtol", self.gtol, at_least=0)
+        arguments.number("ftol", self.ftol, at_least=0)
 
     @property
     def n_vectors(self):
@@ -85,7 +84,7 @@ class LBFGS:
         """Refuse settings of an `Update` that it does not know."""
         _check(self, update)
 
-    def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None, vectors=None):
+    def minimize(self, net, X, Y, epochs, after, *, update=None, weights=None, running_products=None, vectors=None):
         """Iterate, leaving the last iterate in `net.parameters` whatever ends it, Ctrl-C too.
 
         Parameters
@@ -101,8 +100,8 @@ class LBFGS:
             Of its settings `l2`; others that are not 0 are refused.
         weights : ndarray (n_samples,), optional
             Sample weights: E = 1/n sum of w_i E_i, or without 1/n for reduction="sum".
-        memory, vectors : float64 ndarrays (MEMORY,) and (n_vectors, n_parameters), optional
-            `State.memory` and `State.vectors`, in and out: the pairs, how many there are, and where the next one goes.
+        memory, vectors : float64 ndarrays (N_RUNNING_PRODUCTS,) and (n_vectors, n_parameters), optional
+            `State.running_products` and `State.vectors`, in and out: the pairs, how many there are, and where the next one goes.
 
         Returns
         -------
@@ -112,7 +111,7 @@ class LBFGS:
         """
         self.check(net, update)
         objective = Objective(net, X, Y, weights, update)
-        pairs = _Pairs(*_kept(self, net, memory, vectors))
+        pairs = _Pairs(*_kept(self, net, running_products, vectors))
         x = objective.x
         total, gradient = objective(x)
         if not (np.isfinite(total) and checks.is_finite(gradient)):
@@ -154,35 +153,37 @@ class _Pairs:
     that they led to, with the penalty, and `falls` by what shares of it the last iterations lowered it.
     """
 
-    def __init__(self, memory, vectors):
-        self.memory, self.most = memory, len(vectors) // 2
+    def __init__(self, running_products, vectors):
+        self.running_products, self.most = running_products, len(vectors) // 2
         self.s, self.y = vectors[: self.most], vectors[self.most :]
-        self.falls = memory[3 : 3 + FLAT_ITERATIONS]
-        if not (memory[0] in range(1, self.most + 2) and memory[1] in range(1, self.most + 1)):  # of a crafted file
+        self.falls = running_products[3 : 3 + FLAT_ITERATIONS]
+        if not (
+            running_products[0] in range(1, self.most + 2) and running_products[1] in range(1, self.most + 1)
+        ):  # of a crafted file
             self.clear()
 
     def __len__(self):
-        return int(self.memory[0]) - 1
+        return int(self.running_products[0]) - 1
 
     def clear(self):
         """Forget them."""
-        self.memory[:2] = 1
+        self.running_products[:2] = 1
 
     def begin(self, total):
         """Go on from this loss; where it is another one than then, data or parameters were changed."""
-        if total != self.memory[2]:
-            self.memory[2], self.falls[:] = total, 1
+        if total != self.running_products[2]:
+            self.running_products[2], self.falls[:] = total, 1
 
     def add(self, s, y, total):
         """Note a step: its loss, and the pair instead of the oldest one, if the curvature along it is above 0."""
-        before, self.memory[2] = self.memory[2], total
+        before, self.running_products[2] = self.running_products[2], total
         self.falls[:] = *self.falls[1:], (before - total) / max(abs(before), abs(total))
         if not s @ y > CURVATURE * np.sqrt((s @ s) * (y @ y)):
             return
-        place = int(self.memory[1]) - 1
+        place = int(self.running_products[1]) - 1
         self.s[place], self.y[place] = s, y
-        self.memory[0] = min(len(self) + 1, self.most) + 1
-        self.memory[1] = (place + 1) % self.most + 1
+        self.running_products[0] = min(len(self) + 1, self.most) + 1
+        self.running_products[1] = (place + 1) % self.most + 1
 
     def are_flat(self, share):
         """Whether the last iterations hardly lowered the loss; one alone may be the first of a long valley."""
@@ -190,7 +191,7 @@ class _Pairs:
 
     def direction(self, gradient, total):
         """Return -H gradient, H being the approximation of the inverse Hessian."""
-        newest_first = [(int(self.memory[1]) - 2 - i) % self.most for i in range(len(self))]
+        newest_first = [(int(self.running_products[1]) - 2 - i) % self.most for i in range(len(self))]
         d, factors = -gradient, []
         for i in newest_first:
             factors.append(self.s[i] @ d / (self.s[i] @ self.y[i]))
@@ -292,7 +293,7 @@ class LevenbergMarquardt:
     Notes
     -----
     J is summed up over blocks of samples, so the memory is that of two or three float64 matrices of n_parameters
-    squared; networks of more than `MOST_PARAMETERS` are refused.  J^T J and its solution are NumPy's, whose last bits
+    squared; networks of more than `MAX_PARAMETERS` are refused.  J^T J and its solution are NumPy's, whose last bits
     may depend on the processor and the threads of its BLAS.
     """
 
@@ -306,10 +307,10 @@ class LevenbergMarquardt:
 
     def __post_init__(self):
         """Validate."""
-        checks.number("damping", self.damping, above=0)
-        checks.number("factor", self.factor, above=1)
-        checks.number("max_damping", self.max_damping, above=self.damping)
-        checks.number("gtol", self.gtol, at_least=0)
+        arguments.number("damping", self.damping, above=0)
+        arguments.number("factor", self.factor, above=1)
+        arguments.number("max_damping", self.max_damping, above=self.damping)
+        arguments.number("gtol", self.gtol, at_least=0)
 
     def check(self, net, update):
         """Refuse settings of an `Update`, and networks, that it does not know."""
@@ -320,19 +321,19 @@ class LevenbergMarquardt:
                 f"LevenbergMarquardt minimises sums of squares: the loss of the network must be "
                 f"'squared_error', got {net.loss_name!r}"
             )
-        if n_parameters > MOST_PARAMETERS:
+        if n_parameters > MAX_PARAMETERS:
             raise ValueError(
                 f"LevenbergMarquardt solves for all parameters at once and takes at most "
-                f"{MOST_PARAMETERS:,}, but the network has {n_parameters:,}; LBFGS takes any number"
+                f"{MAX_PARAMETERS:,}, but the network has {n_parameters:,}; LBFGS takes any number"
             )
 
-    def minimise(self, net, X, Y, epochs, after, *, update=None, weights=None, memory=None, vectors=None):
-        """Iterate; as `LBFGS.minimise`.
+    def minimize(self, net, X, Y, epochs, after, *, update=None, weights=None, running_products=None, vectors=None):
+        """Iterate; as `LBFGS.minimize`.
 
         The damping over the first one is kept in memory[0], and D in vectors[0], for later calls.
         """
         self.check(net, update)
-        memory, (scale,) = _kept(self, net, memory, vectors)
+        running_products, (scale,) = _kept(self, net, running_products, vectors)
         objective = Objective(net, X, Y, weights, update)
         accepted, eps = objective.x, objective.eps
         total = objective.value(accepted)
@@ -351,7 +352,7 @@ class LevenbergMarquardt:
                 is_stationary = (np.abs(gradient) <= np.sqrt(eps) * lengths).all()
                 D, is_first = np.maximum(scale, SMALLEST_SCALE * scale.max()), True
                 while True:
-                    damping = self.damping * memory[0]
+                    damping = self.damping * running_products[0]
                     np.fill_diagonal(H, diagonal + damping * D)
                     step = _solution(H, -gradient)
                     if is_first and is_stationary and 0 <= -0.5 * (gradient @ step) <= eps * total:
@@ -362,12 +363,12 @@ class LevenbergMarquardt:
                     if lower < total:
                         break
                     if damping * self.factor > self.max_damping:
-                        memory[0] = 1.0
+                        running_products[0] = 1.0
                         return "stalled"
-                    memory[0] *= self.factor
+                    running_products[0] *= self.factor
                     is_first = False
                 accepted, total = tried, lower
-                memory[0] = max(memory[0] / self.factor, LEAST_DAMPING / self.damping)
+                running_products[0] = max(running_products[0] / self.factor, MIN_DAMPING / self.damping)
                 if after(objective.loss):
                     return None
             return None
@@ -470,7 +471,7 @@ def jacobian(net, X):
 
 def _jacobian(net, X):
     """Return the Jacobian and the outputs A (n_samples, n_out)."""
-    layer_jacobian = import_module(BACKENDS[net.backend][2], __package__).layer_jacobian
+    layer_jacobian = kernels_of(net.backend).layer_jacobian
     J = np.empty((net.sizes[-1], len(X), net.parameters.size), net.dtype)
     for k, rows_of_J in enumerate(J):
         dA = np.zeros((len(X), net.sizes[-1]), net.dtype)
@@ -484,7 +485,7 @@ def _jacobian(net, X):
 
 def _check(method, update):
     """Refuse what a method of the full batch does not know."""
-    for name in REFUSED if update is not None else ():
+    for name in UNSUPPORTED if update is not None else ():
         if np.any(getattr(update, name)):
             raise ValueError(
                 f"{name} must be 0 with {type(method).__name__}, which minimises one smooth function, "
@@ -492,11 +493,11 @@ def _check(method, update):
             )
 
 
-def _kept(method, net, memory, vectors):
+def _kept(method, net, running_products, vectors):
     """Return what a method keeps from call to call; new where there is none."""
     if vectors is None or len(vectors) != method.n_vectors:  # as of a trainer of version 0.1
-        return np.ones(MEMORY), np.zeros((method.n_vectors, net.parameters.size))
-    return memory, vectors
+        return np.ones(N_RUNNING_PRODUCTS), np.zeros((method.n_vectors, net.parameters.size))
+    return running_products, vectors
 
 
 def _blocks(n, rows):

@@ -11,26 +11,26 @@ import sys
 from pathlib import Path
 
 from . import training
-from .block import LEAVES
+from .backprop import FUNCTION_TABLE
+from .cache import cache_folder, fcntl, open_beside
 from .cores import n_cores
-from .jit import cache_folder, fcntl, open_beside
 
 _asked = set()
 
 
-def is_ready(kernel, n_leaves, dtype):
+def is_ready(kernel, n_functions, dtype):
     """Whether a kernel and the first so many leaves are compiled for a dtype, in memory or on disk."""
-    return all(leaf.is_cached(dtype) for leaf in (kernel, *LEAVES[:n_leaves]))
+    return all(function.is_cached(dtype) for function in (kernel, *FUNCTION_TABLE[:n_functions]))
 
 
-def compile_beside(kernel, n_leaves, dtype):
+def start_compile_helper(kernel, n_functions, dtype):
     """Start the other process, where there is a core for it and little is compiled yet.
 
     Parameters
     ----------
     kernel : one of training.py
         What this process calls after the leaves.
-    n_leaves : int
+    n_functions : int
         It will want the first so many.
     dtype : numpy.dtype
     """
@@ -38,14 +38,14 @@ def compile_beside(kernel, n_leaves, dtype):
         return
     _asked.add((kernel, dtype))
     is_python = Path(sys.executable or "").name.lower().startswith("python")  # not a program that contains one
-    if fcntl is None or not is_python or n_cores() < 2 or LEAVES[0].is_cached(dtype) or cache_folder() is None:
+    if fcntl is None or not is_python or n_cores() < 2 or FUNCTION_TABLE[0].is_cached(dtype) or cache_folder() is None:
         return
     lock = _lock()
     if lock is None:
         return  # another process is being helped already
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; "
-        f"work({kernel.name!r}, {n_leaves}, {dtype.name!r})"
+        f"work({kernel.name!r}, {n_functions}, {dtype.name!r})"
     )
     command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]  # as multiprocessing does
     try:
@@ -81,7 +81,10 @@ def _end(helper):
     helper.wait()
 
 
-def work(name, n_leaves, dtype):
+def work(name, n_functions, dtype):
     """Compile, in the other process: the kernel, the one that everybody calls in the end, the leaves from the last."""
-    for leaf in (*dict.fromkeys((getattr(training, name), training.evaluate)), *reversed(LEAVES[:n_leaves])):
-        leaf.address(dtype)
+    for function in (
+        *dict.fromkeys((getattr(training, name), training.evaluate)),
+        *reversed(FUNCTION_TABLE[:n_functions]),
+    ):
+        function.address(dtype)

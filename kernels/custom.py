@@ -1,17 +1,17 @@
 """A user's own activation or loss as leaves: loops over a block that call the compiled functions of one element.
 
 The functions come through `guarded`: where one raises an exception it gives NaN.  The leaves take what
-`elementwise.activate` and `derive`, or `losses.measure` and `output_gradient`, take.  One element is computed after the
+`elementwise.activation_forward` and `activation_backward`, or `losses.sample_losses` and `output_gradient`, take.  One element is computed after the
 other, so that results do not depend on vectors or threads.
 """
 
 import numba
 
-from .block import LEAVES
+from .backprop import FUNCTION_TABLE
 from .elementwise import _identity, map_block
-from .jit import FLAGS, part
+from .jit import FLAGS, internal
+from .layout import ACTIVATION_BACKWARD, ACTIVATION_FORWARD, OUTPUT_GRADIENT, SAMPLE_LOSSES
 from .losses import Y_GRADIENT
-from .plan import ACTIVATE, DERIVE, MEASURE, OUTPUT_GRADIENT
 from .simd import or_nan, peek, poke
 
 
@@ -26,37 +26,39 @@ def guarded(function):
     return guard
 
 
-def activation_leaves(function, derivative):
+def activation_functions(function, derivative):
     """Return the two leaves of an activation function(z) with the derivative(z, a), njit functions both."""
 
-    @part
-    def activate(code, z, a, row, columns, lse, rows):
+    @internal
+    def activation_forward(code, z, a, row, columns, lse, rows):
         for r in range(rows):
             for i in range(r * row, r * row + columns):
                 poke(a, i, function(peek(z, i)))
 
-    @part
-    def derive(code, z, a, delta, row, columns, rows):
+    @internal
+    def activation_backward(code, z, a, delta, row, columns, rows):
         for r in range(rows):
             for i in range(r * row, r * row + columns):
                 poke(delta, i, peek(delta, i) * derivative(peek(z, i), peek(a, i)))
 
-    return LEAVES[ACTIVATE].like(activate), LEAVES[DERIVE].like(derive)
+    return FUNCTION_TABLE[ACTIVATION_FORWARD].like(activation_forward), FUNCTION_TABLE[ACTIVATION_BACKWARD].like(
+        activation_backward
+    )
 
 
-def loss_leaves(function, derivative):
+def loss_functions(function, derivative):
     """Return the two leaves of a loss function(a, y) with the derivative(a, y) by a, njit functions both."""
 
-    @part
-    def measure(loss, number, fused, y_kind, z, a, y, lse, out, rows, n, row):
+    @internal
+    def sample_losses(loss, loss_parameter, fused, y_kind, z, a, y, lse, out, rows, n, row):
         for r in range(rows):
             total = 0.0
             for i in range(r * row, r * row + n):
                 total += function(peek(a, i), peek(y, i))
             poke(out, r, total)
 
-    @part
-    def output_gradient(loss, number, fused, y_kind, z, a, y, scale, out, rows, n, row):
+    @internal
+    def output_gradient(loss, loss_parameter, fused, y_kind, z, a, y, scale, out, rows, n, row):
         if y_kind == Y_GRADIENT:
             map_block(_identity, y, out, rows * row)
         else:
@@ -64,4 +66,4 @@ def loss_leaves(function, derivative):
                 for i in range(r * row, r * row + n):
                     poke(out, i, derivative(peek(a, i), peek(y, i)) * scale)
 
-    return LEAVES[MEASURE].like(measure), LEAVES[OUTPUT_GRADIENT].like(output_gradient)
+    return FUNCTION_TABLE[SAMPLE_LOSSES].like(sample_losses), FUNCTION_TABLE[OUTPUT_GRADIENT].like(output_gradient)

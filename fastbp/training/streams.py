@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from . import checks, interrupts
-from .losses import row_of
+from .. import arguments, checks, interrupts
+from ..losses import row_of
 
 BUFFER_BYTES = 32 << 20  # of samples, targets and their order in one buffer
 BLOCK_BYTES = 1 << 20  # read at one place: long enough for a disk, and some thirty places mix in one buffer
@@ -56,7 +56,7 @@ def stream(X, Y=None, *, target=-1, task="auto", header=None, buffer_rows=None):
         Where a file or an argument is none of these, or X and Y do not fit together.
     """
     if buffer_rows is not None:
-        buffer_rows = checks.integer("buffer_rows", buffer_rows)
+        buffer_rows = arguments.integer("buffer_rows", buffer_rows)
     if isinstance(X, str | os.PathLike) and _kind(X) == "csv":
         if Y is not None:
             raise ValueError(
@@ -64,7 +64,7 @@ def stream(X, Y=None, *, target=-1, task="auto", header=None, buffer_rows=None):
             )
         return Stream(_Csv(X, target, task, header), buffer_rows)
     if Y is None and isinstance(X, str | os.PathLike):
-        from .datasets.arrays import labels_beside
+        from ..datasets.arrays import labels_beside
 
         Y = labels_beside(Path(X))
     if Y is None and (isinstance(X, str | os.PathLike) or hasattr(X, "shape")):
@@ -396,9 +396,9 @@ class _Csv(_Source):
     """A CSV file."""
 
     def __init__(self, path, target, task, header):
-        from .datasets.tables import CsvPieces
+        from ..datasets.tables import CsvChunks
 
-        self._csv = CsvPieces(path, target, task=task, header=header)
+        self._csv = CsvChunks(path, target, task=task, header=header)
         for remark in self._csv.remarks:
             warnings.warn(remark, stacklevel=3)  # where `stream` is called
         self.n_samples, self.classes, self.columns = self._csv.n_samples, self._csv.classes, self._csv.columns
@@ -456,10 +456,10 @@ class _Chunks(_Source):
 
 def _kind(path):
     """Return "npy", "idx" or "csv", by what the file starts with."""
-    from .datasets.arrays import IDX_DTYPES
-    from .datasets.dataset import opened
+    from ..datasets.arrays import IDX_DTYPES
+    from ..datasets.dataset import open_maybe_gzipped
 
-    with opened(path) as file:
+    with open_maybe_gzipped(path) as file:
         head = file.read(4)
     if head[:2] == b"PK":
         raise ValueError(
@@ -486,6 +486,6 @@ def _array(argument, value):
             raise ValueError(f"{argument}: {value} cannot be mapped: {error}") from None
     if kind == "csv":
         raise ValueError(f"{argument}: {value} is neither a .npy nor an IDX file")
-    from .datasets.arrays import map_idx
+    from ..datasets.arrays import map_idx
 
     return map_idx(value)

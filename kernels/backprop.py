@@ -8,35 +8,31 @@ import numpy as np
 
 from . import dense, elementwise, losses, noise, update
 from .elementwise import IDENTITY, SOFTMAX
-from .jit import Leaf, inner, part
-from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
-from .optimizers import SQUARES_CHUNK, max_norm_block, scale_block
-from .plan import (
+from .jit import inline, internal
+from .layout import (
     A_AT,
-    ACTIVATE,
-    ACTIVATE_AT,
     ACTIVATION,
-    ADVANCE,
+    ACTIVATION_BACKWARD,
+    ACTIVATION_FORWARD,
+    BACKWARD_AT,
     BY_COLUMNS,
-    COLUMN_BLOCK,
     DELTA_AT,
-    DERIVE,
-    DERIVE_AT,
     DROP,
     DROP_AT,
+    FORWARD_AT,
     GATHER,
-    LIMIT_COLUMNS,
-    MEASURE,
-    MOST_SCRATCH,
-    MULTIPLY,
+    GEMM,
+    MAX_NORM,
     N_IN,
     N_OUT,
     NOISE,
     OUTPUT_GRADIENT,
     PENALIZE,
-    ROW,
+    ROW_STRIDE,
+    SAMPLE_LOSSES,
     SCALE,
-    SQUARES,
+    STEP_FACTORS,
+    SUM_OF_SQUARES,
     THRESHOLD,
     UPDATE,
     W_AT,
@@ -44,80 +40,75 @@ from .plan import (
     X_FLOAT64,
     Z_AT,
 )
+from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
+from .microkernel import INIT_BIAS, INIT_C, INIT_ZERO, LINE_BYTES, STORE, tile_columns
+from .native import NativeFunction
+from .optimizers import SQUARES_CHUNK, max_norm_block, scale_block
+from .plan import COLUMN_BLOCK, MAX_SCRATCH
 from .simd import (
-    LINE_BYTES,
-    START_BIAS,
-    START_C,
-    START_ZERO,
-    STORE,
     as_float,
-    atomic_add,
-    atomic_peek,
     call,
-    give_way,
     is_single,
     lanes,
     load,
-    load_part,
-    nanoseconds,
+    masked_load,
+    masked_store,
     offset,
     peek,
     pointer,
     pointer_at,
     pointer_like,
     poke,
-    spin_pause,
     store,
-    store_part,
-    tile_columns,
 )
+from .threads import barrier, partition
 
 # ------------------------------------------------------------------------------------------- moving samples
 
 
-@inner
-def _converted_rows(source, columns, scale, order, start, in_order, first, last, out, out_row):
+@inline
+def _converted_rows(source, columns, scale, order, start, in_order, first, last, out, out_row_stride):
     """Copy rows of `source` times `scale` to rows first .. last - 1 of `out`, converting the dtype."""
     for r in range(first, last):
         row = start + r
         if not in_order:
             row = peek(order, row)
         for j in range(columns):
-            poke(out, r * out_row + j, as_float(peek(source, row * columns + j), out) * scale)
+            poke(out, r * out_row_stride + j, as_float(peek(source, row * columns + j), out) * scale)
 
 
-@inner
-def _copied_rows(source, columns, scale, order, start, in_order, first, last, out, out_row):
+@inline
+def _copied_rows(source, columns, scale, order, start, in_order, first, last, out, out_row_stride):
     """Copy, times `scale`, without conversion, a vector at a time."""
     width = lanes(out)
     for r in range(first, last):
         row = start + r
         if not in_order:
             row = peek(order, row)
-        origin, target = offset(source, row * columns), offset(out, r * out_row)
+        origin, target = offset(source, row * columns), offset(out, r * out_row_stride)
         j = 0
         while j + width <= columns:
             store(target, j, load(origin, j) * scale)
             j += width
         if j < columns:
-            store_part(target, j, load_part(origin, j, columns - j) * scale, columns - j)
+            masked_store(target, j, masked_load(origin, j, columns - j) * scale, columns - j)
 
 
-@part
+@internal
 def gather(
     x_address,
     x_kind,
     n_in,
     scale,
     x,
-    x_row,
+    x_row_stride,
     y_address,
     y_kind,
     n_out,
     smoothing,
     smoothed,
     y,
-    y_row,
+    y_row_stride,
     order,
     start,
     in_order,
@@ -133,13 +124,19 @@ def gather(
     a label that is no class is NaN: labels are the caller's memory, and may change after they were checked.
     """
     if x_kind == X_FLOAT32 and is_single(x) or x_kind == X_FLOAT64 and not is_single(x):
-        _copied_rows(pointer_like(x_address, x), n_in, scale, order, start, in_order, top, bottom, x, x_row)
+        _copied_rows(pointer_like(x_address, x), n_in, scale, order, start, in_order, top, bottom, x, x_row_stride)
     elif x_kind == X_FLOAT32:
-        _converted_rows(pointer_at(x_address, np.float32), n_in, scale, order, start, in_order, top, bottom, x, x_row)
+        _converted_rows(
+            pointer_at(x_address, np.float32), n_in, scale, order, start, in_order, top, bottom, x, x_row_stride
+        )
     elif x_kind == X_FLOAT64:
-        _converted_rows(pointer_at(x_address, np.float64), n_in, scale, order, start, in_order, top, bottom, x, x_row)
+        _converted_rows(
+            pointer_at(x_address, np.float64), n_in, scale, order, start, in_order, top, bottom, x, x_row_stride
+        )
     else:
-        _converted_rows(pointer_at(x_address, np.uint8), n_in, scale, order, start, in_order, top, bottom, x, x_row)
+        _converted_rows(
+            pointer_at(x_address, np.uint8), n_in, scale, order, start, in_order, top, bottom, x, x_row_stride
+        )
     one = as_float(1, x)
     if y_kind == Y_LABELS and smoothing == 0:
         _converted_rows(pointer_at(y_address, np.int64), 1, one, order, start, in_order, first, last, y, 1)
@@ -152,72 +149,27 @@ def gather(
             label = peek(labels, at)
             is_class = np.uint64(label) < np.uint64(n_out)
             for j in range(n_out):
-                poke(y, r * y_row + j, as_float(0 if is_class else np.nan, y))
+                poke(y, r * y_row_stride + j, as_float(0 if is_class else np.nan, y))
             if is_class:
-                poke(y, r * y_row + label, one)
+                poke(y, r * y_row_stride + label, one)
     elif y_kind != Y_NONE:
-        _copied_rows(pointer_like(y_address, y), n_out, one, order, start, in_order, first, last, y, y_row)
+        _copied_rows(pointer_like(y_address, y), n_out, one, order, start, in_order, first, last, y, y_row_stride)
     if smoothing != 0:
         for r in range(first, last):
             for j in range(n_out):
-                at = r * y_row + j
+                at = r * y_row_stride + j
                 poke(y, at, peek(y, at) * (one - smoothing) + smoothed)
 
 
 # ------------------------------------------------------------------------------------------------- threads
 
 
-@inner
-def share(n, thread, threads):
-    """Cut n items for threads: from where to where."""
-    return n * thread // threads, n * (thread + 1) // threads
-
-
-SPIN_NS = 20_000  # of waiting before the core is offered to others
-PAUSES = 64  # between two looks at the clock; a wait that is over before takes none
-SYNC_SIZE = 16  # numbers of sync before the notes of `look_ahead`, SOON_SIZE for each thread
+SYNC_SIZE = 16  # numbers of sync before the notes of `plan_prefetch`, PREFETCH_SIZE for each thread
 
 
 def sync_size(threads):
     """Return how many numbers sync has for so many threads."""
-    return SYNC_SIZE + dense.SOON_SIZE * threads
-
-
-@inner
-def wait_a_turn(turn, start):
-    """Pass a turn, 1, 2, 3 ..., of a loop that waits: a pause, or after SPIN_NS let another thread have the core.
-
-    Returns
-    -------
-    int
-        The next turn's `start`, which is 0 in the first: when the clock was looked at first, or -1 once that is over.
-    """
-    if start < 0:
-        give_way()
-        return start
-    spin_pause()
-    if turn % PAUSES == 0:
-        now = nanoseconds()
-        if start == 0:
-            return now
-        if now - start >= SPIN_NS:
-            return -1
-    return start
-
-
-@part
-def meet(sync, threads):
-    """Wait until every thread has come here.  sync[0] counts arrivals, sync[8] meetings."""
-    if threads > 1:
-        meeting = atomic_peek(sync, 8)
-        if atomic_add(sync, 0, 1) == threads - 1:
-            poke(sync, 0, 0)
-            atomic_add(sync, 8, 1)
-        else:
-            turn, start = 0, 0
-            while atomic_peek(sync, 8) == meeting:
-                turn += 1
-                start = wait_a_turn(turn, start)
+    return SYNC_SIZE + dense.PREFETCH_SIZE * threads
 
 
 FLAT_ROW = 65  # rows up to this length go through elementwise functions in one go, padding and all
@@ -225,65 +177,65 @@ FLAT_ROW = 65  # rows up to this length go through elementwise functions in one 
 
 # ------------------------------------------------------------------------------------- leaves and their callers
 
-# in the order of `plan.MULTIPLY` ... `plan.LIMIT_COLUMNS`
-LEAVES = (
-    Leaf(dense.multiply, "iiipiipiipiipiffipi"),
-    Leaf(elementwise.activate, "ippiipi"),
-    Leaf(elementwise.derive, "ipppiii"),
-    Leaf(losses.measure, "ifiipppppiii"),
-    Leaf(losses.output_gradient, "ifiipppfpiii"),
-    Leaf(gather, "iiifpiiiiffpioiiiiii"),
-    Leaf(update.advance, "ididwidp"),
-    Leaf(noise.drop_rows, "iiiipipiiiii"),
-    Leaf(noise.noise_rows, "iifpiiiii"),
-    Leaf(update.update, "ipppppifff"),
-    Leaf(update.penalize, "ppifff"),
-    Leaf(update.squares, "pid"),
-    Leaf(scale_block, "pfi"),
-    Leaf(max_norm_block, "piiiif"),
+# in the order of `plan.GEMM` ... `plan.MAX_NORM`
+FUNCTION_TABLE = (
+    NativeFunction(dense.gemm, "iiipiipiipiipiffipi"),
+    NativeFunction(elementwise.activation_forward, "ippiipi"),
+    NativeFunction(elementwise.activation_backward, "ipppiii"),
+    NativeFunction(losses.sample_losses, "ifiipppppiii"),
+    NativeFunction(losses.output_gradient, "ifiipppfpiii"),
+    NativeFunction(gather, "iiifpiiiiffpioiiiiii"),
+    NativeFunction(update.advance, "ididwidp"),
+    NativeFunction(noise.drop_rows, "iiiipipiiiii"),
+    NativeFunction(noise.noise_rows, "iifpiiiii"),
+    NativeFunction(update.update, "ipppppifff"),
+    NativeFunction(update.penalize, "ppifff"),
+    NativeFunction(update.sum_of_squares, "pid"),
+    NativeFunction(scale_block, "pfi"),
+    NativeFunction(max_norm_block, "piiiif"),
 )
 
 
-def load_leaves(plan, n_leaves, dtype):
-    """Put the addresses of the first so many LEAVES for a dtype into a plan, compiling them if need be."""
-    for i in range(n_leaves):
-        if plan.leaves[i] == 0:
-            plan.leaves[i] = LEAVES[i].address(dtype)
-    for leaf, column in ((ACTIVATE, ACTIVATE_AT), (DERIVE, DERIVE_AT)):
+def load_functions(plan, n_functions, dtype):
+    """Put the addresses of the first so many FUNCTION_TABLE for a dtype into a plan, compiling them if need be."""
+    for i in range(n_functions):
+        if plan.functions[i] == 0:
+            plan.functions[i] = FUNCTION_TABLE[i].address(dtype)
+    for function, column in ((ACTIVATION_FORWARD, FORWARD_AT), (ACTIVATION_BACKWARD, BACKWARD_AT)):
         of_layers = plan.layers[:, column]
-        of_layers[of_layers == 0] = plan.leaves[leaf]
+        of_layers[of_layers == 0] = plan.functions[function]
 
 
-@part
-def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, smoothed, deviation, step, place):
+@internal
+def gather_block(plan, data, tools, order, start, in_order, inputs, rows, smoothing, smoothed, deviation, step, place):
     """Gather a block of samples: one thread's share, or all inputs into its own copy; return the kind of the targets.
 
     Without `inputs` only the targets.  Row 0 is the sample at `start` of the order, and row `place` of its batch, which
     names the noise added to it.
     """
     last_layer, work = plan.layers[plan.layers.shape[0] - 1], tools.work
-    first, last = share(rows, tools.thread, tools.threads)
+    first, last = partition(rows, tools.thread, tools.threads)
     top, bottom = first, last
     if plan.x_size > 0:
         top, bottom = 0, rows
     if not inputs:
         bottom = top
-    x = gathered(plan, tools)
+    x = block_inputs(plan, tools)
     call(
-        plan.leaves[GATHER],
+        plan.functions[GATHER],
         data.x_address,
         data.x_kind,
         plan.layers[0, N_IN],
         as_float(data.x_scale, work),
         x,
-        plan.x_row,
+        plan.x_row_stride,
         data.y_address,
         data.y_kind,
         last_layer[N_OUT],
         as_float(smoothing, work),
         as_float(smoothed, work),
         offset(work, plan.y_at),
-        last_layer[ROW],
+        last_layer[ROW_STRIDE],
         pointer(order, 0),
         start,
         in_order,
@@ -294,12 +246,12 @@ def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, sm
     )
     if deviation != 0:
         call(
-            plan.leaves[NOISE],
+            plan.functions[NOISE],
             tools.key,
             step,
             as_float(deviation, work),
             x,
-            plan.x_row,
+            plan.x_row_stride,
             top,
             bottom,
             place,
@@ -313,16 +265,16 @@ def bring(plan, data, tools, order, start, in_order, inputs, rows, smoothing, sm
 # ----------------------------------------------------------------- one block: forward, output delta, backward
 
 
-@part
-def affine(plan, a, a_row, w, w_row, n_in, columns, z, z_row, rows, pack):
+@internal
+def affine(plan, a, a_row_stride, w, w_row_stride, n_in, columns, z, z_row_stride, rows, pack):
     """Z = a @ W + b for the columns from w and z on, b being one more row of W."""
-    b = offset(w, n_in * w_row)
+    b = offset(w, n_in * w_row_stride)
     nothing = as_float(0, w)
-    if z_row == 1 and rows >= 4:  # one output: samples lie along the registers
+    if z_row_stride == 1 and rows >= 4:  # one output: samples lie along the registers
         for r in range(rows):
             poke(z, r, peek(b, 0))
         call(
-            plan.leaves[MULTIPLY],
+            plan.functions[GEMM],
             1,
             rows,
             n_in,
@@ -330,11 +282,11 @@ def affine(plan, a, a_row, w, w_row, n_in, columns, z, z_row, rows, pack):
             0,
             1,
             a,
-            a_row,
+            a_row_stride,
             True,
             z,
             0,
-            START_C,
+            INIT_C,
             b,
             STORE,
             nothing,
@@ -345,19 +297,19 @@ def affine(plan, a, a_row, w, w_row, n_in, columns, z, z_row, rows, pack):
         )
     else:
         call(
-            plan.leaves[MULTIPLY],
+            plan.functions[GEMM],
             rows,
             columns,
             n_in,
             a,
-            a_row,
+            a_row_stride,
             1,
             w,
-            w_row,
+            w_row_stride,
             False,
             z,
-            z_row,
-            START_BIAS,
+            z_row_stride,
+            INIT_BIAS,
             b,
             STORE,
             nothing,
@@ -368,61 +320,61 @@ def affine(plan, a, a_row, w, w_row, n_in, columns, z, z_row, rows, pack):
         )
 
 
-@part
-def part_of(layer, rows, thread, threads):
+@internal
+def thread_slice(layer, rows, thread, threads):
     """Return the part of a layer's block that is a thread's: first and last row, first and last column."""
     n = layer[N_OUT]
     if layer[BY_COLUMNS]:
-        first, last = share((n + COLUMN_BLOCK - 1) // COLUMN_BLOCK, thread, threads)
+        first, last = partition((n + COLUMN_BLOCK - 1) // COLUMN_BLOCK, thread, threads)
         return 0, rows, first * COLUMN_BLOCK, min(n, last * COLUMN_BLOCK)
-    first, last = share(rows, thread, threads)
+    first, last = partition(rows, thread, threads)
     return first, last, 0, n
 
 
-@inner
-def gathered(plan, tools):
+@inline
+def block_inputs(plan, tools):
     """Where a thread finds the block of gathered samples."""
     return offset(tools.work, plan.x_at + tools.thread * plan.x_size)
 
 
-@inner
-def own_columns(plan, tools):
+@inline
+def private_columns(plan, tools):
     """Where a thread's own copy of its columns of the first layer's W and b is; that of each state follows."""
-    return offset(tools.work, plan.own_at + tools.thread * plan.own_stride)
+    return offset(tools.work, plan.private_at + tools.thread * plan.private_stride)
 
 
-@part
-def take_own(plan, steps, tools, back):
+@internal
+def move_private(plan, steps, tools, back):
     """Copy a thread's columns of the first layer, and their states; or copy them back.
 
     Narrow columns of one W in the hands of several threads are slow: a core that fetches ahead in its own columns takes
     lines of the others' away.  Two threads on 784-128 with 64 samples: 105 us a step, with columns of their own 75.
     """
     n_in, n_out = plan.layers[0, N_IN], plan.layers[0, N_OUT]
-    _, _, left, right = part_of(plan.layers[0], 0, tools.thread, tools.threads)
-    shared, own = offset(tools.parameters, plan.layers[0, W_AT] + left), own_columns(plan, tools)
+    _, _, left, right = thread_slice(plan.layers[0], 0, tools.thread, tools.threads)
+    shared, own = offset(tools.parameters, plan.layers[0, W_AT] + left), private_columns(plan, tools)
     width = lanes(own)
     for state in range(1 + steps.n_states):
         distance = 0 if state == 0 else steps.to_first if state == 1 else steps.to_second
         for i in range(n_in + 1):
-            there, here = i * n_out + distance, i * plan.own_row + state * plan.own_size
+            there, here = i * n_out + distance, i * plan.private_row_stride + state * plan.private_size
             for j in range(0, right - left, width):
                 n = min(width, right - left - j)
                 if back:
-                    store_part(shared, there + j, load_part(own, here + j, n), n)
+                    masked_store(shared, there + j, masked_load(own, here + j, n), n)
                 else:
-                    store_part(own, here + j, load_part(shared, there + j, n), n)
+                    masked_store(own, here + j, masked_load(shared, there + j, n), n)
 
 
-@part
+@internal
 def drop(plan, tools, l, step, place, a, out, rows, top, left, right):
     """Drop some outputs, or deltas, of layer l: columns left .. right - 1 of the rows from row `top` of the block on.
 
     `a` and `out` are at row `top`.
     """
-    row = plan.layers[l, ROW]
+    row = plan.layers[l, ROW_STRIDE]
     call(
-        plan.leaves[DROP],
+        plan.functions[DROP],
         tools.key,
         step,
         l,
@@ -438,19 +390,19 @@ def drop(plan, tools, l, step, place, a, out, rows, top, left, right):
     )
 
 
-@inner
-def part_of_w(layer, thread, threads):
+@inline
+def weight_slice(layer, thread, threads):
     """Return the part of a layer's W, b being its last row, that is a thread's: first and last row and column."""
     if layer[BY_COLUMNS]:
-        _, _, left, right = part_of(layer, 0, thread, threads)
+        _, _, left, right = thread_slice(layer, 0, thread, threads)
         return 0, layer[N_IN] + 1, left, right
-    first, last = share(layer[N_IN] + 1, thread, threads)
+    first, last = partition(layer[N_IN] + 1, thread, threads)
     return first, last, 0, layer[N_OUT]
 
 
-@part
-def forward(plan, tools, a, a_row, rows, step, place):
-    """Z and A of every layer for a block of samples at `a`, rows `a_row` apart; one thread's part of it.
+@internal
+def forward(plan, tools, a, a_row_stride, rows, step, place):
+    """Z and A of every layer for a block of samples at `a`, rows `a_row_stride` apart; one thread's part of it.
 
     Where threads split columns they meet after each layer.  `step` and `place`, the block's first row in its batch,
     name the numbers of dropout.
@@ -458,18 +410,18 @@ def forward(plan, tools, a, a_row, rows, step, place):
     work, thread, threads = tools.work, tools.thread, tools.threads
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
-        n_out, row, code = layer[N_OUT], layer[ROW], layer[ACTIVATION]
-        top, bottom, left, right = part_of(layer, rows, thread, threads)
+        n_out, row, code = layer[N_OUT], layer[ROW_STRIDE], layer[ACTIVATION]
+        top, bottom, left, right = thread_slice(layer, rows, thread, threads)
         z, next_a = offset(work, layer[Z_AT] + top * row), offset(work, layer[A_AT] + top * row)
-        w, w_row = offset(tools.parameters, layer[W_AT] + left), n_out
-        if l == 0 and tools.has_own:
-            w, w_row = own_columns(plan, tools), plan.own_row
+        w, w_row_stride = offset(tools.parameters, layer[W_AT] + left), n_out
+        if l == 0 and tools.has_private:
+            w, w_row_stride = private_columns(plan, tools), plan.private_row_stride
         affine(
             plan,
-            offset(a, top * a_row),
-            a_row,
+            offset(a, top * a_row_stride),
+            a_row_stride,
             w,
-            w_row,
+            w_row_stride,
             layer[N_IN],
             right - left,
             offset(z, left),
@@ -482,7 +434,7 @@ def forward(plan, tools, a, a_row, rows, step, place):
             if row <= FLAT_ROW and code < SOFTMAX and not layer[BY_COLUMNS]:
                 columns = row  # short rows in one go, the column of ones with them
             call(
-                layer[ACTIVATE_AT],
+                layer[FORWARD_AT],
                 code,
                 offset(z, left),
                 offset(next_a, left),
@@ -499,19 +451,19 @@ def forward(plan, tools, a, a_row, rows, step, place):
             for r in range(bottom - top):
                 poke(kept, r * row + n_out, 1)  # the column of ones
         if plan.is_mixed:
-            meet(tools.meeting, threads)
-        a, a_row = offset(work, layer[DROP_AT]), row
+            barrier(tools.sync, threads)
+        a, a_row_stride = offset(work, layer[DROP_AT]), row
 
 
-@part
-def measure(plan, work, y_kind, first, last):
+@internal
+def sample_losses(plan, work, y_kind, first, last):
     """Write the loss of each sample, rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
-    row = layer[ROW]
+    row = layer[ROW_STRIDE]
     call(
-        plan.leaves[MEASURE],
+        plan.functions[SAMPLE_LOSSES],
         plan.loss,
-        as_float(plan.number, work),
+        as_float(plan.loss_parameter, work),
         plan.fused,
         y_kind,
         offset(work, layer[Z_AT] + first * row),
@@ -525,17 +477,17 @@ def measure(plan, work, y_kind, first, last):
     )
 
 
-@part
+@internal
 def output_delta(plan, work, y_kind, scale, first, last):
     """Delta of the output layer, with the factor 1/n of the mean in `scale`; rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
-    row = layer[ROW]
+    row = layer[ROW_STRIDE]
     z, a = offset(work, layer[Z_AT] + first * row), offset(work, layer[A_AT] + first * row)
     delta = offset(work, layer[DELTA_AT] + first * row)
     call(
-        plan.leaves[OUTPUT_GRADIENT],
+        plan.functions[OUTPUT_GRADIENT],
         plan.loss,
-        as_float(plan.number, work),
+        as_float(plan.loss_parameter, work),
         plan.fused,
         y_kind,
         z,
@@ -548,36 +500,36 @@ def output_delta(plan, work, y_kind, scale, first, last):
         row,
     )
     if plan.fused == NOT_FUSED or y_kind == Y_GRADIENT:
-        derive(plan, layer, z, a, delta, layer[N_OUT], last - first)
+        activation_backward(plan, layer, z, a, delta, layer[N_OUT], last - first)
 
 
-@part
-def derive(plan, layer, z, a, delta, columns, rows):
+@internal
+def activation_backward(plan, layer, z, a, delta, columns, rows):
     """Delta *= f'(z), from d loss / d a to d loss / d z."""
     if layer[ACTIVATION] != IDENTITY:
-        if layer[ROW] <= FLAT_ROW and layer[ACTIVATION] < SOFTMAX and not layer[BY_COLUMNS]:
-            columns = layer[ROW]
-        call(layer[DERIVE_AT], layer[ACTIVATION], z, a, delta, layer[ROW], columns, rows)
+        if layer[ROW_STRIDE] <= FLAT_ROW and layer[ACTIVATION] < SOFTMAX and not layer[BY_COLUMNS]:
+            columns = layer[ROW_STRIDE]
+        call(layer[BACKWARD_AT], layer[ACTIVATION], z, a, delta, layer[ROW_STRIDE], columns, rows)
 
 
-@part
-def propagate(plan, delta, delta_row, w, n_in, n_out, first, last, out, out_row, rows, pack):
+@internal
+def propagate(plan, delta, delta_row_stride, w, n_in, n_out, first, last, out, out_row_stride, rows, pack):
     """Columns first .. last - 1 of out = delta @ W.T."""
     nothing = as_float(0, w)
     call(
-        plan.leaves[MULTIPLY],
+        plan.functions[GEMM],
         rows,
         last - first,
         n_out,
         delta,
-        delta_row,
+        delta_row_stride,
         1,
         offset(w, first * n_out),
         n_out,
         n_out > 1,
         offset(out, first),
-        out_row,
-        START_ZERO,
+        out_row_stride,
+        INIT_ZERO,
         w,
         STORE,
         nothing,
@@ -588,11 +540,11 @@ def propagate(plan, delta, delta_row, w, n_in, n_out, first, last, out, out_row,
     )
 
 
-@part
-def weigh(plan, data, tools, order, start, in_order, first, last):
+@internal
+def apply_sample_weights(plan, data, tools, order, start, in_order, first, last):
     """Losses and output deltas of rows first .. last - 1 times the weights of their samples."""
     layer, weights = plan.layers[plan.layers.shape[0] - 1], pointer_like(data.weights, tools.work)
-    losses, delta, row = offset(tools.work, plan.losses_at), offset(tools.work, layer[DELTA_AT]), layer[ROW]
+    losses, delta, row = offset(tools.work, plan.losses_at), offset(tools.work, layer[DELTA_AT]), layer[ROW_STRIDE]
     for r in range(first, last):
         weight = peek(weights, start + r if in_order else order[start + r])
         poke(losses, r, peek(losses, r) * weight)
@@ -600,21 +552,21 @@ def weigh(plan, data, tools, order, start, in_order, first, last):
             poke(delta, r * row + j, peek(delta, r * row + j) * weight)
 
 
-@part
+@internal
 def backward(plan, tools, rows, step, place):
     """Delta of every layer before the last; one thread's part of it."""
     work, thread, threads = tools.work, tools.thread, tools.threads
     for l in range(plan.layers.shape[0] - 1, 0, -1):
         if plan.is_mixed:
-            meet(tools.meeting, threads)
+            barrier(tools.sync, threads)
         layer, before = plan.layers[l], plan.layers[l - 1]
-        row = before[ROW]
-        top, bottom, left, right = part_of(before, rows, thread, threads)
+        row = before[ROW_STRIDE]
+        top, bottom, left, right = thread_slice(before, rows, thread, threads)
         delta = offset(work, before[DELTA_AT] + top * row)
         propagate(
             plan,
-            offset(work, layer[DELTA_AT] + top * layer[ROW]),
-            layer[ROW],
+            offset(work, layer[DELTA_AT] + top * layer[ROW_STRIDE]),
+            layer[ROW_STRIDE],
             offset(tools.parameters, layer[W_AT]),
             layer[N_IN],
             layer[N_OUT],
@@ -627,7 +579,7 @@ def backward(plan, tools, rows, step, place):
         )
         if before[THRESHOLD] > 0:
             drop(plan, tools, l - 1, step, place, delta, delta, bottom - top, top, left, right)
-        derive(
+        activation_backward(
             plan,
             before,
             offset(work, before[Z_AT] + top * row + left),
@@ -638,109 +590,127 @@ def backward(plan, tools, rows, step, place):
         )
 
 
-@part
-def begin_looking_ahead(plan, steps, data, order, sync, thread):
-    """Return where in sync a thread's notes of `look_ahead` are, having begun them; 0 where it would not pay."""
+@internal
+def init_prefetch(plan, steps, data, order, sync, thread):
+    """Return where in sync a thread's notes of `plan_prefetch` are, having begun them; 0 where it would not pay."""
     size = plan.layers[0, N_IN] * (4 if data.x_kind == X_FLOAT32 else 8 if data.x_kind == X_FLOAT64 else 1)
-    address = sync + 8 * (SYNC_SIZE + dense.SOON_SIZE * thread)
-    soon = pointer_at(address, np.int64)
-    poke(soon, dense.SOON_X, data.x_address)
-    poke(soon, dense.SOON_BYTES, size)
-    poke(soon, dense.SOON_ORDER, order)
-    pays = data.n * size > dense.FAR_BYTES and 4 * size * min(steps.batch_size, plan.rows) <= dense.FAR_BYTES
+    address = sync + 8 * (SYNC_SIZE + dense.PREFETCH_SIZE * thread)
+    prefetch = pointer_at(address, np.int64)
+    poke(prefetch, dense.PREFETCH_X, data.x_address)
+    poke(prefetch, dense.PREFETCH_ROW_BYTES, size)
+    poke(prefetch, dense.PREFETCH_ORDER, order)
+    pays = (
+        data.n * size > dense.PREFETCH_MIN_BYTES
+        and 4 * size * min(steps.batch_size, plan.rows) <= dense.PREFETCH_MIN_BYTES
+    )
     return address if pays else 0
 
 
-@part
-def look_ahead(plan, data, tools, start, rows):
-    """Note what `bring` will gather next, up to so many rows from `start` of the order on; see `dense.next_lines`.
+@internal
+def plan_prefetch(plan, data, tools, start, rows):
+    """Note what `gather_block` will gather next, up to so many rows from `start` of the order on; see `dense.next_prefetch_lines`.
 
     The gradient of the first layer asks for it: where samples are large, it is among the largest products.
     """
-    soon = pointer_at(tools.soon, np.int64)
+    prefetch = pointer_at(tools.prefetch, np.int64)
     rows = max(0, min(rows, data.n - start))
-    first, last = (0, rows) if plan.x_size > 0 else share(rows, tools.thread, tools.threads)
-    top, bottom, left, right = part_of_w(plan.layers[0], tools.thread, tools.threads)
+    first, last = (0, rows) if plan.x_size > 0 else partition(rows, tools.thread, tools.threads)
+    top, bottom, left, right = weight_slice(plan.layers[0], tools.thread, tools.threads)
     wide, _ = tile_columns(tools.work)
-    n_tiles = ((bottom - top) // dense.OUTER_ROWS + 1) * ((right - left + wide - 1) // wide)
+    n_tiles = ((bottom - top) // dense.RANK_K_ROWS + 1) * ((right - left + wide - 1) // wide)
     tiles_of_sample = max(1, n_tiles // max(1, last - first))
-    poke(soon, dense.SOON_FIRST, start + first)
-    poke(soon, dense.SOON_LAST, start + last)
-    poke(soon, dense.SOON_PLACE, 0)
-    poke(soon, dense.SOON_LINES, peek(soon, dense.SOON_BYTES) // LINE_BYTES // tiles_of_sample + 1)
+    poke(prefetch, dense.PREFETCH_FIRST, start + first)
+    poke(prefetch, dense.PREFETCH_LAST, start + last)
+    poke(prefetch, dense.PREFETCH_PLACE, 0)
+    poke(prefetch, dense.PREFETCH_LINES, peek(prefetch, dense.PREFETCH_ROW_BYTES) // LINE_BYTES // tiles_of_sample + 1)
 
 
 # ------------------------------------------------------------------------------------- the gradient and the update
 
 
-@inner
+@inline
 def gradient_tiles(
-    plan, tools, rows, delta, delta_row, a, a_row, n, columns, w, w_row, start, finish, lr, momentum, velocity
+    plan,
+    tools,
+    rows,
+    delta,
+    delta_row_stride,
+    a,
+    a_row_stride,
+    n,
+    columns,
+    w,
+    w_row_stride,
+    start,
+    epilogue,
+    lr,
+    momentum,
+    velocity,
 ):
-    """A.T @ delta for n columns of `a` and some columns of delta, put into `w` as `finish` says (see `simd.tile`)."""
-    if w_row == 1:  # one column: it lies along the registers
+    """A.T @ delta for n columns of `a` and some columns of delta, put into `w` as `epilogue` says (see `simd.tile`)."""
+    if w_row_stride == 1:  # one column: it lies along the registers
         call(
-            plan.leaves[MULTIPLY],
+            plan.functions[GEMM],
             1,
             n,
             rows,
             delta,
             0,
-            delta_row,
+            delta_row_stride,
             a,
-            a_row,
+            a_row_stride,
             False,
             w,
             0,
             start,
             w,
-            finish,
+            epilogue,
             lr,
             momentum,
             velocity,
             tools.pack,
-            tools.soon,
+            tools.prefetch,
         )
     else:
         call(
-            plan.leaves[MULTIPLY],
+            plan.functions[GEMM],
             n,
             columns,
             rows,
             a,
             1,
-            a_row,
+            a_row_stride,
             delta,
-            delta_row,
+            delta_row_stride,
             False,
             w,
-            w_row,
+            w_row_stride,
             start,
             w,
-            finish,
+            epilogue,
             lr,
             momentum,
             velocity,
             tools.pack,
-            tools.soon,
+            tools.prefetch,
         )
 
 
-@part
-def accumulate(plan, tools, rows, out, start, finish, lr, momentum, velocity):
-    """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` as `finish` says (see `simd.tile`).
+@internal
+def weight_gradients(plan, tools, rows, out, start, epilogue, lr, momentum, velocity):
+    """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` as `epilogue` says (see `simd.tile`).
 
     One thread's part of it: the columns that it had before, or else some rows of W.
     """
     work, thread, threads = tools.work, tools.thread, tools.threads
-    a, a_row = gathered(plan, tools), plan.x_row
+    a, a_row_stride = block_inputs(plan, tools), plan.x_row_stride
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
-        n_out, row = layer[N_OUT], layer[ROW]
-        first, last, left, right = part_of_w(layer, thread, threads)
-        w, w_row, to_velocity = offset(out, layer[W_AT] + first * n_out + left), n_out, velocity
-        if l == 0 and tools.has_own:
-            w, w_row, to_velocity = own_columns(plan, tools), plan.own_row, plan.own_size
+        n_out, row = layer[N_OUT], layer[ROW_STRIDE]
+        first, last, left, right = weight_slice(layer, thread, threads)
+        w, w_row_stride, to_velocity = offset(out, layer[W_AT] + first * n_out + left), n_out, velocity
+        if l == 0 and tools.has_private:
+            w, w_row_stride, to_velocity = private_columns(plan, tools), plan.private_row_stride, plan.private_size
         gradient_tiles(
             plan,
             tools,
@@ -748,35 +718,40 @@ def accumulate(plan, tools, rows, out, start, finish, lr, momentum, velocity):
             offset(work, layer[DELTA_AT] + left),
             row,
             offset(a, first),
-            a_row,
+            a_row_stride,
             last - first,
             right - left,
             w,
-            w_row,
+            w_row_stride,
             start,
-            finish,
+            epilogue,
             lr,
             momentum,
             to_velocity,
         )
-        a, a_row = offset(work, layer[DROP_AT]), row
+        a, a_row_stride = offset(work, layer[DROP_AT]), row
 
 
-@part
-def accumulate_and_update(plan, steps, tools, rows):
+@internal
+def update_by_slice(plan, steps, tools, rows):
     """Update one thread's part of W and b by [A_prev, 1].T @ delta, of which only small parts exist at a time."""
     work, thread, threads = tools.work, tools.thread, tools.threads
     nothing, scratch = as_float(0, work), offset(work, plan.scratch_at + thread * plan.scratch_size)
-    a, a_row = gathered(plan, tools), plan.x_row
+    a, a_row_stride = block_inputs(plan, tools), plan.x_row_stride
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
-        n_in, n_out, row = layer[N_IN], layer[N_OUT], layer[ROW]
-        first, last, left, right = part_of_w(layer, thread, threads)
-        w, w_row = offset(tools.parameters, layer[W_AT] + first * n_out + left), n_out
+        n_in, n_out, row = layer[N_IN], layer[N_OUT], layer[ROW_STRIDE]
+        first, last, left, right = weight_slice(layer, thread, threads)
+        w, w_row_stride = offset(tools.parameters, layer[W_AT] + first * n_out + left), n_out
         to_first, to_second, columns = steps.to_first, steps.to_second, right - left
-        if l == 0 and tools.has_own:
-            w, w_row, to_first, to_second = own_columns(plan, tools), plan.own_row, plan.own_size, 2 * plan.own_size
-        most = max(1, MOST_SCRATCH // columns)
+        if l == 0 and tools.has_private:
+            w, w_row_stride, to_first, to_second = (
+                private_columns(plan, tools),
+                plan.private_row_stride,
+                plan.private_size,
+                2 * plan.private_size,
+            )
+        most = max(1, MAX_SCRATCH // columns)
         for top in range(first, last, most):
             n = min(most, last - top)
             gradient_tiles(
@@ -786,20 +761,20 @@ def accumulate_and_update(plan, steps, tools, rows):
                 offset(work, layer[DELTA_AT] + left),
                 row,
                 offset(a, top),
-                a_row,
+                a_row_stride,
                 n,
                 columns,
                 scratch,
                 columns,
-                START_ZERO,
+                INIT_ZERO,
                 STORE,
                 nothing,
                 nothing,
                 0,
             )
             n_weights = max(0, min(top + n, n_in) - top)
-            parameters = offset(w, (top - first) * w_row)
-            if w_row == columns:
+            parameters = offset(w, (top - first) * w_row_stride)
+            if w_row_stride == columns:
                 update_part(plan, steps, tools, scratch, parameters, to_first, to_second, n_weights * columns, True)
                 update_part(
                     plan,
@@ -819,16 +794,16 @@ def accumulate_and_update(plan, steps, tools, rows):
                         steps,
                         tools,
                         offset(scratch, i * columns),
-                        offset(parameters, i * w_row),
+                        offset(parameters, i * w_row_stride),
                         to_first,
                         to_second,
                         columns,
                         i < n_weights,
                     )
-        a, a_row = offset(work, layer[DROP_AT]), row
+        a, a_row_stride = offset(work, layer[DROP_AT]), row
 
 
-@inner
+@inline
 def update_part(plan, steps, tools, gradient, parameters, to_first, to_second, n, are_weights):
     """Update n parameters that lie side by side; biases have no penalties."""
     if n > 0:
@@ -836,7 +811,7 @@ def update_part(plan, steps, tools, gradient, parameters, to_first, to_second, n
         if are_weights:
             l1, l2 = as_float(steps.l1, parameters), as_float(steps.l2, parameters)
         call(
-            plan.leaves[UPDATE],
+            plan.functions[UPDATE],
             steps.rule,
             tools.factors,
             gradient,
@@ -850,7 +825,7 @@ def update_part(plan, steps, tools, gradient, parameters, to_first, to_second, n
         )
 
 
-@inner
+@inline
 def weights_or_biases(piece, layer, first, last):
     """Return where a layer's weights (even pieces) or biases lie within first .. last - 1 of the parameters."""
     middle = layer[W_AT] + layer[N_IN] * layer[N_OUT]
@@ -859,12 +834,12 @@ def weights_or_biases(piece, layer, first, last):
     return max(first, middle), min(last, middle + layer[N_OUT])
 
 
-@part
-def update_all(plan, steps, tools):
+@internal
+def update_parameters(plan, steps, tools):
     """Update one thread's share of all parameters by the gradient at tools.gradient; threads have met before."""
     n, p, g = plan.n_parameters, tools.parameters, tools.gradient
     n_sums = (n + SQUARES_CHUNK - 1) // SQUARES_CHUNK
-    first_sum, last_sum = share(n_sums, tools.thread, tools.threads)
+    first_sum, last_sum = partition(n_sums, tools.thread, tools.threads)
     first, last = first_sum * SQUARES_CHUNK, min(n, last_sum * SQUARES_CHUNK)
     limit, nothing = as_float(steps.clip_value, p), as_float(0, p)
     if steps.clip_norm == 0 and steps.l1 == 0 and steps.l2 == 0:
@@ -877,20 +852,20 @@ def update_all(plan, steps, tools):
         if start < stop:
             l1 = as_float(steps.l1, p) if piece % 2 == 0 else nothing
             l2 = as_float(steps.l2, p) if piece % 2 == 0 else nothing
-            call(plan.leaves[PENALIZE], offset(g, start), offset(p, start), stop - start, l1, l2, limit)
+            call(plan.functions[PENALIZE], offset(g, start), offset(p, start), stop - start, l1, l2, limit)
     if steps.clip_norm > 0:
         for i in range(first_sum, last_sum):
             start = i * SQUARES_CHUNK
-            call(plan.leaves[SQUARES], offset(g, start), min(SQUARES_CHUNK, n - start), offset(tools.sums, i))
-        meet(tools.meeting, tools.threads)
+            call(plan.functions[SUM_OF_SQUARES], offset(g, start), min(SQUARES_CHUNK, n - start), offset(tools.sums, i))
+        barrier(tools.sync, tools.threads)
         total = 0.0
         for i in range(n_sums):
             total += peek(tools.sums, i)
         norm = np.sqrt(total)
         if norm > steps.clip_norm:
-            call(plan.leaves[SCALE], offset(g, first), as_float(steps.clip_norm / norm, p), last - first)
+            call(plan.functions[SCALE], offset(g, first), as_float(steps.clip_norm / norm, p), last - first)
     call(
-        plan.leaves[UPDATE],
+        plan.functions[UPDATE],
         steps.rule,
         tools.factors,
         offset(g, first),
@@ -904,14 +879,14 @@ def update_all(plan, steps, tools):
     )
 
 
-@part
-def limit_norms(plan, steps, tools):
+@internal
+def apply_max_norm(plan, steps, tools):
     """Rescale the weights into each neuron whose norm is above the limit; one thread's share of the neurons."""
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
-        first, last = share(layer[N_OUT], tools.thread, tools.threads)
+        first, last = partition(layer[N_OUT], tools.thread, tools.threads)
         call(
-            plan.leaves[LIMIT_COLUMNS],
+            plan.functions[MAX_NORM],
             offset(tools.parameters, layer[W_AT]),
             layer[N_IN],
             layer[N_OUT],
@@ -921,17 +896,17 @@ def limit_norms(plan, steps, tools):
         )
 
 
-@part
+@internal
 def advance(plan, steps, tools, step):
     """Write the factors of this step's update."""
     call(
-        plan.leaves[ADVANCE],
+        plan.functions[STEP_FACTORS],
         steps.rule,
-        tools.numbers,
+        tools.hyperparameters,
         steps.schedule,
         tools.rates,
         steps.rate_scale,
         step,
-        tools.memory,
+        tools.running_products,
         tools.factors,
     )

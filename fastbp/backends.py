@@ -1,0 +1,36 @@
+"""The table of backends, and the one place where a name becomes a backend or its kernels."""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from . import arguments
+
+
+class Row(NamedTuple):
+    """Where a backend is found; modules are imported when they are first used."""
+
+    module: str  # of the class that runs a network
+    class_name: str
+    kernels: str  # module of the kernels of one layer, one loss, ...
+
+
+BACKENDS = {
+    "numba": Row(".engine.backend", "NumbaBackend", ".kernels"),
+    "numpy": Row(".reference.backprop", "NumpyBackend", ".reference"),
+}
+
+
+def check_backend(name: str) -> str:
+    """Check the name of a backend."""
+    return arguments.name("backend", name, BACKENDS)
+
+
+def make_backend(name: str, *config: Any) -> Any:
+    """Build the backend of this name; Numba is imported only when it is the one."""
+    row = BACKENDS[name]
+    return getattr(import_module(row.module, __package__), row.class_name)(*config)
+
+
+def kernels_of(name: str) -> Any:
+    """Return the module that holds the kernels of this backend by name."""
+    return import_module(BACKENDS[name].kernels, __package__)

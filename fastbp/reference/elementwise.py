@@ -1,0 +1,213 @@
+"""Activations and their derivatives, and the exp and log they are made of."""
+
+from math import erfc, sqrt
+
+import numpy as np
+
+
+def exp(x, out):
+    """Exponential, elementwise."""
+    with np.errstate(over="ignore"):
+        out[...] = np.exp(x)
+
+
+def log(x, out):
+    """Natural logarithm, elementwise."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out[...] = np.log(x)
+
+
+def sigmoid(Z, out):
+    """Logistic function 1 / (1 + exp(-Z)); exp is only taken of numbers <= 0, so it cannot overflow."""
+    E = np.exp(-np.abs(Z))
+    out[...] = np.where(Z >= 0, 1 / (1 + E), E / (1 + E))
+
+
+def sigmoid_derivative(Z, A, out):
+    """Return A (1 - A)."""
+    out[...] = A * (1 - A)
+
+
+def tanh(Z, out):
+    """Hyperbolic tangent."""
+    out[...] = np.tanh(Z)
+
+
+def tanh_derivative(Z, A, out):
+    """1 - A^2."""
+    out[...] = 1 - A * A
+
+
+def relu(Z, out):
+    """Z where positive, else 0."""
+    out[...] = np.maximum(Z, 0)
+
+
+def relu_derivative(Z, A, out):
+    """1 where Z > 0, else 0."""
+    out[...] = np.where(Z > 0, 1, 0)
+
+
+def leaky_relu(Z, out):
+    """Z where positive, else 0.01 Z."""
+    out[...] = np.where(Z > 0, Z, 0.01 * Z)
+
+
+def leaky_relu_derivative(Z, A, out):
+    """1 where Z > 0, else 0.01."""
+    out[...] = np.where(Z > 0, 1, 0.01)
+
+
+def elu(Z, out):
+    """Z where positive, else exp(Z) - 1."""
+    out[...] = np.where(Z > 0, Z, np.expm1(np.minimum(Z, 0)))
+
+
+def elu_derivative(Z, A, out):
+    """1 where Z > 0, else exp(Z)."""
+    out[...] = np.where(Z > 0, 1, np.exp(np.minimum(Z, 0)))
+
+
+def softplus(Z, out):
+    """log(1 + exp(Z)), written so that exp cannot overflow."""
+    out[...] = np.maximum(Z, 0) + np.log1p(np.exp(-np.abs(Z)))
+
+
+def softplus_derivative(Z, A, out):
+    """Logistic function of Z."""
+    sigmoid(Z, out)
+
+
+def silu(Z, out):
+    """Z times the logistic function of Z (0 at minus infinity)."""
+    S = np.empty_like(Z)
+    sigmoid(Z, S)
+    out[...] = _away_from_minus_inf(Z) * S
+
+
+def silu_derivative(Z, A, out):
+    """S + Z S (1 - S), S the logistic function of Z."""
+    S = np.empty_like(Z)
+    sigmoid(Z, S)
+    out[...] = S + _away_from_inf(Z) * S * (1 - S)
+
+
+def gelu(Z, out):
+    """Z Phi(Z), Phi the distribution function of the normal law (Hendrycks and Gimpel, 2016)."""
+    out[...] = _away_from_minus_inf(Z) * _normal_cdf(Z)
+
+
+def gelu_derivative(Z, A, out):
+    """Phi(Z) + Z phi(Z), phi the density of the normal law."""
+    bounded = _away_from_inf(Z)
+    out[...] = _normal_cdf(Z) + bounded * np.exp(-0.5 * bounded * bounded) / sqrt(2 * np.pi)
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+def selu(Z, out):
+    """Z where positive, else 1.6733 (exp(Z) - 1); times 1.0507 (Klambauer et al., 2017)."""
+    out[...] = SELU_SCALE * np.where(Z > 0, Z, SELU_ALPHA * np.expm1(np.minimum(Z, 0)))
+
+
+def selu_derivative(Z, A, out):
+    """1 where Z > 0, else 1.6733 exp(Z); times 1.0507."""
+    out[...] = SELU_SCALE * np.where(Z > 0, 1, SELU_ALPHA * np.exp(np.minimum(Z, 0)))
+
+
+def mish(Z, out):
+    """Z tanh(softplus(Z)) (Misra, 2019)."""
+    S = np.empty_like(Z)
+    softplus(Z, S)
+    out[...] = _away_from_minus_inf(Z) * np.tanh(S)
+
+
+def mish_derivative(Z, A, out):
+    """T + Z S (1 - T^2), T = tanh(softplus(Z)), S the logistic function of Z."""
+    S, T = np.empty_like(Z), np.empty_like(Z)
+    sigmoid(Z, S)
+    softplus(Z, T)
+    T = np.tanh(T)
+    out[...] = T + _away_from_inf(Z) * S * (1 - T * T)
+
+
+def softsign(Z, out):
+    """Z / (1 + abs(Z))."""
+    Z = _finite(Z)
+    out[...] = Z / (1 + np.abs(Z))
+
+
+def softsign_derivative(Z, A, out):
+    """1 / (1 + abs(Z))^2."""
+    root = 1 / (1 + np.abs(Z))
+    out[...] = root * root
+
+
+def hard_sigmoid(Z, out):
+    """Z + 3, held within [0, 6], over 6: the logistic function in three straight lines."""
+    out[...] = np.clip(Z + 3, 0, 6) / 6
+
+
+def hard_sigmoid_derivative(Z, A, out):
+    """1/6 where -3 < Z < 3, else 0."""
+    out[...] = np.where(np.abs(Z) < 3, 1 / 6, 0)
+
+
+def hard_tanh(Z, out):
+    """Z, held within [-1, 1]."""
+    out[...] = np.clip(Z, -1, 1)
+
+
+def hard_tanh_derivative(Z, A, out):
+    """1 where -1 < Z < 1, else 0."""
+    out[...] = np.where(np.abs(Z) < 1, 1, 0)
+
+
+def exponential(Z, out):
+    """exp(Z)."""
+    exp(Z, out)
+
+
+def exponential_derivative(Z, A, out):
+    """Return A."""
+    out[...] = A
+
+
+def identity(Z, out):
+    """Z itself."""
+    out[...] = Z
+
+
+def identity_derivative(Z, A, out):
+    """1."""
+    out[...] = 1
+
+
+def softmax(Z, out):
+    """exp(Z) / sum of exp(Z) over each row; the row's largest Z is taken off first."""
+    Z = _finite(Z)
+    E = np.exp(Z - Z.max(axis=1, keepdims=True))
+    out[...] = E / E.sum(axis=1, keepdims=True)
+
+
+def softmax_backward(A, dA, out):
+    """Output gradient dA to delta through a softmax: A (dA - sum of dA A over the row)."""
+    out[...] = A * (dA - (dA * A).sum(axis=1, keepdims=True))
+
+
+_normal_cdf = np.vectorize(lambda z: 0.5 * erfc(-z / sqrt(2)), otypes=[float])
+
+
+def _away_from_minus_inf(Z):
+    """Keep -inf * 0 away: beyond -750 exp(Z) is 0 in float64."""
+    return np.maximum(Z, -750)
+
+
+def _away_from_inf(Z):
+    return np.clip(Z, -750, 750)
+
+
+def _finite(Z):
+    """Infinities as very large numbers, so that no difference of two of them is a NaN."""
+    return np.clip(Z, -np.finfo(Z.dtype).max / 8, np.finfo(Z.dtype).max / 8)

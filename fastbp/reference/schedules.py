@@ -1,0 +1,59 @@
+"""Learning rates as functions of the step number."""
+
+import numpy as np
+
+
+def _step(rate, gamma, every, *, t):
+    return rate * gamma ** (t // every)
+
+
+def _exponential(rate, gamma, *, t):
+    return rate * gamma**t
+
+
+def _inverse_scaling(rate, power, *, t):
+    return rate / (t + 1) ** power
+
+
+def _cosine(rate, least, warmup, period, multiplier, *, t):
+    since = np.maximum(t - warmup, 0)
+    if multiplier == 0:
+        share = np.minimum(since / period, 1)
+    elif multiplier == 1:
+        share = since % period / period
+    else:  # the k-th period starts after period * (multiplier**k - 1) / (multiplier - 1) steps
+        lengths = period * multiplier ** np.arange(64)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        k = np.searchsorted(starts, since, side="right") - 1
+        share = (since - starts[k]) / lengths[k]
+    falling = least + (rate - least) * (1 + np.cos(np.pi * share)) / 2
+    return np.where(t < warmup, rate * (t + 1) / (warmup + 1), falling)
+
+
+def _one_cycle(first, highest, last, top, steps, *, t):
+    rising = highest + (first - highest) * (1 + np.cos(np.pi * np.minimum(t / top, 1))) / 2
+    share = (np.clip(t, top, steps - 1) - top) / (steps - 1 - top)
+    return np.where(t <= top, rising, last + (highest - last) * (1 + np.cos(np.pi * share)) / 2)
+
+
+def _piecewise(n, *hyperparameters, t):
+    boundaries, rates = np.split(np.array(hyperparameters), [int(n)])
+    return rates[np.searchsorted(boundaries, t, side="right")]
+
+
+# In the order of `kernels.schedules.KINDS`; t is the step, a float64 array.
+RATES = {
+    "constant": lambda rate, *, t: np.full_like(t, rate),
+    "step": _step,
+    "exponential": _exponential,
+    "inverse_scaling": _inverse_scaling,
+    "cosine": _cosine,
+    "one_cycle": _one_cycle,
+    "piecewise": _piecewise,
+}
+
+
+def learning_rate(kind, hyperparameters, steps, out):
+    """Learning rates of some steps; kind is the number, or the name, of a schedule."""
+    rate = RATES[kind] if isinstance(kind, str) else list(RATES.values())[kind]
+    out[...] = rate(*np.asarray(hyperparameters).tolist(), t=np.asarray(steps, np.float64))

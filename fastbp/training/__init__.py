@@ -1,0 +1,1 @@
+"""Training: what happens to a network over epochs, and the record of it."""

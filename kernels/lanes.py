@@ -1,0 +1,187 @@
+"""Training with samples in lanes: the few samples of a batch lie along one vector, and every weight is one number.
+
+For networks so narrow that a vector of neurons would be mostly empty, with activations that are computed inline, and
+squared error or binary cross-entropy of sigmoid outputs (`plan.make_plan`).
+"""
+
+import numpy as np
+
+from .backprop import advance, gather_block, update_parameters
+from .elementwise import (
+    IDENTITY,
+    inline_activation,
+    times_inline_derivative,
+)
+from .jit import inline, internal
+from .layout import ACTIVATION, N_IN, N_OUT, ROW_STRIDE, W_AT
+from .losses import (
+    FUSED_SIGMOID,
+    _binary_cross_entropy_logits,
+    _squared_error,
+)
+from .microkernel import NESTEROV, SGD, STORE
+from .optimizers import momentum_step
+from .simd import (
+    as_float,
+    fma,
+    hsum,
+    hsum4,
+    lanes,
+    load,
+    masked_load,
+    narrow,
+    offset,
+    peek,
+    poke,
+    select_lanes,
+    store,
+)
+from .update import RATE
+
+
+@inline
+def sum_of_lanes(v, n):
+    """Return the sum of the first n lanes, the others being zero; in the order of `hsum`."""
+    if n <= 4:
+        return hsum4(v)
+    return hsum(v)
+
+
+@inline
+def update_number(w, at, gradient, epilogue, lr, momentum, velocity):
+    """Update one parameter."""
+    if epilogue == STORE:
+        poke(w, at + velocity, gradient)
+    elif epilogue == SGD:
+        poke(w, at, fma(gradient, -lr, peek(w, at)))
+    else:
+        parameter, speed = momentum_step(
+            peek(w, at), peek(w, at + velocity), gradient, epilogue == NESTEROV, lr, momentum
+        )
+        poke(w, at, parameter)
+        poke(w, at + velocity, speed)
+
+
+@inline
+def transpose_samples(block, row, columns, n, out):
+    """out[i * lanes + r] = block[r * row + i] for n samples; zero in the lanes beyond."""
+    width = lanes(out)
+    for i in range(columns):
+        store(out, i * width, masked_load(out, 0, 0))
+        for r in range(n):
+            poke(out, i * width + r, peek(block, r * row + i))
+
+
+@internal
+def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
+    """Train batches first_batch .. steps.last_batch - 1, a batch in one vector; return how many were trained.
+
+    Their losses are added to the number at `total_losses`; the batch whose loss is not finite is not trained.  One
+    batch that is all of the data may be trained `repeats` times, its losses added to as many numbers.  `work` is the
+    workspace by vectors with lanes enough, `velocity` as in `online`.
+    """
+    p, block, epilogue = tools.parameters, tools.work, tools.epilogue
+    n_layers, width = plan.layers.shape[0], lanes(work)
+    n_x, n_y = plan.layers[0, N_IN], plan.layers[n_layers - 1, N_OUT]
+    x = offset(work, plan.lanes_at)
+    y = offset(x, n_x * width)
+    activations = offset(y, n_y * width)  # layer after layer, as many deltas behind
+    to_delta = plan.n_neurons * width
+    zero = masked_load(work, 0, 0)
+    last_batch = max(steps.last_batch, first_batch + repeats)
+    for batch in range(first_batch, last_batch):
+        start = batch * steps.batch_size
+        total_at = 0
+        if repeats > 1:
+            start, total_at = 0, batch
+        n = min(steps.batch_size, data.n - start)
+        if repeats == 1 or batch == 0:
+            gather_block(plan, data, tools, order, start, False, True, n, 0.0, 0.0, 0.0, 0, 0)
+            transpose_samples(offset(block, plan.x_at), plan.x_row_stride, n_x, n, x)
+            transpose_samples(offset(block, plan.y_at), plan.layers[n_layers - 1, ROW_STRIDE], n_y, n, y)
+        here = select_lanes(zero + 1.0, n, 0.0)
+        scale = here
+        if steps.is_mean:
+            scale = here / as_float(n, work)
+        # forward: z stays where delta of the output layer will be
+        before, a = x, activations
+        for l in range(n_layers):
+            n_in, n_out, code = plan.layers[l, N_IN], plan.layers[l, N_OUT], plan.layers[l, ACTIVATION]
+            w = offset(p, plan.layers[l, W_AT])
+            for j in range(n_out):
+                z = zero + peek(w, n_in * n_out + j)
+                for i in range(n_in):
+                    z = fma(load(before, i * width), peek(w, i * n_out + j), z)
+                store(a, j * width + to_delta, z)
+                store(a, j * width, inline_activation(code, z))
+            before, a = a, offset(a, n_out * width)
+        # the loss, and delta of the output layer
+        loss, code = zero, plan.layers[n_layers - 1, ACTIVATION]
+        for j in range(n_y):
+            out, target = load(before, j * width), load(y, j * width)
+            delta = (out - target) * scale
+            if plan.fused == FUSED_SIGMOID:
+                loss = loss + _binary_cross_entropy_logits(load(before, j * width + to_delta), target)
+            else:
+                loss = loss + _squared_error(out, target)
+                delta = times_inline_derivative(code, delta, out)
+            store(before, j * width + to_delta, delta)
+        total = peek(total_losses, total_at) + np.float64(sum_of_lanes(loss * here, n))
+        poke(total_losses, total_at, total)
+        if not np.isfinite(total):
+            return batch - first_batch
+        if steps.advances:
+            advance(plan, steps, tools, step + batch - first_batch)
+            lr = peek(tools.factors, RATE)
+        # backward and update
+        a = before
+        for l in range(n_layers - 1, -1, -1):
+            n_in, n_out = plan.layers[l, N_IN], plan.layers[l, N_OUT]
+            w, delta = offset(p, plan.layers[l, W_AT]), offset(a, to_delta)
+            before, code = x, IDENTITY
+            if l > 0:
+                before, code = offset(a, -n_in * width), plan.layers[l - 1, ACTIVATION]
+            for i in range(n_in):
+                back, ai = zero, load(before, i * width)
+                for j in range(n_out):
+                    d, at = load(delta, j * width), i * n_out + j
+                    back = fma(d, peek(w, at), back)
+                    update_number(w, at, sum_of_lanes(d * ai, n), epilogue, lr, momentum, velocity)
+                if l > 0:
+                    store(before, i * width + to_delta, times_inline_derivative(code, back, ai))
+            for j in range(n_out):
+                update_number(
+                    w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), epilogue, lr, momentum, velocity
+                )
+            a = before
+        if epilogue == STORE:
+            update_parameters(plan, steps, tools)
+    return last_batch - first_batch
+
+
+@internal
+def in_few_lanes(plan, steps, data, tools, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
+    """Train batches of at most `FEW_LANES` samples; see `in_lanes`."""
+    return in_lanes(
+        plan,
+        steps,
+        data,
+        tools,
+        narrow(tools.work),
+        order,
+        first_batch,
+        repeats,
+        step,
+        total_losses,
+        lr,
+        momentum,
+        velocity,
+    )
+
+
+@internal
+def in_many_lanes(plan, steps, data, tools, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
+    """Train batches of at most as many samples as a whole vector has lanes; see `in_lanes`."""
+    return in_lanes(
+        plan, steps, data, tools, tools.work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity
+    )
