@@ -60,14 +60,13 @@ class CustomFunction:
             if not isinstance(given, types.Float | types.Integer | types.Boolean):
                 raise TypeError(f"{call} must return one real number, got {given}")
 
-    def addresses(self, dtype):
-        """Return the addresses of its two leaves; see `kernels.custom`."""
+    def native_functions(self):
+        """Return its two native functions; see `kernels.custom`."""
         from .kernels import custom
 
-        self.compile(dtype)
         if self._native is None:
-            self._native = getattr(custom, f"{self.kind}_native")(*self._guarded)
-        return tuple(function.address(dtype) for function in self._native)
+            self._native = getattr(custom, f"{self.kind}_functions")(*self._guarded)
+        return self._native
 
     def twin(self, is_derivative=False):
         """Return the function, or its derivative, as a twin: called with arrays, the last of them `out`."""

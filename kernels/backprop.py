@@ -6,14 +6,12 @@ is one more row of the weight gradient.
 
 import numpy as np
 
-from . import dense, elementwise, losses, noise, update
-from .elementwise import IDENTITY, SOFTMAX
+from . import dense, noise
+from .elementwise import BY_ROW, IDENTITY, _identity, map_array
 from .jit import inline, internal
 from .layout import (
     A_AT,
     ACTIVATION,
-    ACTIVATION_BACKWARD,
-    ACTIVATION_FORWARD,
     BACKWARD_AT,
     BY_COLUMNS,
     DELTA_AT,
@@ -27,7 +25,7 @@ from .layout import (
     N_OUT,
     NOISE,
     OUTPUT_GRADIENT,
-    PENALIZE,
+    PREPARE_GRADIENT,
     ROW_STRIDE,
     SAMPLE_LOSSES,
     SCALE,
@@ -38,12 +36,17 @@ from .layout import (
     W_AT,
     X_FLOAT32,
     X_FLOAT64,
+    Y_GRADIENT,
+    Y_LABELS,
+    Y_NONE,
+    Y_ROWS,
     Z_AT,
 )
-from .losses import NOT_FUSED, Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
 from .microkernel import INIT_BIAS, INIT_C, INIT_ZERO, LINE_BYTES, STORE, tile_columns
 from .native import NativeFunction
-from .optimizers import SQUARES_CHUNK, max_norm_block, scale_block
+from .optimizers import MAX_NORM_COLUMNS, SCALE_ARRAY, SQUARES_CHUNK
+from .optimizers import PREPARE_GRADIENT as PREPARE_GRADIENT_FUNCTION
+from .optimizers import SUM_OF_SQUARES as SUM_OF_SQUARES_FUNCTION
 from .plan import COLUMN_BLOCK, MAX_SCRATCH
 from .simd import (
     as_float,
@@ -106,7 +109,7 @@ def gather(
     y_kind,
     n_out,
     smoothing,
-    smoothed,
+    smoothing_share,
     y,
     y_row_stride,
     order,
@@ -120,7 +123,7 @@ def gather(
     """Bring samples times `scale` into rows top .. bottom - 1 of the block x, their targets to first .. last - 1 of y.
 
     Row r is the sample at place start + r of the order, or of the data themselves (`in_order`).  With `smoothing`
-    class labels become rows of targets, and all become (1 - smoothing) Y + smoothed (Szegedy et al. 2016).  The row of
+    class labels become rows of targets, and all become (1 - smoothing) Y + smoothing_share (Szegedy et al. 2016).  The row of
     a label that is no class is NaN: labels are the caller's memory, and may change after they were checked.
     """
     if x_kind == X_FLOAT32 and is_single(x) or x_kind == X_FLOAT64 and not is_single(x):
@@ -158,13 +161,10 @@ def gather(
         for r in range(first, last):
             for j in range(n_out):
                 at = r * y_row_stride + j
-                poke(y, at, peek(y, at) * (one - smoothing) + smoothed)
+                poke(y, at, peek(y, at) * (one - smoothing) + smoothing_share)
 
 
-# ------------------------------------------------------------------------------------------------- threads
-
-
-SYNC_SIZE = 16  # numbers of sync before the notes of `plan_prefetch`, PREFETCH_SIZE for each thread
+SYNC_SIZE = 16  # numbers of sync before the state of the prefetches, PREFETCH_SIZE for each thread
 
 
 def sync_size(threads):
@@ -172,55 +172,46 @@ def sync_size(threads):
     return SYNC_SIZE + dense.PREFETCH_SIZE * threads
 
 
-FLAT_ROW = 65  # rows up to this length go through elementwise functions in one go, padding and all
+FLAT_ROW = 65  # rows up to this length go through elementwise activations as one array, padding and all
 
 
-# ------------------------------------------------------------------------------------- leaves and their callers
-
-# in the order of `plan.GEMM` ... `plan.MAX_NORM`
-FUNCTION_TABLE = (
-    NativeFunction(dense.gemm, "iiipiipiipiipiffipi"),
-    NativeFunction(elementwise.activation_forward, "ippiipi"),
-    NativeFunction(elementwise.activation_backward, "ipppiii"),
-    NativeFunction(losses.sample_losses, "ifiipppppiii"),
-    NativeFunction(losses.output_gradient, "ifiipppfpiii"),
-    NativeFunction(gather, "iiifpiiiiffpioiiiiii"),
-    NativeFunction(update.advance, "ididwidp"),
-    NativeFunction(noise.drop_rows, "iiiipipiiiii"),
-    NativeFunction(noise.noise_rows, "iifpiiiii"),
-    NativeFunction(update.update, "ipppppifff"),
-    NativeFunction(update.penalize, "ppifff"),
-    NativeFunction(update.sum_of_squares, "pid"),
-    NativeFunction(scale_block, "pfi"),
-    NativeFunction(max_norm_block, "piiiif"),
-)
+# -------------------------------------------------------------------------------------- native functions, callers
 
 
-def load_functions(plan, n_functions, dtype):
-    """Put the addresses of the first so many FUNCTION_TABLE for a dtype into a plan, compiling them if need be."""
-    for i in range(n_functions):
-        if plan.functions[i] == 0:
-            plan.functions[i] = FUNCTION_TABLE[i].address(dtype)
-    for function, column in ((ACTIVATION_FORWARD, FORWARD_AT), (ACTIVATION_BACKWARD, BACKWARD_AT)):
-        of_layers = plan.layers[:, column]
-        of_layers[of_layers == 0] = plan.functions[function]
+def _native(function, arguments, expression):
+    return NativeFunction(function.py_func, arguments, None, expression)
+
+
+# Native functions that are the same for all networks, by place in Plan.functions.
+FUNCTIONS = {
+    GEMM: _native(dense.gemm, "iiipiipiipiipiffipi", "backprop.FUNCTIONS[backprop.GEMM]"),
+    GATHER: _native(gather, "iiifpiiiiffpioiiiiii", "backprop.FUNCTIONS[backprop.GATHER]"),
+    DROP: _native(noise.drop_rows, "iiiipipiiiii", "backprop.FUNCTIONS[backprop.DROP]"),
+    NOISE: _native(noise.noise_rows, "iifpiiiii", "backprop.FUNCTIONS[backprop.NOISE]"),
+    PREPARE_GRADIENT: PREPARE_GRADIENT_FUNCTION,
+    SUM_OF_SQUARES: SUM_OF_SQUARES_FUNCTION,
+    SCALE: SCALE_ARRAY,
+    MAX_NORM: MAX_NORM_COLUMNS,
+}
 
 
 @internal
-def gather_block(plan, data, tools, order, start, in_order, inputs, rows, smoothing, smoothed, deviation, step, place):
+def gather_block(
+    plan, data, context, order, start, in_order, inputs, rows, smoothing, smoothing_share, deviation, step, place
+):
     """Gather a block of samples: one thread's share, or all inputs into its own copy; return the kind of the targets.
 
     Without `inputs` only the targets.  Row 0 is the sample at `start` of the order, and row `place` of its batch, which
     names the noise added to it.
     """
-    last_layer, work = plan.layers[plan.layers.shape[0] - 1], tools.work
-    first, last = partition(rows, tools.thread, tools.threads)
+    last_layer, work = plan.layers[plan.layers.shape[0] - 1], context.work
+    first, last = partition(rows, context.thread, context.threads)
     top, bottom = first, last
     if plan.x_size > 0:
         top, bottom = 0, rows
     if not inputs:
         bottom = top
-    x = block_inputs(plan, tools)
+    x = block_inputs(plan, context)
     call(
         plan.functions[GATHER],
         data.x_address,
@@ -233,7 +224,7 @@ def gather_block(plan, data, tools, order, start, in_order, inputs, rows, smooth
         data.y_kind,
         last_layer[N_OUT],
         as_float(smoothing, work),
-        as_float(smoothed, work),
+        as_float(smoothing_share, work),
         offset(work, plan.y_at),
         last_layer[ROW_STRIDE],
         pointer(order, 0),
@@ -247,7 +238,7 @@ def gather_block(plan, data, tools, order, start, in_order, inputs, rows, smooth
     if deviation != 0:
         call(
             plan.functions[NOISE],
-            tools.key,
+            context.key,
             step,
             as_float(deviation, work),
             x,
@@ -332,42 +323,54 @@ def thread_slice(layer, rows, thread, threads):
 
 
 @inline
-def block_inputs(plan, tools):
+def block_inputs(plan, context):
     """Where a thread finds the block of gathered samples."""
-    return offset(tools.work, plan.x_at + tools.thread * plan.x_size)
+    return offset(context.work, plan.x_at + context.thread * plan.x_size)
 
 
 @inline
-def private_columns(plan, tools):
+def private_columns(plan, context):
     """Where a thread's own copy of its columns of the first layer's W and b is; that of each state follows."""
-    return offset(tools.work, plan.private_at + tools.thread * plan.private_stride)
+    return offset(context.work, plan.private_at + context.thread * plan.private_stride)
 
 
-@internal
-def move_private(plan, steps, tools, back):
-    """Copy a thread's columns of the first layer, and their states; or copy them back.
-
-    Narrow columns of one W in the hands of several threads are slow: a core that fetches ahead in its own columns takes
-    lines of the others' away.  Two threads on 784-128 with 64 samples: 105 us a step, with columns of their own 75.
-    """
+@inline
+def _move_private(plan, args, context, stores):
+    """Copy a thread's columns of the first layer, and their states, to its private ones; or back (`stores`)."""
     n_in, n_out = plan.layers[0, N_IN], plan.layers[0, N_OUT]
-    _, _, left, right = thread_slice(plan.layers[0], 0, tools.thread, tools.threads)
-    shared, own = offset(tools.parameters, plan.layers[0, W_AT] + left), private_columns(plan, tools)
-    width = lanes(own)
-    for state in range(1 + steps.n_states):
-        distance = 0 if state == 0 else steps.to_first if state == 1 else steps.to_second
+    _, _, left, right = thread_slice(plan.layers[0], 0, context.thread, context.threads)
+    shared, private = offset(context.parameters, plan.layers[0, W_AT] + left), private_columns(plan, context)
+    width = lanes(private)
+    for state in range(1 + args.n_states):
+        distance = 0 if state == 0 else args.to_first if state == 1 else args.to_second
         for i in range(n_in + 1):
             there, here = i * n_out + distance, i * plan.private_row_stride + state * plan.private_size
             for j in range(0, right - left, width):
                 n = min(width, right - left - j)
-                if back:
-                    masked_store(shared, there + j, masked_load(own, here + j, n), n)
+                if stores:
+                    masked_store(shared, there + j, masked_load(private, here + j, n), n)
                 else:
-                    masked_store(own, here + j, masked_load(shared, there + j, n), n)
+                    masked_store(private, here + j, masked_load(shared, there + j, n), n)
 
 
 @internal
-def drop(plan, tools, l, step, place, a, out, rows, top, left, right):
+def load_private(plan, args, context):
+    """Copy a thread's columns of the first layer, and their states, to its private ones.
+
+    Narrow columns of one W that several threads write to are slow: a core that prefetches in its own columns takes
+    cache lines of the others' away.  Two threads on 784-128 with 64 samples: 105 us a step, with private columns 75.
+    """
+    _move_private(plan, args, context, False)
+
+
+@internal
+def store_private(plan, args, context):
+    """Copy a thread's private columns, and their states, back."""
+    _move_private(plan, args, context, True)
+
+
+@internal
+def drop(plan, context, l, step, place, a, out, rows, top, left, right):
     """Drop some outputs, or deltas, of layer l: columns left .. right - 1 of the rows from row `top` of the block on.
 
     `a` and `out` are at row `top`.
@@ -375,7 +378,7 @@ def drop(plan, tools, l, step, place, a, out, rows, top, left, right):
     row = plan.layers[l, ROW_STRIDE]
     call(
         plan.functions[DROP],
-        tools.key,
+        context.key,
         step,
         l,
         plan.layers[l, THRESHOLD],
@@ -401,21 +404,21 @@ def weight_slice(layer, thread, threads):
 
 
 @internal
-def forward(plan, tools, a, a_row_stride, rows, step, place):
+def forward(plan, context, a, a_row_stride, rows, step, place):
     """Z and A of every layer for a block of samples at `a`, rows `a_row_stride` apart; one thread's part of it.
 
     Where threads split columns they meet after each layer.  `step` and `place`, the block's first row in its batch,
     name the numbers of dropout.
     """
-    work, thread, threads = tools.work, tools.thread, tools.threads
+    work, thread, threads = context.work, context.thread, context.threads
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         n_out, row, code = layer[N_OUT], layer[ROW_STRIDE], layer[ACTIVATION]
         top, bottom, left, right = thread_slice(layer, rows, thread, threads)
         z, next_a = offset(work, layer[Z_AT] + top * row), offset(work, layer[A_AT] + top * row)
-        w, w_row_stride = offset(tools.parameters, layer[W_AT] + left), n_out
-        if l == 0 and tools.has_private:
-            w, w_row_stride = private_columns(plan, tools), plan.private_row_stride
+        w, w_row_stride = offset(context.parameters, layer[W_AT] + left), n_out
+        if l == 0 and context.has_private:
+            w, w_row_stride = private_columns(plan, context), plan.private_row_stride
         affine(
             plan,
             offset(a, top * a_row_stride),
@@ -427,15 +430,14 @@ def forward(plan, tools, a, a_row_stride, rows, step, place):
             offset(z, left),
             row,
             bottom - top,
-            tools.pack,
+            context.pack,
         )
         if code != IDENTITY or layer[Z_AT] != layer[A_AT]:
             columns = right - left
-            if row <= FLAT_ROW and code < SOFTMAX and not layer[BY_COLUMNS]:
+            if row <= FLAT_ROW and code != BY_ROW and not layer[BY_COLUMNS]:
                 columns = row  # short rows in one go, the column of ones with them
             call(
                 layer[FORWARD_AT],
-                code,
                 offset(z, left),
                 offset(next_a, left),
                 row,
@@ -446,12 +448,12 @@ def forward(plan, tools, a, a_row_stride, rows, step, place):
         kept = next_a
         if layer[THRESHOLD] > 0:
             kept = offset(work, layer[DROP_AT] + top * row)
-            drop(plan, tools, l, step, place, next_a, kept, bottom - top, top, left, right)
+            drop(plan, context, l, step, place, next_a, kept, bottom - top, top, left, right)
         if row > n_out and right == n_out:
             for r in range(bottom - top):
                 poke(kept, r * row + n_out, 1)  # the column of ones
         if plan.is_mixed:
-            barrier(tools.sync, threads)
+            barrier(context.sync, threads)
         a, a_row_stride = offset(work, layer[DROP_AT]), row
 
 
@@ -462,10 +464,8 @@ def sample_losses(plan, work, y_kind, first, last):
     row = layer[ROW_STRIDE]
     call(
         plan.functions[SAMPLE_LOSSES],
-        plan.loss,
         as_float(plan.loss_parameter, work),
-        plan.fused,
-        y_kind,
+        y_kind == Y_LABELS,
         offset(work, layer[Z_AT] + first * row),
         offset(work, layer[A_AT] + first * row),
         offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
@@ -484,22 +484,24 @@ def output_delta(plan, work, y_kind, scale, first, last):
     row = layer[ROW_STRIDE]
     z, a = offset(work, layer[Z_AT] + first * row), offset(work, layer[A_AT] + first * row)
     delta = offset(work, layer[DELTA_AT] + first * row)
-    call(
-        plan.functions[OUTPUT_GRADIENT],
-        plan.loss,
-        as_float(plan.loss_parameter, work),
-        plan.fused,
-        y_kind,
-        z,
-        a,
-        offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row)),
-        scale,
-        delta,
-        last - first,
-        layer[N_OUT],
-        row,
-    )
-    if plan.fused == NOT_FUSED or y_kind == Y_GRADIENT:
+    y = offset(work, plan.y_at + first * (1 if y_kind == Y_LABELS else row))
+    if y_kind == Y_GRADIENT:
+        map_array(_identity, y, delta, (last - first) * row)
+    else:
+        call(
+            plan.functions[OUTPUT_GRADIENT],
+            as_float(plan.loss_parameter, work),
+            y_kind == Y_LABELS,
+            z,
+            a,
+            y,
+            scale,
+            delta,
+            last - first,
+            layer[N_OUT],
+            row,
+        )
+    if y_kind == Y_GRADIENT or not plan.has_logit_form:
         activation_backward(plan, layer, z, a, delta, layer[N_OUT], last - first)
 
 
@@ -507,9 +509,9 @@ def output_delta(plan, work, y_kind, scale, first, last):
 def activation_backward(plan, layer, z, a, delta, columns, rows):
     """Delta *= f'(z), from d loss / d a to d loss / d z."""
     if layer[ACTIVATION] != IDENTITY:
-        if layer[ROW_STRIDE] <= FLAT_ROW and layer[ACTIVATION] < SOFTMAX and not layer[BY_COLUMNS]:
+        if layer[ROW_STRIDE] <= FLAT_ROW and layer[ACTIVATION] != BY_ROW and not layer[BY_COLUMNS]:
             columns = layer[ROW_STRIDE]
-        call(layer[BACKWARD_AT], layer[ACTIVATION], z, a, delta, layer[ROW_STRIDE], columns, rows)
+        call(layer[BACKWARD_AT], z, a, delta, layer[ROW_STRIDE], columns, rows)
 
 
 @internal
@@ -541,10 +543,10 @@ def propagate(plan, delta, delta_row_stride, w, n_in, n_out, first, last, out, o
 
 
 @internal
-def apply_sample_weights(plan, data, tools, order, start, in_order, first, last):
+def apply_sample_weights(plan, data, context, order, start, in_order, first, last):
     """Losses and output deltas of rows first .. last - 1 times the weights of their samples."""
-    layer, weights = plan.layers[plan.layers.shape[0] - 1], pointer_like(data.weights, tools.work)
-    losses, delta, row = offset(tools.work, plan.losses_at), offset(tools.work, layer[DELTA_AT]), layer[ROW_STRIDE]
+    layer, weights = plan.layers[plan.layers.shape[0] - 1], pointer_like(data.weights, context.work)
+    losses, delta, row = offset(context.work, plan.losses_at), offset(context.work, layer[DELTA_AT]), layer[ROW_STRIDE]
     for r in range(first, last):
         weight = peek(weights, start + r if in_order else order[start + r])
         poke(losses, r, peek(losses, r) * weight)
@@ -553,12 +555,12 @@ def apply_sample_weights(plan, data, tools, order, start, in_order, first, last)
 
 
 @internal
-def backward(plan, tools, rows, step, place):
+def backward(plan, context, rows, step, place):
     """Delta of every layer before the last; one thread's part of it."""
-    work, thread, threads = tools.work, tools.thread, tools.threads
+    work, thread, threads = context.work, context.thread, context.threads
     for l in range(plan.layers.shape[0] - 1, 0, -1):
         if plan.is_mixed:
-            barrier(tools.sync, threads)
+            barrier(context.sync, threads)
         layer, before = plan.layers[l], plan.layers[l - 1]
         row = before[ROW_STRIDE]
         top, bottom, left, right = thread_slice(before, rows, thread, threads)
@@ -567,7 +569,7 @@ def backward(plan, tools, rows, step, place):
             plan,
             offset(work, layer[DELTA_AT] + top * layer[ROW_STRIDE]),
             layer[ROW_STRIDE],
-            offset(tools.parameters, layer[W_AT]),
+            offset(context.parameters, layer[W_AT]),
             layer[N_IN],
             layer[N_OUT],
             left,
@@ -575,10 +577,10 @@ def backward(plan, tools, rows, step, place):
             delta,
             row,
             bottom - top,
-            tools.pack,
+            context.pack,
         )
         if before[THRESHOLD] > 0:
-            drop(plan, tools, l - 1, step, place, delta, delta, bottom - top, top, left, right)
+            drop(plan, context, l - 1, step, place, delta, delta, bottom - top, top, left, right)
         activation_backward(
             plan,
             before,
@@ -591,7 +593,7 @@ def backward(plan, tools, rows, step, place):
 
 
 @internal
-def init_prefetch(plan, steps, data, order, sync, thread):
+def init_prefetch(plan, args, data, order, sync, thread):
     """Return where in sync a thread's notes of `plan_prefetch` are, having begun them; 0 where it would not pay."""
     size = plan.layers[0, N_IN] * (4 if data.x_kind == X_FLOAT32 else 8 if data.x_kind == X_FLOAT64 else 1)
     address = sync + 8 * (SYNC_SIZE + dense.PREFETCH_SIZE * thread)
@@ -601,22 +603,22 @@ def init_prefetch(plan, steps, data, order, sync, thread):
     poke(prefetch, dense.PREFETCH_ORDER, order)
     pays = (
         data.n * size > dense.PREFETCH_MIN_BYTES
-        and 4 * size * min(steps.batch_size, plan.rows) <= dense.PREFETCH_MIN_BYTES
+        and 4 * size * min(args.batch_size, plan.rows) <= dense.PREFETCH_MIN_BYTES
     )
     return address if pays else 0
 
 
 @internal
-def plan_prefetch(plan, data, tools, start, rows):
+def plan_prefetch(plan, data, context, start, rows):
     """Note what `gather_block` will gather next, up to so many rows from `start` of the order on; see `dense.next_prefetch_lines`.
 
     The gradient of the first layer asks for it: where samples are large, it is among the largest products.
     """
-    prefetch = pointer_at(tools.prefetch, np.int64)
+    prefetch = pointer_at(context.prefetch, np.int64)
     rows = max(0, min(rows, data.n - start))
-    first, last = (0, rows) if plan.x_size > 0 else partition(rows, tools.thread, tools.threads)
-    top, bottom, left, right = weight_slice(plan.layers[0], tools.thread, tools.threads)
-    wide, _ = tile_columns(tools.work)
+    first, last = (0, rows) if plan.x_size > 0 else partition(rows, context.thread, context.threads)
+    top, bottom, left, right = weight_slice(plan.layers[0], context.thread, context.threads)
+    wide, _ = tile_columns(context.work)
     n_tiles = ((bottom - top) // dense.RANK_K_ROWS + 1) * ((right - left + wide - 1) // wide)
     tiles_of_sample = max(1, n_tiles // max(1, last - first))
     poke(prefetch, dense.PREFETCH_FIRST, start + first)
@@ -631,7 +633,7 @@ def plan_prefetch(plan, data, tools, start, rows):
 @inline
 def gradient_tiles(
     plan,
-    tools,
+    context,
     rows,
     delta,
     delta_row_stride,
@@ -647,7 +649,7 @@ def gradient_tiles(
     momentum,
     velocity,
 ):
-    """A.T @ delta for n columns of `a` and some columns of delta, put into `w` as `epilogue` says (see `simd.tile`)."""
+    """A.T @ delta for n columns of `a` and some columns of delta, put into `w` as `epilogue` says (see `microkernel.tile`)."""
     if w_row_stride == 1:  # one column: it lies along the registers
         call(
             plan.functions[GEMM],
@@ -668,8 +670,8 @@ def gradient_tiles(
             lr,
             momentum,
             velocity,
-            tools.pack,
-            tools.prefetch,
+            context.pack,
+            context.prefetch,
         )
     else:
         call(
@@ -691,29 +693,29 @@ def gradient_tiles(
             lr,
             momentum,
             velocity,
-            tools.pack,
-            tools.prefetch,
+            context.pack,
+            context.prefetch,
         )
 
 
 @internal
-def weight_gradients(plan, tools, rows, out, start, epilogue, lr, momentum, velocity):
-    """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` as `epilogue` says (see `simd.tile`).
+def weight_gradients(plan, context, rows, out, start, epilogue, lr, momentum, velocity):
+    """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` as `epilogue` says (see `microkernel.tile`).
 
     One thread's part of it: the columns that it had before, or else some rows of W.
     """
-    work, thread, threads = tools.work, tools.thread, tools.threads
-    a, a_row_stride = block_inputs(plan, tools), plan.x_row_stride
+    work, thread, threads = context.work, context.thread, context.threads
+    a, a_row_stride = block_inputs(plan, context), plan.x_row_stride
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         n_out, row = layer[N_OUT], layer[ROW_STRIDE]
         first, last, left, right = weight_slice(layer, thread, threads)
         w, w_row_stride, to_velocity = offset(out, layer[W_AT] + first * n_out + left), n_out, velocity
-        if l == 0 and tools.has_private:
-            w, w_row_stride, to_velocity = private_columns(plan, tools), plan.private_row_stride, plan.private_size
+        if l == 0 and context.has_private:
+            w, w_row_stride, to_velocity = private_columns(plan, context), plan.private_row_stride, plan.private_size
         gradient_tiles(
             plan,
-            tools,
+            context,
             rows,
             offset(work, layer[DELTA_AT] + left),
             row,
@@ -733,20 +735,20 @@ def weight_gradients(plan, tools, rows, out, start, epilogue, lr, momentum, velo
 
 
 @internal
-def update_by_slice(plan, steps, tools, rows):
+def update_by_slice(plan, args, context, rows):
     """Update one thread's part of W and b by [A_prev, 1].T @ delta, of which only small parts exist at a time."""
-    work, thread, threads = tools.work, tools.thread, tools.threads
+    work, thread, threads = context.work, context.thread, context.threads
     nothing, scratch = as_float(0, work), offset(work, plan.scratch_at + thread * plan.scratch_size)
-    a, a_row_stride = block_inputs(plan, tools), plan.x_row_stride
+    a, a_row_stride = block_inputs(plan, context), plan.x_row_stride
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         n_in, n_out, row = layer[N_IN], layer[N_OUT], layer[ROW_STRIDE]
         first, last, left, right = weight_slice(layer, thread, threads)
-        w, w_row_stride = offset(tools.parameters, layer[W_AT] + first * n_out + left), n_out
-        to_first, to_second, columns = steps.to_first, steps.to_second, right - left
-        if l == 0 and tools.has_private:
+        w, w_row_stride = offset(context.parameters, layer[W_AT] + first * n_out + left), n_out
+        to_first, to_second, columns = args.to_first, args.to_second, right - left
+        if l == 0 and context.has_private:
             w, w_row_stride, to_first, to_second = (
-                private_columns(plan, tools),
+                private_columns(plan, context),
                 plan.private_row_stride,
                 plan.private_size,
                 2 * plan.private_size,
@@ -756,7 +758,7 @@ def update_by_slice(plan, steps, tools, rows):
             n = min(most, last - top)
             gradient_tiles(
                 plan,
-                tools,
+                context,
                 rows,
                 offset(work, layer[DELTA_AT] + left),
                 row,
@@ -775,11 +777,11 @@ def update_by_slice(plan, steps, tools, rows):
             n_weights = max(0, min(top + n, n_in) - top)
             parameters = offset(w, (top - first) * w_row_stride)
             if w_row_stride == columns:
-                update_part(plan, steps, tools, scratch, parameters, to_first, to_second, n_weights * columns, True)
-                update_part(
+                update_range(plan, args, context, scratch, parameters, to_first, to_second, n_weights * columns, True)
+                update_range(
                     plan,
-                    steps,
-                    tools,
+                    args,
+                    context,
                     offset(scratch, n_weights * columns),
                     offset(parameters, n_weights * columns),
                     to_first,
@@ -789,10 +791,10 @@ def update_by_slice(plan, steps, tools, rows):
                 )
             else:
                 for i in range(n):
-                    update_part(
+                    update_range(
                         plan,
-                        steps,
-                        tools,
+                        args,
+                        context,
                         offset(scratch, i * columns),
                         offset(parameters, i * w_row_stride),
                         to_first,
@@ -804,16 +806,15 @@ def update_by_slice(plan, steps, tools, rows):
 
 
 @inline
-def update_part(plan, steps, tools, gradient, parameters, to_first, to_second, n, are_weights):
+def update_range(plan, args, context, gradient, parameters, to_first, to_second, n, are_weights):
     """Update n parameters that lie side by side; biases have no penalties."""
     if n > 0:
         l1, l2 = as_float(0, parameters), as_float(0, parameters)
         if are_weights:
-            l1, l2 = as_float(steps.l1, parameters), as_float(steps.l2, parameters)
+            l1, l2 = as_float(args.l1, parameters), as_float(args.l2, parameters)
         call(
             plan.functions[UPDATE],
-            steps.rule,
-            tools.factors,
+            context.factors,
             gradient,
             parameters,
             offset(parameters, to_first),
@@ -821,7 +822,7 @@ def update_part(plan, steps, tools, gradient, parameters, to_first, to_second, n
             n,
             l1,
             l2,
-            as_float(steps.clip_value, parameters),
+            as_float(args.clip_value, parameters),
         )
 
 
@@ -835,43 +836,42 @@ def weights_or_biases(piece, layer, first, last):
 
 
 @internal
-def update_parameters(plan, steps, tools):
+def update_parameters(plan, args, context):
     """Update one thread's share of all parameters by the gradient at tools.gradient; threads have met before."""
-    n, p, g = plan.n_parameters, tools.parameters, tools.gradient
+    n, p, g = plan.n_parameters, context.parameters, context.gradient
     n_sums = (n + SQUARES_CHUNK - 1) // SQUARES_CHUNK
-    first_sum, last_sum = partition(n_sums, tools.thread, tools.threads)
+    first_sum, last_sum = partition(n_sums, context.thread, context.threads)
     first, last = first_sum * SQUARES_CHUNK, min(n, last_sum * SQUARES_CHUNK)
-    limit, nothing = as_float(steps.clip_value, p), as_float(0, p)
-    if steps.clip_norm == 0 and steps.l1 == 0 and steps.l2 == 0:
-        update_part(
-            plan, steps, tools, offset(g, first), offset(p, first), steps.to_first, steps.to_second, last - first, False
+    limit, nothing = as_float(args.clip_value, p), as_float(0, p)
+    if args.clip_norm == 0 and args.l1 == 0 and args.l2 == 0:
+        update_range(
+            plan, args, context, offset(g, first), offset(p, first), args.to_first, args.to_second, last - first, False
         )
         return
     for piece in range(2 * plan.layers.shape[0]):
         start, stop = weights_or_biases(piece, plan.layers[piece // 2], first, last)
         if start < stop:
-            l1 = as_float(steps.l1, p) if piece % 2 == 0 else nothing
-            l2 = as_float(steps.l2, p) if piece % 2 == 0 else nothing
-            call(plan.functions[PENALIZE], offset(g, start), offset(p, start), stop - start, l1, l2, limit)
-    if steps.clip_norm > 0:
+            l1 = as_float(args.l1, p) if piece % 2 == 0 else nothing
+            l2 = as_float(args.l2, p) if piece % 2 == 0 else nothing
+            call(plan.functions[PREPARE_GRADIENT], offset(g, start), offset(p, start), stop - start, l1, l2, limit)
+    if args.clip_norm > 0:
         for i in range(first_sum, last_sum):
             start = i * SQUARES_CHUNK
-            call(plan.functions[SUM_OF_SQUARES], offset(g, start), min(SQUARES_CHUNK, n - start), offset(tools.sums, i))
-        barrier(tools.sync, tools.threads)
+            call(plan.functions[SUM_OF_SQUARES], offset(g, start), min(SQUARES_CHUNK, n - start), offset(context.sums, i))
+        barrier(context.sync, context.threads)
         total = 0.0
         for i in range(n_sums):
-            total += peek(tools.sums, i)
+            total += peek(context.sums, i)
         norm = np.sqrt(total)
-        if norm > steps.clip_norm:
-            call(plan.functions[SCALE], offset(g, first), as_float(steps.clip_norm / norm, p), last - first)
+        if norm > args.clip_norm:
+            call(plan.functions[SCALE], offset(g, first), as_float(args.clip_norm / norm, p), last - first)
     call(
         plan.functions[UPDATE],
-        steps.rule,
-        tools.factors,
+        context.factors,
         offset(g, first),
         offset(p, first),
-        offset(p, first + steps.to_first),
-        offset(p, first + steps.to_second),
+        offset(p, first + args.to_first),
+        offset(p, first + args.to_second),
         last - first,
         nothing,
         nothing,
@@ -880,33 +880,32 @@ def update_parameters(plan, steps, tools):
 
 
 @internal
-def apply_max_norm(plan, steps, tools):
+def apply_max_norm(plan, args, context):
     """Rescale the weights into each neuron whose norm is above the limit; one thread's share of the neurons."""
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
-        first, last = partition(layer[N_OUT], tools.thread, tools.threads)
+        first, last = partition(layer[N_OUT], context.thread, context.threads)
         call(
             plan.functions[MAX_NORM],
-            offset(tools.parameters, layer[W_AT]),
+            offset(context.parameters, layer[W_AT]),
             layer[N_IN],
             layer[N_OUT],
             first,
             last,
-            as_float(steps.max_norm, tools.parameters),
+            as_float(args.max_norm, context.parameters),
         )
 
 
 @internal
-def advance(plan, steps, tools, step):
+def step_factors(plan, args, context, step):
     """Write the factors of this step's update."""
     call(
         plan.functions[STEP_FACTORS],
-        steps.rule,
-        tools.hyperparameters,
-        steps.schedule,
-        tools.rates,
-        steps.rate_scale,
+        context.hyperparameters,
+        args.schedule,
+        context.rates,
+        args.rate_scale,
         step,
-        tools.running_products,
-        tools.factors,
+        context.running_products,
+        context.factors,
     )

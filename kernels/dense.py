@@ -8,7 +8,7 @@ register width or the number of threads.
 import numpy as np
 
 from .atomics import flush_subnormals, restore_mxcsr
-from .elementwise import map_pair_block
+from .elementwise import map_pair
 from .jit import inline, internal, kernel
 from .microkernel import (
     INIT_BIAS,
@@ -40,6 +40,8 @@ from .simd import (
     transpose_full,
     transpose_masked,
 )
+
+__all__ = ["affine_forward", "bias_gradient", "layer_jacobian", "propagate_delta", "weight_gradient"]
 
 KC = 256  # the summed index is cut into blocks of this length: a panel of B then fills most of the L1
 PANEL = 64  # room for the columns of one packed panel, in elements
@@ -394,7 +396,7 @@ def propagate_delta(delta, W, derivative, out):
         pointer(pack, 0),
         0,
     )
-    map_pair_block(_product, p, pointer(derivative, 0), p, out.size)
+    map_pair(_product, p, pointer(derivative, 0), p, out.size)
     restore_mxcsr(control)
 
 

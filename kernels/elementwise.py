@@ -11,7 +11,12 @@ log(1 + f) = 2 artanh(s), s = f / (2 + f).  The polynomials are minimax fits by 
 kernels in 60-digit arithmetic.  erfc follows the form of Numerical Recipes, 6.2: t exp(-z**2 + P(t)), t = 2 / (2 + z).
 """
 
-from .jit import inline, internal, kernel
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .jit import inline, kernel
+from .native import NativeFunction
 from .simd import (
     by_dtype,
     copysign,
@@ -34,6 +39,43 @@ from .simd import (
     store,
     where,
 )
+
+__all__ = [
+    "elu",
+    "elu_derivative",
+    "exp",
+    "exponential",
+    "exponential_derivative",
+    "gelu",
+    "gelu_derivative",
+    "hard_sigmoid",
+    "hard_sigmoid_derivative",
+    "hard_tanh",
+    "hard_tanh_derivative",
+    "identity",
+    "identity_derivative",
+    "leaky_relu",
+    "leaky_relu_derivative",
+    "log",
+    "mish",
+    "mish_derivative",
+    "relu",
+    "relu_derivative",
+    "selu",
+    "selu_derivative",
+    "sigmoid",
+    "sigmoid_derivative",
+    "silu",
+    "silu_derivative",
+    "softmax",
+    "softmax_backward",
+    "softplus",
+    "softplus_derivative",
+    "softsign",
+    "softsign_derivative",
+    "tanh",
+    "tanh_derivative",
+]
 
 LEAKY_SLOPE = 0.01
 ELU_ALPHA = 1.0
@@ -353,153 +395,11 @@ def _identity_derivative(z, a):
     return where(a == a, 1.0, 1.0)
 
 
-# ------------------------------------------------------------------------------------------------ the table
-# An activation is a line in each of these, two functions of one vector above, and a twin in fastbp/reference.py.
-
-CODES = {
-    name: code
-    for code, name in enumerate(
-        [
-            "identity",
-            "sigmoid",
-            "tanh",
-            "relu",
-            "leaky_relu",
-            "elu",
-            "softplus",
-            "silu",
-            "gelu",
-            "selu",
-            "mish",
-            "softsign",
-            "hard_sigmoid",
-            "hard_tanh",
-            "exponential",
-            "softmax",
-            "own",
-        ]
-    )
-}
-DERIVED_FROM_Z = {"silu", "gelu", "mish", "softsign", "own"}  # all other derivatives need only A; Z is not kept
-
-(
-    IDENTITY,
-    SIGMOID,
-    TANH,
-    RELU,
-    LEAKY_RELU,
-    ELU,
-    SOFTPLUS,
-    SILU,
-    GELU,
-    SELU,
-    MISH,
-    SOFTSIGN,
-    HARD_SIGMOID,
-    HARD_TANH,
-    EXPONENTIAL,
-    SOFTMAX,
-    CUSTOM,
-) = CODES.values()  # those below SOFTMAX are elementwise; CUSTOM is a user's (`own`)
-
-
-@inline
-def activation(code, z):
-    """f(z) of the activation with this code (softmax, which is not elementwise, apart)."""
-    if code == SIGMOID:
-        return _sigmoid(z)
-    if code == TANH:
-        return _tanh(z)
-    if code == RELU:
-        return _relu(z)
-    if code == LEAKY_RELU:
-        return _leaky_relu(z)
-    if code == ELU:
-        return _elu(z)
-    if code == SOFTPLUS:
-        return _softplus(z)
-    if code == SILU:
-        return _silu(z)
-    if code == GELU:
-        return _gelu(z)
-    if code == SELU:
-        return _selu(z)
-    if code == MISH:
-        return _mish(z)
-    if code == SOFTSIGN:
-        return _softsign(z)
-    if code == HARD_SIGMOID:
-        return _hard_sigmoid(z)
-    if code == HARD_TANH:
-        return _hard_tanh(z)
-    if code == EXPONENTIAL:
-        return _exp(z)
-    return z
-
-
-@inline
-def activation_derivative(code, z, a):
-    """f'(z), a being f(z)."""
-    if code == SIGMOID:
-        return _sigmoid_derivative(z, a)
-    if code == TANH:
-        return _tanh_derivative(z, a)
-    if code == RELU:
-        return _relu_derivative(z, a)
-    if code == LEAKY_RELU:
-        return _leaky_relu_derivative(z, a)
-    if code == ELU:
-        return _elu_derivative(z, a)
-    if code == SOFTPLUS:
-        return _softplus_derivative(z, a)
-    if code == SILU:
-        return _silu_derivative(z, a)
-    if code == GELU:
-        return _gelu_derivative(z, a)
-    if code == SELU:
-        return _selu_derivative(z, a)
-    if code == MISH:
-        return _mish_derivative(z, a)
-    if code == SOFTSIGN:
-        return _softsign_derivative(z, a)
-    if code == HARD_SIGMOID:
-        return _hard_sigmoid_derivative(z, a)
-    if code == HARD_TANH:
-        return _hard_tanh_derivative(z, a)
-    if code == EXPONENTIAL:
-        return _exponential_derivative(z, a)
-    return _identity_derivative(z, a)
-
-
-@inline
-def inline_activation(code, z):
-    """f(z) for the activations below N_INLINE."""
-    if code == SIGMOID:
-        return _sigmoid(z)
-    if code == TANH:
-        return _tanh(z)
-    if code == RELU:
-        return _relu(z)
-    return z
-
-
-@inline
-def times_inline_derivative(code, delta, a):
-    """Delta * f'(z) for the activations below N_INLINE, from a = f(z)."""
-    if code == SIGMOID:
-        return delta * _sigmoid_derivative(a, a)
-    if code == TANH:
-        return delta * _tanh_derivative(a, a)
-    if code == RELU:
-        return delta * _relu_derivative(a, a)
-    return delta
-
-
 # ---------------------------------------------------------------------------------------- loops over memory
 
 
 @inline
-def map_block(function, z, out, n):
+def map_array(function, z, out, n):
     """out[i] = function(z[i]) for n elements; `out` may be `z`."""
     width = lanes(z)
     i = 0
@@ -511,7 +411,7 @@ def map_block(function, z, out, n):
 
 
 @inline
-def map_pair_block(function, z, a, out, n):
+def map_pair(function, z, a, out, n):
     """out[i] = function(z[i], a[i]); `out` may be either."""
     width = lanes(z)
     i = 0
@@ -520,46 +420,6 @@ def map_pair_block(function, z, a, out, n):
         i += width
     if i < n:
         masked_store(out, i, function(masked_load(z, i, n - i), masked_load(a, i, n - i)), n - i)
-
-
-@internal
-def activation_forward(code, z, a, row, columns, lse, rows):
-    """Write a = f(z), rows `row` elements apart; for softmax lse = log(sum(exp(z))) of each row too."""
-    if code == SOFTMAX:
-        for r in range(rows):
-            poke(lse, r, softmax_row(offset(z, r * row), offset(a, r * row), columns))
-        return
-    if columns == row:
-        rows, columns = 1, rows * row
-    width = lanes(z)
-    for r in range(rows):
-        i, end = r * row, r * row + columns
-        while i + width <= end:
-            store(a, i, activation(code, load(z, i)))
-            i += width
-        if i < end:
-            masked_store(a, i, activation(code, masked_load(z, i, end - i)), end - i)
-
-
-@internal
-def activation_backward(code, z, a, delta, row, columns, rows):
-    """Delta *= f'(z): from d loss / d a to d loss / d z, rows `row` elements apart."""
-    if code == SOFTMAX:
-        for r in range(rows):
-            softmax_backward_row(offset(a, r * row), offset(delta, r * row), offset(delta, r * row), columns)
-        return
-    if columns == row:
-        rows, columns = 1, rows * row
-    width = lanes(z)
-    for r in range(rows):
-        i, end = r * row, r * row + columns
-        while i + width <= end:
-            store(delta, i, load(delta, i) * activation_derivative(code, load(z, i), load(a, i)))
-            i += width
-        if i < end:
-            m = end - i
-            product = masked_load(delta, i, m) * activation_derivative(code, masked_load(z, i, m), masked_load(a, i, m))
-            masked_store(delta, i, product, m)
 
 
 @inline
@@ -612,6 +472,136 @@ def softmax_backward_row(a, d_a, delta, n):
         masked_store(delta, full, masked_load(a, full, n - full) * (masked_load(d_a, full, n - full) - mean), n - full)
 
 
+# ------------------------------------------------------------------------------------------------ the table
+
+
+class Activation(NamedTuple):
+    """The functions of an activation, and what the engine must know of them.
+
+    forward, derivative : f(z), and f'(z) as d(z, a) with a = f(z), of one vector of elements.  If not `is_elementwise`
+        they are of one row: forward(z, a, n) writes a and returns log(sum(exp(z))); derivative(a, d_a, delta, n).
+    needs_z : whether the derivative needs z; all others need only a, and Z is not kept.
+    """
+
+    forward: Callable
+    derivative: Callable
+    needs_z: bool = False
+    is_elementwise: bool = True
+
+
+# An activation is a row here, two functions of one vector above, two public kernels below, and a twin.
+ACTIVATIONS = {
+    "identity": Activation(_identity, _identity_derivative),
+    "sigmoid": Activation(_sigmoid, _sigmoid_derivative),
+    "tanh": Activation(_tanh, _tanh_derivative),
+    "relu": Activation(_relu, _relu_derivative),
+    "leaky_relu": Activation(_leaky_relu, _leaky_relu_derivative),
+    "elu": Activation(_elu, _elu_derivative),
+    "softplus": Activation(_softplus, _softplus_derivative),
+    "silu": Activation(_silu, _silu_derivative, needs_z=True),
+    "gelu": Activation(_gelu, _gelu_derivative, needs_z=True),
+    "selu": Activation(_selu, _selu_derivative),
+    "mish": Activation(_mish, _mish_derivative, needs_z=True),
+    "softsign": Activation(_softsign, _softsign_derivative, needs_z=True),
+    "hard_sigmoid": Activation(_hard_sigmoid, _hard_sigmoid_derivative),
+    "hard_tanh": Activation(_hard_tanh, _hard_tanh_derivative),
+    "exponential": Activation(_exp, _exponential_derivative),
+    "softmax": Activation(softmax_row, softmax_backward_row, is_elementwise=False),
+}
+CUSTOM = Activation(None, None, needs_z=True, is_elementwise=False)  # its functions are the user's (`custom`)
+
+# Activations that the kernels for small steps compute inline, by code: a call takes longer than the arithmetic.
+INLINE_ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu")
+IDENTITY, SIGMOID, TANH, RELU, ELEMENTWISE, BY_ROW = range(6)  # the others are called, over whole slices or row by row
+
+
+def code_of(activation):
+    """Return the code of an activation by name: that of an inline one, ELEMENTWISE or BY_ROW."""
+    if activation in INLINE_ACTIVATIONS:
+        return INLINE_ACTIVATIONS.index(activation)
+    return ELEMENTWISE if ACTIVATIONS.get(activation, CUSTOM).is_elementwise else BY_ROW
+
+
+@inline
+def inline_activation(code, z):
+    """f(z) of an inline activation."""
+    if code == SIGMOID:
+        return _sigmoid(z)
+    if code == TANH:
+        return _tanh(z)
+    if code == RELU:
+        return _relu(z)
+    return z
+
+
+@inline
+def times_inline_derivative(code, delta, a):
+    """Delta * f'(z) of an inline activation, from a = f(z)."""
+    if code == SIGMOID:
+        return delta * _sigmoid_derivative(a, a)
+    if code == TANH:
+        return delta * _tanh_derivative(a, a)
+    if code == RELU:
+        return delta * _relu_derivative(a, a)
+    return delta
+
+
+FORWARD, BACKWARD = "ppiipi", "pppiii"  # arguments of the native functions (`native.NativeFunction`)
+
+
+@functools.cache
+def forward(activation):
+    """Return the native function of an activation by name, (z, a, row_stride, columns, lse, rows).
+
+    It writes a = f(z), rows `row_stride` elements apart; for softmax also lse = log(sum(exp(z))) of each row.
+    """
+    function = ACTIVATIONS[activation].forward
+
+    def activation_forward(z, a, row_stride, columns, lse, rows):
+        if columns == row_stride:
+            rows, columns = 1, rows * row_stride
+        for r in range(rows):
+            map_array(function, offset(z, r * row_stride), offset(a, r * row_stride), columns)
+
+    def activation_forward_by_row(z, a, row_stride, columns, lse, rows):
+        for r in range(rows):
+            poke(lse, r, function(offset(z, r * row_stride), offset(a, r * row_stride), columns))
+
+    loop = activation_forward if ACTIVATIONS[activation].is_elementwise else activation_forward_by_row
+    return NativeFunction(loop, FORWARD, f"{activation}_forward", f"elementwise.forward({activation!r})")
+
+
+@functools.cache
+def backward(activation):
+    """Return the native function of its derivative by name, (z, a, delta, row_stride, columns, rows).
+
+    Delta *= f'(z): from d loss / d a to d loss / d z, rows `row_stride` elements apart.
+    """
+    function = ACTIVATIONS[activation].derivative
+
+    def activation_backward(z, a, delta, row_stride, columns, rows):
+        if columns == row_stride:
+            rows, columns = 1, rows * row_stride
+        width = lanes(z)
+        for r in range(rows):
+            i, end = r * row_stride, r * row_stride + columns
+            while i + width <= end:
+                store(delta, i, load(delta, i) * function(load(z, i), load(a, i)))
+                i += width
+            if i < end:
+                n = end - i
+                product = masked_load(delta, i, n) * function(masked_load(z, i, n), masked_load(a, i, n))
+                masked_store(delta, i, product, n)
+
+    def activation_backward_by_row(z, a, delta, row_stride, columns, rows):
+        for r in range(rows):
+            delta_row = offset(delta, r * row_stride)
+            function(offset(a, r * row_stride), delta_row, delta_row, columns)
+
+    loop = activation_backward if ACTIVATIONS[activation].is_elementwise else activation_backward_by_row
+    return NativeFunction(loop, BACKWARD, f"{activation}_backward", f"elementwise.backward({activation!r})")
+
+
 # ------------------------------------------------------------------------------------------ the public kernels
 # Z, A and out are contiguous arrays of one shape and float dtype; `out` may be the same array as an argument.
 
@@ -619,193 +609,193 @@ def softmax_backward_row(a, d_a, delta, n):
 @kernel
 def exp(x, out):
     """Exponential: 0 below and infinity above the range of the dtype."""
-    map_block(_exp, pointer(x, 0), pointer(out, 0), out.size)
+    map_array(_exp, pointer(x, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def log(x, out):
     """Natural logarithm: -inf at 0, NaN below."""
-    map_block(_log, pointer(x, 0), pointer(out, 0), out.size)
+    map_array(_log, pointer(x, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def sigmoid(Z, out):
     """Logistic function 1 / (1 + exp(-Z))."""
-    map_block(_sigmoid, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_sigmoid, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def tanh(Z, out):
     """Hyperbolic tangent."""
-    map_block(_tanh, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_tanh, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def relu(Z, out):
     """Z where positive, else 0."""
-    map_block(_relu, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_relu, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def leaky_relu(Z, out):
     """Z where positive, else 0.01 Z."""
-    map_block(_leaky_relu, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_leaky_relu, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def elu(Z, out):
     """Z where positive, else exp(Z) - 1 (Clevert et al. 2016)."""
-    map_block(_elu, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_elu, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def softplus(Z, out):
     """log(1 + exp(Z))."""
-    map_block(_softplus, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_softplus, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def silu(Z, out):
     """Z times the logistic function of Z (Elfwing et al. 2018)."""
-    map_block(_silu, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_silu, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def gelu(Z, out):
     """Z Phi(Z), Phi the distribution function of the normal law (Hendrycks and Gimpel 2016)."""
-    map_block(_gelu, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_gelu, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def selu(Z, out):
     """Z where positive, else 1.6733 (exp(Z) - 1); times 1.0507 (Klambauer et al. 2017)."""
-    map_block(_selu, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_selu, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def mish(Z, out):
     """Z tanh(log(1 + exp(Z))) (Misra 2019)."""
-    map_block(_mish, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_mish, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def softsign(Z, out):
     """Z / (1 + |Z|)."""
-    map_block(_softsign, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_softsign, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def hard_sigmoid(Z, out):
     """Z / 6 + 1/2, held within [0, 1]."""
-    map_block(_hard_sigmoid, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_hard_sigmoid, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def hard_tanh(Z, out):
     """Z, held within [-1, 1]."""
-    map_block(_hard_tanh, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_hard_tanh, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def exponential(Z, out):
     """exp(Z)."""
-    map_block(_exp, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_exp, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def identity(Z, out):
     """Z itself."""
-    map_block(_identity, pointer(Z, 0), pointer(out, 0), out.size)
+    map_array(_identity, pointer(Z, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def sigmoid_derivative(Z, A, out):
     """Write f'(Z) = A (1 - A)."""
-    map_pair_block(_sigmoid_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_sigmoid_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def tanh_derivative(Z, A, out):
     """Write f'(Z) = 1 - A**2."""
-    map_pair_block(_tanh_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_tanh_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def relu_derivative(Z, A, out):
     """Write f'(Z) = 1 where A > 0, else 0."""
-    map_pair_block(_relu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_relu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def leaky_relu_derivative(Z, A, out):
     """Write f'(Z) = 1 where A > 0, else 0.01."""
-    map_pair_block(_leaky_relu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_leaky_relu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def elu_derivative(Z, A, out):
     """Write f'(Z) = 1 where A > 0, else A + 1."""
-    map_pair_block(_elu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_elu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def softplus_derivative(Z, A, out):
     """Write f'(Z) = 1 - exp(-A)."""
-    map_pair_block(_softplus_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_softplus_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def silu_derivative(Z, A, out):
     """Write f'(Z) = S (1 + Z (1 - S)), S the logistic function of Z."""
-    map_pair_block(_silu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_silu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def gelu_derivative(Z, A, out):
     """Write f'(Z) = Phi(Z) + Z phi(Z), phi the density of the normal law."""
-    map_pair_block(_gelu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_gelu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def selu_derivative(Z, A, out):
     """Write f'(Z) = 1.0507 where A > 0, else A + 1.7581."""
-    map_pair_block(_selu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_selu_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def mish_derivative(Z, A, out):
     """Write f'(Z) = T + Z S (1 - T**2), T = tanh(log(1 + exp(Z))), S the logistic function of Z."""
-    map_pair_block(_mish_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_mish_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def softsign_derivative(Z, A, out):
     """Write f'(Z) = 1 / (1 + |Z|)**2."""
-    map_pair_block(_softsign_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_softsign_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def hard_sigmoid_derivative(Z, A, out):
     """Write f'(Z) = 1/6 where 0 < A < 1, else 0."""
-    map_pair_block(_hard_sigmoid_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_hard_sigmoid_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def hard_tanh_derivative(Z, A, out):
     """Write f'(Z) = 1 where |A| < 1, else 0."""
-    map_pair_block(_hard_tanh_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_hard_tanh_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def exponential_derivative(Z, A, out):
     """Write f'(Z) = A."""
-    map_pair_block(_exponential_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_exponential_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel
 def identity_derivative(Z, A, out):
     """Write f'(Z) = 1."""
-    map_pair_block(_identity_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
+    map_pair(_identity_derivative, pointer(Z, 0), pointer(A, 0), pointer(out, 0), out.size)
 
 
 @kernel

@@ -6,7 +6,7 @@ squared error or binary cross-entropy of sigmoid outputs (`plan.make_plan`).
 
 import numpy as np
 
-from .backprop import advance, gather_block, update_parameters
+from .backprop import gather_block, step_factors, update_parameters
 from .elementwise import (
     IDENTITY,
     inline_activation,
@@ -15,12 +15,12 @@ from .elementwise import (
 from .jit import inline, internal
 from .layout import ACTIVATION, N_IN, N_OUT, ROW_STRIDE, W_AT
 from .losses import (
-    FUSED_SIGMOID,
+    SIGMOID_CROSS_ENTROPY,
     _binary_cross_entropy_logits,
     _squared_error,
 )
 from .microkernel import NESTEROV, SGD, STORE
-from .optimizers import momentum_step
+from .optimizers import RATE, momentum_step
 from .simd import (
     as_float,
     fma,
@@ -36,7 +36,6 @@ from .simd import (
     select_lanes,
     store,
 )
-from .update import RATE
 
 
 @inline
@@ -73,14 +72,14 @@ def transpose_samples(block, row, columns, n, out):
 
 
 @internal
-def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
+def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
     """Train batches first_batch .. steps.last_batch - 1, a batch in one vector; return how many were trained.
 
     Their losses are added to the number at `total_losses`; the batch whose loss is not finite is not trained.  One
     batch that is all of the data may be trained `repeats` times, its losses added to as many numbers.  `work` is the
     workspace by vectors with lanes enough, `velocity` as in `online`.
     """
-    p, block, epilogue = tools.parameters, tools.work, tools.epilogue
+    p, block, epilogue = context.parameters, context.work, context.epilogue
     n_layers, width = plan.layers.shape[0], lanes(work)
     n_x, n_y = plan.layers[0, N_IN], plan.layers[n_layers - 1, N_OUT]
     x = offset(work, plan.lanes_at)
@@ -88,20 +87,20 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
     activations = offset(y, n_y * width)  # layer after layer, as many deltas behind
     to_delta = plan.n_neurons * width
     zero = masked_load(work, 0, 0)
-    last_batch = max(steps.last_batch, first_batch + repeats)
+    last_batch = max(args.last_batch, first_batch + repeats)
     for batch in range(first_batch, last_batch):
-        start = batch * steps.batch_size
+        start = batch * args.batch_size
         total_at = 0
         if repeats > 1:
             start, total_at = 0, batch
-        n = min(steps.batch_size, data.n - start)
+        n = min(args.batch_size, data.n - start)
         if repeats == 1 or batch == 0:
-            gather_block(plan, data, tools, order, start, False, True, n, 0.0, 0.0, 0.0, 0, 0)
+            gather_block(plan, data, context, order, start, False, True, n, 0.0, 0.0, 0.0, 0, 0)
             transpose_samples(offset(block, plan.x_at), plan.x_row_stride, n_x, n, x)
             transpose_samples(offset(block, plan.y_at), plan.layers[n_layers - 1, ROW_STRIDE], n_y, n, y)
         here = select_lanes(zero + 1.0, n, 0.0)
         scale = here
-        if steps.is_mean:
+        if args.is_mean:
             scale = here / as_float(n, work)
         # forward: z stays where delta of the output layer will be
         before, a = x, activations
@@ -120,19 +119,19 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
         for j in range(n_y):
             out, target = load(before, j * width), load(y, j * width)
             delta = (out - target) * scale
-            if plan.fused == FUSED_SIGMOID:
-                loss = loss + _binary_cross_entropy_logits(load(before, j * width + to_delta), target)
+            if plan.inline_loss == SIGMOID_CROSS_ENTROPY:
+                loss = loss + _binary_cross_entropy_logits(load(before, j * width + to_delta), target, 0.0)
             else:
-                loss = loss + _squared_error(out, target)
+                loss = loss + _squared_error(out, target, 0.0)
                 delta = times_inline_derivative(code, delta, out)
             store(before, j * width + to_delta, delta)
         total = peek(total_losses, total_at) + np.float64(sum_of_lanes(loss * here, n))
         poke(total_losses, total_at, total)
         if not np.isfinite(total):
             return batch - first_batch
-        if steps.advances:
-            advance(plan, steps, tools, step + batch - first_batch)
-            lr = peek(tools.factors, RATE)
+        if args.advances:
+            step_factors(plan, args, context, step + batch - first_batch)
+            lr = peek(context.factors, RATE)
         # backward and update
         a = before
         for l in range(n_layers - 1, -1, -1):
@@ -155,19 +154,19 @@ def in_lanes(plan, steps, data, tools, work, order, first_batch, repeats, step, 
                 )
             a = before
         if epilogue == STORE:
-            update_parameters(plan, steps, tools)
+            update_parameters(plan, args, context)
     return last_batch - first_batch
 
 
 @internal
-def in_few_lanes(plan, steps, data, tools, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
+def in_few_lanes(plan, args, data, context, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
     """Train batches of at most `FEW_LANES` samples; see `in_lanes`."""
     return in_lanes(
         plan,
-        steps,
+        args,
         data,
-        tools,
-        narrow(tools.work),
+        context,
+        narrow(context.work),
         order,
         first_batch,
         repeats,
@@ -180,8 +179,8 @@ def in_few_lanes(plan, steps, data, tools, order, first_batch, repeats, step, to
 
 
 @internal
-def in_many_lanes(plan, steps, data, tools, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
+def in_many_lanes(plan, args, data, context, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
     """Train batches of at most as many samples as a whole vector has lanes; see `in_lanes`."""
     return in_lanes(
-        plan, steps, data, tools, tools.work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity
+        plan, args, data, context, context.work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity
     )

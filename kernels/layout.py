@@ -1,10 +1,19 @@
-"""Codes, and how a network and a job lie in memory, as plain Python."""
+"""Codes, and how a network and a job lie in memory, as plain Python.
+
+A job is a block of 8-byte words: how many steps were done, Pointers, the numbers of a Plan, Data, CallArgs, and
+TrainArgs or EvalArgs.  Kernels read them from there (`simd.unpacked`): as arguments they would take longer than a
+small step, and so any thread can take up a job at its address.
+"""
 
 import struct
 from typing import NamedTuple
 
 import numpy as np
 
+# Columns of Plan.layers: sizes; offset of W in the parameters (b follows it); code of the activation
+# (`elementwise.code_of`); offsets of Z, A and delta in the workspace, and the distance between their rows; whether
+# threads split the columns; for dropout the offset of what is left of A, and the 32-bit number below which an element
+# is dropped; addresses of the native functions of the activation and of its derivative.
 (
     N_IN,
     N_OUT,
@@ -19,69 +28,64 @@ import numpy as np
     THRESHOLD,
     FORWARD_AT,
     BACKWARD_AT,
-) = range(13)  # columns of Plan.layers
+) = range(13)
+N_LAYER_COLUMNS = BACKWARD_AT + 1
 
-
+# Places in Plan.functions, the addresses of native functions; those of activations are in Plan.layers.
 (
     GEMM,
-    ACTIVATION_FORWARD,
-    ACTIVATION_BACKWARD,
-    SAMPLE_LOSSES,
-    OUTPUT_GRADIENT,
     GATHER,
-    STEP_FACTORS,
     DROP,
     NOISE,
+    SAMPLE_LOSSES,
+    OUTPUT_GRADIENT,
+    STEP_FACTORS,
     UPDATE,
-    PENALIZE,
+    PREPARE_GRADIENT,
     SUM_OF_SQUARES,
     SCALE,
     MAX_NORM,
-) = range(14)  # places in Plan.leaves
+) = range(12)
+N_FUNCTIONS = MAX_NORM + 1
 
-
-N_LAYER_COLUMNS, N_FUNCTIONS = BACKWARD_AT + 1, MAX_NORM + 1
-
-
-N_EVAL_FUNCTIONS, N_PLAIN_FUNCTIONS = STEP_FACTORS, DROP  # the first of them: of evaluation, of training with plain SGD
-
-
-X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)
+X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)  # kinds of samples
+Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)  # kinds of targets
+# Where the update happens: in the epilogue of the microkernel that sums the gradient; slice by slice, right after each
+# slice of the gradient; or after the whole gradient of the batch, which needs a buffer for it.
+IN_EPILOGUE, BY_SLICE, AFTER_GRADIENT = range(3)
 
 
 class Plan(NamedTuple):
     """One network as the kernels see it.
 
-    layers : int64 (n_layers, 13): n_in, n_out, offset of W in the parameters (b follows it), activation code, offsets
-        of Z, A and delta in the workspace, the distance between their rows, whether threads split its columns; for
-        dropout, the offset of what is left of A and the 32-bit number below which an element is dropped; and the
-        addresses of the leaves for its activation and its derivative.
-    leaves : int64, the addresses of the functions in FUNCTION_TABLE.
+    layers : int64 (n_layers, N_LAYER_COLUMNS), one row a layer.
+    functions : int64 (N_FUNCTIONS,), addresses of native functions.
     n_parameters : how many there are.
-    loss, fused : codes of the loss, and of its fusion with the output activation.
+    inline_loss : code of a loss that the kernels for small steps compute inline (`losses.inline_code`).
+    has_logit_form : whether the gradient of the loss is by the logits Z of the outputs, not by the outputs A.
     rows : most samples in one block.
-    x_at, x_row_stride, x_size : where the block of gathered samples starts in the workspace, how far its rows are apart, and
-        how far the copies of the threads are, each of which has its own where they split the columns of the first
-        layer; else 0.
-    y_at, losses_at, lse_at : where targets, sample losses and softmax normalisers start.
-    pack_at, pack_size : where the threads' packed panels start, and how far they are apart.
-    private_at, private_row_stride, private_size, private_stride : where the threads' own columns of the first layer's W and b start, how far
-        their rows are apart, how far behind them their optimizer states are, and the next thread's.
-        private_row_stride is 0 where threads use the parameters themselves.
+    x_at, x_row_stride, x_size : where the gathered inputs of a block start in the workspace, the distance between their
+        rows, and between the copies of the threads, each of which has its own where threads split the columns of the
+        first layer; else 0.
+    y_at, losses_at, lse_at : where targets, sample losses and softmax normalizers start.
+    pack_at, pack_size : where the threads' packed panels start, and the distance between them.
+    private_at, private_row_stride, private_size, private_stride : where the threads' private columns of the first
+        layer's W and b start, the distance between their rows, from them to each of their optimizer states, and to the
+        next thread's.  private_row_stride is 0 where threads use the parameters themselves.
     factors_at : where the threads' factors of an update start, N_FACTORS apart.
-    scratch_at, scratch_size : where the threads' parts of a gradient start, and how far they are apart.
+    scratch_at, scratch_size : where the threads' slices of a gradient start, and the distance between them.
     lanes_at : where samples in lanes start, or -1 where the network is not for them.
     n_neurons : how many there are, inputs not counted.
     is_mixed : whether threads split the columns of any layer.
     size : elements in the workspace.
-    number : what the loss takes besides outputs and targets, if anything, such as Huber's threshold.
+    loss_parameter : what the loss takes besides outputs and targets, such as Huber's threshold.
     """
 
     layers: np.ndarray
     functions: np.ndarray
     n_parameters: int
-    loss: int
-    fused: int
+    inline_loss: int
+    has_logit_form: bool
     rows: int
     x_at: int
     x_row_stride: int
@@ -118,9 +122,9 @@ class Pointers(NamedTuple):
 class CallArgs(NamedTuple):
     """Memory addresses of a call: of the kernel, for `threads.launch`, and of the arrays.
 
-    bells, n_slots : addresses of the bells of the other threads, and how many these are.
+    slots, n_slots : addresses of the slots of the workers, and how many these are.
     release : address of PyThread_release_lock.
-    n_memory : numbers that each thread has of the memory.
+    n_running_products : numbers that each thread has of the running products.
     """
 
     kernel: int
@@ -133,7 +137,7 @@ class CallArgs(NamedTuple):
     order: int
     losses: int
     running_products: int
-    n_memory: int
+    n_running_products: int
     out: int
 
 
@@ -153,18 +157,19 @@ class Data(NamedTuple):
 
 
 class TrainArgs(NamedTuple):
-    """What `train` is to do: which batches of how many samples, from which step on, and how to update.
+    """What a training kernel is to do: which batches of how many samples, from which step on, and how to update.
 
-    first_batch ... last_row : the PER_CALL, which differs from call to call (`pack_call`).
+    first_batch ... has_private : PER_CALL, which differ from call to call (`pack_call`).
     first_row, last_row : rows of the one batch that a call does, whole blocks but for the last; the update comes with
         the last row of the batch, and until then `gradient` holds the sum so far.  last_row is 0 for whole batches.
-    numbers, rates, sums : memory addresses, see `training.train_in_blocks`.
-    n_states, to_first, to_second : the states of the rule are so many, and lie so many elements after the parameters.
-    rate_scale : factor of the learning rate.
-    is_fused : whether the register tile ends with the update; for rules up to LAST_FUSED_RULE without anything else.
+    has_private : whether threads work on private columns of the first layer (`backprop.load_private`).
+    update_path : IN_EPILOGUE, BY_SLICE or AFTER_GRADIENT.
+    epilogue : that of the microkernel, STORE but for IN_EPILOGUE.
+    hyperparameters, rates, sums : memory addresses, see `training.train_in_blocks`.
+    n_states, to_first, to_second : number of optimizer states, and their offsets from the parameters in elements.
     advances : whether the factors of the update differ from step to step.
-    smoothed : what label smoothing adds to each target.
-    The others are those of `fastbp.update.Update`, as codes and numbers.
+    smoothing_share : what label smoothing adds to each target.
+    The others are those of `fastbp.update.Update`, by name.
     """
 
     first_batch: int
@@ -175,9 +180,11 @@ class TrainArgs(NamedTuple):
     threads: int
     first_row: int
     last_row: int
+    has_private: bool
     batch_size: int
     is_mean: bool
-    rule: int
+    update_path: int
+    epilogue: int
     schedule: int
     hyperparameters: int
     rates: int
@@ -185,23 +192,22 @@ class TrainArgs(NamedTuple):
     n_states: int
     to_first: int
     to_second: int
-    rate_scale: float
-    is_fused: bool
     advances: bool
+    smoothing_share: float
+    rate_scale: float
     l1: float
     l2: float
     clip_value: float
     clip_norm: float
     max_norm: float
-    smoothing: float
-    smoothed: float
-    noise: float
+    label_smoothing: float
+    input_noise: float
     key: int
     skips: bool
 
 
 class EvalArgs(NamedTuple):
-    """What `evaluate` is to compute: a sum of WANT_..., the factor of the output delta, and by how many threads.
+    """What `training.evaluate` is to compute: a sum of WANT_..., the factor of the output delta, and by how many threads.
 
     adds : whether the gradient is added to the one that is there.
     """
@@ -212,52 +218,35 @@ class EvalArgs(NamedTuple):
     adds: bool
 
 
-# A job: the steps that were done, Places, the numbers of a plan, Data, Call, and Steps or Wanted, each number a word of
-# 8 bytes.  A kernel reads them from there (`simd.unpacked`): as arguments they would take longer than a small step, and
-# so any thread can take up a job at its address.
 def _numbers(kind):
+    """Return the packing of the numbers of a named tuple, by its annotations."""
     letters = {int: "q", bool: "q", float: "d"}
     return struct.Struct("".join(letters[field] for field in kind.__annotations__.values() if field in letters))
 
 
 _PACKED = {kind: _numbers(kind) for kind in (Pointers, Plan, Data, CallArgs, TrainArgs, EvalArgs)}
-
-
-PER_CALL = TrainArgs._fields[:8]
-
-
 N_PLAN_ARRAYS = 2  # the first fields of a Plan
+PER_CALL = TrainArgs._fields[: TrainArgs._fields.index("has_private") + 1]
+_PACKED_CALL = struct.Struct("q" * (len(CallArgs._fields) + len(PER_CALL)))
+assert all(TrainArgs.__annotations__[field] in (int, bool) for field in PER_CALL)
 
-
+# Places of all of these in a job, and its size, in words.
 DONE_AT, POINTERS_AT = 0, 1
-
-
 PLAN_AT = POINTERS_AT + len(Pointers._fields)
-
-
 DATA_AT = PLAN_AT + _PACKED[Plan].size // 8
-
-
 CALL_ARGS_AT = DATA_AT + _PACKED[Data].size // 8
-
-
 TASK_AT = CALL_ARGS_AT + len(CallArgs._fields)
-
-
 JOB_SIZE = TASK_AT + max(_PACKED[TrainArgs].size, _PACKED[EvalArgs].size) // 8
 
 
-_PACKED_CALL = struct.Struct("q" * (len(CallArgs._fields) + len(PER_CALL)))
-
-
 def pack(job, at, values):
-    """Write Places, Data, Call, Steps, Wanted, or the numbers of a Plan, into the bytes of a job, from word `at` on."""
+    """Write Pointers, Data, CallArgs, TrainArgs, EvalArgs, or the numbers of a Plan, into a job, from word `at` on."""
     kind = type(values)
     _PACKED[kind].pack_into(job, 8 * at, *(values[N_PLAN_ARRAYS:] if kind is Plan else values))
 
 
 def pack_call(job, *values):
-    """Write those of a Call and of the PER_CALL of Steps, which lie side by side, into the bytes of a job."""
+    """Write the CallArgs, and the PER_CALL of TrainArgs, which lie side by side, into a job."""
     _PACKED_CALL.pack_into(job, 8 * CALL_ARGS_AT, *values)
 
 
@@ -265,12 +254,12 @@ class ThreadContext(NamedTuple):
     """What one thread works with: pointers, its number, and what all blocks of a call share.
 
     parameters, work, gradient, factors, pack : pointers to the dtype.
-    memory, numbers, rates, sums : pointers to float64.
-    meeting : pointer to int64, where threads meet.
-    has_private : whether its columns of the first layer are in `block.move_private`'s place.
-    finish : how the register tile ends a gradient (`simd.tile`), STORE where the update comes after it.
-    soon : where it stands which samples come next, for the gradient to ask the memory for (`dense.next_prefetch_lines`); 0 where
-        they stay in the cache.
+    running_products, hyperparameters, rates, sums : pointers to float64.
+    sync : pointer to int64, the counters of the barrier.
+    has_private : whether it works on private columns of the first layer.
+    epilogue : that of the microkernel for gradients; STORE where the update comes after it.
+    prefetch : where it stands which samples come next, for the gradient of the first layer to prefetch
+        (`dense.next_prefetch_lines`); 0 where they stay in the cache.
     """
 
     parameters: object

@@ -5,6 +5,10 @@ the logits Z: both are right however far the outputs are saturated, where 1 - A 
 sigmoid and binary cross-entropy, and with softmax and cross-entropy, delta is A - Y.  Twins: `fastbp.reference`.
 """
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from .elementwise import (
@@ -12,17 +16,16 @@ from .elementwise import (
     _exp,
     _expm1,
     _finite,
-    _identity,
     _log,
     _log1p_of_unit,
     _relu,
     _sigmoid,
     _softplus,
     _tanh,
-    map_block,
     softmax_row,
 )
 from .jit import inline, internal, kernel
+from .native import NativeFunction
 from .simd import (
     as_float,
     by_dtype,
@@ -42,27 +45,52 @@ from .simd import (
     where,
 )
 
+__all__ = [
+    "absolute_error",
+    "absolute_error_derivative",
+    "binary_cross_entropy",
+    "binary_cross_entropy_derivative",
+    "binary_cross_entropy_logits",
+    "cross_entropy",
+    "cross_entropy_derivative",
+    "cross_entropy_logits",
+    "focal",
+    "focal_derivative",
+    "hinge",
+    "hinge_derivative",
+    "huber",
+    "huber_derivative",
+    "log_cosh",
+    "log_cosh_derivative",
+    "poisson",
+    "poisson_derivative",
+    "quantile",
+    "quantile_derivative",
+    "squared_error",
+    "squared_error_derivative",
+]
+
 # ------------------------------------------------------- functions of one vector of outputs a and targets y
 
 
 @inline
-def _squared_error(a, y):
+def _squared_error(a, y, unused):
     d = a - y
     return d * d * 0.5
 
 
 @inline
-def _squared_error_derivative(a, y):
+def _squared_error_derivative(a, y, unused):
     return a - y
 
 
 @inline
-def _absolute_error(a, y):
+def _absolute_error(a, y, unused):
     return fabs(a - y)
 
 
 @inline
-def _absolute_error_derivative(a, y):
+def _absolute_error_derivative(a, y, unused):
     d = a - y
     return where(d > 0.0, 1.0, where(d < 0.0, d * 0.0 - 1.0, d * 0.0))
 
@@ -79,7 +107,7 @@ def _huber_derivative(a, y, threshold):
 
 
 @inline
-def _log_cosh(a, y):
+def _log_cosh(a, y, unused):
     """log(cosh d): log1p(sinh(d)**2) / 2 for small d, |d| - log(2) + log1p(e**-2|d|) beyond."""
     d = fabs(a - y)
     t = _expm1(d * -2.0)
@@ -90,7 +118,7 @@ def _log_cosh(a, y):
 
 
 @inline
-def _log_cosh_derivative(a, y):
+def _log_cosh_derivative(a, y, unused):
     return _tanh(a - y)
 
 
@@ -107,12 +135,12 @@ def _quantile_derivative(a, y, q):
 
 
 @inline
-def _hinge(a, y):
+def _hinge(a, y, unused):
     return _relu(1.0 - a * y)
 
 
 @inline
-def _hinge_derivative(a, y):
+def _hinge_derivative(a, y, unused):
     return where(a * y < 1.0, -y, 0.0)
 
 
@@ -123,12 +151,12 @@ def _positive(a):
 
 
 @inline
-def _poisson(a, y):
+def _poisson(a, y, unused):
     return a - y * _log(_positive(a))
 
 
 @inline
-def _poisson_derivative(a, y):
+def _poisson_derivative(a, y, unused):
     return 1.0 - y / _positive(a)
 
 
@@ -149,57 +177,82 @@ def _parts(a):
     return a, b, _log(a), _log(b)
 
 
+# Losses of probabilities: the value from their `_parts`, and the derivative by a times a (1 - a), which is finite, and
+# in which nothing cancels where a is near 0 or 1.
+
+
 @inline
-def probability_loss(code, loss_parameter, parts, y):
-    """Loss of probabilities from their `_parts`."""
+def _binary_loss(parts, y, unused):
     a, b, log_a, log_b = parts
-    if code == FOCAL:
-        return -(y * _exp(log_b * loss_parameter) * log_a + (1.0 - y) * _exp(log_a * loss_parameter) * log_b)
-    if code == POISSON:
-        return a - y * log_a
-    if code == CROSS_ENTROPY:
-        return -(y * log_a)
     return -(y * log_a + (1.0 - y) * log_b)
 
 
 @inline
-def probability_slope(code, loss_parameter, parts, y):
-    """Its derivative by a, times a (1 - a): finite, and nothing in it cancels where a is near 0 or 1."""
+def _binary_slope(parts, y, unused):
     a, b, log_a, log_b = parts
-    if code == FOCAL:
-        return y * _exp(log_b * loss_parameter) * (a * log_a * loss_parameter - b) + (1.0 - y) * _exp(
-            log_a * loss_parameter
-        ) * (a - b * log_b * loss_parameter)
-    if code == CROSS_ENTROPY:
-        return -(y * b)
-    difference = (1.0 - y) * a - y * b  # a - y
-    return difference * b if code == POISSON else difference
+    return (1.0 - y) * a - y * b  # a - y
 
 
 @inline
-def _binary_cross_entropy(a, y):
-    return probability_loss(BINARY_CROSS_ENTROPY, 0.0, _parts(a), y)
+def _focal_loss(parts, y, gamma):
+    a, b, log_a, log_b = parts
+    return -(y * _exp(log_b * gamma) * log_a + (1.0 - y) * _exp(log_a * gamma) * log_b)
 
 
 @inline
-def _binary_cross_entropy_derivative(a, y):
+def _focal_slope(parts, y, gamma):
+    a, b, log_a, log_b = parts
+    return y * _exp(log_b * gamma) * (a * log_a * gamma - b) + (1.0 - y) * _exp(log_a * gamma) * (a - b * log_b * gamma)
+
+
+@inline
+def _poisson_loss(parts, y, unused):
+    a, b, log_a, log_b = parts
+    return a - y * log_a
+
+
+@inline
+def _poisson_slope(parts, y, unused):
+    a, b, log_a, log_b = parts
+    return ((1.0 - y) * a - y * b) * b
+
+
+@inline
+def _class_loss(parts, y, unused):
+    a, b, log_a, log_b = parts
+    return -(y * log_a)
+
+
+@inline
+def _class_slope(parts, y, unused):
+    a, b, log_a, log_b = parts
+    return -(y * b)
+
+
+@inline
+def _binary_cross_entropy(a, y, unused):
+    return _binary_loss(_parts(a), y, unused)
+
+
+@inline
+def _binary_cross_entropy_derivative(a, y, unused):
     parts = _parts(a)
-    return probability_slope(BINARY_CROSS_ENTROPY, 0.0, parts, y) / (parts[0] * parts[1])
+    return _binary_slope(parts, y, unused) / (parts[0] * parts[1])
 
 
 @inline
 def _focal(a, y, gamma):
-    return probability_loss(FOCAL, gamma, _parts(a), y)
+    return _focal_loss(_parts(a), y, gamma)
 
 
 @inline
 def _focal_derivative(a, y, gamma):
     parts = _parts(a)
-    return probability_slope(FOCAL, gamma, parts, y) / (parts[0] * parts[1])
+    return _focal_slope(parts, y, gamma) / (parts[0] * parts[1])
 
 
 @inline
-def _binary_cross_entropy_logits(z, y):
+def _binary_cross_entropy_logits(z, y, unused):
     """max(z, 0) - z * y + log(1 + e**-|z|), written so that a saturated, right output costs exactly 0."""
     return where(z < 0.0, -z * y, z * (1.0 - y)) + _log1p_of_unit(_exp(-fabs(z)))
 
@@ -212,209 +265,131 @@ def _sigmoid_parts(z):
 
 
 @inline
-def sigmoid_loss(code, loss_parameter, z, y):
-    """Loss of a = sigmoid(z)."""
-    return probability_loss(code, loss_parameter, _sigmoid_parts(z), y)
-
-
-@inline
-def sigmoid_loss_derivative(code, loss_parameter, z, y):
-    """Its derivative by z."""
-    return probability_slope(code, loss_parameter, _sigmoid_parts(z), y)
-
-
-@inline
-def softplus_loss(code, loss_parameter, z, y):
+def _softplus_poisson(z, y, unused):
     """Poisson loss of a = softplus(z), which is e**z to the last digit where z is far below 0."""
     a = _softplus(z)
     return a - y * where(z < by_dtype(z, -20.0, -40.0), z, _log(a))
 
 
 @inline
-def softplus_loss_derivative(code, loss_parameter, z, y):
-    """Its derivative by z."""
+def _softplus_poisson_derivative(z, y, unused):
     slope = _sigmoid(z)
     return slope - y * where(z < by_dtype(z, -20.0, -40.0), 1.0, slope / _softplus(z))
 
 
 @inline
-def exponential_loss(code, loss_parameter, z, y):
-    """Poisson loss of a = e**z."""
+def _exponential_poisson(z, y, unused):
     return _exp(z) - y * z
 
 
 @inline
-def exponential_loss_derivative(code, loss_parameter, z, y):
-    """Its derivative by z."""
+def _exponential_poisson_derivative(z, y, unused):
     return _exp(z) - y
 
 
 @inline
-def _cross_entropy(a, y):
+def _cross_entropy(a, y, unused):
     return -(y * _log(_clamp(a, _smallest(a), 1.0)))
 
 
 @inline
-def _cross_entropy_derivative(a, y):
+def _cross_entropy_derivative(a, y, unused):
     return -(y / _clamp(a, _smallest(a), 1.0))
 
 
 # ------------------------------------------------------------------------------------------------ the table
-# A loss is a line in each of these, two functions of one vector above, and a twin in fastbp/reference.py.
 
-CODES = {
-    name: code
-    for code, name in enumerate(
-        [
-            "squared_error",
-            "absolute_error",
-            "huber",
-            "binary_cross_entropy",
-            "cross_entropy",
-            "log_cosh",
-            "quantile",
-            "hinge",
-            "poisson",
-            "focal",
-            "from_logits",
-            "own",
-        ]
-    )
+
+class Loss(NamedTuple):
+    """The functions of a loss: value(a, y, parameter) of one vector of outputs and targets, and its derivative by a."""
+
+    value: Callable
+    derivative: Callable
+
+
+# A loss is a row here, two functions of one vector above, two public kernels below, and a twin; and if an output
+# activation takes its logarithm with it, a row in LOGIT_FORMS.
+LOSSES = {
+    "squared_error": Loss(_squared_error, _squared_error_derivative),
+    "absolute_error": Loss(_absolute_error, _absolute_error_derivative),
+    "huber": Loss(_huber, _huber_derivative),
+    "binary_cross_entropy": Loss(_binary_cross_entropy, _binary_cross_entropy_derivative),
+    "cross_entropy": Loss(_cross_entropy, _cross_entropy_derivative),
+    "log_cosh": Loss(_log_cosh, _log_cosh_derivative),
+    "quantile": Loss(_quantile, _quantile_derivative),
+    "hinge": Loss(_hinge, _hinge_derivative),
+    "poisson": Loss(_poisson, _poisson_derivative),
+    "focal": Loss(_focal, _focal_derivative),
 }
-(
-    SQUARED_ERROR,
-    ABSOLUTE_ERROR,
-    HUBER,
-    BINARY_CROSS_ENTROPY,
-    CROSS_ENTROPY,
-    LOG_COSH,
-    QUANTILE,
-    HINGE,
-    POISSON,
-    FOCAL,
-    FROM_LOGITS,
-    CUSTOM,
-) = CODES.values()  # CUSTOM is a user's, in leaves of its own (`own`)
-# Whether the loss is computed from the logits: with delta = A - Y (FUSED_), or by the functions for this activation.
-NOT_FUSED, FUSED_SIGMOID, FUSED_SOFTMAX, OF_SIGMOID, OF_SOFTPLUS, OF_EXPONENTIAL, OF_SOFTMAX = range(7)
-LOGIT_FORMS = {
-    ("sigmoid", "binary_cross_entropy"): FUSED_SIGMOID,
-    ("softmax", "cross_entropy"): FUSED_SOFTMAX,
-    **{("sigmoid", loss): OF_SIGMOID for loss in ("cross_entropy", "focal", "poisson")},
-    **{("softmax", loss): OF_SOFTMAX for loss in ("binary_cross_entropy", "focal", "poisson")},
-    ("softplus", "poisson"): OF_SOFTPLUS,
-    ("exponential", "poisson"): OF_EXPONENTIAL,
-}
-Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)  # kinds of targets
+
+# Losses that the kernels for small steps compute inline, by code; NOT_INLINE are all others.
+NOT_INLINE, SQUARED_ERROR, SIGMOID_CROSS_ENTROPY = range(3)
 
 
-@inline
-def loss_value(code, loss_parameter, a, y):
-    """Return the loss with this code, and its number if it takes one; FROM_LOGITS is binary cross-entropy of z."""
-    if code == ABSOLUTE_ERROR:
-        return _absolute_error(a, y)
-    if code == HUBER:
-        return _huber(a, y, loss_parameter)
-    if code == BINARY_CROSS_ENTROPY:
-        return _binary_cross_entropy(a, y)
-    if code == CROSS_ENTROPY:
-        return _cross_entropy(a, y)
-    if code == LOG_COSH:
-        return _log_cosh(a, y)
-    if code == QUANTILE:
-        return _quantile(a, y, loss_parameter)
-    if code == HINGE:
-        return _hinge(a, y)
-    if code == POISSON:
-        return _poisson(a, y)
-    if code == FOCAL:
-        return _focal(a, y, loss_parameter)
-    if code == FROM_LOGITS:
-        return _binary_cross_entropy_logits(a, y)
-    return _squared_error(a, y)
-
-
-@inline
-def loss_derivative(code, loss_parameter, a, y):
-    """Its derivative by a; SQUARED_ERROR's, a - y, is also that of the fused losses by z."""
-    if code == ABSOLUTE_ERROR:
-        return _absolute_error_derivative(a, y)
-    if code == HUBER:
-        return _huber_derivative(a, y, loss_parameter)
-    if code == BINARY_CROSS_ENTROPY:
-        return _binary_cross_entropy_derivative(a, y)
-    if code == CROSS_ENTROPY:
-        return _cross_entropy_derivative(a, y)
-    if code == LOG_COSH:
-        return _log_cosh_derivative(a, y)
-    if code == QUANTILE:
-        return _quantile_derivative(a, y, loss_parameter)
-    if code == HINGE:
-        return _hinge_derivative(a, y)
-    if code == POISSON:
-        return _poisson_derivative(a, y)
-    if code == FOCAL:
-        return _focal_derivative(a, y, loss_parameter)
-    return _squared_error_derivative(a, y)
+def inline_code(loss, activation):
+    """Return the code of an inline loss of outputs of an activation, both by name."""
+    if loss == "squared_error":
+        return SQUARED_ERROR
+    return SIGMOID_CROSS_ENTROPY if (activation, loss) == ("sigmoid", "binary_cross_entropy") else NOT_INLINE
 
 
 # ------------------------------------------------------------------------------------------ loops over rows
 
 
 @inline
-def sum_rows(loss, code, loss_parameter, a, y, out, rows, columns, row):
-    """out[r] = sum over columns of loss(code, number, a, y), rows of `a` and `y` being `row` elements apart."""
+def sum_rows(loss, loss_parameter, a, y, out, rows, columns, row_stride):
+    """out[r] = sum over columns of loss(a, y, loss_parameter), rows of `a` and `y` being `row_stride` elements apart."""
     width = lanes(a)
-    if row == 1:
+    if row_stride == 1:
         r = 0
         while r + width <= rows:
-            store(out, r, loss(code, loss_parameter, load(a, r), load(y, r)))
+            store(out, r, loss(load(a, r), load(y, r), loss_parameter))
             r += width
         if r < rows:
             masked_store(
-                out, r, loss(code, loss_parameter, masked_load(a, r, rows - r), masked_load(y, r, rows - r)), rows - r
+                out, r, loss(masked_load(a, r, rows - r), masked_load(y, r, rows - r), loss_parameter), rows - r
             )
         return
     full = columns - columns % width
     for r in range(rows):
-        at = r * row
+        at = r * row_stride
         total = masked_load(a, 0, 0)
         for j in range(0, full, width):
-            total = total + loss(code, loss_parameter, load(a, at + j), load(y, at + j))
+            total = total + loss(load(a, at + j), load(y, at + j), loss_parameter)
         if full < columns:
             n = columns - full
-            value = loss(code, loss_parameter, masked_load(a, at + full, n), masked_load(y, at + full, n))
+            value = loss(masked_load(a, at + full, n), masked_load(y, at + full, n), loss_parameter)
             total = total + select_lanes(value, n, 0.0)
         poke(out, r, hsum(total))
 
 
 @inline
-def scaled_derivative(derivative, code, loss_parameter, a, y, scale, out, n):
-    """out[i] = scale * derivative(code, number, a, y)."""
+def scaled_derivative(derivative, loss_parameter, a, y, scale, out, n):
+    """out[i] = scale * derivative(a, y, loss_parameter)."""
     width = lanes(a)
     i = 0
     while i + width <= n:
-        store(out, i, derivative(code, loss_parameter, load(a, i), load(y, i)) * scale)
+        store(out, i, derivative(load(a, i), load(y, i), loss_parameter) * scale)
         i += width
     if i < n:
         masked_store(
-            out, i, derivative(code, loss_parameter, masked_load(a, i, n - i), masked_load(y, i, n - i)) * scale, n - i
+            out, i, derivative(masked_load(a, i, n - i), masked_load(y, i, n - i), loss_parameter) * scale, n - i
         )
 
 
 @inline
-def softmax_loss_rows(z, y, lse, out, rows, columns, row):
+def softmax_loss_rows(z, y, lse, out, rows, columns, row_stride):
     """out[r] = sum of y * (lse - z): cross-entropy of softmax outputs, from the logits z and their lse[r]."""
     width = lanes(z)
     full = columns - columns % width
     for r in range(rows):
-        at, normaliser = r * row, peek(lse, r)
+        at, normalizer = r * row_stride, peek(lse, r)
         n = columns - full
         target = masked_load(y, at + full, n)  # 0 * inf would be NaN: logits without weight are passed over
-        total = where(target == 0.0, 0.0, target * (normaliser - masked_load(z, at + full, n)))
+        total = where(target == 0.0, 0.0, target * (normalizer - masked_load(z, at + full, n)))
         for j in range(0, full, width):
             target = load(y, at + j)
-            total = total + where(target == 0.0, 0.0, target * (normaliser - load(z, at + j)))
+            total = total + where(target == 0.0, 0.0, target * (normalizer - load(z, at + j)))
         poke(out, r, hsum(total))
 
 
@@ -457,42 +432,42 @@ def _softmax_parts(z, a, logits):
 
 
 @inline
-def softmax_loss(code, loss_parameter, z, a, y, out, rows, columns, row):
+def softmax_loss(loss, loss_parameter, z, a, y, out, rows, columns, row_stride):
     """out[r] = sum over columns of the loss of a = softmax(z)."""
     width = lanes(z)
     for r in range(rows):
-        at = r * row
+        at = r * row_stride
         logits = softmax_logits(offset(z, at), offset(a, at), columns)
         total = masked_load(z, 0, 0)
         for j in range(0, columns, width):
             m = min(width, columns - j)
             parts = _softmax_parts(masked_load(z, at + j, m), masked_load(a, at + j, m), logits)
-            value = probability_loss(code, loss_parameter, parts, masked_load(y, at + j, m))
+            value = loss(parts, masked_load(y, at + j, m), loss_parameter)
             total = total + select_lanes(value, m, 0.0)
         poke(out, r, hsum(total))
 
 
 @inline
-def softmax_loss_derivative(code, loss_parameter, z, a, y, scale, out, rows, columns, row):
+def softmax_loss_derivative(slope_of, loss_parameter, z, a, y, scale, out, rows, columns, row_stride):
     """Write scale * d loss / d z of a = softmax(z): slope[j] - sum over i != j of slope[i] a[j] / (1 - a[i]).
 
-    `slope` are those of `probability_slope`.  Where a[i] is above 1/2, a[j] / (1 - a[i]) is a softmax of the others.
+    `slope` is slope_of(parts, y, loss_parameter).  Where a[i] is above 1/2, a[j] / (1 - a[i]) is a softmax of the others.
     """
     zero, width = masked_load(z, 0, 0), lanes(z)
     for r in range(rows):
-        z_row_stride, a_row_stride, y_row_stride, delta = (
-            offset(z, r * row),
-            offset(a, r * row),
-            offset(y, r * row),
-            offset(out, r * row),
+        z_row, a_row, y_row, delta = (
+            offset(z, r * row_stride),
+            offset(a, r * row_stride),
+            offset(y, r * row_stride),
+            offset(out, r * row_stride),
         )
-        logits = softmax_logits(z_row_stride, a_row_stride, columns)
+        logits = softmax_logits(z_row, a_row, columns)
         total = large = zero
         for j in range(0, columns, width):
             m = min(width, columns - j)
-            p = masked_load(a_row_stride, j, m)
-            parts = _softmax_parts(masked_load(z_row_stride, j, m), p, logits)
-            slope = probability_slope(code, loss_parameter, parts, masked_load(y_row_stride, j, m))
+            p = masked_load(a_row, j, m)
+            parts = _softmax_parts(masked_load(z_row, j, m), p, logits)
+            slope = slope_of(parts, masked_load(y_row, j, m), loss_parameter)
             slope = where(p > 0.5, slope, slope / parts[1])
             masked_store(delta, j, slope, m)
             total = total + select_lanes(where(p > 0.5, 0.0, slope), m, 0.0)
@@ -500,9 +475,9 @@ def softmax_loss_derivative(code, loss_parameter, z, a, y, scale, out, rows, col
         total, large = zero + hsum(total), zero + hsum(large)
         for j in range(0, columns, width):
             m = min(width, columns - j)
-            p = masked_load(a_row_stride, j, m)
-            partition = where(p > 0.5, 0.0, _exp(masked_load(z_row_stride, j, m) - logits[2]) / logits[3])
-            masked_store(delta, j, (masked_load(delta, j, m) - p * total - partition * large) * scale, m)
+            p = masked_load(a_row, j, m)
+            ratio = where(p > 0.5, 0.0, _exp(masked_load(z_row, j, m) - logits[2]) / logits[3])
+            masked_store(delta, j, (masked_load(delta, j, m) - p * total - ratio * large) * scale, m)
 
 
 @inline
@@ -515,19 +490,19 @@ def label_of(labels, r, n):
 
 
 @inline
-def sigmoid_label_losses(z, labels, out, rows, columns, row):
+def sigmoid_label_losses(z, a, labels, out, rows, columns, row_stride):
     """out[r] = -log(sigmoid(z)) of the label's output."""
     one = masked_load(z, 0, 0) + 1.0
     for r in range(rows):
         label = label_of(labels, r, columns)
         value = one * np.nan
         if label >= 0:
-            value = sigmoid_loss(CROSS_ENTROPY, 0.0, one * peek(z, r * row + label), one)
+            value = _class_loss(_sigmoid_parts(one * peek(z, r * row_stride + label)), one, 0.0)
         poke(out, r, hmax(value))
 
 
 @inline
-def sigmoid_label_gradient(z, labels, scale, out, rows, columns, row):
+def sigmoid_label_gradient(z, a, labels, scale, out, rows, columns, row_stride):
     """Write its derivative by z, times scale."""
     one, width = masked_load(z, 0, 0) + 1.0, lanes(z)
     for r in range(rows):
@@ -536,13 +511,13 @@ def sigmoid_label_gradient(z, labels, scale, out, rows, columns, row):
         if label < 0:
             rest = one * np.nan
         for j in range(0, columns, width):
-            masked_store(out, r * row + j, rest, min(width, columns - j))
+            masked_store(out, r * row_stride + j, rest, min(width, columns - j))
         if label >= 0:
-            at = r * row + label
-            poke(out, at, hmax(sigmoid_loss_derivative(CROSS_ENTROPY, 0.0, one * peek(z, at), one) * scale))
+            at = r * row_stride + label
+            poke(out, at, hmax(_class_slope(_sigmoid_parts(one * peek(z, at)), one, 0.0) * scale))
 
 
-@internal
+@inline
 def label_gradient(a, labels, scale, out, rows, columns, row_stride, is_fused):
     """Cross-entropy by the outputs `a` for integer labels, or a - y itself for softmax outputs; times scale.
 
@@ -567,69 +542,185 @@ def label_gradient(a, labels, scale, out, rows, columns, row_stride, is_fused):
         if is_fused:
             poke(row, label, hmax((at_label - one) * scale))
         else:
-            poke(row, label, hmax(_cross_entropy_derivative(at_label, one) * scale))
+            poke(row, label, hmax(_cross_entropy_derivative(at_label, one, 0.0) * scale))
 
 
-@internal
-def sample_losses(loss, loss_parameter, fused, y_kind, z, a, y, lse, out, rows, n, row):
-    """Write the loss of each of the rows, `row` elements apart, summed over its n outputs.
+@inline
+def softmax_label_losses(z, labels, lse, out, rows, columns, row_stride):
+    """out[r] = lse - z of the label's output: cross-entropy of softmax outputs."""
+    for r in range(rows):
+        label = label_of(labels, r, columns)
+        if label < 0:
+            poke(out, r, np.nan)
+        else:
+            poke(out, r, peek(lse, r) - peek(z, r * row_stride + label))
 
-    `loss_parameter` is what the loss with this code takes besides outputs and targets, if anything (`loss_value`).  The loss of
-    a label that is no class is NaN.
+
+# ------------------------------------------------------------------------------------------- native functions
+# Of a loss and the output activation, which see a block of rows: sample_losses(parameter, has_labels, z, a, y, lse,
+# out, rows, columns, row_stride) writes the loss of each row, summed over its columns;
+# output_gradient(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride) writes scale * d loss / d a, of a
+# logit form d loss / d z.  Rows are `row_stride` elements apart; the gradient may overwrite what lies between.  The
+# parameter is what the loss takes besides outputs and targets, such as Huber's threshold.  With labels y holds one
+# number a row; the loss and gradient of a label that is no class are NaN.
+
+SAMPLE_LOSSES, OUTPUT_GRADIENT = "fipppppiii", "fipppfpiii"  # arguments, see `native.NativeFunction`
+
+
+def _from_outputs(value, derivative):
+    """Loops of a loss of the outputs."""
+
+    def sample_losses(parameter, has_labels, z, a, y, lse, out, rows, columns, row_stride):
+        sum_rows(value, parameter, a, y, out, rows, columns, row_stride)
+
+    def output_gradient(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride):
+        scaled_derivative(derivative, parameter, a, y, scale, out, rows * row_stride)
+
+    return sample_losses, output_gradient
+
+
+def _from_logits(value, derivative):
+    """Loops of a loss of the logits: value(z, y, parameter), and its derivative by z."""
+
+    def sample_losses(parameter, has_labels, z, a, y, lse, out, rows, columns, row_stride):
+        sum_rows(value, parameter, z, y, out, rows, columns, row_stride)
+
+    def output_gradient(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride):
+        scaled_derivative(derivative, parameter, z, y, scale, out, rows * row_stride)
+
+    return sample_losses, output_gradient
+
+
+def _from_sigmoid(loss, slope):
+    """Loops of a loss of sigmoid outputs, by the functions of their `_parts`."""
+
+    @inline
+    def value(z, y, parameter):
+        return loss(_sigmoid_parts(z), y, parameter)
+
+    @inline
+    def derivative(z, y, parameter):
+        return slope(_sigmoid_parts(z), y, parameter)
+
+    return _from_logits(value, derivative)
+
+
+def _from_softmax(loss, slope):
+    """Loops of a loss of softmax outputs, by the functions of their `_parts`."""
+
+    def sample_losses(parameter, has_labels, z, a, y, lse, out, rows, columns, row_stride):
+        softmax_loss(loss, parameter, z, a, y, out, rows, columns, row_stride)
+
+    def output_gradient(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride):
+        softmax_loss_derivative(slope, parameter, z, a, y, scale, out, rows, columns, row_stride)
+
+    return sample_losses, output_gradient
+
+
+def _sigmoid_cross_entropy():
+    """Loops of binary cross-entropy of sigmoid outputs, whose delta is a - y."""
+    losses, _ = _from_logits(_binary_cross_entropy_logits, _squared_error_derivative)
+    _, gradient = _from_outputs(_squared_error, _squared_error_derivative)
+    return losses, gradient
+
+
+def _softmax_cross_entropy():
+    """Loops of cross-entropy of softmax outputs, whose delta is a - y."""
+
+    def sample_losses(parameter, has_labels, z, a, y, lse, out, rows, columns, row_stride):
+        if has_labels:
+            softmax_label_losses(z, y, lse, out, rows, columns, row_stride)
+        else:
+            softmax_loss_rows(z, y, lse, out, rows, columns, row_stride)
+
+    def output_gradient(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride):
+        if has_labels:
+            label_gradient(a, y, scale, out, rows, columns, row_stride, True)
+        else:
+            scaled_derivative(_squared_error_derivative, parameter, a, y, scale, out, rows * row_stride)
+
+    return sample_losses, output_gradient
+
+
+def _cross_entropy_of(with_rows, label_losses, label_gradients):
+    """Loops of cross-entropy: those with rows of targets, or these with labels."""
+    row_losses, row_gradients = map(inline, with_rows)
+
+    def sample_losses(parameter, has_labels, z, a, y, lse, out, rows, columns, row_stride):
+        if has_labels:
+            label_losses(z, a, y, out, rows, columns, row_stride)
+        else:
+            row_losses(parameter, has_labels, z, a, y, lse, out, rows, columns, row_stride)
+
+    def output_gradient(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride):
+        if has_labels:
+            label_gradients(z, a, y, scale, out, rows, columns, row_stride)
+        else:
+            row_gradients(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride)
+
+    return sample_losses, output_gradient
+
+
+@inline
+def output_label_losses(z, a, labels, out, rows, columns, row_stride):
+    """out[r] = -log(a) of the label's output."""
+    one = masked_load(a, 0, 0) + 1.0
+    for r in range(rows):
+        label = label_of(labels, r, columns)
+        if label < 0:
+            poke(out, r, np.nan)
+        else:
+            poke(out, r, hmax(_cross_entropy(masked_load(a, 0, 0) + peek(a, r * row_stride + label), one, 0.0)))
+
+
+@inline
+def output_label_gradient(z, a, labels, scale, out, rows, columns, row_stride):
+    """Write its derivative by a, times scale."""
+    label_gradient(a, labels, scale, out, rows, columns, row_stride, False)
+
+
+# Pairs of output activation and loss whose losses and deltas come from the logits: both are right however far the
+# outputs are saturated, where 1 - a or a itself is rounded to 0.  Each gives its two loops.
+LOGIT_FORMS = {
+    ("sigmoid", "binary_cross_entropy"): _sigmoid_cross_entropy,
+    ("softmax", "cross_entropy"): _softmax_cross_entropy,
+    ("sigmoid", "cross_entropy"): lambda: _cross_entropy_of(
+        _from_sigmoid(_class_loss, _class_slope), sigmoid_label_losses, sigmoid_label_gradient
+    ),
+    ("sigmoid", "focal"): lambda: _from_sigmoid(_focal_loss, _focal_slope),
+    ("sigmoid", "poisson"): lambda: _from_sigmoid(_poisson_loss, _poisson_slope),
+    ("softmax", "binary_cross_entropy"): lambda: _from_softmax(_binary_loss, _binary_slope),
+    ("softmax", "focal"): lambda: _from_softmax(_focal_loss, _focal_slope),
+    ("softmax", "poisson"): lambda: _from_softmax(_poisson_loss, _poisson_slope),
+    ("softplus", "poisson"): lambda: _from_logits(_softplus_poisson, _softplus_poisson_derivative),
+    ("exponential", "poisson"): lambda: _from_logits(_exponential_poisson, _exponential_poisson_derivative),
+}
+
+
+def _loops(loss, activation):
+    """Return the two loops of a loss, by name, of outputs of an activation; of the logits where there is such a form."""
+    if (activation, loss) in LOGIT_FORMS:
+        return LOGIT_FORMS[activation, loss]()
+    loops = _from_outputs(*LOSSES[loss])
+    if loss == "cross_entropy":
+        loops = _cross_entropy_of(loops, output_label_losses, output_label_gradient)
+    return loops
+
+
+@functools.cache
+def native_functions(loss, activation):
+    """Return the native functions (sample_losses, output_gradient) of a loss of outputs of an activation, by name.
+
+    Pairs without a logit form share those of the loss alone.
     """
-    if y_kind == Y_LABELS and fused == OF_SIGMOID:
-        sigmoid_label_losses(z, y, out, rows, n, row)
-    elif y_kind == Y_LABELS:
-        one = masked_load(a, 0, 0) + 1.0
-        for r in range(rows):
-            label = label_of(y, r, n)
-            at = r * row + label
-            if label < 0:
-                poke(out, r, np.nan)
-            elif fused == FUSED_SOFTMAX:
-                poke(out, r, peek(lse, r) - peek(z, at))
-            else:
-                poke(out, r, hmax(_cross_entropy(masked_load(a, 0, 0) + peek(a, at), one)))
-    elif fused == FUSED_SIGMOID:
-        sum_rows(loss_value, FROM_LOGITS, loss_parameter, z, y, out, rows, n, row)
-    elif fused == FUSED_SOFTMAX:
-        softmax_loss_rows(z, y, lse, out, rows, n, row)
-    elif fused == OF_SIGMOID:
-        sum_rows(sigmoid_loss, loss, loss_parameter, z, y, out, rows, n, row)
-    elif fused == OF_SOFTPLUS:
-        sum_rows(softplus_loss, loss, loss_parameter, z, y, out, rows, n, row)
-    elif fused == OF_EXPONENTIAL:
-        sum_rows(exponential_loss, loss, loss_parameter, z, y, out, rows, n, row)
-    elif fused == OF_SOFTMAX:
-        softmax_loss(loss, loss_parameter, z, a, y, out, rows, n, row)
-    else:
-        sum_rows(loss_value, loss, loss_parameter, a, y, out, rows, n, row)
-
-
-@internal
-def output_gradient(loss, loss_parameter, fused, y_kind, z, a, y, scale, out, rows, n, row):
-    """Scale * d loss / d a of each output; for losses with a logit form d loss / d z; or a copy of a given gradient y.
-
-    Rows are `row` elements apart; what lies between is worked on too, and means nothing.
-    """
-    if y_kind == Y_LABELS and fused == OF_SIGMOID:
-        sigmoid_label_gradient(z, y, scale, out, rows, n, row)
-    elif y_kind == Y_LABELS:
-        label_gradient(a, y, scale, out, rows, n, row, fused == FUSED_SOFTMAX)
-    elif y_kind == Y_GRADIENT:
-        map_block(_identity, y, out, rows * row)
-    elif fused == FUSED_SIGMOID or fused == FUSED_SOFTMAX:
-        scaled_derivative(loss_derivative, SQUARED_ERROR, loss_parameter, a, y, scale, out, rows * row)
-    elif fused == OF_SIGMOID:
-        scaled_derivative(sigmoid_loss_derivative, loss, loss_parameter, z, y, scale, out, rows * row)
-    elif fused == OF_SOFTPLUS:
-        scaled_derivative(softplus_loss_derivative, loss, loss_parameter, z, y, scale, out, rows * row)
-    elif fused == OF_EXPONENTIAL:
-        scaled_derivative(exponential_loss_derivative, loss, loss_parameter, z, y, scale, out, rows * row)
-    elif fused == OF_SOFTMAX:
-        softmax_loss_derivative(loss, loss_parameter, z, a, y, scale, out, rows, n, row)
-    else:
-        scaled_derivative(loss_derivative, loss, loss_parameter, a, y, scale, out, rows * row)
+    if (activation, loss) not in LOGIT_FORMS and activation is not None:
+        return native_functions(loss, None)
+    name, expression = f"{activation or 'any'}_{loss}", f"losses.native_functions({loss!r}, {activation!r})"
+    losses, gradient = _loops(loss, activation)
+    return (
+        NativeFunction(losses, SAMPLE_LOSSES, f"{name}_losses", f"{expression}[0]"),
+        NativeFunction(gradient, OUTPUT_GRADIENT, f"{name}_gradient", f"{expression}[1]"),
+    )
 
 
 # ------------------------------------------------------------------------------------------ the public kernels
@@ -638,53 +729,41 @@ def output_gradient(loss, loss_parameter, fused, y_kind, z, a, y, scale, out, ro
 
 
 @inline
-def losses_of(code, loss_parameter, A, Y, out):
+def losses_of(value, parameter, A, Y, out):
     """Write the loss of each sample."""
-    p = pointer(A, 0)
-    sum_rows(
-        loss_value,
-        code,
-        as_float(loss_parameter, p),
-        p,
-        pointer(Y, 0),
-        pointer(out, 0),
-        A.shape[0],
-        A.shape[1],
-        A.shape[1],
-    )
+    p, n_out = pointer(A, 0), A.shape[1]
+    sum_rows(value, as_float(parameter, p), p, pointer(Y, 0), pointer(out, 0), A.shape[0], n_out, n_out)
 
 
 @inline
-def derivatives_of(code, loss_parameter, A, Y, out):
+def derivatives_of(derivative, parameter, A, Y, out):
     """Write the derivatives by A."""
     p = pointer(A, 0)
-    scaled_derivative(
-        loss_derivative, code, as_float(loss_parameter, p), p, pointer(Y, 0), as_float(1, p), pointer(out, 0), A.size
-    )
+    scaled_derivative(derivative, as_float(parameter, p), p, pointer(Y, 0), as_float(1, p), pointer(out, 0), A.size)
 
 
 @kernel
 def squared_error(A, Y, out):
     """Half the squared error, 1/2 sum (A - Y)**2, of each sample."""
-    losses_of(SQUARED_ERROR, 0, A, Y, out)
+    losses_of(_squared_error, 0, A, Y, out)
 
 
 @kernel
 def squared_error_derivative(A, Y, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(SQUARED_ERROR, 0, A, Y, out)
+    derivatives_of(_squared_error_derivative, 0, A, Y, out)
 
 
 @kernel
 def absolute_error(A, Y, out):
     """Sum of |A - Y| of each sample."""
-    losses_of(ABSOLUTE_ERROR, 0, A, Y, out)
+    losses_of(_absolute_error, 0, A, Y, out)
 
 
 @kernel
 def absolute_error_derivative(A, Y, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(ABSOLUTE_ERROR, 0, A, Y, out)
+    derivatives_of(_absolute_error_derivative, 0, A, Y, out)
 
 
 @kernel
@@ -693,73 +772,73 @@ def huber(A, Y, threshold, out):
 
     Huber 1964.
     """
-    losses_of(HUBER, threshold, A, Y, out)
+    losses_of(_huber, threshold, A, Y, out)
 
 
 @kernel
 def huber_derivative(A, Y, threshold, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(HUBER, threshold, A, Y, out)
+    derivatives_of(_huber_derivative, threshold, A, Y, out)
 
 
 @kernel
 def log_cosh(A, Y, out):
     """Sum of log(cosh(A - Y)) of each sample."""
-    losses_of(LOG_COSH, 0, A, Y, out)
+    losses_of(_log_cosh, 0, A, Y, out)
 
 
 @kernel
 def log_cosh_derivative(A, Y, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(LOG_COSH, 0, A, Y, out)
+    derivatives_of(_log_cosh_derivative, 0, A, Y, out)
 
 
 @kernel
 def quantile(A, Y, q, out):
     """Sum of q (Y - A) where A < Y, else (1 - q) (A - Y), of each sample (Koenker and Bassett 1978)."""
-    losses_of(QUANTILE, q, A, Y, out)
+    losses_of(_quantile, q, A, Y, out)
 
 
 @kernel
 def quantile_derivative(A, Y, q, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(QUANTILE, q, A, Y, out)
+    derivatives_of(_quantile_derivative, q, A, Y, out)
 
 
 @kernel
 def hinge(A, Y, out):
     """Sum of max(0, 1 - Y A) of each sample; Y is -1 or 1."""
-    losses_of(HINGE, 0, A, Y, out)
+    losses_of(_hinge, 0, A, Y, out)
 
 
 @kernel
 def hinge_derivative(A, Y, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(HINGE, 0, A, Y, out)
+    derivatives_of(_hinge_derivative, 0, A, Y, out)
 
 
 @kernel
 def poisson(A, Y, out):
     """Sum of A - Y log A of each sample; A is kept above 0."""
-    losses_of(POISSON, 0, A, Y, out)
+    losses_of(_poisson, 0, A, Y, out)
 
 
 @kernel
 def poisson_derivative(A, Y, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(POISSON, 0, A, Y, out)
+    derivatives_of(_poisson_derivative, 0, A, Y, out)
 
 
 @kernel
 def binary_cross_entropy(A, Y, out):
     """Sum of -(Y log A + (1 - Y) log(1 - A)) of each sample; A is kept off 0 and 1."""
-    losses_of(BINARY_CROSS_ENTROPY, 0, A, Y, out)
+    losses_of(_binary_cross_entropy, 0, A, Y, out)
 
 
 @kernel
 def binary_cross_entropy_derivative(A, Y, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(BINARY_CROSS_ENTROPY, 0, A, Y, out)
+    derivatives_of(_binary_cross_entropy_derivative, 0, A, Y, out)
 
 
 @kernel
@@ -768,19 +847,19 @@ def focal(A, Y, gamma, out):
 
     Lin et al. 2017, eq. 4, without their alpha.
     """
-    losses_of(FOCAL, gamma, A, Y, out)
+    losses_of(_focal, gamma, A, Y, out)
 
 
 @kernel
 def focal_derivative(A, Y, gamma, out):
     """Its derivative by A, for each sample (no 1/n)."""
-    derivatives_of(FOCAL, gamma, A, Y, out)
+    derivatives_of(_focal_derivative, gamma, A, Y, out)
 
 
 @kernel
 def binary_cross_entropy_logits(Z, Y, out):
     """Sum of the binary cross-entropy of sigmoid(Z) of each sample, finite for every finite Z."""
-    losses_of(FROM_LOGITS, 0, Z, Y, out)
+    losses_of(_binary_cross_entropy_logits, 0, Z, Y, out)
 
 
 @internal
@@ -793,44 +872,24 @@ def targets(Y, dtype):
 def cross_entropy(A, Y, out):
     """Sum of -Y log A of each sample, or -log A[label]; A is kept off 0."""
     rows, n = A.shape
-    y = targets(Y, out.dtype)
-    p = pointer(A, 0)
-    sample_losses(
-        CROSS_ENTROPY,
-        as_float(0, p),
-        NOT_FUSED,
-        Y_LABELS if Y.ndim == 1 else Y_ROWS,
-        p,
-        p,
-        pointer(y, 0),
-        p,
-        pointer(out, 0),
-        rows,
-        n,
-        n,
-    )
+    y, p = targets(Y, out.dtype), pointer(A, 0)
+    if Y.ndim == 1:
+        output_label_losses(p, p, pointer(y, 0), pointer(out, 0), rows, n, n)
+    else:
+        sum_rows(_cross_entropy, as_float(0, p), p, pointer(y, 0), pointer(out, 0), rows, n, n)
 
 
 @kernel
 def cross_entropy_derivative(A, Y, out):
     """Its derivative by A, for each sample (no 1/n)."""
     rows, n = A.shape
-    y = targets(Y, out.dtype)
-    p = pointer(A, 0)
-    output_gradient(
-        CROSS_ENTROPY,
-        as_float(0, p),
-        NOT_FUSED,
-        Y_LABELS if Y.ndim == 1 else Y_ROWS,
-        p,
-        p,
-        pointer(y, 0),
-        as_float(1, p),
-        pointer(out, 0),
-        rows,
-        n,
-        n,
-    )
+    y, p = targets(Y, out.dtype), pointer(A, 0)
+    if Y.ndim == 1:
+        output_label_gradient(p, p, pointer(y, 0), as_float(1, p), pointer(out, 0), rows, n, n)
+    else:
+        scaled_derivative(
+            _cross_entropy_derivative, as_float(0, p), p, pointer(y, 0), as_float(1, p), pointer(out, 0), A.size
+        )
 
 
 @kernel
@@ -840,18 +899,8 @@ def cross_entropy_logits(Z, Y, out):
     y, lse, scratch = targets(Y, out.dtype), np.empty(rows, out.dtype), np.empty(n, out.dtype)
     for r in range(rows):
         lse[r] = softmax_row(pointer(Z, r * n), pointer(scratch, 0), n)
-    p = pointer(Z, 0)
-    sample_losses(
-        CROSS_ENTROPY,
-        as_float(0, p),
-        FUSED_SOFTMAX,
-        Y_LABELS if Y.ndim == 1 else Y_ROWS,
-        p,
-        p,
-        pointer(y, 0),
-        pointer(lse, 0),
-        pointer(out, 0),
-        rows,
-        n,
-        n,
-    )
+    z, normalizers = pointer(Z, 0), pointer(lse, 0)
+    if Y.ndim == 1:
+        softmax_label_losses(z, pointer(y, 0), normalizers, pointer(out, 0), rows, n, n)
+    else:
+        softmax_loss_rows(z, pointer(y, 0), normalizers, pointer(out, 0), rows, n, n)

@@ -12,6 +12,8 @@ import numpy as np
 from .jit import inline, kernel
 from .simd import first_equal, hmax_no_nan, lanes, masked_load, offset, pointer, select_lanes, where
 
+__all__ = ["class_counts", "error_sums", "label_counts", "top_counts"]
+
 SUMS = 7  # rows of the totals of `error_sums`
 
 

@@ -12,29 +12,31 @@ from .jit import FLAGS
 
 
 class NativeFunction:
-    """A function compiled once for each dtype and called by other kernels through its address.
+    """A function compiled once for each dtype and called by other kernels through its address (`simd.call`).
 
-    Numba copies every function that a kernel calls into that kernel and compiles it again there; for the large ones
-    at the bottom this would multiply the time to compile, for users' own compiled loops too.
+    Numba copies every function that a kernel calls into that kernel and compiles it again there; for large ones this
+    would multiply the time to compile, for users' own compiled loops too.  And a kernel that calls an address need not
+    know which activation, loss or update rule is behind it.
 
     Parameters
     ----------
-    function : njit function that returns nothing.
+    function : function
+        Of what `simd` and the other kernels offer; it returns nothing.
     arguments : str
         A letter for each argument: i integer, f number of the dtype, p pointer to the dtype, o pointer to int64, w
         float64, d pointer to float64.
-    on_disk : bool
-        Whether the machine code is kept on disk.
+    name : str, optional
+        Of this one of several functions from the same source, such as "sigmoid_forward".
+    expression : str, optional
+        What gives it in another process, as "elementwise.forward('sigmoid')"; without one it is a user's, and its
+        machine code is not kept on disk.
     """
 
-    def __init__(self, function, arguments, on_disk=True):
-        self._function, self._arguments, self._compiled, self._addresses = function.py_func, arguments, {}, {}
-        self.name = function.__name__
-        self._on_disk = on_disk
-
-    def like(self, function):
-        """Return a leaf with the same arguments around a user's function, of which the disk cache knows nothing."""
-        return NativeFunction(function, self._arguments, on_disk=False)
+    def __init__(self, function, arguments, name=None, expression=None):
+        if name is not None:
+            function.__name__ = function.__qualname__ = name  # the disk cache tells functions apart by it
+        self._function, self._arguments, self._compiled, self._addresses = function, arguments, {}, {}
+        self.name, self.expression = function.__name__, expression
 
     def _cfunc(self, dtype):
         if dtype not in self._compiled:
@@ -49,7 +51,7 @@ class NativeFunction:
             }
             sig = types.void(*[kinds[letter] for letter in self._arguments])
             cfunc = CFunc(self._function, (sig.args, sig.return_type), {}, FLAGS)
-            if self._on_disk:
+            if self.expression is not None:
                 cfunc._cache = cache = KernelCache(self._function)
                 cfunc.compile = cache.serialized(cfunc.compile)
             self._compiled.setdefault(dtype, cfunc)
@@ -70,6 +72,8 @@ class NativeFunction:
         dtype = np.dtype(dtype)
         if dtype in self._addresses:
             return True
+        if self.expression is None:
+            return False
         cfunc = self._cfunc(dtype)
         path = cfunc._cache.path(cfunc._sig.args, cpu_target.target_context.codegen())
         return path is not None and path.exists()

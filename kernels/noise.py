@@ -24,6 +24,8 @@ from .simd import (
     where,
 )
 
+__all__ = ["dropout", "input_noise"]
+
 # sin(pi t) = t * polynomial(t**2) for |t| <= 1/2, by its Taylor series: the first term left out is below 1e-13
 SINE = (
     7.952054001475508e-07,

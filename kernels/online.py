@@ -1,29 +1,25 @@
-"""Two more engines for steps too small for register tiles: one sample at a time, and samples in lanes.
+"""Training on one sample at a time: neurons lie along the vectors.
 
-`online`: neurons lie along the vectors.  Each W is read once in the forward pass, and once more for the product with
-delta and the update together.  `in_lanes`: the few samples of a batch lie along one vector, every weight is one
-number; for networks so narrow that a vector of neurons would be mostly empty.
-
-Both compute the activations below N_INLINE in line.  `online` takes every other activation and loss through the leaves of
-`block`; `in_lanes` is for networks without others, with squared error or fused binary cross-entropy (`plan.make_plan`).
+Each W is read once in the forward pass, and once more for the product with delta and the update together.  The
+activations of `elementwise.INLINE_ACTIVATIONS` and the squared error are computed inline; every other activation and
+loss is called by its address.
 """
 
 import numpy as np
 
-from .backprop import activation_backward, advance, gather_block, output_delta, sample_losses, update_parameters
+from .backprop import activation_backward, gather_block, output_delta, sample_losses, step_factors, update_parameters
 from .elementwise import (
+    ELEMENTWISE,
     inline_activation,
     times_inline_derivative,
 )
 from .jit import inline, internal
 from .layout import A_AT, ACTIVATION, DELTA_AT, FORWARD_AT, N_IN, N_OUT, W_AT, X_FLOAT32, X_FLOAT64, Z_AT
 from .losses import (
-    NOT_FUSED,
     SQUARED_ERROR,
 )
 from .microkernel import NESTEROV, SGD, STORE
-from .optimizers import momentum_step
-from .plan import N_INLINE
+from .optimizers import RATE, momentum_step
 from .simd import (
     as_float,
     by_dtype,
@@ -42,7 +38,6 @@ from .simd import (
     select_lanes,
     store,
 )
-from .update import RATE
 
 
 @inline
@@ -57,7 +52,7 @@ def load_some(p, n, count):
 
 
 @inline
-def combine_rows(x, w, n_in, n_out, z):
+def affine_row(x, w, n_in, n_out, z):
     """Write z = x @ W + b for one sample, b following W; z has room for whole vectors.
 
     The sum over inputs runs in four chains, or in one of each of four vectors of outputs: a fused multiply-add is
@@ -115,7 +110,7 @@ def dot(x, w, n):
 
 
 @inline
-def update_whole(w, at, gradient, epilogue, lr, momentum, velocity):
+def update_full_vector(w, at, gradient, epilogue, lr, momentum, velocity):
     """Update one whole vector of parameters, with the velocity that lies `velocity` elements on.
 
     If the finish is STORE, the gradient is put there.
@@ -133,7 +128,7 @@ def update_whole(w, at, gradient, epilogue, lr, momentum, velocity):
 
 
 @inline
-def update_part(w, at, count, gradient, epilogue, lr, momentum, velocity):
+def update_masked_vector(w, at, count, gradient, epilogue, lr, momentum, velocity):
     """Update the first `count` lanes."""
     if epilogue == STORE:
         masked_store(w, at + velocity, gradient, count)
@@ -158,15 +153,15 @@ def update_vector(w, n, factor, direction, epilogue, lr, momentum, velocity):
     width = lanes(w)
     full = n - n % width
     for j in range(0, full, width):
-        update_whole(w, j, load(direction, j) * factor, epilogue, lr, momentum, velocity)
+        update_full_vector(w, j, load(direction, j) * factor, epilogue, lr, momentum, velocity)
     if full < n:
-        update_part(
+        update_masked_vector(
             w, full, n - full, masked_load(direction, full, n - full) * factor, epilogue, lr, momentum, velocity
         )
 
 
 @inline
-def back_and_update(a, w, n_in, n_out, delta, before, wants_before, epilogue, lr, momentum, velocity):
+def backward_and_update(a, w, n_in, n_out, delta, before, wants_before, epilogue, lr, momentum, velocity):
     """Before = delta @ W.T (if wanted), then W and b move by a outer delta; each vector of W is met once."""
     width = lanes(w)
     if n_out == 1:
@@ -188,7 +183,7 @@ def back_and_update(a, w, n_in, n_out, delta, before, wants_before, epilogue, lr
                     at = i * n_out + full
                     if wants_before:
                         poke(before, i, hsum(masked_load(w, at, count) * d))
-                    update_part(w, at, count, d * peek(a, i), epilogue, lr, momentum, velocity)
+                    update_masked_vector(w, at, count, d * peek(a, i), epilogue, lr, momentum, velocity)
         elif wants_before:
             for i in range(0, n_in, width):
                 store(before, i, masked_load(w, 0, 0))
@@ -200,30 +195,30 @@ def back_and_update(a, w, n_in, n_out, delta, before, wants_before, epilogue, lr
                     d = load(delta, j)
                     if wants_before:
                         total = fma(load(row, j), d, total)
-                    update_whole(row, j, d * ai, epilogue, lr, momentum, velocity)
+                    update_full_vector(row, j, d * ai, epilogue, lr, momentum, velocity)
                 if wants_before:
                     poke(before, i, peek(before, i) + hsum(total))
     b = offset(w, n_in * n_out)
     for j in range(0, n_out, width):
         if n_out - j >= width:
-            update_whole(b, j, load(delta, j), epilogue, lr, momentum, velocity)
+            update_full_vector(b, j, load(delta, j), epilogue, lr, momentum, velocity)
         else:
-            update_part(b, j, n_out - j, load(delta, j), epilogue, lr, momentum, velocity)
+            update_masked_vector(b, j, n_out - j, load(delta, j), epilogue, lr, momentum, velocity)
 
 
 @internal
-def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr, momentum, velocity):
+def online(plan, args, data, context, order, start, repeats, step, total_loss, lr, momentum, velocity):
     """Train samples from `start` of the order on one at a time, once (`repeats` is 1); return how many were trained.
 
     Their losses are added to the number at `total_loss`; the one that is not finite is not trained.  `velocity` is
     where it lies, or else the gradient, in elements after the parameters.
     """
-    p, work, epilogue, stop = tools.parameters, tools.work, tools.epilogue, steps.last_batch
+    p, work, epilogue, stop = context.parameters, context.work, context.epilogue, args.last_batch
     n_layers = plan.layers.shape[0]
     last = plan.layers[n_layers - 1]
     n_out, n_x = last[N_OUT], plan.layers[0, N_IN]
     a_out, delta_out = offset(work, last[A_AT]), offset(work, last[DELTA_AT])
-    is_squared = plan.fused == NOT_FUSED and plan.loss == SQUARED_ERROR and last[ACTIVATION] < N_INLINE
+    is_squared = plan.inline_loss == SQUARED_ERROR and last[ACTIVATION] < ELEMENTWISE
     total = peek(total_loss, 0)
     x_is_own = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
     for s in range(start, stop):
@@ -231,7 +226,7 @@ def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr
         if x_is_own and is_squared and data.x_scale == 1:
             x = pointer_like(data.x_address + order[s] * n_x * by_dtype(work, 4, 8), work)
         else:
-            gather_block(plan, data, tools, order, s, False, True, 1, 0.0, 0.0, 0.0, 0, 0)
+            gather_block(plan, data, context, order, s, False, True, 1, 0.0, 0.0, 0.0, 0, 0)
         a = x
         for l in range(n_layers):
             layer = plan.layers[l]
@@ -240,13 +235,13 @@ def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr
             if n == 1:
                 poke(z, 0, dot(a, w, layer[N_IN]) + peek(w, layer[N_IN]))
             else:
-                combine_rows(a, w, layer[N_IN], n, z)
+                affine_row(a, w, layer[N_IN], n, z)
             a = offset(work, layer[A_AT])
-            if code < N_INLINE:
+            if code < ELEMENTWISE:
                 for j in range(0, n, lanes(z)):
                     store(a, j, inline_activation(code, load(z, j)))
             else:
-                call(layer[FORWARD_AT], code, z, a, n, n, offset(work, plan.lse_at), 1)
+                call(layer[FORWARD_AT], z, a, n, n, offset(work, plan.lse_at), 1)
         if is_squared:
             y = pointer_like(data.y_address + order[s] * n_out * by_dtype(work, 4, 8), work)
             loss = masked_load(work, 0, 0)
@@ -263,15 +258,15 @@ def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr
         if not np.isfinite(total):
             poke(total_loss, 0, total)
             return s - start
-        if steps.advances:
-            advance(plan, steps, tools, step + s - start)
-            lr = peek(tools.factors, RATE)
+        if args.advances:
+            step_factors(plan, args, context, step + s - start)
+            lr = peek(context.factors, RATE)
         for l in range(n_layers - 1, -1, -1):
             layer = plan.layers[l]
             delta, before, a = offset(work, layer[DELTA_AT]), delta_out, x
             if l > 0:
                 a, before = offset(work, plan.layers[l - 1, A_AT]), offset(work, plan.layers[l - 1, DELTA_AT])
-            back_and_update(
+            backward_and_update(
                 a,
                 offset(p, layer[W_AT]),
                 layer[N_IN],
@@ -286,7 +281,7 @@ def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr
             )
             if l > 0:
                 code, n = plan.layers[l - 1, ACTIVATION], layer[N_IN]
-                if code < N_INLINE:
+                if code < ELEMENTWISE:
                     for j in range(0, n, lanes(before)):
                         store(before, j, times_inline_derivative(code, load(before, j), load(a, j)))
                 else:
@@ -294,7 +289,7 @@ def online(plan, steps, data, tools, order, start, repeats, step, total_loss, lr
                         plan, plan.layers[l - 1], offset(work, plan.layers[l - 1, Z_AT]), a, before, n, 1
                     )
         if epilogue == STORE:
-            update_parameters(plan, steps, tools)
+            update_parameters(plan, args, context)
     poke(total_loss, 0, total)
     return stop - start
 

@@ -1,35 +1,48 @@
-"""In-place parameter updates over flat buffers, and what is done to a gradient before.  Twins: `fastbp.reference`.
+"""In-place parameter updates over flat arrays, and what is done to a gradient before.  Twins: `fastbp.reference`.
 
-Inside a training step the arithmetic of `sgd` and `sgd_momentum` happens in the register tile that sums the gradient
-(`simd.tile`), which then is never stored; these kernels serve gradients that were summed over several blocks, or come
-from elsewhere, and all other rules.
+Inside a training step the arithmetic of `sgd` and `sgd_momentum` happens in the epilogue of the microkernel that sums
+the gradient (`microkernel.tile`), which then is never stored; these kernels serve gradients that were summed over
+several blocks, or come from elsewhere, and all other rules.
 
 Notes
 -----
-An update of a rule is `step_factors`, once a step, then `update_block` over any pieces of the parameters:
+An update of a rule is `step_factors`, once a step, then `update_slice` over any slices of the parameters:
 
-=========  ==================================  ===============================================  ====================
-rule       numbers                             memory after t steps                             states
-=========  ==================================  ===============================================  ====================
+=========  ======================================  ===============================  ====================
+rule       hyperparameters                         running products after t steps   states
+=========  ======================================  ===============================  ====================
 sgd
-momentum   momentum                                                                             velocity
-nesterov   momentum                                                                             velocity
-rmsprop    rho, eps                                                                             mean square
-adagrad    eps                                                                                  sum of squares
-adam       beta1, beta2, eps                   beta1**t, beta2**t                               m, v
-adamw      beta1, beta2, eps, weight_decay     beta1**t, beta2**t                               m, v
-nadam      beta1, beta2, eps, decay            mu[1] * ... * mu[t], beta2**t, decay**t          m, v
-lion       beta1, beta2, weight_decay                                                           m
-rprop      eta_minus, eta_plus, least, most                                                     last gradient, steps
-=========  ==================================  ===============================================  ====================
+momentum   momentum                                                                 velocity
+nesterov   momentum                                                                 velocity
+rmsprop    rho, eps                                                                 mean square
+adagrad    eps                                                                      sum of squares
+adam       beta1, beta2, eps                       beta1**t, beta2**t               m, v
+adamw      beta1, beta2, eps, weight_decay         beta1**t, beta2**t               m, v
+nadam      beta1, beta2, eps, decay                mu[1] * ... * mu[t], beta2**t,   m, v
+                                                   decay**t
+lion       beta1, beta2, weight_decay                                               m
+rprop      eta_minus, eta_plus, min_step,                                           last gradient, steps
+           max_step
+=========  ======================================  ===============================  ====================
 
-States start at 0 and memory at 1.  The factors of one step are a matter between the two functions.
+States start at 0 and running products at 1.  The factors of one step are a matter between the two functions.
 """
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from .jit import inline, internal, kernel
+from .microkernel import MOMENTUM as EPILOGUE_MOMENTUM
+from .microkernel import NESTEROV as EPILOGUE_NESTEROV
+from .microkernel import SGD as EPILOGUE_SGD
+from .microkernel import STORE
+from .native import NativeFunction
+from .schedules import rate_at
 from .simd import (
+    as_float,
     fma,
     hmax,
     hsum,
@@ -48,47 +61,25 @@ from .simd import (
     where,
 )
 
-RULES = {
-    name: code
-    for code, name in enumerate(
-        ["sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "lion", "rprop"]
-    )
-}
-(SGD, MOMENTUM, NESTEROV, RMSPROP, ADAGRAD, ADAM, ADAMW, NADAM, LION, RPROP) = RULES.values()
-N_STATES = dict(zip(RULES, (0, 1, 1, 1, 1, 2, 2, 2, 1, 2), strict=True))
-FACTORS = 8  # numbers of one step, for any rule
-SQUARES_CHUNK = 4096  # elements of one call of `squares_block`; chunks are added up in order
+__all__ = [
+    "adagrad",
+    "adam",
+    "adamw",
+    "clip_norm",
+    "clip_value",
+    "lion",
+    "max_norm",
+    "nadam",
+    "penalize",
+    "rmsprop",
+    "rprop",
+    "sgd",
+    "sgd_momentum",
+]
 
-
-@internal
-def sgd_block(gradient, lr, parameters, n):
-    """Parameters -= lr * gradient."""
-    width = lanes(gradient)
-    minus_lr = masked_load(gradient, 0, 0) - lr
-    i = 0
-    while i + width <= n:
-        store(parameters, i, fma(minus_lr, load(gradient, i), load(parameters, i)))
-        i += width
-    if i < n:
-        step = fma(minus_lr, masked_load(gradient, i, n - i), masked_load(parameters, i, n - i))
-        masked_store(parameters, i, step, n - i)
-
-
-@internal
-def sgd_momentum_block(gradient, lr, momentum, nesterov, velocity, parameters, n):
-    """Velocity = momentum * velocity + gradient; parameters -= lr * (velocity, or Nesterov's look ahead)."""
-    width = lanes(gradient)
-    zero = masked_load(gradient, 0, 0)
-    minus_lr, mu = zero - lr, zero + momentum
-    for i in range(0, n, width):
-        m = min(width, n - i)
-        g = masked_load(gradient, i, m)
-        v = fma(mu, masked_load(velocity, i, m), g)
-        masked_store(velocity, i, v, m)
-        step = v
-        if nesterov:
-            step = fma(mu, v, g)
-        masked_store(parameters, i, fma(minus_lr, step, masked_load(parameters, i, m)), m)
+N_FACTORS = 16  # room for the numbers of one step, of any rule
+RATE = 8  # place of the learning rate among them, after the rule's own
+SQUARES_CHUNK = 4096  # elements that `sum_of_squares` is called with; the sums of these are added up in order
 
 
 # ------------------------------------------------------------------------- functions of one vector of elements
@@ -137,7 +128,36 @@ def momentum_step(parameter, velocity, gradient, nesterov, lr, momentum):
 
 
 # Each rule: the factors of the step, vectors of gradient g, parameters p and two states (fewer: not meaningful) to the
-# new p and states.
+# new p and states; and the factors from the hyperparameters, the learning rate and the running products.
+
+
+@inline
+def _sgd(factors, g, p, unused, unused_too):
+    lr = factors[0]
+    return fma(-lr, g, p), unused, unused_too
+
+
+@inline
+def _sgd_factors(hyperparameters, lr, running_products, factors):
+    poke(factors, 0, lr)
+
+
+@inline
+def _momentum(factors, g, p, velocity, unused):
+    p, velocity = momentum_step(p, velocity, g, False, factors[0], factors[1])
+    return p, velocity, unused
+
+
+@inline
+def _nesterov(factors, g, p, velocity, unused):
+    p, velocity = momentum_step(p, velocity, g, True, factors[0], factors[1])
+    return p, velocity, unused
+
+
+@inline
+def _momentum_factors(hyperparameters, lr, running_products, factors):
+    poke(factors, 0, lr)
+    poke(factors, 1, peek(hyperparameters, 0))
 
 
 @inline
@@ -148,10 +168,25 @@ def _rmsprop(factors, g, p, square, unused):
 
 
 @inline
+def _rmsprop_factors(hyperparameters, lr, running_products, factors):
+    rho = peek(hyperparameters, 0)
+    poke(factors, 0, lr)
+    poke(factors, 1, rho)
+    poke(factors, 2, 1.0 - rho)
+    poke(factors, 3, peek(hyperparameters, 1))
+
+
+@inline
 def _adagrad(factors, g, p, total, unused):
     lr, eps, _, _, _, _, _, _ = factors
     total = fma(g, g, total)
     return fma(-lr, g / (sqrt_fast(total) + eps), p), total, unused
+
+
+@inline
+def _adagrad_factors(hyperparameters, lr, running_products, factors):
+    poke(factors, 0, lr)
+    poke(factors, 1, peek(hyperparameters, 0))
 
 
 @inline
@@ -163,9 +198,36 @@ def _moments(factors, g, m, v):
 
 
 @inline
+def _moment_factors(hyperparameters, running_products, factors):
+    """Write the factors of `_moments`, and advance beta2**t."""
+    beta1, beta2 = peek(hyperparameters, 0), peek(hyperparameters, 1)
+    poke(running_products, 1, peek(running_products, 1) * beta2)
+    poke(factors, 0, beta1)
+    poke(factors, 1, 1.0 - beta1)
+    poke(factors, 2, beta2)
+    poke(factors, 3, 1.0 - beta2)
+    poke(factors, 4, 1.0 / sqrt(1.0 - peek(running_products, 1)))
+    poke(factors, 5, peek(hyperparameters, 2))
+
+
+@inline
 def _adamw(factors, g, p, m, v):
     m, v, root = _moments(factors, g, m, v)
     return fma(-factors[6], m / root, p * factors[7]), m, v
+
+
+@inline
+def _adam_factors(hyperparameters, lr, running_products, factors):
+    _moment_factors(hyperparameters, running_products, factors)
+    poke(running_products, 0, peek(running_products, 0) * peek(hyperparameters, 0))
+    poke(factors, 6, lr / (1.0 - peek(running_products, 0)))
+    poke(factors, 7, 1.0)
+
+
+@inline
+def _adamw_factors(hyperparameters, lr, running_products, factors):
+    _adam_factors(hyperparameters, lr, running_products, factors)
+    poke(factors, 7, 1.0 - lr * peek(hyperparameters, 3))
 
 
 @inline
@@ -175,10 +237,31 @@ def _nadam(factors, g, p, m, v):
 
 
 @inline
+def _nadam_factors(hyperparameters, lr, running_products, factors):
+    _moment_factors(hyperparameters, running_products, factors)
+    beta1, decay = peek(hyperparameters, 0), peek(hyperparameters, 3)
+    poke(running_products, 2, peek(running_products, 2) * decay)
+    mu = beta1 * (1.0 - 0.5 * peek(running_products, 2))
+    next_mu = beta1 * (1.0 - 0.5 * peek(running_products, 2) * decay)
+    poke(running_products, 0, peek(running_products, 0) * mu)
+    poke(factors, 6, lr * next_mu / (1.0 - peek(running_products, 0) * next_mu))
+    poke(factors, 7, lr * (1.0 - mu) / (1.0 - peek(running_products, 0)))
+
+
+@inline
 def _lion(factors, g, p, m, unused):
     lr, beta1, rest1, beta2, rest2, keep, _, _ = factors
     p = fma(-lr, _sign(fma(beta1, m, rest1 * g)), p * keep)
     return p, fma(beta2, m, rest2 * g), unused
+
+
+@inline
+def _lion_factors(hyperparameters, lr, running_products, factors):
+    poke(factors, 0, lr)
+    for k in range(2):
+        poke(factors, 2 * k + 1, peek(hyperparameters, k))
+        poke(factors, 2 * k + 2, 1.0 - peek(hyperparameters, k))
+    poke(factors, 5, 1.0 - lr * peek(hyperparameters, 2))
 
 
 @inline
@@ -193,7 +276,14 @@ def _rprop(factors, g, p, last, step):
 
 
 @inline
-def _over_block(function, n_states, factors, g, p, first, second, n):
+def _rprop_factors(hyperparameters, lr, running_products, factors):
+    poke(factors, 0, lr)
+    for k in range(4):
+        poke(factors, k + 1, peek(hyperparameters, k))
+
+
+@inline
+def update_array(function, n_states, factors, g, p, first, second, n):
     """Run a rule over n elements; what n_states leaves out is not touched."""
     width = lanes(g)
     hyperparameters = (
@@ -231,101 +321,46 @@ def _over_block(function, n_states, factors, g, p, first, second, n):
             masked_store(second, i, b, m)
 
 
-# --------------------------------------------------------------------------------------------- one step of a rule
+# ------------------------------------------------------------------------------------------------ the table
 
 
-@internal
-def step_factors(rule, hyperparameters, lr, running_products, factors):
-    """Advance the memory of a rule by one step and write what `update_block` needs to know of it.
+class Rule(NamedTuple):
+    """The functions of an update rule, and what the engine must know of it.
 
-    Parameters
-    ----------
-    rule : int
-        One of RULES.
-    numbers, memory : pointers to float64
-        Settings, and running products, as the table above says.
-    lr : float64
-        Step size of this step.
-    factors : pointer to the dtype of the parameters
-        Room for FACTORS numbers.
+    update : (factors, g, p, first, second) -> (p, first, second), vectors of the gradient, the parameters and states.
+    factors : writes the factors of a step: (hyperparameters, lr, running_products, factors).
+    n_states : numbers kept for each parameter.
+    advances : whether the factors differ from step to step even at a constant learning rate.
+    epilogue : that of the microkernel which makes the same update, to the same bits; STORE where there is none.
     """
-    poke(factors, 0, lr)
-    if rule == MOMENTUM or rule == NESTEROV:
-        poke(factors, 1, peek(hyperparameters, 0))
-    elif rule == RMSPROP:
-        poke(factors, 1, peek(hyperparameters, 0))
-        poke(factors, 2, 1.0 - peek(hyperparameters, 0))
-        poke(factors, 3, peek(hyperparameters, 1))
-    elif rule == ADAGRAD:
-        poke(factors, 1, peek(hyperparameters, 0))
-    elif rule == ADAM or rule == ADAMW or rule == NADAM:
-        beta1, beta2 = peek(hyperparameters, 0), peek(hyperparameters, 1)
-        poke(running_products, 1, peek(running_products, 1) * beta2)
-        poke(factors, 0, beta1)
-        poke(factors, 1, 1.0 - beta1)
-        poke(factors, 2, beta2)
-        poke(factors, 3, 1.0 - beta2)
-        poke(factors, 4, 1.0 / sqrt(1.0 - peek(running_products, 1)))
-        poke(factors, 5, peek(hyperparameters, 2))
-        if rule == NADAM:
-            decay = peek(hyperparameters, 3)
-            poke(running_products, 2, peek(running_products, 2) * decay)
-            mu = beta1 * (1.0 - 0.5 * peek(running_products, 2))
-            next_mu = beta1 * (1.0 - 0.5 * peek(running_products, 2) * decay)
-            poke(running_products, 0, peek(running_products, 0) * mu)
-            poke(factors, 6, lr * next_mu / (1.0 - peek(running_products, 0) * next_mu))
-            poke(factors, 7, lr * (1.0 - mu) / (1.0 - peek(running_products, 0)))
-        else:
-            poke(running_products, 0, peek(running_products, 0) * beta1)
-            poke(factors, 6, lr / (1.0 - peek(running_products, 0)))
-            poke(factors, 7, 1.0 - lr * peek(hyperparameters, 3) if rule == ADAMW else 1.0)
-    elif rule == LION:
-        for k in range(2):
-            poke(factors, 2 * k + 1, peek(hyperparameters, k))
-            poke(factors, 2 * k + 2, 1.0 - peek(hyperparameters, k))
-        poke(factors, 5, 1.0 - lr * peek(hyperparameters, 2))
-    elif rule == RPROP:
-        for k in range(4):
-            poke(factors, k + 1, peek(hyperparameters, k))
+
+    update: Callable
+    factors: Callable
+    n_states: int
+    advances: bool = False
+    epilogue: int = STORE
 
 
-@internal
-def update_block(rule, factors, g, p, first, second, n):
-    """Update n parameters at p by their gradients at g.
-
-    Parameters
-    ----------
-    rule : int
-        One of RULES.
-    factors : pointer
-        What `step_factors` wrote.
-    g, p, first, second : pointers
-        Gradient, parameters and states; none may overlap, and states that the rule does not have may be anything.
-    n : int
-    """
-    if rule == SGD:
-        sgd_block(g, peek(factors, 0), p, n)
-    elif rule == MOMENTUM or rule == NESTEROV:
-        sgd_momentum_block(g, peek(factors, 0), peek(factors, 1), rule == NESTEROV, first, p, n)
-    elif rule == RMSPROP:
-        _over_block(_rmsprop, 1, factors, g, p, first, second, n)
-    elif rule == ADAGRAD:
-        _over_block(_adagrad, 1, factors, g, p, first, second, n)
-    elif rule == ADAM or rule == ADAMW:
-        _over_block(_adamw, 2, factors, g, p, first, second, n)
-    elif rule == NADAM:
-        _over_block(_nadam, 2, factors, g, p, first, second, n)
-    elif rule == LION:
-        _over_block(_lion, 1, factors, g, p, first, second, n)
-    elif rule == RPROP:
-        _over_block(_rprop, 2, factors, g, p, first, second, n)
+# An update rule is a row here, the two functions above, a public kernel below, and a twin.
+RULES = {
+    "sgd": Rule(_sgd, _sgd_factors, 0, epilogue=EPILOGUE_SGD),
+    "momentum": Rule(_momentum, _momentum_factors, 1, epilogue=EPILOGUE_MOMENTUM),
+    "nesterov": Rule(_nesterov, _momentum_factors, 1, epilogue=EPILOGUE_NESTEROV),
+    "rmsprop": Rule(_rmsprop, _rmsprop_factors, 1),
+    "adagrad": Rule(_adagrad, _adagrad_factors, 1),
+    "adam": Rule(_adamw, _adam_factors, 2, advances=True),
+    "adamw": Rule(_adamw, _adamw_factors, 2, advances=True),
+    "nadam": Rule(_nadam, _nadam_factors, 2, advances=True),
+    "lion": Rule(_lion, _lion_factors, 1),
+    "rprop": Rule(_rprop, _rprop_factors, 2),
+}
 
 
 # ------------------------------------------------------------------------- gradients before, weights after an update
 
 
 @internal
-def penalize_block(g, p, l1, l2, n):
+def penalize_array(g, p, l1, l2, n):
     """Add the gradient of l1 * sum |p| + l2 / 2 * sum p**2: g += l2 * p + l1 * sign(p)."""
     width = lanes(g)
     i = 0
@@ -339,7 +374,7 @@ def penalize_block(g, p, l1, l2, n):
 
 
 @internal
-def clip_block(g, limit, n):
+def clip_array(g, limit, n):
     """Hold every element within [-limit, limit]; NaN stays NaN."""
     width = lanes(g)
     i = 0
@@ -351,7 +386,7 @@ def clip_block(g, limit, n):
 
 
 @internal
-def scale_block(g, factor, n):
+def scale_array(g, factor, n):
     """Multiply n elements by a factor."""
     width = lanes(g)
     i = 0
@@ -363,7 +398,7 @@ def scale_block(g, factor, n):
 
 
 @internal
-def squares_block(g, n):
+def squares_array(g, n):
     """Return the sum of the squares in float64, in a fixed order (of SQUARES_CHUNK elements at most, by custom)."""
     width = lanes(g)
     total = squares_float64(masked_load(g, 0, 0))
@@ -377,7 +412,7 @@ def squares_block(g, n):
 
 
 @internal
-def max_norm_block(w, n_in, n_out, first, last, limit):
+def max_norm_columns(w, n_in, n_out, first, last, limit):
     """Scale columns `first` up to `last` of W (n_in, n_out), each so that its Euclidean norm is at most `limit`."""
     width = lanes(w)
     for j in range(first, last, width):
@@ -393,7 +428,80 @@ def max_norm_block(w, n_in, n_out, first, last, limit):
                 masked_store(w, k * n_out + j, masked_load(w, k * n_out + j, n) * factor, n)
 
 
+# ------------------------------------------------------------------------------------------- native functions
+
+
+@internal
+def prepare_gradient(gradient, parameters, n, l1, l2, clip_value):
+    """Add the gradient of the penalties, then clip each element if `clip_value` is not 0."""
+    if l1 != 0 or l2 != 0:
+        penalize_array(gradient, parameters, l1, l2, n)
+    if clip_value > 0:
+        clip_array(gradient, clip_value, n)
+
+
+@functools.cache
+def step_factors(rule):
+    """Return the native function that writes the factors of a step, the learning rate too, by the rule's name."""
+    rule_factors = RULES[rule].factors
+
+    def step_factors(hyperparameters, schedule, rates, scale, step, running_products, factors):
+        lr = rate_at(schedule, rates, step) * scale
+        rule_factors(hyperparameters, lr, running_products, factors)
+        poke(factors, RATE, as_float(lr, factors))
+
+    return NativeFunction(step_factors, "didwidp", f"{rule}_factors", f"optimizers.step_factors({rule!r})")
+
+
+@functools.cache
+def update_slice(rule):
+    """Return the native function that updates n parameters and their states, by the rule's name.
+
+    (factors, gradient, parameters, first, second, n, l1, l2, clip_value): penalties, clipping, and the rule.  It
+    overwrites the gradient.  States that the rule does not have may be anything.
+    """
+    function, n_states = RULES[rule].update, RULES[rule].n_states
+
+    def update_slice(factors, gradient, parameters, first, second, n, l1, l2, clip_value):
+        prepare_gradient(gradient, parameters, n, l1, l2, clip_value)
+        update_array(function, n_states, factors, gradient, parameters, first, second, n)
+
+    return NativeFunction(update_slice, "pppppifff", f"{rule}_update", f"optimizers.update_slice({rule!r})")
+
+
+def _sum_of_squares(gradient, n, out):
+    poke(out, 0, squares_array(gradient, n))
+
+
+def _native(function, arguments, name):
+    return NativeFunction(function, arguments, name.lower(), f"optimizers.{name}")
+
+
+PREPARE_GRADIENT = _native(prepare_gradient.py_func, "ppifff", "PREPARE_GRADIENT")
+SUM_OF_SQUARES = _native(_sum_of_squares, "pid", "SUM_OF_SQUARES")
+SCALE_ARRAY = _native(scale_array.py_func, "pfi", "SCALE_ARRAY")
+MAX_NORM_COLUMNS = _native(max_norm_columns.py_func, "piiiif", "MAX_NORM_COLUMNS")
+
+
 # ------------------------------------------------------------------------------------------------- public kernels
+
+
+@inline
+def _one_step(rule, hyperparameters, lr, running_products, gradient, first, second, parameters):
+    """Make one whole update; `rule` are the first three fields of a `Rule`, `hyperparameters` a tuple of float64."""
+    rule_update, rule_factors, n_states = rule
+    settings, factors = np.array(hyperparameters), np.zeros(N_FACTORS, parameters.dtype)
+    rule_factors(pointer(settings, 0), np.float64(lr), pointer(running_products, 0), pointer(factors, 0))
+    update_array(
+        rule_update,
+        n_states,
+        pointer(factors, 0),
+        pointer(gradient, 0),
+        pointer(parameters, 0),
+        pointer(first, 0),
+        pointer(second, 0),
+        parameters.size,
+    )
 
 
 @kernel
@@ -405,7 +513,8 @@ def sgd(gradient, lr, parameters):
     gradient, parameters : contiguous arrays of the same float dtype and size; they may not overlap.
     lr : scalar step size, of the arrays' dtype.
     """
-    sgd_block(pointer(gradient, 0), lr, pointer(parameters, 0), parameters.size)
+    rule = (_sgd, _sgd_factors, 0)
+    _one_step(rule, (np.float64(0.0),), lr, np.ones(1), gradient, gradient, gradient, parameters)
 
 
 @kernel
@@ -421,26 +530,13 @@ def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
     lr, momentum : scalars of the arrays' dtype.
     nesterov : bool
     """
-    sgd_momentum_block(
-        pointer(gradient, 0), lr, momentum, nesterov, pointer(velocity, 0), pointer(parameters, 0), parameters.size
-    )
-
-
-@inline
-def _one_step(function, rule, n_states, hyperparameters, lr, running_products, gradient, first, second, parameters):
-    """Make one whole update; `hyperparameters` is a tuple of float64."""
-    settings, factors = np.array(hyperparameters), np.zeros(FACTORS, parameters.dtype)
-    step_factors(rule, pointer(settings, 0), np.float64(lr), pointer(running_products, 0), pointer(factors, 0))
-    _over_block(
-        function,
-        n_states,
-        pointer(factors, 0),
-        pointer(gradient, 0),
-        pointer(parameters, 0),
-        pointer(first, 0),
-        pointer(second, 0),
-        parameters.size,
-    )
+    hyperparameters = (np.float64(momentum),)
+    if nesterov:
+        rule = (_nesterov, _momentum_factors, 1)
+        _one_step(rule, hyperparameters, lr, np.ones(1), gradient, velocity, velocity, parameters)
+    else:
+        plain = (_momentum, _momentum_factors, 1)
+        _one_step(plain, hyperparameters, lr, np.ones(1), gradient, velocity, velocity, parameters)
 
 
 @kernel
@@ -456,7 +552,7 @@ def rmsprop(gradient, lr, rho, eps, square, parameters):
     lr, rho, eps : float scalars.
     """
     hyperparameters = (np.float64(rho), np.float64(eps))
-    _one_step(_rmsprop, RMSPROP, 1, hyperparameters, lr, np.ones(1), gradient, square, square, parameters)
+    _one_step((_rmsprop, _rmsprop_factors, 1), hyperparameters, lr, np.ones(1), gradient, square, square, parameters)
 
 
 @kernel
@@ -471,7 +567,7 @@ def adagrad(gradient, lr, eps, total, parameters):
         `total` starts at 0.
     lr, eps : float scalars.
     """
-    _one_step(_adagrad, ADAGRAD, 1, (np.float64(eps),), lr, np.ones(1), gradient, total, total, parameters)
+    _one_step((_adagrad, _adagrad_factors, 1), (np.float64(eps),), lr, np.ones(1), gradient, total, total, parameters)
 
 
 @kernel
@@ -490,7 +586,7 @@ def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps))
-    _one_step(_adamw, ADAM, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step((_adamw, _adam_factors, 2), hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
@@ -508,7 +604,7 @@ def adamw(gradient, lr, beta1, beta2, eps, weight_decay, running_products, m, v,
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(weight_decay))
-    _one_step(_adamw, ADAMW, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step((_adamw, _adamw_factors, 2), hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
@@ -530,7 +626,7 @@ def nadam(gradient, lr, beta1, beta2, eps, decay, running_products, m, v, parame
         mu[1] * ... * mu[t], beta2**t and decay**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(decay))
-    _one_step(_nadam, NADAM, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step((_nadam, _nadam_factors, 2), hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
@@ -547,7 +643,7 @@ def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
     lr, beta1, beta2, weight_decay : float scalars.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(weight_decay))
-    _one_step(_lion, LION, 1, hyperparameters, lr, np.ones(1), gradient, m, m, parameters)
+    _one_step((_lion, _lion_factors, 1), hyperparameters, lr, np.ones(1), gradient, m, m, parameters)
 
 
 @kernel
@@ -567,7 +663,7 @@ def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters
     eta_minus, eta_plus, least, most : float scalars.
     """
     hyperparameters = (np.float64(eta_minus), np.float64(eta_plus), np.float64(least), np.float64(most))
-    _one_step(_rprop, RPROP, 2, hyperparameters, lr, np.ones(1), gradient, last, step, parameters)
+    _one_step((_rprop, _rprop_factors, 2), hyperparameters, lr, np.ones(1), gradient, last, step, parameters)
 
 
 @kernel
@@ -579,13 +675,13 @@ def penalize(parameters, l1, l2, gradient):
     parameters, gradient : contiguous arrays of the same float dtype and size; they may not overlap.
     l1, l2 : float scalars.
     """
-    penalize_block(pointer(gradient, 0), pointer(parameters, 0), l1, l2, gradient.size)
+    penalize_array(pointer(gradient, 0), pointer(parameters, 0), l1, l2, gradient.size)
 
 
 @kernel
 def clip_value(limit, gradient):
     """Hold every element of a contiguous float array within [-limit, limit], in place; NaN stays NaN."""
-    clip_block(pointer(gradient, 0), limit, gradient.size)
+    clip_array(pointer(gradient, 0), limit, gradient.size)
 
 
 @kernel
@@ -596,10 +692,10 @@ def clip_norm(limit, gradient):
     """
     sum_of_squares = 0.0
     for i in range(0, gradient.size, SQUARES_CHUNK):
-        sum_of_squares += squares_block(pointer(gradient, i), min(SQUARES_CHUNK, gradient.size - i))
+        sum_of_squares += squares_array(pointer(gradient, i), min(SQUARES_CHUNK, gradient.size - i))
     norm = sqrt(sum_of_squares)
     if norm > limit:
-        scale_block(pointer(gradient, 0), limit / norm, gradient.size)
+        scale_array(pointer(gradient, 0), limit / norm, gradient.size)
 
 
 @kernel
@@ -608,4 +704,4 @@ def max_norm(limit, W):
 
     A column holds the weights into one neuron (Srebro and Shraibman 2005; Hinton et al. 2012, with dropout).
     """
-    max_norm_block(pointer(W, 0), W.shape[0], W.shape[1], 0, W.shape[1], limit)
+    max_norm_columns(pointer(W, 0), W.shape[0], W.shape[1], 0, W.shape[1], limit)

@@ -1,7 +1,7 @@
-"""A first compile on two cores: another process compiles, from the other end, what this one is about to need.
+"""A first compile on two cores: a helper process compiles, from the other end, what this one is about to need.
 
-Numba compiles in one thread, and everything a first training needs takes it more than ten seconds.  Both processes
-keep what they compile in the disk cache, and its locks make one wait for what the other is compiling.
+Numba compiles in one thread, and what a first training needs takes it several seconds.  Both processes keep what they
+compile in the disk cache, and its locks make one wait for what the other is compiling.
 """
 
 import atexit
@@ -10,43 +10,43 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import training
-from .backprop import FUNCTION_TABLE
+import numpy as np
+
+from . import backprop, elementwise, losses, optimizers, training
 from .cache import cache_folder, fcntl, open_beside
 from .cores import n_cores
+from .layout import GEMM
 
 _asked = set()
 
 
-def is_ready(kernel, n_functions, dtype):
-    """Whether a kernel and the first so many leaves are compiled for a dtype, in memory or on disk."""
-    return all(function.is_cached(dtype) for function in (kernel, *FUNCTION_TABLE[:n_functions]))
+def is_ready(functions, dtype):
+    """Whether native functions are compiled for a dtype, in memory or on disk."""
+    return all(function.is_cached(dtype) for function in functions)
 
 
-def start_compile_helper(kernel, n_functions, dtype):
-    """Start the other process, where there is a core for it and little is compiled yet.
+def start_compile_helper(functions, dtype):
+    """Start the helper process, where there is a core for it and little is compiled yet.
 
     Parameters
     ----------
-    kernel : one of training.py
-        What this process calls after the leaves.
-    n_functions : int
-        It will want the first so many.
+    functions : sequence of NativeFunction
+        What this process compiles, in this order; the helper begins with the last.
     dtype : numpy.dtype
     """
-    if (kernel, dtype) in _asked:
+    expressions = [function.expression for function in reversed(functions) if function.expression is not None]
+    key = (*expressions, dtype)
+    if key in _asked:
         return
-    _asked.add((kernel, dtype))
+    _asked.add(key)
     is_python = Path(sys.executable or "").name.lower().startswith("python")  # not a program that contains one
-    if fcntl is None or not is_python or n_cores() < 2 or FUNCTION_TABLE[0].is_cached(dtype) or cache_folder() is None:
+    gemm = backprop.FUNCTIONS[GEMM]
+    if fcntl is None or not is_python or n_cores() < 2 or gemm.is_cached(dtype) or cache_folder() is None:
         return
     lock = _lock()
     if lock is None:
         return  # another process is being helped already
-    code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; "
-        f"work({kernel.name!r}, {n_functions}, {dtype.name!r})"
-    )
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; work({expressions!r}, {dtype.name!r})"
     command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]  # as multiprocessing does
     try:
         helper = subprocess.Popen(
@@ -55,14 +55,14 @@ def start_compile_helper(kernel, n_functions, dtype):
     except OSError:
         return
     finally:
-        os.close(lock)  # the other one holds it until it ends
+        os.close(lock)  # the helper holds it until it ends
     atexit.register(_end, helper)
 
 
 def _lock():
     """Return a locked file that a child process can inherit, None where another process has it.
 
-    Locks of bytes as in `jit.Lock` are not inherited, those of whole files are; some systems do not allow both kinds
+    Locks of bytes as in `cache.Lock` are not inherited, those of whole files are; some systems do not allow both kinds
     on the same file.
     """
     descriptor = None
@@ -81,10 +81,8 @@ def _end(helper):
     helper.wait()
 
 
-def work(name, n_functions, dtype):
-    """Compile, in the other process: the kernel, the one that everybody calls in the end, the leaves from the last."""
-    for function in (
-        *dict.fromkeys((getattr(training, name), training.evaluate)),
-        *reversed(FUNCTION_TABLE[:n_functions]),
-    ):
-        function.address(dtype)
+def work(expressions, dtype):
+    """Compile, in the helper process: native functions by the expressions that give them."""
+    modules = {"backprop": backprop, "elementwise": elementwise, "losses": losses, "optimizers": optimizers}
+    for expression in expressions:
+        eval(expression, {**modules, "training": training}).address(np.dtype(dtype))

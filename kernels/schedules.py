@@ -22,6 +22,8 @@ from .elementwise import _exp, _log
 from .jit import inline, internal, kernel
 from .simd import hmax, masked_load, peek, pointer, poke, polynomial
 
+__all__ = ["learning_rate"]
+
 KINDS = {
     name: code
     for code, name in enumerate(

@@ -10,10 +10,8 @@ the backward pass and the rows of W for the update, and never a sum, so results 
 import numpy as np
 from numba import carray
 
-from . import elementwise
 from .atomics import flush_subnormals, restore_mxcsr
 from .backprop import (
-    advance,
     apply_max_norm,
     apply_sample_weights,
     backward,
@@ -21,23 +19,29 @@ from .backprop import (
     forward,
     gather_block,
     init_prefetch,
-    move_private,
+    load_private,
     output_delta,
     plan_prefetch,
     propagate,
     sample_losses,
+    step_factors,
+    store_private,
     update_by_slice,
     update_parameters,
     weight_gradients,
 )
+from .elementwise import _identity, map_array
 from .jit import inline, internal, kernel
 from .lanes import in_few_lanes, in_many_lanes
 from .layout import (
     A_AT,
+    AFTER_GRADIENT,
+    BY_SLICE,
     CALL_ARGS_AT,
     DATA_AT,
     DELTA_AT,
     DONE_AT,
+    IN_EPILOGUE,
     N_FUNCTIONS,
     N_IN,
     N_LAYER_COLUMNS,
@@ -56,10 +60,10 @@ from .layout import (
     ThreadContext,
     TrainArgs,
 )
-from .microkernel import INIT_C, INIT_ZERO, STORE
+from .microkernel import INIT_C, INIT_ZERO, SGD, STORE
 from .native import NativeFunction
 from .online import online
-from .plan import max_slice
+from .optimizers import N_FACTORS, RATE
 from .simd import (
     FEW_LANES,
     as_float,
@@ -79,7 +83,8 @@ from .simd import (
     unpacked,
 )
 from .threads import barrier, partition
-from .update import N_FACTORS, RATE
+
+__all__ = ["shuffle"]
 
 SKIPPED = 12  # place in sync: steps left out because their loss was not finite
 NOT_FINITE = 13  # place in sync: 1 where inputs may not be finite
@@ -111,71 +116,70 @@ def shuffle(random_words, order):
 
 
 @internal
-def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total_loss, lr, momentum, to_velocity):
+def in_blocks(plan, args, data, context, order, first_batch, repeats, step, total_loss, lr, momentum, to_velocity):
     """Train batches first_batch .. steps.last_batch - 1 in blocks of samples, once; return how many were trained.
 
     Their losses are added to the number at `total_loss`; the batch whose loss is not finite is not trained.  Nor is one
     of which more rows follow in the next call (`plan.TrainArgs`).
     """
-    p, work, thread, threads, sync = tools.parameters, tools.work, tools.thread, tools.threads, tools.sync
+    p, work, thread, threads, sync = context.parameters, context.work, context.thread, context.threads, context.sync
     nothing = as_float(0, p)
-    total, n_done = peek(total_loss, 0), steps.last_batch - first_batch
-    for batch in range(first_batch, steps.last_batch):
+    total, n_done = peek(total_loss, 0), args.last_batch - first_batch
+    for batch in range(first_batch, args.last_batch):
         now = step + batch - first_batch
-        start = batch * steps.batch_size
-        n = min(steps.batch_size, data.n - start)
-        scale = as_float(1, p) / as_float(n, p) if steps.is_mean else as_float(1, p)
-        updates_at_once = n <= plan.rows and steps.clip_norm == 0
+        start = batch * args.batch_size
+        n = min(args.batch_size, data.n - start)
+        scale = as_float(1, p) / as_float(n, p) if args.is_mean else as_float(1, p)
         before, is_skipped = total, False
         first_row, last_row = 0, n
-        if steps.last_row > 0:
-            first_row, last_row = steps.first_row, min(n, steps.last_row)
+        if args.last_row > 0:
+            first_row, last_row = args.first_row, min(n, args.last_row)
         for block in range(first_row, last_row, plan.rows):
             rows = min(plan.rows, n - block)
             first, last = partition(rows, thread, threads)
             y_kind = gather_block(
                 plan,
                 data,
-                tools,
+                context,
                 order,
                 start + block,
                 False,
                 True,
                 rows,
-                steps.smoothing,
-                steps.smoothed,
-                steps.noise,
+                args.label_smoothing,
+                args.smoothing_share,
+                args.input_noise,
                 now,
                 block,
             )
-            forward(plan, tools, block_inputs(plan, tools), plan.x_row_stride, rows, now, block)
+            forward(plan, context, block_inputs(plan, context), plan.x_row_stride, rows, now, block)
             sample_losses(plan, work, y_kind, first, last)
             output_delta(plan, work, y_kind, scale, first, last)
             if data.weights != 0:
-                apply_sample_weights(plan, data, tools, order, start + block, False, first, last)
-            backward(plan, tools, rows, now, block)
+                apply_sample_weights(plan, data, context, order, start + block, False, first, last)
+            backward(plan, context, rows, now, block)
             barrier(sync, threads)
             for r in range(rows):
                 total += np.float64(peek(work, plan.losses_at + r))
             if not np.isfinite(total):
-                if not steps.skips:
+                if not args.skips:
                     if thread == 0:
                         poke(total_loss, 0, total)
                     return batch - first_batch
                 is_skipped = True
                 break
-            if tools.prefetch != 0:
-                plan_prefetch(plan, data, tools, start + block + rows, min(steps.batch_size, plan.rows))
-            if updates_at_once and steps.advances:
-                advance(plan, steps, tools, now)
-                lr = peek(tools.factors, RATE)
-            if updates_at_once and tools.epilogue != STORE:
-                weight_gradients(plan, tools, rows, p, INIT_ZERO, tools.epilogue, lr, momentum, to_velocity)
-            elif updates_at_once:
-                update_by_slice(plan, steps, tools, rows)
+            if context.prefetch != 0:
+                plan_prefetch(plan, data, context, start + block + rows, min(args.batch_size, plan.rows))
+            if args.update_path != AFTER_GRADIENT and args.advances:
+                step_factors(plan, args, context, now)
+                lr = peek(context.factors, RATE)
+            if args.update_path == IN_EPILOGUE:
+                weight_gradients(plan, context, rows, p, INIT_ZERO, context.epilogue, lr, momentum, to_velocity)
+            elif args.update_path == BY_SLICE:
+                update_by_slice(plan, args, context, rows)
             else:
                 weight_gradients(
-                    plan, tools, rows, tools.gradient, INIT_ZERO if block == 0 else INIT_C, STORE, nothing, nothing, 0
+                    plan, context, rows, context.gradient, INIT_ZERO if block == 0 else INIT_C, STORE, nothing, nothing, 0
                 )
             barrier(sync, threads)
         if is_skipped:
@@ -187,13 +191,13 @@ def in_blocks(plan, steps, data, tools, order, first_batch, repeats, step, total
         if last_row < n:
             n_done = 0
             break
-        if not updates_at_once:
-            if steps.advances:
-                advance(plan, steps, tools, now)
-            update_parameters(plan, steps, tools)
+        if args.update_path == AFTER_GRADIENT:
+            if args.advances:
+                step_factors(plan, args, context, now)
+            update_parameters(plan, args, context)
             barrier(sync, threads)
-        if steps.max_norm > 0:
-            apply_max_norm(plan, steps, tools)
+        if args.max_norm > 0:
+            apply_max_norm(plan, args, context)
             barrier(sync, threads)
     barrier(sync, threads)  # nobody shuffles while another still reads the order
     if thread == 0:
@@ -228,86 +232,77 @@ def _train_with(engine, name, repeats_batches):
         sums : float64, one for each SQUARES_CHUNK elements of the gradient where its norm is limited.
         sync : int64 (block.sync_size(threads),), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
         """
-        call_args, places, plan, data = read(job)
-        steps = unpacked(offset(job, TASK_AT), TrainArgs, ())
+        call_args, pointers, plan, data = read(job)
+        args = unpacked(offset(job, TASK_AT), TrainArgs, ())
         control = flush_subnormals()
-        p, work, sync = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
-        gradient, hyperparameters = pointer_like(call_args.gradient, p), pointer_at(steps.hyperparameters, np.float64)
-        random_words = carray(pointer_at(call_args.random_words, np.uint32), (steps.n_epochs, data.n))
+        p, work, sync = parameters, pointer_like(pointers.workspace, parameters), pointer_like(pointers.sync, job)
+        gradient, hyperparameters = pointer_like(call_args.gradient, p), pointer_at(args.hyperparameters, np.float64)
+        random_words = carray(pointer_at(call_args.random_words, np.uint32), (args.n_epochs, data.n))
         order, losses = carray(pointer_like(call_args.order, job), (data.n,)), pointer_at(call_args.losses, np.float64)
-        threads = steps.threads
-        epilogue = steps.rule + 1 if steps.is_fused else STORE
-        has_private = (
-            threads > 1
-            and steps.batch_size <= plan.rows
-            and steps.clip_norm == 0
-            and steps.max_norm == 0
-            and max_slice(plan.layers[0, N_OUT], threads) <= plan.private_row_stride
-        )
-        tools = ThreadContext(
+        threads = args.threads
+        context = ThreadContext(
             p,
             work,
             gradient,
             offset(work, plan.factors_at + thread * N_FACTORS),
             offset(work, plan.pack_at + thread * plan.pack_size),
-            pointer_at(call_args.running_products + thread * 8 * call_args.n_memory, np.float64),
+            pointer_at(call_args.running_products + thread * 8 * call_args.n_running_products, np.float64),
             hyperparameters,
-            pointer_at(steps.rates, np.float64),
-            pointer_at(steps.sums, np.float64),
+            pointer_at(args.rates, np.float64),
+            pointer_at(args.sums, np.float64),
             sync,
             thread,
             threads,
-            has_private,
-            epilogue,
-            steps.key,
-            init_prefetch(plan, steps, data, call_args.order, places.sync, thread),
+            args.has_private,
+            args.epilogue,
+            args.key,
+            init_prefetch(plan, args, data, call_args.order, pointers.sync, thread),
         )
-        momentum = as_float(peek(hyperparameters, 0) if steps.is_fused and steps.rule != 0 else 0.0, p)
-        to_velocity = steps.to_first if steps.is_fused else distance(p, gradient)
-        if has_private:
-            move_private(plan, steps, tools, False)
-        if not steps.advances:
-            advance(plan, steps, tools, steps.step)
-        lr = peek(tools.factors, RATE)
+        momentum = as_float(peek(hyperparameters, 0) if args.epilogue > SGD else 0.0, p)
+        to_velocity = args.to_first if args.update_path == IN_EPILOGUE else distance(p, gradient)
+        if args.has_private:
+            load_private(plan, args, context)
+        if not args.advances:
+            step_factors(plan, args, context, args.step)
+        lr = peek(context.factors, RATE)
         done = 0
         epoch = 0
-        while epoch < steps.n_epochs:
-            first_batch, repeats = steps.first_batch if epoch == 0 else 0, 1
-            now, total = steps.step + done, offset(losses, epoch)
-            if steps.shuffles and first_batch == 0 and steps.first_row == 0:
+        while epoch < args.n_epochs:
+            first_batch, repeats = args.first_batch if epoch == 0 else 0, 1
+            now, total = args.step + done, offset(losses, epoch)
+            if args.shuffles and first_batch == 0 and args.first_row == 0:
                 if thread == 0:
                     shuffle_order(random_words[epoch], order, data.n)
                 barrier(sync, threads)
-            if repeats_batches and not steps.shuffles and steps.last_batch == 1:
-                repeats = steps.n_epochs - epoch
+            if repeats_batches and not args.shuffles and args.last_batch == 1:
+                repeats = args.n_epochs - epoch
             n_done = engine(
-                plan, steps, data, tools, order, first_batch, repeats, now, total, lr, momentum, to_velocity
+                plan, args, data, context, order, first_batch, repeats, now, total, lr, momentum, to_velocity
             )
             done += n_done
-            if n_done < repeats * (steps.last_batch - first_batch):
+            if n_done < repeats * (args.last_batch - first_batch):
                 break
             epoch += repeats
-        if has_private:
-            move_private(plan, steps, tools, True)
+        if args.has_private:
+            store_private(plan, args, context)
         restore_mxcsr(control)
         if thread == 0:
             poke(job, DONE_AT, done)
 
-    train.__name__ = train.__qualname__ = name
-    return NativeFunction(internal(train), "opi")
+    return NativeFunction(train, "opi", name, f"training.{name}")
 
 
 @inline
 def read(job):
     """Return Call, Places, Plan and Data of a job."""
-    call_args, places = (
+    call_args, pointers = (
         unpacked(offset(job, CALL_ARGS_AT), CallArgs, ()),
         unpacked(offset(job, POINTERS_AT), Pointers, ()),
     )
-    layers = carray(pointer_like(places.layers, job), (places.n_layers, N_LAYER_COLUMNS))
-    functions = carray(pointer_like(places.functions, job), (N_FUNCTIONS,))
+    layers = carray(pointer_like(pointers.layers, job), (pointers.n_layers, N_LAYER_COLUMNS))
+    functions = carray(pointer_like(pointers.functions, job), (N_FUNCTIONS,))
     plan = unpacked(offset(job, PLAN_AT), Plan, (layers, functions))
-    return call_args, places, plan, unpacked(offset(job, DATA_AT), Data, ())
+    return call_args, pointers, plan, unpacked(offset(job, DATA_AT), Data, ())
 
 
 train_in_blocks = _train_with(in_blocks, "train_in_blocks", False)
@@ -371,13 +366,13 @@ def evaluate(job, parameters, thread):
     parameters : pointer (n_parameters,)
     thread : number of this thread, from 0.
     """
-    call_args, places, plan, data = read(job)
+    call_args, pointers, plan, data = read(job)
     wanted = unpacked(offset(job, TASK_AT), EvalArgs, ())
     control = flush_subnormals()
     wants, scale, threads = wanted.wants, wanted.scale, wanted.threads
-    p, work, sync = parameters, pointer_like(places.workspace, parameters), pointer_like(places.sync, job)
+    p, work, sync = parameters, pointer_like(pointers.workspace, parameters), pointer_like(pointers.sync, job)
     out, losses = pointer_like(call_args.out, p), pointer_at(call_args.losses, np.float64)
-    tools = ThreadContext(
+    context = ThreadContext(
         p,
         work,
         pointer_like(call_args.gradient, p),
@@ -409,25 +404,25 @@ def evaluate(job, parameters, thread):
     for start in range(0, data.n, plan.rows):
         rows = min(plan.rows, data.n - start)
         first, last = partition(rows, thread, threads)
-        x, x_row_stride = block_inputs(plan, tools), plan.x_row_stride
+        x, x_row_stride = block_inputs(plan, context), plan.x_row_stride
         if reads_in_place:
             x, x_row_stride = pointer_like(data.x_address + start * n_in * size, work), n_in
         if not reads_in_place or wants & WANT_LOSS:
-            gather_block(plan, data, tools, no_order, start, True, not reads_in_place, rows, 0.0, 0.0, 0.0, 0, 0)
+            gather_block(plan, data, context, no_order, start, True, not reads_in_place, rows, 0.0, 0.0, 0.0, 0, 0)
         if wants & WANT_OUTPUT and not is_finite(offset(x, first * x_row_stride), x_row_stride, last - first, n_in):
             poke(sync, NOT_FINITE, 1)
-        forward(plan, tools, x, x_row_stride, rows, 0, 0)
+        forward(plan, context, x, x_row_stride, rows, 0, 0)
         if wants & WANT_OUTPUT:
             for r in range(first, last):
                 a = offset(work, last_layer[A_AT] + r * last_layer[ROW_STRIDE])
-                elementwise.map_block(elementwise._identity, a, offset(out, (start + r) * n_out), n_out)
+                map_array(_identity, a, offset(out, (start + r) * n_out), n_out)
         if wants & WANT_LOSS:
             sample_losses(plan, work, data.y_kind, first, last)
         if wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT):
             output_delta(plan, work, data.y_kind, as_float(scale, p), first, last)
             if data.weights != 0:
-                apply_sample_weights(plan, data, tools, no_order, start, True, first, last)
-            backward(plan, tools, rows, 0, 0)
+                apply_sample_weights(plan, data, context, no_order, start, True, first, last)
+            backward(plan, context, rows, 0, 0)
             if plan.is_mixed:
                 barrier(sync, threads)
             if wants & WANT_INPUT_GRADIENT:
@@ -444,13 +439,13 @@ def evaluate(job, parameters, thread):
                     offset(out, (start + first) * n_in),
                     n_in,
                     last - first,
-                    tools.pack,
+                    context.pack,
                 )
             barrier(sync, threads)
             if wants & WANT_GRADIENT:
                 is_first = start == 0 and not wanted.adds
                 weight_gradients(
-                    plan, tools, rows, tools.gradient, INIT_ZERO if is_first else INIT_C, STORE, nothing, nothing, 0
+                    plan, context, rows, context.gradient, INIT_ZERO if is_first else INIT_C, STORE, nothing, nothing, 0
                 )
         if wants & WANT_LOSS:
             for r in range(first, last):
@@ -459,4 +454,4 @@ def evaluate(job, parameters, thread):
     restore_mxcsr(control)
 
 
-evaluate = NativeFunction(evaluate, "opi")
+evaluate = NativeFunction(evaluate.py_func, "opi", None, "training.evaluate")

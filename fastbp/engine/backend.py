@@ -1,4 +1,4 @@
-"""The Numba side of the backend boundary: plans, workspaces and threads around the kernels.
+"""The Numba side of the backend boundary: evaluation and training by the compiled kernels.
 
 `NumbaBackend` has the methods of `fastbp.reference.NumpyBackend` and computes the same.
 """
@@ -9,23 +9,26 @@ import numba
 import numpy as np
 
 from .. import checks, interrupts
-from ..kernels import threads as thread_pool
-from ..kernels import training as t
-from ..kernels.backprop import FUNCTION_TABLE
+from ..kernels import training as kernels
 from ..kernels.layout import (
     A_AT,
+    AFTER_GRADIENT,
+    BY_SLICE,
     CALL_ARGS_AT,
     DATA_AT,
     DELTA_AT,
-    N_EVAL_FUNCTIONS,
+    IN_EPILOGUE,
     N_OUT,
-    N_PLAIN_FUNCTIONS,
     PER_CALL,
     ROW_STRIDE,
     TASK_AT,
     X_FLOAT32,
     X_FLOAT64,
     X_UINT8,
+    Y_GRADIENT,
+    Y_LABELS,
+    Y_NONE,
+    Y_ROWS,
     Z_AT,
     CallArgs,
     Data,
@@ -34,40 +37,92 @@ from ..kernels.layout import (
     pack,
     pack_call,
 )
-from ..kernels.losses import Y_GRADIENT, Y_LABELS, Y_NONE, Y_ROWS
+from ..kernels.microkernel import STORE
 from ..kernels.optimizers import RULES, SQUARES_CHUNK
 from ..kernels.parallel_compile import is_ready
-from ..kernels.plan import LAST_FUSED_RULE, MAX_LANE_PARAMETERS
+from ..kernels.plan import MAX_LANE_PARAMETERS, max_slice
 from ..kernels.schedules import KINDS
 from ..kernels.simd import LANES
+from ..kernels.threads import RELEASE
 from ..losses import smoothing_classes
 from ..reference.backprop import Pass
 from ..update import Update, aligned_zeros
 from . import limits
 from . import threads as pools
 from .autotune import Autotuner
-from .workspace import Workspace, address_of
+from .workspace import Workspace, address_of, network_functions
 
-STEP_DEPENDENT_RULES = ("adam", "adamw", "nadam")  # rules whose factors differ from step to step
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
+
+
+class _Claim:
+    """Context in which a workspace, and as many threads of the pool as are free, are this caller's alone.
+
+    So several Python threads may use the same network.  While another caller uses the pool there is one thread, for
+    which the results are the same.
+    """
+
+    __slots__ = ("_free", "_key", "_keeps", "_backend", "_pool", "workspace", "threads", "slots")
+
+    def __init__(self, backend, threads, key, keeps=True):
+        self._backend, self._key, self._keeps = backend, key, keeps
+        self._pool = pools.pool() if threads > 1 else None
+        self.threads, self.slots = threads, 0
+
+    def __enter__(self):
+        if self._pool is not None and not self._pool.lock.acquire(blocking=False):
+            self._pool, self.threads = None, 1
+        try:
+            if self.threads > 1:
+                try:
+                    self.slots = address_of(self._pool.slots(self.threads - 1))
+                except RuntimeError:  # no more threads can be started
+                    self.threads = 1
+            self._free = self._backend._free.setdefault(self._key, [])
+            try:
+                self.workspace = self._free.pop()
+            except IndexError:
+                self.workspace = Workspace(self._backend, *self._key)
+        except BaseException:
+            if self._pool is not None:
+                self._pool.lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind, *error):
+        if self._pool is not None:
+            self._pool.lock.release()
+        if kind is None and self._keeps and not self._free:
+            self._free.append(self.workspace)
+
+    def launch(self):
+        """Run the job in the workspace; return the steps done."""
+        pools.launcher()(self.workspace.address)
+        return self.workspace.steps_done()
 
 
 class _Rules:
     """What of an `Update` stays the same from call to call, as the kernels take it."""
 
     def __init__(self, update):
-        self.update = update
-        self.rule, self.schedule = RULES[update.rule], KINDS[update.schedule]
+        self.update, self.row = update, RULES[update.rule]
         self.arrays = np.array([*update.hyperparameters, 0.0]), np.array(update.rates, np.float64)
         self.dropout = update.dropout if any(update.dropout) else ()
-        self.is_fused = self.rule <= LAST_FUSED_RULE and not (
-            update.l1 or update.l2 or update.clip_value or update.clip_norm
-        )
+        # what the kernels for small steps do not know
         self.is_plain = not (
             self.dropout or update.input_noise or update.label_smoothing or update.max_norm or update.skips
         )
-        self.advances = update.schedule != "constant" or update.rule in STEP_DEPENDENT_RULES
-        self.key = update.key - 2**64 if update.key >= 2**63 else update.key  # as a signed number
+        has_more = update.l1 or update.l2 or update.clip_value or update.clip_norm
+        self.epilogue = STORE if has_more else self.row.epilogue
+        self.advances = update.schedule != "constant" or self.row.advances
+
+    def update_path(self, batch_size, n_parameters):
+        """Return where the update of batches of this size happens: IN_EPILOGUE, BY_SLICE or AFTER_GRADIENT."""
+        if batch_size > limits.BLOCK_ROWS or self.update.clip_norm:
+            return AFTER_GRADIENT
+        if self.epilogue != STORE:
+            return IN_EPILOGUE
+        return AFTER_GRADIENT if batch_size == 1 or n_parameters <= MAX_LANE_PARAMETERS else BY_SLICE
 
 
 class NumbaBackend:
@@ -100,208 +155,165 @@ class NumbaBackend:
         self._no_losses = np.empty(0)
 
     def __getstate__(self):
-        """Leave the desks behind."""
+        """Leave the workspaces behind."""
         return {**self.__dict__, "_free": {}, "_autotuners": {}}
 
-    def _work(self, prepare, key, threads, look=None, settle=None):
-        """Have prepare(desk, threads, *call) write a job, and run it: (steps done, look(desk)).
-
-        `call` are the fields of `plan.CallArgs` between the kernel and the parameters; `key` are the arguments of the desk:
-        its rows, the most threads, and for training the number of states and dropout.
-
-        `settle` is called with the desk at the end.  The desk is one's own, so several Python threads may use the same
-        network.  Where the gang is at another caller's work there is one thread, for which the results are the same.
-        """
-        pool = pools.pool()
-        in_pool = threads > 1 and pool.lock.acquire(blocking=False)
-        threads, slots = threads if in_pool else 1, None
-        try:
-            if in_pool:
-                try:
-                    slots = pool.slots(threads - 1)
-                except RuntimeError:  # no more threads can be started
-                    threads = 1
-            free = self._free.setdefault(key, [])
-            try:
-                workspace = free.pop()
-            except IndexError:
-                workspace = Workspace(self, *key)
-            prepare(workspace, threads, 0 if threads == 1 else address_of(slots), threads - 1, thread_pool.RELEASE)
-            pools.launcher()(workspace.address)
-            result = workspace.done()
-            if settle:
-                settle(workspace)
-            if look:  # at a desk as large as these data: not kept
-                return result, look(workspace)
-            if not free:
-                free.append(workspace)
-            return result, None
-        finally:
-            if in_pool:
-                pool.lock.release()
+    def is_compiled(self):
+        """Whether the native functions of plain training are compiled already, in memory or on disk."""
+        forward, backward, of_loss = network_functions(self.activations, self.loss)
+        return is_ready([kernels.train_in_blocks, *forward, *backward, *of_loss], self.dtype)
 
     def _threads_for(self, rows, products, most=None):
         """Choose the number of threads that pay for a block of this many rows."""
         if rows == 1 or self.n_parameters <= MAX_LANE_PARAMETERS:
-            return 1  # the engines of kernels/small.py know no threads
+            return 1  # the kernels for small steps know no threads
         pay = min(rows // limits.MIN_ROWS_PER_THREAD, products * self.n_parameters * rows // limits.MIN_WORK_PER_THREAD)
         return 1 if pay <= 1 else min(pay, most or pools.get_num_threads())
 
-    def _evaluate(
-        self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, rows=None, look=None, weights=None, settle=None
-    ):
+    def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, weights=None):
+        """Evaluate samples: (losses, gradient, whether the inputs are surely finite), as far as wanted."""
         n = len(X)
-        rows = rows or (limits.FEW_ROWS if n <= limits.FEW_ROWS else limits.BLOCK_ROWS)
-        losses = np.empty(n) if wants & t.WANT_LOSS else self._no_losses
-        gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & t.WANT_GRADIENT else self._nothing
-        products = 3 if wants & t.WANT_GRADIENT else 1
+        rows = limits.FEW_ROWS if n <= limits.FEW_ROWS else limits.BLOCK_ROWS
+        losses = np.empty(n) if wants & kernels.WANT_LOSS else self._no_losses
+        gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & kernels.WANT_GRADIENT else self._nothing
+        products = 3 if wants & kernels.WANT_GRADIENT else 1
         scale = 1.0 / n if self.reduction == "mean" else 1.0
         n_at_once = _blocks(products * self.n_parameters * rows) * rows
-        if n <= n_at_once:
-            seen = self._evaluate_rows(
-                wants,
-                scale,
-                False,
-                products,
-                rows,
-                parameters,
-                gradient,
-                y_kind,
-                look,
-                settle,
-                X,
-                Y,
-                weights,
-                losses,
-                out,
-            )
-            return losses, gradient, seen
+        is_finite = True
         for start in range(0, n, n_at_once):
-            arrays = (
-                array if array is None or array is self._no_losses else array[start : start + n_at_once]
-                for array in (X, Y, weights, losses, out)
-            )
-            self._evaluate_rows(
-                wants, scale, start > 0, products, rows, parameters, gradient, y_kind, look, settle, *arrays
-            )
-        return losses, gradient, None
+            arrays = X, Y, weights, losses, out
+            if n > n_at_once:
+                arrays = (
+                    array if array is None or array is self._no_losses else array[start : start + n_at_once]
+                    for array in arrays
+                )
+            args = wants, scale, start > 0
+            is_finite &= self._evaluate_rows(args, products, rows, parameters, gradient, y_kind, *arrays)
+        return losses, gradient, is_finite
 
-    def _evaluate_rows(
-        self, wants, scale, adds, products, rows, parameters, gradient, y_kind, look, settle, X, Y, weights, losses, out
-    ):
-        """Evaluate these samples in one native call; return look(desk)."""
-        n = len(X)
-        data = Data(
-            address_of(X),
-            X_KINDS[X.dtype],
-            self.scale,
-            0 if Y is None else address_of(Y),
-            y_kind,
-            0 if weights is None else address_of(weights),
-            n,
-        )
-        addresses = (
-            address_of(parameters),
-            address_of(gradient),
-            0,
-            0,
-            address_of(losses),
-            0,
-            0,
-            0 if out is None else address_of(out),
-        )
-
-        def prepare(workspace, threads, *call):
-            workspace.need(t.evaluate, N_EVAL_FUNCTIONS)
-            pack(workspace.job, DATA_AT, data)
-            pack(workspace.job, CALL_ARGS_AT, CallArgs(t.evaluate.address(self.dtype), *call, *addresses))
-            pack(workspace.job, TASK_AT, EvalArgs(wants, scale, threads, adds))
-
+    def _evaluate_rows(self, args, products, rows, parameters, gradient, y_kind, X, Y, weights, losses, out):
+        """Evaluate these samples in one native call; return whether the inputs are surely finite."""
+        n, wants = len(X), args[0]
         work = products * self.n_parameters * n
         most = self._threads_for(min(n, rows), products) if work >= limits.MIN_PARALLEL_WORK else 1
-        if most == 1 or work >= limits.CERTAIN_WORK or look:
-            return self._work(prepare, (rows, most), most, look, settle)[1]
+        arrays = parameters, gradient, X, Y, y_kind, weights, losses, out
+        if most == 1 or work >= limits.CERTAIN_WORK:
+            with _Claim(self, most, (rows, most)) as claim:
+                self._launch_evaluation(claim, args, *arrays)
+                return not (wants & kernels.WANT_OUTPUT and claim.workspace.take(kernels.NOT_FINITE))
         # Other threads of this process or others may want the cores too: then one thread is several times as fast.
         autotuner = self._autotuners.setdefault((most,), Autotuner(most, work))
         threads, is_trial = autotuner.turn()
         start = time.perf_counter()
-        self._work(prepare, (rows, most), threads, settle=settle)
+        with _Claim(self, threads, (rows, most)) as claim:
+            self._launch_evaluation(claim, args, *arrays)
+            is_finite = not (wants & kernels.WANT_OUTPUT and claim.workspace.take(kernels.NOT_FINITE))
         autotuner.note(threads, (time.perf_counter() - start) / work, is_trial)
-        return None
+        return is_finite
+
+    def _launch_evaluation(self, claim, args, parameters, gradient, X, Y, y_kind, weights, losses, out):
+        """Write the job of an evaluation, and run it; `args` are wants, scale and adds of EvalArgs."""
+        wants, scale, adds = args
+        workspace = claim.workspace
+        workspace.load_evaluation(wants)
+        data = Data(
+            x_address=address_of(X),
+            x_kind=X_KINDS[X.dtype],
+            x_scale=self.scale,
+            y_address=0 if Y is None else address_of(Y),
+            y_kind=y_kind,
+            weights=0 if weights is None else address_of(weights),
+            n=len(X),
+        )
+        call_args = CallArgs(
+            kernel=kernels.evaluate.address(self.dtype),
+            slots=claim.slots,
+            n_slots=claim.threads - 1,
+            release=RELEASE,
+            parameters=address_of(parameters),
+            gradient=address_of(gradient),
+            random_words=0,
+            order=0,
+            losses=address_of(losses),
+            running_products=0,
+            n_running_products=0,
+            out=0 if out is None else address_of(out),
+        )
+        pack(workspace.job, DATA_AT, data)
+        pack(workspace.job, CALL_ARGS_AT, call_args)
+        pack(workspace.job, TASK_AT, EvalArgs(wants, scale, claim.threads, adds))
+        workspace.holds = None
+        claim.launch()
 
     def predict(self, parameters, X):
         """Return outputs (n, n_out) of samples (n, n_in), which must be finite."""
-        return self._outputs(t.WANT_OUTPUT, parameters, X)[0]
+        return self._outputs(kernels.WANT_OUTPUT, parameters, X)[0]
 
     def outputs_and_losses(self, parameters, X, Y):
         """Return what `predict` and `losses` do, in one pass."""
-        return self._outputs(t.WANT_OUTPUT | t.WANT_LOSS, parameters, X, Y, _kind_of(Y))
+        return self._outputs(kernels.WANT_OUTPUT | kernels.WANT_LOSS, parameters, X, Y, _kind_of(Y))
 
     def _outputs(self, wants, parameters, X, *targets):
         out = np.empty((len(X), self.sizes[-1]), self.dtype)
-        is_finite = True
-
-        def look(workspace):
-            nonlocal is_finite
-            is_finite, workspace.sync[t.NOT_FINITE] = is_finite and not workspace.sync[t.NOT_FINITE], 0
-
-        losses = self._evaluate(wants, parameters, X, *targets, out=out, settle=look)[0]
+        losses, _, is_finite = self._evaluate(wants, parameters, X, *targets, out=out)
         if not is_finite:  # or only so large that their squares are not
             checks.finite("X", X, self.dtype)
         return out, losses
 
     def losses(self, parameters, X, Y):
         """Return the loss of each sample, float64 (n,), before the mean or sum."""
-        return self._evaluate(t.WANT_LOSS, parameters, X, Y, _kind_of(Y))[0]
+        return self._evaluate(kernels.WANT_LOSS, parameters, X, Y, _kind_of(Y))[0]
 
     def gradient(self, parameters, X, Y, weights=None):
         """(sample losses, flat gradient of the reduced loss), both with the weights of the samples, (n,) or None."""
-        return self._evaluate(t.WANT_LOSS | t.WANT_GRADIENT, parameters, X, Y, _kind_of(Y), weights=weights)[:2]
+        wants = kernels.WANT_LOSS | kernels.WANT_GRADIENT
+        return self._evaluate(wants, parameters, X, Y, _kind_of(Y), weights=weights)[:2]
 
     def gradient_from(self, parameters, X, dA):
         """Return the flat gradient for an output gradient dA."""
-        return self._evaluate(t.WANT_GRADIENT, parameters, X, dA, Y_GRADIENT)[1]
+        return self._evaluate(kernels.WANT_GRADIENT, parameters, X, dA, Y_GRADIENT)[1]
 
     def input_gradient(self, parameters, X, Y):
         """Return the gradient of the reduced loss with respect to X."""
         dX = np.empty((len(X), self.sizes[0]), self.dtype)
-        self._evaluate(t.WANT_INPUT_GRADIENT, parameters, X, Y, _kind_of(Y), out=dX)
+        self._evaluate(kernels.WANT_INPUT_GRADIENT, parameters, X, Y, _kind_of(Y), out=dX)
         dX *= self.dtype.type(self.scale)
         return dX
 
     def record(self, parameters, X, Y=None, dA=None):
         """Every Z, A and delta of one pass, as a `Pass`: forward only, or back from targets Y or a gradient dA."""
-        n = len(X)
-        wants, dX = 0, None
-        if Y is not None or dA is not None:
-            wants = t.WANT_GRADIENT | t.WANT_INPUT_GRADIENT | (t.WANT_LOSS if dA is None else 0)
+        n, is_backward = len(X), Y is not None or dA is not None
+        wants, losses, gradient, dX = 0, self._no_losses, self._nothing, None
+        if is_backward:
+            wants = kernels.WANT_GRADIENT | kernels.WANT_INPUT_GRADIENT
+            gradient = aligned_zeros(self.n_parameters, self.dtype)
             dX = np.empty((n, self.sizes[0]), self.dtype)
-        y, kind = (Y, _kind_of(Y)) if dA is None else (dA, Y_GRADIENT)
+        if dA is None and is_backward:
+            wants, losses = wants | kernels.WANT_LOSS, np.empty(n)
+        targets, kind = (Y, _kind_of(Y)) if dA is None else (dA, Y_GRADIENT)
+        args = wants, 1.0 / n if self.reduction == "mean" else 1.0, False
+        # a workspace as large as these data, on one thread: its arrays hold every intermediate
+        with _Claim(self, 1, (n, 1), keeps=False) as claim:
+            self._launch_evaluation(claim, args, parameters, gradient, X, targets, kind, None, losses, dX)
+            Z, A, delta = self._intermediates(claim.workspace, parameters, X)
+        if not is_backward:
+            return Pass(Z=Z, A=A, delta=None, gradient=None, dX=None, losses=None)
+        dX *= self.dtype.type(self.scale)
+        return Pass(Z=Z, A=A, delta=delta, gradient=gradient, dX=dX, losses=losses if dA is None else None)
 
-        def blocks(workspace):
-            for layer in workspace.plan.layers:
-                shape = n, layer[N_OUT], layer[ROW_STRIDE]
-                yield (
-                    tuple(workspace.block(layer[at], *shape) for at in (Z_AT, A_AT, DELTA_AT)),
-                    layer[Z_AT] == layer[A_AT],
-                )
-
-        losses, gradient, seen = self._evaluate(
-            wants, parameters, X, y, kind, out=dX, rows=n, look=lambda workspace: list(blocks(workspace))
-        )
-        if dX is not None:
-            dX *= self.dtype.type(self.scale)
+    def _intermediates(self, workspace, parameters, X):
+        """Return lists of Z, A (A[0] being the inputs) and delta of the samples that a workspace holds."""
         Z, A, delta = [], [X.astype(self.dtype) * self.dtype.type(self.scale)], []
-        for l, ((z, a, d), is_overwritten) in enumerate(seen):
-            if is_overwritten:  # Z, by A: computed once more
+        for l, layer in enumerate(workspace.plan.layers):
+            shape = len(X), layer[N_OUT], layer[ROW_STRIDE]
+            z, a, d = (workspace.rows_of(layer[at], *shape) for at in (Z_AT, A_AT, DELTA_AT))
+            if layer[Z_AT] == layer[A_AT]:  # Z was overwritten by A: computed once more
                 W, b = self._weights(parameters, l)
                 z = A[l] @ W + b
             Z.append(z)
             A.append(a)
             delta.append(d)
-        if wants == 0:
-            return Pass(Z=Z, A=A, delta=None, gradient=None, dX=None, losses=None)
-        return Pass(Z=Z, A=A, delta=delta, gradient=gradient, dX=dX, losses=losses if dA is None else None)
+        return Z, A, delta
 
     def _weights(self, parameters, l):
         start = sum((m + 1) * n for m, n in zip(self.sizes[:l], self.sizes[1:], strict=False))
@@ -321,106 +333,95 @@ class _Training:
 
     def __init__(self, backend, rules, parameters, state, batch_size, order, threads):
         _check_indices("order", order)
-        update, n_states, n_parameters = rules.update, len(state.buffers), backend.n_parameters
+        update, n_parameters = rules.update, backend.n_parameters
         self._backend, self._rules, self._state = backend, rules, state
         self._parameters, self._order = parameters, order
         self._batch_size = batch_size = min(batch_size, len(order))
         self._rows = rows = min(batch_size, limits.BLOCK_ROWS)
-        needs_gradient = (
-            batch_size > rows
-            or update.clip_norm
-            or not rules.is_fused
-            and (batch_size == 1 or n_parameters <= MAX_LANE_PARAMETERS)
-        )
+        self._path = rules.update_path(batch_size, n_parameters)
+        needs_gradient = self._path == AFTER_GRADIENT
         self._gradient = aligned_zeros(n_parameters, backend.dtype) if needs_gradient else backend._nothing
         self._sums = np.empty(-(-n_parameters // SQUARES_CHUNK)) if update.clip_norm else None
         self._threads = threads
         self._work = 3 * n_parameters * batch_size
         self._rows_at_once = _blocks(3 * n_parameters * rows) * rows
-        self._kind = n_states, rules.dropout
-        to = [
-            (address_of(state.buffers[k]) - address_of(parameters)) // backend.dtype.itemsize for k in range(n_states)
-        ]
-        self._steps = TrainArgs(
-            *[0] * len(PER_CALL),
-            batch_size,
-            backend.reduction == "mean",
-            rules.rule,
-            rules.schedule,
-            *map(address_of, rules.arrays),
-            0 if self._sums is None else address_of(self._sums),
-            n_states,
-            *(*to, 0, 0)[:2],
-            update.rate_scale,
-            rules.is_fused,
-            rules.advances,
-            update.l1,
-            update.l2,
-            update.clip_value,
-            update.clip_norm,
-            update.max_norm,
-            update.label_smoothing,
-            update.label_smoothing / smoothing_classes(backend.loss, backend.sizes[-1]),
-            update.input_noise,
-            rules.key,
-            update.skips,
-        )
+        self._kind = len(state.buffers), rules.dropout
+        self._args = self._train_args(update)
         self._addresses = address_of(parameters), address_of(self._gradient)
 
-    def __call__(self, X, Y, weights, words, first_batch, last_batch, losses):
+    def _train_args(self, update):
+        """Return the TrainArgs of all calls: fields that are named as those of the Update are its."""
+        backend, rules, state = self._backend, self._rules, self._state
+        offsets = [
+            (address_of(buffer) - address_of(self._parameters)) // backend.dtype.itemsize for buffer in state.buffers
+        ]
+        hyperparameters, rates = map(address_of, rules.arrays)
+        classes = smoothing_classes(backend.loss, backend.sizes[-1])
+        values = {
+            **dict.fromkeys(PER_CALL, 0),
+            **{field: getattr(update, field) for field in TrainArgs._fields if hasattr(update, field)},
+            "batch_size": self._batch_size,
+            "is_mean": backend.reduction == "mean",
+            "update_path": self._path,
+            "epilogue": rules.epilogue if self._path == IN_EPILOGUE else STORE,
+            "schedule": KINDS[update.schedule],
+            "hyperparameters": hyperparameters,
+            "rates": rates,
+            "sums": 0 if self._sums is None else address_of(self._sums),
+            "n_states": len(offsets),
+            "to_first": offsets[0] if offsets else 0,
+            "to_second": offsets[1] if len(offsets) > 1 else 0,
+            "advances": rules.advances,
+            "smoothing_share": update.label_smoothing / classes,
+            "key": update.key - 2**64 if update.key >= 2**63 else update.key,  # as a signed number
+        }
+        assert self._path != AFTER_GRADIENT or self._gradient.size == backend.n_parameters, "no memory for the gradient"
+        return TrainArgs(**values)
+
+    def __call__(self, X, Y, weights, random_words, first_batch, last_batch, losses):
         """Whole epochs, or some batches of one; return the steps done."""
         most = self._backend._threads_for(self._rows, 3, self._threads)
-        data = (
-            address_of(X),
-            X_KINDS[X.dtype],
-            self._backend.scale,
-            address_of(Y),
-            _kind_of(Y),
-            0 if weights is None else address_of(weights),
-            len(self._order),
+        data = Data(
+            x_address=address_of(X),
+            x_kind=X_KINDS[X.dtype],
+            x_scale=self._backend.scale,
+            y_address=address_of(Y),
+            y_kind=_kind_of(Y),
+            weights=0 if weights is None else address_of(weights),
+            n=len(self._order),
         )
         if self._rows_at_once < self._batch_size:
-            return self._in_parts(data, words, first_batch, last_batch, losses, most)
+            return self._in_parts(data, random_words, first_batch, last_batch, losses, most)
         if most == 1 or self._work >= limits.CERTAIN_WORK:
-            return self._do(data, words, first_batch, last_batch, losses, most, most)[0]
-        paces = self._backend._autotuners
-        if (self._rows, most) not in paces:
-            self._do(data, None, 0, 0, losses[:0], 1, most)  # loads the kernel, so that no trial pays for it
-        autotuner = paces.setdefault((self._rows, most), Autotuner(most, self._work))
+            return self._train(data, random_words, first_batch, last_batch, losses, most, most)[0]
+        autotuners = self._backend._autotuners
+        if (self._rows, most) not in autotuners:
+            self._train(data, None, 0, 0, losses[:0], 1, most)  # loads the kernel, so that no trial pays for it
+        autotuner = autotuners.setdefault((self._rows, most), Autotuner(most, self._work))
         total = 0
         for number, epochs, first, last in autotuner.pieces(slice(0, len(losses)), first_batch, last_batch):
             threads = number or autotuner.best
-            done, seconds = self._do(
-                data, None if words is None else words[epochs], first, last, losses[epochs], threads, most
-            )
+            words = None if random_words is None else random_words[epochs]
+            done, seconds = self._train(data, words, first, last, losses[epochs], threads, most)
             total += done
             if done < (epochs.stop - epochs.start) * last - first:
                 break
             autotuner.note(threads, seconds, number is not None)
         return total
 
-    def _in_parts(self, data, words, first_batch, last_batch, losses, threads):
+    def _in_parts(self, data, random_words, first_batch, last_batch, losses, threads):
         """Train batches that take long, each in several native calls; Ctrl-C between them leaves all as it was."""
         state, total = self._state, 0
         for epoch in range(len(losses)):
             one = slice(epoch, epoch + 1)
+            words = None if random_words is None else random_words[one]
             for batch in range(first_batch if epoch == 0 else 0, last_batch):
                 before, skipped, done, first_row = losses[epoch], state.skipped, 0, 0
                 while not done and np.isfinite(losses[epoch]):
                     interrupts.check()
-                    last_row = first_row + self._rows_at_once
-                    done, _ = self._do(
-                        data,
-                        None if words is None else words[one],
-                        batch,
-                        batch + 1,
-                        losses[one],
-                        threads,
-                        threads,
-                        first_row,
-                        last_row,
-                    )
-                    first_row = last_row
+                    rows = first_row, first_row + self._rows_at_once
+                    done, _ = self._train(data, words, batch, batch + 1, losses[one], threads, threads, rows)
+                    first_row = rows[1]
                 if not done:
                     return total
                 if state.skipped > skipped:
@@ -428,62 +429,59 @@ class _Training:
                 total += done
         return total
 
-    def _do(self, data, words, first, last, losses, threads, most, first_row=0, last_row=0):
-        """Train without trials, at a desk for the most threads: (steps done, seconds of one)."""
+    def _train(self, data, random_words, first, last, losses, threads, most, rows=(0, 0)):
+        """Train without trials, in a workspace for `most` threads: (steps done, seconds of one)."""
         backend, state = self._backend, self._state
-        running_products = state.running_products if threads == 1 else np.tile(state.running_products, threads)
-
-        def prepare(workspace, threads, *call):
-            if workspace.holds != (self._steps, data):
-                self._put_down(workspace, data)
+        start = time.perf_counter()
+        with _Claim(backend, threads, (self._rows, most, *self._kind)) as claim:
+            workspace, threads = claim.workspace, claim.threads
+            if workspace.holds != (self._args, data):
+                self._write_args(workspace, data)
+            products = state.running_products if threads == 1 else np.tile(state.running_products, threads)
             pack_call(
                 workspace.job,
                 workspace.kernel,
-                *call,
+                claim.slots,
+                threads - 1,
+                RELEASE,
                 *self._addresses,
-                0 if words is None else address_of(words),
+                0 if random_words is None else address_of(random_words),
                 address_of(self._order),
                 address_of(losses),
-                address_of(running_products),
+                address_of(products),
                 state.running_products.size,
                 0,
                 first,
                 last,
                 len(losses),
                 state.step,
-                words is not None,
+                random_words is not None,
                 threads,
-                first_row,
-                last_row,
+                *rows,
+                threads > 1 and self._has_private(workspace.plan, threads),
             )
-
-        def skipped(workspace):
-            state.skipped += int(workspace.sync[t.SKIPPED])
-            workspace.sync[t.SKIPPED] = 0
-
-        start = time.perf_counter()
-        done = backend._work(
-            prepare, (self._rows, most, *self._kind), threads, settle=skipped if self._rules.update.skips else None
-        )[0]
-        seconds = time.perf_counter() - start
+            done = claim.launch()
+            if self._rules.update.skips:
+                state.skipped += workspace.take(kernels.SKIPPED)
         if threads > 1:
-            state.running_products[:] = running_products[: state.running_products.size]
+            state.running_products[:] = products[: state.running_products.size]
         state.step += done
-        return done, seconds / max(done, 1)
+        return done, (time.perf_counter() - start) / max(done, 1)
 
-    def _put_down(self, workspace, numbers):
-        """Write into the job of a desk what does not differ from call to call; the numbers are those of `plan.Data`."""
-        backend, rules, data = self._backend, self._rules, Data(*numbers)
-        kernel = t.trainer_for(workspace.plan, self._batch_size, backend._lanes, rules.is_plain and not data.weights)
-        is_whole = self._batch_size <= self._rows
-        workspace.need(
-            kernel, N_PLAIN_FUNCTIONS if rules.is_plain and rules.is_fused and is_whole else len(FUNCTION_TABLE)
-        )
-        with interrupts.allowed():
-            workspace.kernel = kernel.address(backend.dtype)
+    def _has_private(self, plan, threads):
+        """Whether threads train private columns of the first layer: then nothing reads W between the updates."""
+        fits = max_slice(self._backend.sizes[1], threads) <= plan.private_row_stride
+        return fits and self._path != AFTER_GRADIENT and not self._rules.update.max_norm
+
+    def _write_args(self, workspace, data):
+        """Write into the job of a workspace what does not differ from call to call."""
+        backend, rules = self._backend, self._rules
+        is_plain = rules.is_plain and not data.weights
+        kernel = kernels.trainer_for(workspace.plan, self._batch_size, backend._lanes, is_plain)
+        workspace.load_training(kernel, rules.update, self._path)
         pack(workspace.job, DATA_AT, data)
-        pack(workspace.job, TASK_AT, self._steps)
-        workspace.holds = self._steps, numbers
+        pack(workspace.job, TASK_AT, self._args)
+        workspace.holds = self._args, data
 
 
 def _blocks(work):
@@ -504,8 +502,3 @@ def _check_indices(name, array):
     """Check indices of which the kernels get no more than the address."""
     if array.dtype != np.int64:
         raise TypeError(f"{name} must be int64 where it holds indices, got {array.dtype}")
-
-
-def is_compiled(dtype):
-    """Whether the training kernels for float32 or float64 are compiled already, in memory or on disk."""
-    return is_ready(t.train_in_blocks, N_PLAIN_FUNCTIONS, dtype)

@@ -6,12 +6,29 @@ import numpy as np
 
 from .. import interrupts
 from ..custom import CustomFunction
-from ..kernels.backprop import load_functions, sync_size
+from ..kernels import elementwise, losses, optimizers, training
+from ..kernels.backprop import FUNCTIONS, sync_size
 from ..kernels.layout import (
+    AFTER_GRADIENT,
+    BACKWARD_AT,
     DONE_AT,
+    DROP,
+    FORWARD_AT,
+    GATHER,
+    GEMM,
+    IN_EPILOGUE,
     JOB_SIZE,
+    MAX_NORM,
+    NOISE,
+    OUTPUT_GRADIENT,
     PLAN_AT,
     POINTERS_AT,
+    PREPARE_GRADIENT,
+    SAMPLE_LOSSES,
+    SCALE,
+    STEP_FACTORS,
+    SUM_OF_SQUARES,
+    UPDATE,
     Pointers,
     pack,
 )
@@ -33,44 +50,114 @@ def address_of(array):
 assert all(address_of(array) == array.ctypes.data for array in (np.empty(3), np.empty((2, 3), np.uint8)[1:]))
 
 
+def network_functions(activations, loss):
+    """Return the native functions of a network.
+
+    Returns
+    -------
+    forward, backward : lists of NativeFunction
+        Of the activations of the layers.
+    of_loss : tuple of NativeFunction
+        Sample losses and output gradient.
+    """
+    custom = {item: item.native_functions() for item in (*activations, loss) if isinstance(item, CustomFunction)}
+    forward = [custom[item][0] if item in custom else elementwise.forward(item) for item in activations]
+    backward = [custom[item][1] if item in custom else elementwise.backward(item) for item in activations]
+    if loss in custom:
+        return forward, backward, custom[loss]
+    output = activations[-1] if activations[-1] not in custom else None
+    return forward, backward, losses.native_functions(name_of(loss), output)
+
+
+def training_functions(update, path):
+    """Return the places in Plan.functions that training needs besides evaluation, and their native functions.
+
+    Parameters
+    ----------
+    update : fastbp.update.Update
+    path : IN_EPILOGUE, BY_SLICE or AFTER_GRADIENT
+    """
+    result = {STEP_FACTORS: optimizers.step_factors(update.rule)}
+    if path != IN_EPILOGUE:
+        result[UPDATE] = optimizers.update_slice(update.rule)
+    if path == AFTER_GRADIENT and (update.clip_norm or update.l1 or update.l2):
+        result.update({place: FUNCTIONS[place] for place in (PREPARE_GRADIENT, SUM_OF_SQUARES, SCALE)})
+    for place, is_used in ((DROP, any(update.dropout)), (NOISE, update.input_noise), (MAX_NORM, update.max_norm)):
+        if is_used:
+            result[place] = FUNCTIONS[place]
+    return result
+
+
 class Workspace:
-    """A plan with its workspace: what one call at a time can work with."""
+    """A plan with its workspace and its job, of which the kernels get the address."""
 
     def __init__(self, backend, rows, threads, n_states=None, dropout=()):
-        *activations, loss = [
-            item.addresses(backend.dtype) if isinstance(item, CustomFunction) else name_of(item)
-            for item in (*backend.activations, backend.loss)
-        ]
         self.plan = make_plan(
-            backend.sizes, activations, loss, rows, threads, n_states, dropout, *settings_of(backend.loss).values()
+            sizes=backend.sizes,
+            activations=[str(item) for item in backend.activations],
+            loss=name_of(backend.loss),
+            rows=rows,
+            threads=threads,
+            n_states=n_states,
+            dropout=dropout,
+            loss_parameter=next(iter(settings_of(backend.loss).values()), 0.0),
         )
-        self._dtype, self._n_functions = backend.dtype, 0
-        self.job, self.holds = bytearray(8 * JOB_SIZE), None  # the Steps and Data that are in it
+        self._backend, self._dtype, self._loaded = backend, backend.dtype, set()
+        self.job, self.holds = bytearray(8 * JOB_SIZE), None  # the TrainArgs and Data that are in it
         self._words = (ctypes.c_ssize_t * JOB_SIZE).from_buffer(self.job)
         self.address, self.kernel = ctypes.addressof(self._words), 0
-        self.workspace = aligned_zeros(self.plan.size, backend.dtype)
+        self.array = aligned_zeros(self.plan.size, backend.dtype)
         self.sync = aligned_zeros(sync_size(threads), np.int64)
         layers, functions = self.plan.layers, self.plan.functions
-        others = map(address_of, (functions, self.workspace, self.sync))
+        others = map(address_of, (functions, self.array, self.sync))
         pack(self.job, POINTERS_AT, Pointers(address_of(layers), len(layers), *others))
         pack(self.job, PLAN_AT, self.plan)
         for copy in range(threads if self.plan.x_size else 1):
             start = self.plan.x_at + copy * self.plan.x_size
-            block = self.workspace[start : start + rows * self.plan.x_row_stride].reshape(rows, -1)
-            block[:, backend.sizes[0]] = 1
+            inputs = self.array[start : start + rows * self.plan.x_row_stride].reshape(rows, -1)
+            inputs[:, backend.sizes[0]] = 1
 
-    def need(self, kernel, n_functions):
-        """Have the first so many leaves at hand, which `kernel` will call; the others need not be compiled."""
-        if self._n_functions < n_functions:
-            with interrupts.allowed():
-                start_compile_helper(kernel, n_functions, self._dtype)
-                load_functions(self.plan, n_functions, self._dtype)
-            self._n_functions = n_functions
+    def load_evaluation(self, wants, kernel=training.evaluate):
+        """Put the native functions that `wants` needs (a sum of WANT_...) into the plan, compiling them if need be."""
+        if wants not in self._loaded:
+            self._load(wants, {}, kernel)
+            self._loaded.add(wants)
 
-    def done(self):
+    def load_training(self, kernel, update, path):
+        """Put the native functions of a training into the plan, compiling them and the kernel if need be."""
+        self._load(training.WANT_LOSS | training.WANT_GRADIENT, training_functions(update, path), kernel)
+        with interrupts.allowed():
+            self.kernel = kernel.address(self._dtype)
+
+    def _load(self, wants, others, kernel):
+        forward, backward, (sample_losses, output_gradient) = network_functions(
+            self._backend.activations, self._backend.loss
+        )
+        functions = {GEMM: FUNCTIONS[GEMM], GATHER: FUNCTIONS[GATHER]}
+        layers = {FORWARD_AT: forward}
+        if wants & training.WANT_LOSS:
+            functions[SAMPLE_LOSSES] = sample_losses
+        if wants & (training.WANT_GRADIENT | training.WANT_INPUT_GRADIENT):
+            functions[OUTPUT_GRADIENT] = output_gradient
+            layers[BACKWARD_AT] = backward
+        functions.update(others)
+        needed = list(dict.fromkeys([*functions.values(), *(item for column in layers.values() for item in column)]))
+        with interrupts.allowed():
+            start_compile_helper([*needed, training.evaluate, kernel], self._dtype)
+            for place, function in functions.items():
+                self.plan.functions[place] = function.address(self._dtype)
+            for column, of_layers in layers.items():
+                self.plan.layers[:, column] = [function.address(self._dtype) for function in of_layers]
+
+    def steps_done(self):
         """Return the steps that the kernel has done."""
         return self._words[DONE_AT]
 
-    def block(self, at, n, columns, row):
-        """Return a copy of one block of the workspace, without its padding."""
-        return self.workspace[at : at + n * row].reshape(n, row)[:, :columns].copy()
+    def take(self, place):
+        """Return a counter of `sync`, and set it to 0."""
+        value, self.sync[place] = int(self.sync[place]), 0
+        return value
+
+    def rows_of(self, at, n, columns, stride):
+        """Return a copy of n rows of an array in the workspace, without its padding."""
+        return self.array[at : at + n * stride].reshape(n, stride)[:, :columns].copy()
