@@ -1,7 +1,7 @@
-"""One block of samples: gather, forward, losses, output delta, backward, gradient.
+"""Backpropagation over one block of samples: gather, forward, losses, output delta, backward, gradient, update.
 
-In the workspace every block of activations carries a column of ones after its last column, so that the bias gradient
-is one more row of the weight gradient.
+In the workspace every array of activations has a column of ones after its last column, so that the bias gradient is
+one more row of the weight gradient.  Each function does one thread's part.
 """
 
 import numpy as np
@@ -120,11 +120,11 @@ def gather(
     first,
     last,
 ):
-    """Bring samples times `scale` into rows top .. bottom - 1 of the block x, their targets to first .. last - 1 of y.
+    """Gather samples times `scale` into rows top .. bottom - 1 of x, their targets into rows first .. last - 1 of y.
 
     Row r is the sample at place start + r of the order, or of the data themselves (`in_order`).  With `smoothing`
-    class labels become rows of targets, and all become (1 - smoothing) Y + smoothing_share (Szegedy et al. 2016).  The row of
-    a label that is no class is NaN: labels are the caller's memory, and may change after they were checked.
+    class labels become rows of targets, and all become (1 - smoothing) Y + smoothing_share (Szegedy et al. 2016).  The
+    row of a label that is no class is NaN: labels are in the caller's memory, and may change after they were checked.
     """
     if x_kind == X_FLOAT32 and is_single(x) or x_kind == X_FLOAT64 and not is_single(x):
         _copied_rows(pointer_like(x_address, x), n_in, scale, order, start, in_order, top, bottom, x, x_row_stride)
@@ -199,10 +199,10 @@ FUNCTIONS = {
 def gather_block(
     plan, data, context, order, start, in_order, inputs, rows, smoothing, smoothing_share, deviation, step, place
 ):
-    """Gather a block of samples: one thread's share, or all inputs into its own copy; return the kind of the targets.
+    """Gather a block of samples: one thread's rows, or all inputs into its copy; return the kind of the targets.
 
     Without `inputs` only the targets.  Row 0 is the sample at `start` of the order, and row `place` of its batch, which
-    names the noise added to it.
+    seeds the noise added to it.
     """
     last_layer, work = plan.layers[plan.layers.shape[0] - 1], context.work
     first, last = partition(rows, context.thread, context.threads)
@@ -313,7 +313,7 @@ def affine(plan, a, a_row_stride, w, w_row_stride, n_in, columns, z, z_row_strid
 
 @internal
 def thread_slice(layer, rows, thread, threads):
-    """Return the part of a layer's block that is a thread's: first and last row, first and last column."""
+    """Return a thread's slice of the rows and columns of a layer: first row, end, first column, end."""
     n = layer[N_OUT]
     if layer[BY_COLUMNS]:
         first, last = partition((n + COLUMN_BLOCK - 1) // COLUMN_BLOCK, thread, threads)
@@ -324,13 +324,13 @@ def thread_slice(layer, rows, thread, threads):
 
 @inline
 def block_inputs(plan, context):
-    """Where a thread finds the block of gathered samples."""
+    """Return the gathered inputs of a block."""
     return offset(context.work, plan.x_at + context.thread * plan.x_size)
 
 
 @inline
 def private_columns(plan, context):
-    """Where a thread's own copy of its columns of the first layer's W and b is; that of each state follows."""
+    """Return a thread's private columns of the first layer's W and b; those of each optimizer state follow."""
     return offset(context.work, plan.private_at + context.thread * plan.private_stride)
 
 
@@ -395,7 +395,7 @@ def drop(plan, context, l, step, place, a, out, rows, top, left, right):
 
 @inline
 def weight_slice(layer, thread, threads):
-    """Return the part of a layer's W, b being its last row, that is a thread's: first and last row and column."""
+    """Return a thread's slice of a layer's W, b being its last row: first row, end, first column, end."""
     if layer[BY_COLUMNS]:
         _, _, left, right = thread_slice(layer, 0, thread, threads)
         return 0, layer[N_IN] + 1, left, right
@@ -405,10 +405,10 @@ def weight_slice(layer, thread, threads):
 
 @internal
 def forward(plan, context, a, a_row_stride, rows, step, place):
-    """Z and A of every layer for a block of samples at `a`, rows `a_row_stride` apart; one thread's part of it.
+    """Compute Z and A of every layer for a block of samples at `a`, rows `a_row_stride` apart.
 
-    Where threads split columns they meet after each layer.  `step` and `place`, the block's first row in its batch,
-    name the numbers of dropout.
+    Where threads split columns there is a barrier after each layer.  `step` and `place`, the first row of the block
+    within its batch, seed dropout.
     """
     work, thread, threads = context.work, context.thread, context.threads
     for l in range(plan.layers.shape[0]):
@@ -479,7 +479,7 @@ def sample_losses(plan, work, y_kind, first, last):
 
 @internal
 def output_delta(plan, work, y_kind, scale, first, last):
-    """Delta of the output layer, with the factor 1/n of the mean in `scale`; rows first .. last - 1."""
+    """Compute delta of the output layer, with the factor 1/n of the mean in `scale`; rows first .. last - 1."""
     layer = plan.layers[plan.layers.shape[0] - 1]
     row = layer[ROW_STRIDE]
     z, a = offset(work, layer[Z_AT] + first * row), offset(work, layer[A_AT] + first * row)
@@ -544,7 +544,7 @@ def propagate(plan, delta, delta_row_stride, w, n_in, n_out, first, last, out, o
 
 @internal
 def apply_sample_weights(plan, data, context, order, start, in_order, first, last):
-    """Losses and output deltas of rows first .. last - 1 times the weights of their samples."""
+    """Multiply losses and output deltas of rows first .. last - 1 by the weights of their samples."""
     layer, weights = plan.layers[plan.layers.shape[0] - 1], pointer_like(data.weights, context.work)
     losses, delta, row = offset(context.work, plan.losses_at), offset(context.work, layer[DELTA_AT]), layer[ROW_STRIDE]
     for r in range(first, last):
@@ -556,7 +556,7 @@ def apply_sample_weights(plan, data, context, order, start, in_order, first, las
 
 @internal
 def backward(plan, context, rows, step, place):
-    """Delta of every layer before the last; one thread's part of it."""
+    """Compute delta of every layer before the last."""
     work, thread, threads = context.work, context.thread, context.threads
     for l in range(plan.layers.shape[0] - 1, 0, -1):
         if plan.is_mixed:
@@ -594,7 +594,7 @@ def backward(plan, context, rows, step, place):
 
 @internal
 def init_prefetch(plan, args, data, order, sync, thread):
-    """Return where in sync a thread's notes of `plan_prefetch` are, having begun them; 0 where it would not pay."""
+    """Initialize the state of a thread's prefetches, in sync; return its address, or 0 where it would not pay."""
     size = plan.layers[0, N_IN] * (4 if data.x_kind == X_FLOAT32 else 8 if data.x_kind == X_FLOAT64 else 1)
     address = sync + 8 * (SYNC_SIZE + dense.PREFETCH_SIZE * thread)
     prefetch = pointer_at(address, np.int64)
@@ -610,9 +610,10 @@ def init_prefetch(plan, args, data, order, sync, thread):
 
 @internal
 def plan_prefetch(plan, data, context, start, rows):
-    """Note what `gather_block` will gather next, up to so many rows from `start` of the order on; see `dense.next_prefetch_lines`.
+    """Plan the prefetch of what `gather_block` gathers next: up to `rows` samples from `start` of the order on.
 
-    The gradient of the first layer asks for it: where samples are large, it is among the largest products.
+    The gradient of the first layer prefetches it (`dense.next_prefetch_lines`): where samples are large, it is among
+    the largest products.
     """
     prefetch = pointer_at(context.prefetch, np.int64)
     rows = max(0, min(rows, data.n - start))
@@ -649,7 +650,7 @@ def gradient_tiles(
     momentum,
     velocity,
 ):
-    """A.T @ delta for n columns of `a` and some columns of delta, put into `w` as `epilogue` says (see `microkernel.tile`)."""
+    """A.T @ delta for n columns of `a` and some columns of delta, put into `w` by the epilogue."""
     if w_row_stride == 1:  # one column: it lies along the registers
         call(
             plan.functions[GEMM],
@@ -700,9 +701,9 @@ def gradient_tiles(
 
 @internal
 def weight_gradients(plan, context, rows, out, start, epilogue, lr, momentum, velocity):
-    """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` as `epilogue` says (see `microkernel.tile`).
+    """[dW; db] = [A_prev, 1].T @ delta of every layer, put into `out` by the epilogue (see `microkernel.tile`).
 
-    One thread's part of it: the columns that it had before, or else some rows of W.
+    A thread does the columns that it had in the forward pass, or else some rows of W.
     """
     work, thread, threads = context.work, context.thread, context.threads
     a, a_row_stride = block_inputs(plan, context), plan.x_row_stride
@@ -736,7 +737,7 @@ def weight_gradients(plan, context, rows, out, start, epilogue, lr, momentum, ve
 
 @internal
 def update_by_slice(plan, args, context, rows):
-    """Update one thread's part of W and b by [A_prev, 1].T @ delta, of which only small parts exist at a time."""
+    """Update W and b by [A_prev, 1].T @ delta, of which only one slice exists at a time."""
     work, thread, threads = context.work, context.thread, context.threads
     nothing, scratch = as_float(0, work), offset(work, plan.scratch_at + thread * plan.scratch_size)
     a, a_row_stride = block_inputs(plan, context), plan.x_row_stride
@@ -807,7 +808,7 @@ def update_by_slice(plan, args, context, rows):
 
 @inline
 def update_range(plan, args, context, gradient, parameters, to_first, to_second, n, are_weights):
-    """Update n parameters that lie side by side; biases have no penalties."""
+    """Update n adjacent parameters; biases have no penalties."""
     if n > 0:
         l1, l2 = as_float(0, parameters), as_float(0, parameters)
         if are_weights:
@@ -827,17 +828,17 @@ def update_range(plan, args, context, gradient, parameters, to_first, to_second,
 
 
 @inline
-def weights_or_biases(piece, layer, first, last):
-    """Return where a layer's weights (even pieces) or biases lie within first .. last - 1 of the parameters."""
+def weights_or_biases(i, layer, first, last):
+    """Return where a layer's weights (even i) or biases (odd i) lie within first .. last - 1 of the parameters."""
     middle = layer[W_AT] + layer[N_IN] * layer[N_OUT]
-    if piece % 2 == 0:
+    if i % 2 == 0:
         return max(first, layer[W_AT]), min(last, middle)
     return max(first, middle), min(last, middle + layer[N_OUT])
 
 
 @internal
 def update_parameters(plan, args, context):
-    """Update one thread's share of all parameters by the gradient at tools.gradient; threads have met before."""
+    """Update a thread's slice of all parameters by the gradient of the batch; a barrier comes before."""
     n, p, g = plan.n_parameters, context.parameters, context.gradient
     n_sums = (n + SQUARES_CHUNK - 1) // SQUARES_CHUNK
     first_sum, last_sum = partition(n_sums, context.thread, context.threads)
@@ -848,16 +849,21 @@ def update_parameters(plan, args, context):
             plan, args, context, offset(g, first), offset(p, first), args.to_first, args.to_second, last - first, False
         )
         return
-    for piece in range(2 * plan.layers.shape[0]):
-        start, stop = weights_or_biases(piece, plan.layers[piece // 2], first, last)
+    for i in range(2 * plan.layers.shape[0]):
+        start, stop = weights_or_biases(i, plan.layers[i // 2], first, last)
         if start < stop:
-            l1 = as_float(args.l1, p) if piece % 2 == 0 else nothing
-            l2 = as_float(args.l2, p) if piece % 2 == 0 else nothing
+            l1 = as_float(args.l1, p) if i % 2 == 0 else nothing
+            l2 = as_float(args.l2, p) if i % 2 == 0 else nothing
             call(plan.functions[PREPARE_GRADIENT], offset(g, start), offset(p, start), stop - start, l1, l2, limit)
     if args.clip_norm > 0:
-        for i in range(first_sum, last_sum):
-            start = i * SQUARES_CHUNK
-            call(plan.functions[SUM_OF_SQUARES], offset(g, start), min(SQUARES_CHUNK, n - start), offset(context.sums, i))
+        for chunk in range(first_sum, last_sum):
+            start = chunk * SQUARES_CHUNK
+            call(
+                plan.functions[SUM_OF_SQUARES],
+                offset(g, start),
+                min(SQUARES_CHUNK, n - start),
+                offset(context.sums, chunk),
+            )
         barrier(context.sync, context.threads)
         total = 0.0
         for i in range(n_sums):
@@ -881,7 +887,7 @@ def update_parameters(plan, args, context):
 
 @internal
 def apply_max_norm(plan, args, context):
-    """Rescale the weights into each neuron whose norm is above the limit; one thread's share of the neurons."""
+    """Rescale the weights into each neuron whose norm is above the limit; a thread does some of the neurons."""
     for l in range(plan.layers.shape[0]):
         layer = plan.layers[l]
         first, last = partition(layer[N_OUT], context.thread, context.threads)

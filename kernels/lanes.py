@@ -73,7 +73,7 @@ def transpose_samples(block, row, columns, n, out):
 
 @internal
 def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
-    """Train batches first_batch .. steps.last_batch - 1, a batch in one vector; return how many were trained.
+    """Train batches first_batch .. args.last_batch - 1, a batch in one vector; return how many were trained.
 
     Their losses are added to the number at `total_losses`; the batch whose loss is not finite is not trained.  One
     batch that is all of the data may be trained `repeats` times, its losses added to as many numbers.  `work` is the

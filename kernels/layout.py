@@ -207,7 +207,7 @@ class TrainArgs(NamedTuple):
 
 
 class EvalArgs(NamedTuple):
-    """What `training.evaluate` is to compute: a sum of WANT_..., the factor of the output delta, and by how many threads.
+    """What `training.evaluate` is to compute: a sum of WANT_..., the factor of the output delta, the number of threads.
 
     adds : whether the gradient is added to the one that is there.
     """

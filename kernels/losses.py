@@ -338,7 +338,7 @@ def inline_code(loss, activation):
 
 @inline
 def sum_rows(loss, loss_parameter, a, y, out, rows, columns, row_stride):
-    """out[r] = sum over columns of loss(a, y, loss_parameter), rows of `a` and `y` being `row_stride` elements apart."""
+    """out[r] = sum over columns of loss(a, y, loss_parameter); rows of `a` and `y` are `row_stride` elements apart."""
     width = lanes(a)
     if row_stride == 1:
         r = 0
@@ -423,7 +423,7 @@ def softmax_logits(z, a, n):
 
 @inline
 def _softmax_parts(z, a, logits):
-    """`_parts` of outputs of a softmax, from their logits and those of their row (`softmax_logits`)."""
+    """`_parts` of softmax outputs, from their logits and those of the row (`softmax_logits`)."""
     top, log_top, _, _, log_others = logits
     is_large = a > 0.5
     log_a = z - top + log_top
@@ -451,7 +451,8 @@ def softmax_loss(loss, loss_parameter, z, a, y, out, rows, columns, row_stride):
 def softmax_loss_derivative(slope_of, loss_parameter, z, a, y, scale, out, rows, columns, row_stride):
     """Write scale * d loss / d z of a = softmax(z): slope[j] - sum over i != j of slope[i] a[j] / (1 - a[i]).
 
-    `slope` is slope_of(parts, y, loss_parameter).  Where a[i] is above 1/2, a[j] / (1 - a[i]) is a softmax of the others.
+    `slope` is slope_of(parts, y, loss_parameter).  Where a[i] is above 1/2, a[j] / (1 - a[i]) is a softmax of the
+    others.
     """
     zero, width = masked_load(z, 0, 0), lanes(z)
     for r in range(rows):
@@ -559,10 +560,10 @@ def softmax_label_losses(z, labels, lse, out, rows, columns, row_stride):
 # ------------------------------------------------------------------------------------------- native functions
 # Of a loss and the output activation, which see a block of rows: sample_losses(parameter, has_labels, z, a, y, lse,
 # out, rows, columns, row_stride) writes the loss of each row, summed over its columns;
-# output_gradient(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride) writes scale * d loss / d a, of a
-# logit form d loss / d z.  Rows are `row_stride` elements apart; the gradient may overwrite what lies between.  The
-# parameter is what the loss takes besides outputs and targets, such as Huber's threshold.  With labels y holds one
-# number a row; the loss and gradient of a label that is no class are NaN.
+# output_gradient(parameter, has_labels, z, a, y, scale, out, rows, columns, row_stride) writes scale * d loss / d a, or
+# scale * d loss / d z of a logit form.  Rows are `row_stride` elements apart; the gradient may overwrite what lies
+# between.  The parameter is what the loss takes besides outputs and targets, such as Huber's threshold.  With labels y
+# holds one number a row; the loss and gradient of a label that is no class are NaN.
 
 SAMPLE_LOSSES, OUTPUT_GRADIENT = "fipppppiii", "fipppfpiii"  # arguments, see `native.NativeFunction`
 
@@ -698,7 +699,7 @@ LOGIT_FORMS = {
 
 
 def _loops(loss, activation):
-    """Return the two loops of a loss, by name, of outputs of an activation; of the logits where there is such a form."""
+    """Return the two loops of a loss of outputs of an activation, both by name; by the logits where there is a form."""
     if (activation, loss) in LOGIT_FORMS:
         return LOGIT_FORMS[activation, loss]()
     loops = _from_outputs(*LOSSES[loss])

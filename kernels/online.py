@@ -42,7 +42,7 @@ from .simd import (
 
 @inline
 def load_some(p, n, count):
-    """Load a vector, or its first `count` lanes where there are not as many; whole ones are quicker to forward."""
+    """Load a vector, or its first `count` lanes; store forwarding is faster for full vectors than for masked ones."""
     if count >= lanes(p):
         return load(p, n)
     return masked_load(p, n, count)
@@ -113,7 +113,7 @@ def dot(x, w, n):
 def update_full_vector(w, at, gradient, epilogue, lr, momentum, velocity):
     """Update one whole vector of parameters, with the velocity that lies `velocity` elements on.
 
-    If the finish is STORE, the gradient is put there.
+    If the epilogue is STORE, the gradient is stored there.
     """
     if epilogue == STORE:
         store(w, at + velocity, gradient)
@@ -220,10 +220,10 @@ def online(plan, args, data, context, order, start, repeats, step, total_loss, l
     a_out, delta_out = offset(work, last[A_AT]), offset(work, last[DELTA_AT])
     is_squared = plan.inline_loss == SQUARED_ERROR and last[ACTIVATION] < ELEMENTWISE
     total = peek(total_loss, 0)
-    x_is_own = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
+    x_has_dtype = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
     for s in range(start, stop):
         x = offset(work, plan.x_at)
-        if x_is_own and is_squared and data.x_scale == 1:
+        if x_has_dtype and is_squared and data.x_scale == 1:
             x = pointer_like(data.x_address + order[s] * n_x * by_dtype(work, 4, 8), work)
         else:
             gather_block(plan, data, context, order, s, False, True, 1, 0.0, 0.0, 0.0, 0, 0)

@@ -89,8 +89,8 @@ SQUARES_CHUNK = 4096  # elements that `sum_of_squares` is called with; the sums 
 def sqrt_fast(v):
     """Square root of v >= 0; in float32 to 1 unit in the last place.
 
-    The processor's square root shares a slow unit with the division that follows it in every rule.  So float32 takes
-    v * rsqrt(v): a guess from the bits and three steps of Newton's method, the last one on the root itself.
+    The processor's square root and the division that follows it in every rule share a slow unit.  So float32 takes
+    v * rsqrt(v): an estimate from the bits and three steps of Newton's method, the last one on the root itself.
     """
     if not is_single(v):
         return sqrt(v)
@@ -103,7 +103,7 @@ def sqrt_fast(v):
     root = x * y
     root = fma(y * 0.5, fma(-root, root, x), root)
     root = where(is_small, root * 5.960464477539063e-08, root)
-    return where(v < float("inf"), root, v)  # inf and NaN are their own roots
+    return where(v < float("inf"), root, v)  # the root of inf is inf, of NaN NaN
 
 
 @inline
@@ -284,7 +284,7 @@ def _rprop_factors(hyperparameters, lr, running_products, factors):
 
 @inline
 def update_array(function, n_states, factors, g, p, first, second, n):
-    """Run a rule over n elements; what n_states leaves out is not touched."""
+    """Update n elements by a rule; states that it does not have are not touched."""
     width = lanes(g)
     hyperparameters = (
         peek(factors, 0),

@@ -1,10 +1,10 @@
-"""The engine: forward, output delta, backward and update over many steps and epochs in one native call.
+"""The training kernels: forward, output delta, backward and update over many steps and epochs in one native call.
 
-A network is a `Plan` here; its one workspace is made once, and nothing is allocated per step.  Samples go through in
-blocks of at most `Plan.rows`.
+A network is a `Plan` here; its workspace is made once, and nothing is allocated per step.  Samples pass in blocks of at
+most `Plan.rows`.
 
-Threads run the same call side by side, each with its number.  They split the rows of a block for the forward and
-the backward pass and the rows of W for the update, and never a sum, so results have the same bits for any number.
+Threads run the same call side by side, each with its number.  They split the rows of a block, or the columns of wide
+layers, and the rows of W for the update, and never a sum, so results have the same bits for any number of threads.
 """
 
 import numpy as np
@@ -120,7 +120,7 @@ def in_blocks(plan, args, data, context, order, first_batch, repeats, step, tota
     """Train batches first_batch .. steps.last_batch - 1 in blocks of samples, once; return how many were trained.
 
     Their losses are added to the number at `total_loss`; the batch whose loss is not finite is not trained.  Nor is one
-    of which more rows follow in the next call (`plan.TrainArgs`).
+    of which more rows follow in the next call (`layout.TrainArgs`).
     """
     p, work, thread, threads, sync = context.parameters, context.work, context.thread, context.threads, context.sync
     nothing = as_float(0, p)
@@ -179,7 +179,15 @@ def in_blocks(plan, args, data, context, order, first_batch, repeats, step, tota
                 update_by_slice(plan, args, context, rows)
             else:
                 weight_gradients(
-                    plan, context, rows, context.gradient, INIT_ZERO if block == 0 else INIT_C, STORE, nothing, nothing, 0
+                    plan,
+                    context,
+                    rows,
+                    context.gradient,
+                    INIT_ZERO if block == 0 else INIT_C,
+                    STORE,
+                    nothing,
+                    nothing,
+                    0,
                 )
             barrier(sync, threads)
         if is_skipped:
@@ -205,32 +213,33 @@ def in_blocks(plan, args, data, context, order, first_batch, repeats, step, tota
     return n_done
 
 
-def _train_with(engine, name, repeats_batches):
-    """Return the kernel that trains with an engine: one of its own for each, since few programs need them all."""
+def _train_with(train_batches, name, repeats_batches):
+    """Return the kernel that trains by a function for some batches; separate kernels, since few programs need all."""
 
     def train(job, parameters, thread):
-        """Train whole epochs, or some batches of one; one thread's share of it.  Subnormal numbers are taken for zero.
+        """Train whole epochs, or some batches of one; one thread's part of it.  Subnormal numbers are taken for zero.
 
         Parameters
         ----------
         job : pointer to int64
-            Places, the numbers of Plan, Data, Call and Steps (`plan.pack`).  DONE_AT receives the steps done;
-            fewer than asked for when the loss of the next one is not finite.  All engines but that of blocks take
-            steps.threads == 1, and settings that `trainer_for` takes for plain.
+            Pointers, the numbers of Plan, Data, CallArgs and TrainArgs (`layout.pack`).  DONE_AT receives the steps
+            done; fewer than asked for when the loss of the next one is not finite.  All kernels but that of blocks
+            take args.threads == 1, and settings that `trainer_for` takes for plain.
         parameters : pointer (n_parameters,), updated in place, as are the states that lie at distances from them.
         thread : number of this thread, from 0.
 
-        At the addresses of Call and Steps:
+        At the addresses of CallArgs and TrainArgs:
 
-        gradient : (n_parameters,), scratch, wherever the update does not follow part by part; else size 0.
+        gradient : (n_parameters,), overwritten, for AFTER_GRADIENT; else size 0.
         workspace : (plan.size,); x's column of ones is set by the caller.
-        words : uint32 (n_epochs, n_samples): random words for shuffling; unused unless steps.shuffles.
+        random_words : uint32 (n_epochs, n_samples), for shuffling; unused unless args.shuffles.
         order : int64 (n_samples,), the order of the samples, in and out.
         losses : float64 (n_epochs,); the sum of the sample losses of each epoch is added.
-        memory : float64 (threads, n_memory): what the rule carries from step to step, the same for each thread.
-        numbers, rates : float64, settings of the rule and of the learning rate.
+        running_products : float64 (threads, n_running_products) of the rule, the same for each thread.
+        hyperparameters, rates : float64, settings of the rule and of the learning rate.
         sums : float64, one for each SQUARES_CHUNK elements of the gradient where its norm is limited.
-        sync : int64 (block.sync_size(threads),), zeros, shared by the threads; sync[SKIPPED] counts the steps left out.
+        sync : int64 (backprop.sync_size(threads),), zeros, shared by the threads; sync[SKIPPED] counts the steps
+            left out.
         """
         call_args, pointers, plan, data = read(job)
         args = unpacked(offset(job, TASK_AT), TrainArgs, ())
@@ -276,7 +285,7 @@ def _train_with(engine, name, repeats_batches):
                 barrier(sync, threads)
             if repeats_batches and not args.shuffles and args.last_batch == 1:
                 repeats = args.n_epochs - epoch
-            n_done = engine(
+            n_done = train_batches(
                 plan, args, data, context, order, first_batch, repeats, now, total, lr, momentum, to_velocity
             )
             done += n_done
@@ -321,7 +330,7 @@ def trainer_for(plan, batch_size, lanes, is_plain):
     lanes : int
         Of a vector of the dtype.
     is_plain : bool
-        The engines for small steps know nothing of sample weights, input noise, label smoothing, dropout, the limit of
+        The kernels for small steps know nothing of sample weights, input noise, label smoothing, dropout, the limit of
         norms, and steps left out.
     """
     if is_plain and plan.lanes_at >= 0 and batch_size <= lanes:
@@ -350,19 +359,22 @@ def is_finite(x, row, rows, columns):
 
 @internal
 def evaluate(job, parameters, thread):
-    """Compute what is wanted: outputs, sample losses, gradients; one thread's share of it.
+    """Compute what is wanted: outputs, sample losses, gradients; one thread's part of it.
 
     Subnormal numbers are taken for zero.
 
     Parameters
     ----------
     job : pointer to int64
-        Places, the numbers of Plan, Data, Call, of which are used: gradient, losses, out, and Wanted (`plan.pack`).
-        Wanted.wants is a sum of WANT_OUTPUT: `out` (n, n_out) receives the outputs, and sync[NOT_FINITE] becomes 1
-        where X may not be finite (its squares have no finite sum).  WANT_LOSS: `losses` float64 (n,)
-        of the samples.  WANT_GRADIENT: `gradient` (n_parameters,) the gradient, added to what is there if Wanted.adds.
-        WANT_INPUT_GRADIENT: `out` (n, n_in) d loss / d X.  Wanted.scale is 1 / n for the mean over samples.
-        Data are taken in order.  The targets may be an output gradient of the caller's own (Y_GRADIENT), used as it is.
+        Pointers, the numbers of Plan, Data, CallArgs, of which are used: gradient, losses, out, and EvalArgs
+        (`layout.pack`).  EvalArgs.wants is a sum of
+        WANT_OUTPUT : `out` (n, n_out) receives the outputs, and sync[NOT_FINITE] becomes 1 where X may not be finite
+        (its squares have no finite sum);
+        WANT_LOSS : `losses` float64 (n,) those of the samples;
+        WANT_GRADIENT : `gradient` (n_parameters,) the gradient, added to what is there if EvalArgs.adds;
+        WANT_INPUT_GRADIENT : `out` (n, n_in) d loss / d X.
+        EvalArgs.scale is 1 / n for the mean over samples.  Data are taken in order.  The targets may be an output
+        gradient (Y_GRADIENT), used as it is.
     parameters : pointer (n_parameters,)
     thread : number of this thread, from 0.
     """
@@ -394,7 +406,7 @@ def evaluate(job, parameters, thread):
     last_layer = plan.layers[plan.layers.shape[0] - 1]
     n_out, n_in, row = last_layer[N_OUT], plan.layers[0, N_IN], plan.layers[0, ROW_STRIDE]
     no_order = carray(job, (0,))
-    # samples of the right dtype need not be gathered, unless their rows lie so that those of a tile share cache sets
+    # samples of the right dtype are not gathered, unless the rows of a tile would fall into the same cache sets
     size = by_dtype(work, 4, 8)
     reads_in_place = (
         not wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT)

@@ -147,7 +147,7 @@ class NumbaBackend:
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
         self.dtype, self.scale = np.dtype(dtype), float(scale)
         self.n_parameters = sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
-        self._free = {}  # arguments of Workspace -> desks nobody works at
+        self._free = {}  # arguments of Workspace -> those that nobody uses
         self._autotuners = {}  # (rows, threads) -> Autotuner of training
         self._rules = _Rules(Update())  # of the last training
         self._lanes = LANES[numba.from_dtype(self.dtype)]
