@@ -1,9 +1,11 @@
-"""One dense layer: forward product, delta propagation, weight and bias gradients.
+"""One dense layer: forward product, delta propagation, weight and bias gradients.  Twin: `fastbp.reference.dense`.
 
-All three products run on `gemm`, which cuts the result into register tiles (`simd.tile`).  Each element of a
-result is one chain of fused multiply-adds over the summed index in order, so it does not depend on the tiling, the
-register width or the number of threads.
+All three products run on `gemm`, which cuts the result into register tiles for the microkernel (`microkernel.tile`).
+Each element of a result is one chain of fused multiply-adds over the summed index in order, so it does not depend on
+the tiling, the register width or the number of threads.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,19 +45,73 @@ from .simd import (
 
 __all__ = ["affine_forward", "bias_gradient", "layer_jacobian", "propagate_delta", "weight_gradient"]
 
-KC = 256  # the summed index is cut into blocks of this length: a panel of B then fills most of the L1
-PANEL = 64  # room for the columns of one packed panel, in elements
-GROUP_BYTES = 2048  # of a row of B: the panels packed together for dW; with DEPTH rows they take part of the L2
-MIN_RANK_K_ROWS = 12  # of C for `rank_k_update`, which loads all of B first
-RANK_K_ROWS = 16  # of C that `rank_k_update` works on together: they stay in the cache from panel to panel
-STRIP_STRIDE = 16  # distance between the rows of a packed strip of A, which is as wide as a tile is high
-PREFETCH_MIN_BYTES = 1 << 20  # of a thread's part of B, or of X: more do not stay in the L2 from one use to the next
-MIN_PREFETCH_INTERVAL = 8  # steps of a tile's sum between two pairs of cache lines that it asks for
-PACK_STRIDE_BYTES = 1024  # rows of B further apart than this are packed: they fall into few cache sets and many pages
-PREFETCH_X, PREFETCH_ROW_BYTES, PREFETCH_ORDER, PREFETCH_FIRST, PREFETCH_LAST, PREFETCH_PLACE, PREFETCH_LINES = range(
-    7
-)  # see `next_prefetch_lines`
-PREFETCH_SIZE = 8  # room for these numbers: a cache line
+KC = 256  # the sums over k are cut at multiples of it: a packed panel of B then fills most of the L1
+PANEL = 64  # most columns of one packed panel
+GROUP_BYTES = 2048  # of a row of B: the panels packed together for dW; KC rows of them take part of the L2
+STRIP_STRIDE = 16  # distance of the rows in a packed strip of A, at least the rows of a tile
+PACK_STRIDE_BYTES = 1024  # B with rows further apart is packed: they fall into few cache sets and many pages
+MIN_RANK_K_ROWS = 12  # rows of C for which `rank_k_update` pays, since it loads all of B first
+RANK_K_ROWS = 16  # rows of C that `rank_k_update` works on together: they stay in the cache from panel to panel
+PREFETCH_MIN_BYTES = 1 << 20  # a thread's part of B, or of X, of more bytes does not stay in the L2 until its next use
+MIN_PREFETCH_INTERVAL = 8  # steps of a tile's sum between two pairs of prefetched cache lines
+
+# Fields of the prefetch state, int64; see `next_prefetch_lines`.
+(
+    PREFETCH_X,
+    PREFETCH_ROW_BYTES,
+    PREFETCH_ORDER,
+    PREFETCH_FIRST,
+    PREFETCH_LAST,
+    PREFETCH_PLACE,
+    PREFETCH_LINES,
+) = range(7)
+PREFETCH_SIZE = 8  # numbers in the prefetch state, with padding to a whole cache line
+
+
+class Matrix(NamedTuple):
+    """A matrix in memory: element [i, j] is at `at` + i * row_stride + j * col_stride."""
+
+    at: object  # a pointer
+    row_stride: int
+    col_stride: int
+
+
+class Epilogue(NamedTuple):
+    """How the sums become C; the fields are those of `microkernel.tile`."""
+
+    kind: int
+    lr: float
+    momentum: float
+    velocity: int
+
+
+class Blocking(NamedTuple):
+    """How `gemm` cuts a product."""
+
+    tile: int  # columns of a whole tile
+    register: int  # columns of one register
+    panel: int  # columns of a packed panel of B, a multiple of a tile's
+    group: int  # columns of the panels that are packed together
+    n_strips: int  # strips of rows of C, each at most as high as a tile
+    packs: bool  # whether B is packed
+    prefetches: bool  # whether the next panel of B is prefetched
+
+
+class Slice(NamedTuple):
+    """A slice of B: rows k to k + depth - 1, columns left to left + columns - 1."""
+
+    k: int
+    depth: int
+    left: int
+    columns: int
+
+
+class Prefetch(NamedTuple):
+    """The cache lines that one tile prefetches; the fields are those of `microkernel.tile`."""
+
+    at: object  # a pointer
+    stride: int
+    interval: int
 
 
 @inline
@@ -77,7 +133,7 @@ def gemm(
     transposed,
     c,
     c_row_stride,
-    start,
+    init,
     bias,
     epilogue,
     lr,
@@ -86,147 +142,196 @@ def gemm(
     pack,
     prefetch,
 ):
-    """C = finish(start + A @ B), C (rows, columns) with rows `c_row_stride` apart; see `simd.tile` for start and finish.
+    """C = epilogue(init + A @ B), where A is (rows, depth), B (depth, columns) and C (rows, columns).
 
-    A[i, k] is at a + i * a_row_stride + k * a_col_stride.  B[k, j] is at b + k * b_row_stride + j, or, `transposed`, at
-    b + j * b_row_stride + k.  `pack` has room for pack_size(columns) elements.  Every finish but STORE takes depth <= DEPTH.
-    soon : 0, or where it stands which samples to ask the memory for meanwhile; see `next_prefetch_lines`.
+    A[i, k] is at a + i * a_row_stride + k * a_col_stride, C[i, j] at c + i * c_row_stride + j.  B[k, j] is at
+    b + k * b_row_stride + j, or, if `transposed`, at b + j * b_row_stride + k.
 
-    Wide B is copied into panels as wide as a tile.  Where the columns of A lie apart, as in A.T @ delta, so is a strip
-    of A as high as a tile, and serves many panels: without it 2048 x 2048 x 256 ran at 104 GFLOP/s, with it at 178.
-    What is packed from far away is asked for ahead by the tiles before: 256 x 2048 x 2048 at 140 instead of 130.
+    Wide B is copied into panels as wide as a tile.  Where the columns of A lie apart, as in A.T @ delta, a strip of A
+    as high as a tile is packed too, and serves many panels: without it 2048 x 2048 x 256 ran at 104 GFLOP/s, with it
+    at 178.  Each tile prefetches some of the next panel to be packed: 256 x 2048 x 2048 at 140 instead of 130.
+
+    Parameters
+    ----------
+    init, bias, epilogue, lr, momentum, velocity
+        As in `microkernel.tile`.  Every epilogue but STORE takes depth <= KC.
+    pack : pointer
+        Room for pack_size(columns) elements.
+    prefetch : int
+        Address of the prefetch state, 0 where there is none; see `next_prefetch_lines`.
     """
-    wide, lane = tile_columns(a)
-    if (
-        a_row_stride == 1
-        and depth <= max_rank()
-        and columns > lane
-        and rows >= MIN_RANK_K_ROWS
-        and depth > 0
-        and (start == INIT_ZERO and not transposed)
-    ):
+    update = Epilogue(epilogue, lr, momentum, velocity)
+    if prefers_rank_k(rows, columns, depth, a, a_row_stride, transposed, init):
         done = rank_k_columns(
-            rows,
-            columns,
-            depth,
-            a,
-            a_col_stride,
-            b,
-            b_row_stride,
-            c,
-            c_row_stride,
-            epilogue,
-            lr,
-            momentum,
-            velocity,
-            prefetch,
+            rows, columns, depth, a, a_col_stride, b, b_row_stride, c, c_row_stride, update, prefetch
         )
         columns -= done
         b, c = offset(b, done), offset(c, done)
-    if rows <= 3 and not transposed:
-        wide = registers_for(rows) * lane
-    width = max(wide, lanes(a))
-    most = tile_rows()
-    n_tiles = (rows + most - 1) // most
-    packs = transposed or (n_tiles > 2 and b_row_stride * by_dtype(a, 4, 8) >= PACK_STRIDE_BYTES)
-    group = width
-    if packs and a_row_stride == 1 and a_col_stride > 1:
-        group = by_dtype(a, GROUP_BYTES // 4, GROUP_BYTES // 8)
-    is_far = packs and n_tiles > 2 and group == width and depth * columns * by_dtype(a, 4, 8) > PREFETCH_MIN_BYTES
+    blocking = choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed)
     for k in range(0, max(depth, 1), KC):
-        k_count = min(KC, depth - k)
-        begin = start if k == 0 else INIT_C
-        for left in range(0, columns, group):
-            count = min(group, columns - left)
-            if packs:
-                for panel in range(0, count, width):
-                    packed, n, j = offset(pack, panel * KC), min(width, count - panel), left + panel
-                    if transposed:
-                        pack_transposed(offset(b, j * b_row_stride + k), b_row_stride, k_count, n, packed, width)
-                    else:
-                        pack_rows(offset(b, k * b_row_stride + j), b_row_stride, k_count, n, packed, width)
-            next_k, next_left = k, left + group
-            if next_left >= columns:
-                next_k, next_left = k + KC, 0
-            first = 0
-            for t in range(n_tiles):
-                n = (rows * (t + 1)) // n_tiles - first
-                a_at, row_step, column_step = (
-                    offset(a, first * a_row_stride + k * a_col_stride),
-                    a_row_stride,
-                    a_col_stride,
+        slice_init = init if k == 0 else INIT_C
+        for left in range(0, columns, blocking.group):
+            current = slice_of_b(k, left, depth, columns, blocking)
+            following = slice_of_b(k, left + blocking.group, depth, columns, blocking)
+            if following.columns <= 0:
+                following = slice_of_b(k + KC, 0, depth, columns, blocking)
+            if blocking.packs:
+                pack_slice(b, b_row_stride, transposed, current, blocking.panel, pack)
+            top = 0
+            for strip in range(blocking.n_strips):
+                bottom = (rows * (strip + 1)) // blocking.n_strips
+                strip_a = Matrix(offset(a, top * a_row_stride + k * a_col_stride), a_row_stride, a_col_stride)
+                if blocking.panel < current.columns:
+                    packed = offset(pack, (current.columns + blocking.panel) * KC)
+                    pack_strip(strip_a.at, a_col_stride, current.depth, bottom - top, packed)
+                    strip_a = Matrix(packed, a_row_stride, STRIP_STRIDE)
+                strip_c = offset(c, top * c_row_stride + left)
+                c_prefetch, lines = strip_c, Prefetch(a, 0, current.depth)
+                if blocking.prefetches:
+                    if slice_init == INIT_C:
+                        c_prefetch = offset(c, following.left)
+                        if strip + 1 < blocking.n_strips:
+                            c_prefetch = offset(strip_c, (bottom - top) * c_row_stride)
+                    if following.depth > 0:
+                        lines = prefetch_slice(
+                            b, b_row_stride, transposed, following, current.depth, strip, blocking.n_strips
+                        )
+                run_tiles(
+                    bottom - top,
+                    strip_a,
+                    b,
+                    b_row_stride,
+                    pack,
+                    current,
+                    blocking,
+                    strip_c,
+                    c_row_stride,
+                    slice_init,
+                    offset(bias, left),
+                    update,
+                    c_prefetch,
+                    lines,
+                    prefetch,
                 )
-                if count > width and group > width:
-                    strip = offset(pack, (count + width) * KC)
-                    pack_strip(a_at, a_col_stride, k_count, n, strip)
-                    a_at, column_step = strip, STRIP_STRIDE
-                ahead, prefetch_stride, interval = a, 0, k_count
-                if is_far and next_k < depth:
-                    ahead, prefetch_stride, n_pairs = prefetch_slice(
-                        b,
-                        b_row_stride,
-                        transposed,
-                        next_k,
-                        min(KC, depth - next_k),
-                        next_left,
-                        min(width, columns - next_left),
-                        t,
-                        n_tiles,
-                    )
-                    interval = max(MIN_PREFETCH_INTERVAL, k_count // max(n_pairs, 1))
-                for j in range(0, count, wide):
-                    j_count = min(wide, count - j)
-                    registers = (j_count + lane - 1) // lane
-                    last = j_count - (registers - 1) * lane
-                    b_at, b_step = offset(b, k * b_row_stride + left + j), b_row_stride
-                    if packs:
-                        b_at, b_step = offset(pack, (j - j % width) * KC + j % width), width
-                    c_at = offset(c, first * c_row_stride + left + j)
-                    c_prefetch = c_at
-                    if is_far and begin == INIT_C:
-                        c_prefetch = offset(c_at, n * c_row_stride) if t + 1 < n_tiles else offset(c, next_left)
-                    if prefetch != 0:
-                        ahead, line, lines = next_prefetch_lines(prefetch, a)
-                        prefetch_stride, interval = 2 * line, max(MIN_PREFETCH_INTERVAL // 2, 2 * k_count // lines)
-                    tile(
-                        n,
-                        registers,
-                        a_at,
-                        row_step,
-                        column_step,
-                        b_at,
-                        b_step,
-                        k_count,
-                        c_at,
-                        c_row_stride,
-                        last,
-                        begin,
-                        offset(bias, left + j),
-                        epilogue,
-                        lr,
-                        momentum,
-                        velocity,
-                        c_prefetch,
-                        ahead,
-                        prefetch_stride,
-                        interval,
-                    )
-                first += n
+                top = bottom
+
+
+# ------------------------------------------------------------------------------------------ the steps of gemm
+
+
+@inline
+def choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed):
+    """Return how `gemm` cuts a product and what it packs."""
+    itemsize = by_dtype(a, 4, 8)
+    tile_width, register = tile_columns(a)
+    if rows <= 3 and not transposed:
+        tile_width = registers_for(rows) * register
+    panel = max(tile_width, lanes(a))
+    n_strips = (rows + tile_rows() - 1) // tile_rows()
+    packs = transposed or (n_strips > 2 and b_row_stride * itemsize >= PACK_STRIDE_BYTES)
+    group = panel
+    if packs and a_row_stride == 1 and a_col_stride > 1:
+        group = GROUP_BYTES // itemsize
+    prefetches = packs and n_strips > 2 and group == panel and depth * columns * itemsize > PREFETCH_MIN_BYTES
+    return Blocking(tile_width, register, panel, group, n_strips, packs, prefetches)
+
+
+@inline
+def slice_of_b(k, left, depth, columns, blocking):
+    """Return the slice of B, (depth, columns), that starts at row k and column `left`."""
+    return Slice(k, min(KC, depth - k), left, min(blocking.group, columns - left))
 
 
 @internal
-def next_prefetch_lines(prefetch, a):
-    """Return which cache lines to ask for now: where, as a pointer like `a`, how far apart, and how many.
+def pack_slice(b, b_row_stride, transposed, part, panel, pack):
+    """Pack a slice of B, panel by panel; each takes `panel` columns and has room for KC rows."""
+    for j in range(0, part.columns, panel):
+        packed, n, column = offset(pack, j * KC), min(panel, part.columns - j), part.left + j
+        if transposed:
+            pack_transposed(offset(b, column * b_row_stride + part.k), b_row_stride, part.depth, n, packed, panel)
+        else:
+            pack_rows(offset(b, part.k * b_row_stride + column), b_row_stride, part.depth, n, packed, panel)
 
-    They are of samples that will be gathered soon.  If gathering had to wait for them, it would take a quarter of the
-    time of 784-30 with 10 samples.  At the address `prefetch`, int64: the address of X and the bytes of its rows; the
-    address of the order of the samples; the places in it of the next sample and of the end; how far into the sample
-    its next line is, in bytes; and how many lines to ask for at a time.
+
+@inline
+def run_tiles(
+    rows,
+    a,
+    b,
+    b_row_stride,
+    pack,
+    part,
+    blocking,
+    c,
+    c_row_stride,
+    init,
+    bias,
+    update,
+    c_prefetch,
+    lines,
+    prefetch,
+):
+    """Run the tiles of one strip of C.
+
+    Parameters
+    ----------
+    a : Matrix
+        The rows of A that belong to the strip, from column part.k on.
+    part : Slice
+        The slice of B.  Its packed panels are at `pack`.
+    c, bias : pointer
+        The strip's first row of C, and the bias, from column part.left on.
+    c_prefetch, lines, prefetch
+        The strip of C and the cache lines to prefetch; if `prefetch` is not 0, what `next_prefetch_lines` names instead.
+    """
+    for j in range(0, part.columns, blocking.tile):
+        columns = min(blocking.tile, part.columns - j)
+        registers = (columns + blocking.register - 1) // blocking.register
+        tile_b, tile_b_stride = offset(b, part.k * b_row_stride + part.left + j), b_row_stride
+        if blocking.packs:
+            in_panel = j % blocking.panel
+            tile_b, tile_b_stride = offset(pack, (j - in_panel) * KC + in_panel), blocking.panel
+        if prefetch != 0:
+            at, stride, n_lines = next_prefetch_lines(prefetch, c)
+            lines = Prefetch(at, 2 * stride, max(MIN_PREFETCH_INTERVAL // 2, 2 * part.depth // n_lines))
+        tile(
+            rows,
+            registers,
+            a.at,
+            a.row_stride,
+            a.col_stride,
+            tile_b,
+            tile_b_stride,
+            part.depth,
+            offset(c, j),
+            c_row_stride,
+            columns - (registers - 1) * blocking.register,
+            init,
+            offset(bias, j),
+            update.kind,
+            update.lr,
+            update.momentum,
+            update.velocity,
+            offset(c_prefetch, j),
+            lines.at,
+            lines.stride,
+            lines.interval,
+        )
+
+
+@internal
+def next_prefetch_lines(prefetch, like):
+    """Return the next cache lines to prefetch: the address as a pointer like `like`, their distance, their number.
+
+    They belong to samples that will be gathered soon.  If gathering had to wait for them, it would take a quarter of
+    the time of 784-30 with 10 samples.  The prefetch state at the address `prefetch` holds: the address of X and the
+    bytes of its rows; the address of the order of the samples; the positions in it of the next sample and of the end;
+    how many bytes of the next sample are prefetched; and how many lines to prefetch at a time.
     """
     state = pointer_at(prefetch, np.int64)
     first, place = peek(state, PREFETCH_FIRST), peek(state, PREFETCH_PLACE)
     if first >= peek(state, PREFETCH_LAST):
-        return a, 0, 1  # nothing is left: a line that is there, once
+        return like, 0, 1  # nothing is left: one line that is in the cache
     size, lines = peek(state, PREFETCH_ROW_BYTES), peek(state, PREFETCH_LINES)
     sample = peek(state, PREFETCH_X) + peek(pointer_at(peek(state, PREFETCH_ORDER), np.int64), first) * size
     after = place + LINE_BYTES * lines
@@ -234,41 +339,56 @@ def next_prefetch_lines(prefetch, a):
         poke(state, PREFETCH_FIRST, first + 1)
         after = 0
     poke(state, PREFETCH_PLACE, after)
-    return pointer_like(sample + place, a), LINE_BYTES // by_dtype(a, 4, 8), lines
+    return pointer_like(sample + place, like), LINE_BYTES // by_dtype(like, 4, 8), lines
 
 
 @internal
-def prefetch_slice(b, b_row_stride, transposed, k, k_count, panel, panel_count, partition, shares):
-    """Return the share of the next panel of B that a tile asks for: where, how far apart, how many pairs of lines.
+def prefetch_slice(b, b_row_stride, transposed, part, depth, strip, n_strips):
+    """Return what a tile of this strip, with sums of length `depth`, prefetches of a panel of B.
 
-    A panel is a pair of lines wide, or, `transposed`, a few pairs long: a tile then has one of these, or none.
+    A panel is one pair of cache lines wide, or, if `transposed`, a few pairs long; then a tile prefetches one pair of
+    each column or none.
     """
     if transposed:
         pair = 2 * LINE_BYTES // by_dtype(b, 4, 8)
-        pairs = (k_count + pair - 1) // pair
-        first, last = pairs * partition // shares, pairs * (partition + 1) // shares
-        return offset(b, panel * b_row_stride + k + first * pair), b_row_stride, min(last - first, 1) * panel_count
-    first, last = k_count * partition // shares, k_count * (partition + 1) // shares
-    return offset(b, (k + first) * b_row_stride + panel), b_row_stride, last - first
+        n_pairs = (part.depth + pair - 1) // pair
+        first, last = n_pairs * strip // n_strips, n_pairs * (strip + 1) // n_strips
+        at, n = offset(b, part.left * b_row_stride + part.k + first * pair), min(last - first, 1) * part.columns
+    else:
+        first, last = part.depth * strip // n_strips, part.depth * (strip + 1) // n_strips
+        at, n = offset(b, (part.k + first) * b_row_stride + part.left), last - first
+    return Prefetch(at, b_row_stride, max(MIN_PREFETCH_INTERVAL, depth // max(n, 1)))
+
+
+@inline
+def prefers_rank_k(rows, columns, depth, a, a_row_stride, transposed, init):
+    """Whether `rank_k_columns` is the faster way for most columns: A is the transpose of few rows."""
+    _, register = tile_columns(a)
+    return (
+        a_row_stride == 1
+        and depth <= max_rank()
+        and columns > register
+        and rows >= MIN_RANK_K_ROWS
+        and depth > 0
+        and (init == INIT_ZERO and not transposed)
+    )
 
 
 @internal
-def rank_k_columns(
-    rows, columns, depth, a, a_col_stride, b, b_row_stride, c, c_row_stride, epilogue, lr, momentum, velocity, prefetch
-):
-    """Do the columns of C = finish(A @ B) that `rank_k_update` can, A being the transpose of few rows; return how many.
+def rank_k_columns(rows, columns, depth, a, a_col_stride, b, b_row_stride, c, c_row_stride, update, prefetch):
+    """Compute the columns of C = epilogue(A @ B) that `rank_k_update` can; return how many.
 
-    The gradient of 784-30 with 10 samples: tiles take 17 cycles for each row of W, this 12.
+    The gradient of 784-30 with 10 samples: tiles take 17 cycles for each row of W, this takes 12.
     """
-    wide, lane = tile_columns(a)
+    tile_width, register = tile_columns(a)
     done = 0
     for top in range(0, rows, RANK_K_ROWS):
         n, done = min(RANK_K_ROWS, rows - top), 0
-        while columns - done > lane:
-            count = min(wide, columns - done)
-            ahead, line = a, 0
+        while columns - done > register:
+            count = min(tile_width, columns - done)
+            prefetch_at, stride = a, 0
             if prefetch != 0:
-                ahead, line, _ = next_prefetch_lines(prefetch, a)
+                prefetch_at, stride, _ = next_prefetch_lines(prefetch, a)
             rank_k_update(
                 depth,
                 n,
@@ -278,13 +398,13 @@ def rank_k_columns(
                 b_row_stride,
                 offset(c, top * c_row_stride + done),
                 c_row_stride,
-                count - lane,
-                epilogue,
-                lr,
-                momentum,
-                velocity,
-                ahead,
-                line,
+                count - register,
+                update.kind,
+                update.lr,
+                update.momentum,
+                update.velocity,
+                prefetch_at,
+                stride,
             )
             done += count
     return done
@@ -292,7 +412,7 @@ def rank_k_columns(
 
 @internal
 def pack_strip(a, a_col_stride, depth, rows, strip):
-    """strip[k, i] = a[k, i] for one tile's rows i, which lie side by side."""
+    """strip[k, i] = a[k, i] for the rows i of one tile, which are contiguous."""
     width = lanes(a)
     for k in range(depth):
         for i in range(0, rows, width):
@@ -333,6 +453,33 @@ def pack_rows(b, b_row_stride, depth, columns, pack, pack_row_stride):
 # Subnormal numbers are taken for zero, as in training.
 
 
+@inline
+def _product(rows, columns, depth, a, a_row_stride, a_col_stride, b, b_row_stride, transposed, c, init, bias, pack):
+    """C = init + A @ B, C being contiguous."""
+    nothing = as_float(0, c)
+    gemm(
+        rows,
+        columns,
+        depth,
+        a,
+        a_row_stride,
+        a_col_stride,
+        b,
+        b_row_stride,
+        transposed,
+        c,
+        c_row_stride=columns,
+        init=init,
+        bias=bias,
+        epilogue=STORE,
+        lr=nothing,
+        momentum=nothing,
+        velocity=0,
+        pack=pointer(pack, 0),
+        prefetch=0,
+    )
+
+
 @kernel
 def affine_forward(A_prev, W, b, out):
     """Out = A_prev @ W + b: (n_samples, n_in), (n_in, n_out), (n_out,) -> (n_samples, n_out).
@@ -340,28 +487,21 @@ def affine_forward(A_prev, W, b, out):
     C-contiguous arrays of one float dtype; `out` overlaps no other.
     """
     n_in, n_out = W.shape
-    pack = np.empty(pack_size(PANEL), out.dtype)
-    p, control = pointer(out, 0), flush_subnormals()
-    gemm(
+    pack, control = np.empty(pack_size(PANEL), out.dtype), flush_subnormals()
+    _product(
         A_prev.shape[0],
         n_out,
         n_in,
-        pointer(A_prev, 0),
-        n_in,
-        1,
-        pointer(W, 0),
-        n_out,
-        False,
-        p,
-        n_out,
-        INIT_BIAS,
-        pointer(b, 0),
-        STORE,
-        as_float(0, p),
-        as_float(0, p),
-        0,
-        pointer(pack, 0),
-        0,
+        a=pointer(A_prev, 0),
+        a_row_stride=n_in,
+        a_col_stride=1,
+        b=pointer(W, 0),
+        b_row_stride=n_out,
+        transposed=False,
+        c=pointer(out, 0),
+        init=INIT_BIAS,
+        bias=pointer(b, 0),
+        pack=pack,
     )
     restore_mxcsr(control)
 
@@ -373,30 +513,24 @@ def propagate_delta(delta, W, derivative, out):
     C-contiguous arrays of one float dtype; `out` overlaps no other.
     """
     n_in, n_out = W.shape
-    pack = np.empty(pack_size(PANEL), out.dtype)
-    p, control = pointer(out, 0), flush_subnormals()
-    gemm(
+    pack, control = np.empty(pack_size(PANEL), out.dtype), flush_subnormals()
+    p = pointer(out, 0)
+    _product(
         delta.shape[0],
         n_in,
         n_out,
-        pointer(delta, 0),
-        n_out,
-        1,
-        pointer(W, 0),
-        n_out,
-        True,
-        p,
-        n_in,
-        INIT_ZERO,
-        p,
-        STORE,
-        as_float(0, p),
-        as_float(0, p),
-        0,
-        pointer(pack, 0),
-        0,
+        a=pointer(delta, 0),
+        a_row_stride=n_out,
+        a_col_stride=1,
+        b=pointer(W, 0),
+        b_row_stride=n_out,
+        transposed=True,
+        c=p,
+        init=INIT_ZERO,
+        bias=p,
+        pack=pack,
     )
-    map_pair(_product, p, pointer(derivative, 0), p, out.size)
+    map_pair_block(_times, p, pointer(derivative, 0), p, out.size)
     restore_mxcsr(control)
 
 
@@ -407,28 +541,21 @@ def weight_gradient(A_prev, delta, out):
     C-contiguous arrays of one float dtype; `out` overlaps no other.
     """
     n_in, n_out = out.shape
-    pack = np.empty(pack_size(n_out), out.dtype)
-    p, control = pointer(out, 0), flush_subnormals()
-    gemm(
+    pack, control = np.empty(pack_size(n_out), out.dtype), flush_subnormals()
+    _product(
         n_in,
         n_out,
         delta.shape[0],
-        pointer(A_prev, 0),
-        1,
-        n_in,
-        pointer(delta, 0),
-        n_out,
-        False,
-        p,
-        n_out,
-        INIT_ZERO,
-        p,
-        STORE,
-        as_float(0, p),
-        as_float(0, p),
-        0,
-        pointer(pack, 0),
-        0,
+        a=pointer(A_prev, 0),
+        a_row_stride=1,
+        a_col_stride=n_in,
+        b=pointer(delta, 0),
+        b_row_stride=n_out,
+        transposed=False,
+        c=pointer(out, 0),
+        init=INIT_ZERO,
+        bias=pointer(out, 0),
+        pack=pack,
     )
     restore_mxcsr(control)
 
@@ -449,7 +576,7 @@ def bias_gradient(delta, out):
 
 
 @inline
-def _product(a, b):
+def _times(a, b):
     return a * b
 
 
@@ -457,22 +584,21 @@ def _product(a, b):
 def layer_jacobian(A_prev, delta, first, out):
     """Write the columns of one layer: row i is [A_prev[i] (outer) delta[i], delta[i]], from column `first` on.
 
-    With delta = d a / d Z for one output a of the network these are d a / d W and d a / d b of each sample.  Subnormal
-    numbers are taken for zero, as in training.
+    With delta = d a / d Z for one output a of the network these are d a / d W and d a / d b of each sample.
 
     Parameters
     ----------
     A_prev, delta : arrays (n_samples, n_in), (n_samples, n_out)
     first : int
-        Place of the layer's W among the parameters; b follows it.
+        Index of the layer's W among the parameters; b follows it.
     out : array (n_samples, n_parameters)
         The other columns stay as they are.  C-contiguous, as the others, of one float dtype; it overlaps none.
     """
-    n_in, n_out, row = A_prev.shape[1], delta.shape[1], out.shape[1]
+    n_in, n_out, row_stride = A_prev.shape[1], delta.shape[1], out.shape[1]
     p, control = pointer(out, 0), flush_subnormals()
     width = lanes(p)
     for i in range(out.shape[0]):
-        d, W = pointer(delta, i * n_out), offset(p, i * row + first)
+        d, W = pointer(delta, i * n_out), offset(p, i * row_stride + first)
         for j in range(0, n_out, width):
             n = min(width, n_out - j)
             v = masked_load(d, j, n)

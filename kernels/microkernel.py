@@ -1,6 +1,11 @@
-"""The register-tile GEMM microkernel, the rank-k update and their epilogues, in LLVM IR."""
+"""The GEMM microkernel, the rank-k update and their epilogues, as LLVM IR.
+
+Both are written in registers of the host's own width.  Each element of a result is one chain of fused multiply-adds
+over k in order, so it depends neither on that width nor on the shape of the tile.
+"""
 
 import functools
+from types import SimpleNamespace
 
 from llvmlite import binding, ir
 from numba import types
@@ -22,30 +27,22 @@ from .simd import (
     i64,
 )
 
-
-def _prefetch(builder, address, locality):
-    kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
-    fn = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(fn, [address, i32(0), i32(locality), i32(1)])
-
-
-INIT_ZERO, INIT_BIAS, INIT_C = 0, 1, 2
-
-
-STORE, SGD, MOMENTUM, NESTEROV = 0, 1, 2, 3
-
-
-MAX_RANK = 13  # of `rank_k_update`: twice as many registers hold B, five more are at work
-
-
+INITS = INIT_ZERO, INIT_BIAS, INIT_C = 0, 1, 2
+EPILOGUES = STORE, SGD, MOMENTUM, NESTEROV = 0, 1, 2, 3
+MAX_RANK = 13  # of `rank_k_update`: B takes two registers for each k, and five more are in use
+MAX_REGISTERS = 8  # of columns, of any tile
+ROWS_PER_POINTER = 3  # rows of A that one pointer reaches; with a pointer for each row the addresses would not fit
 LINE_BYTES = 64
+
+
+# ---------------------------------------------------------------------------------------- the shape of the tile
 
 
 @functools.cache
 def register_bytes():
     """Bytes in the widest vector register that LLVM uses for this target: 64, 32 or 16.
 
-    Asked of the code generator itself, so that it holds for every host and for NUMBA_CPU_NAME.
+    The code generator itself is asked, so the answer holds for every host and for NUMBA_CPU_NAME.
     """
     text = """define void @probe(ptr %p) {
         %v = load <16 x float>, ptr %p, align 4
@@ -57,9 +54,14 @@ def register_bytes():
     return 64 if "zmm" in assembly else 32 if "ymm" in assembly else 16
 
 
+def _has_32_registers():
+    """Whether there are 32 vector registers where they have 16 bytes."""
+    return cpu_target.target_context.codegen()._llvm_module.triple.startswith(("aarch64", "arm64"))
+
+
 def tile_shape():
     """(most rows, most registers of columns) of the tile: its accumulators fill most of the register file."""
-    return {64: (12, 2), 32: (6, 2), 16: (12, 2) if "v31" in _register_names() else (6, 2)}[register_bytes()]
+    return {64: (12, 2), 32: (6, 2), 16: (12, 2) if _has_32_registers() else (6, 2)}[register_bytes()]
 
 
 def tile_widths(rows):
@@ -68,360 +70,9 @@ def tile_widths(rows):
     return {1: 8, 2: 4, 3: 4 if most_rows == 12 else columns}.get(rows, columns)
 
 
-def _register_names():
-    return "v31" if cpu_target.target_context.codegen()._llvm_module.triple.startswith(("aarch64", "arm64")) else ""
-
-
 def tile_lanes(dtype):
     """Elements in one register."""
     return register_bytes() * 8 // dtype.bitwidth
-
-
-def _tile_type(scalar):
-    p = scalar.as_pointer()
-    a, b, c, bias, ahead = (p, i64, i64), (p, i64, i64), (p, i64, i64), (p, i64), (p, p, i64, i64)
-    return ir.FunctionType(ir.VoidType(), [*a, *b, *c, i64, *bias, scalar, scalar, i64, *ahead])
-
-
-def _tile_function(module, dtype, rows, columns):
-    """Add one tile function to the module: `rows` rows times `columns` registers."""
-    scalar, lanes, itemsize = _FLOATS[dtype], tile_lanes(dtype), dtype.bitwidth // 8
-    vector = ir.VectorType(scalar, lanes)
-    fn = ir.Function(module, _tile_type(scalar), f"fastbp_tile_{_SUFFIX[dtype]}_{rows}x{columns}")
-    fn.linkage = "internal"
-    fn.attributes.add("noinline")
-    fn.attributes.add("nounwind")
-    (
-        a,
-        a_row_stride,
-        a_col_stride,
-        b,
-        b_row_stride,
-        k,
-        c,
-        c_row_stride,
-        last,
-        start,
-        bias,
-        epilogue,
-        lr,
-        momentum,
-        velocity,
-    ) = fn.args[:15]
-    c_prefetch, ahead, prefetch_stride, interval = fn.args[15:]
-    cells = [(i, j) for i in range(rows) for j in range(columns)]
-    entry = ir.IRBuilder(fn.append_basic_block("entry"))
-    mask = _lane_mask(entry, last, lanes)
-
-    def at(builder, base, row, step, extra=None):
-        """Return base + row * step (+ extra)."""
-        p = base if row == 0 else builder.gep(base, [builder.mul(step, i64(row))])
-        return p if extra is None else builder.gep(p, [extra])
-
-    def read(builder, address, j):
-        address = builder.gep(address, [i64(j * lanes)])
-        if j == columns - 1:
-            return _emit_masked_load(builder, address, vector, itemsize, mask)
-        return builder.load(_as_vector(builder, address, vector), align=itemsize)
-
-    def write(builder, value, address, j):
-        address = builder.gep(address, [i64(j * lanes)])
-        if j == columns - 1:
-            _emit_masked_store(builder, value, address, itemsize, mask)
-        else:
-            builder.store(value, _as_vector(builder, address, vector), align=itemsize)
-
-    # this tile of C is wanted when the sums are done, or the next one before they begin; a short sum is not worth it
-    with entry.if_then(entry.icmp_signed(">", k, i64(MAX_RANK))):
-        for i in range(rows):
-            for j in range(columns):
-                _prefetch(entry, at(entry, c_prefetch, i, c_row_stride, i64(j * lanes)), 3)
-
-    # where the sums start: at zero, at the bias, or at what C holds
-    begin = {}
-    blocks = {name: fn.append_basic_block(f"start_{name}") for name in (INIT_ZERO, INIT_BIAS, INIT_C)}
-    fetch_block, loop_block, done = (fn.append_basic_block(name) for name in ("fetch", "loop", "done"))
-    switch = entry.switch(start, blocks[INIT_ZERO])
-    for name, block in blocks.items():
-        builder = ir.IRBuilder(block)
-        if name == INIT_ZERO:
-            begin[name] = [ir.Constant(vector, None)] * len(cells)
-        elif name == INIT_BIAS:
-            row = [read(builder, bias, j) for j in range(columns)]
-            begin[name] = [row[j] for _, j in cells]
-        else:
-            begin[name] = [read(builder, at(builder, c, i, c_row_stride), j) for i, j in cells]
-        if name != INIT_ZERO:
-            switch.add_case(i64(name), block)
-        builder.cbranch(builder.icmp_signed(">", k, i64(0)), fetch_block, done)
-
-    # the sum over k, in order, cut into intervals; at the start of each two lines are asked for
-    fetch = ir.IRBuilder(fetch_block)
-    outer_left, outer_b = fetch.phi(i64), fetch.phi(b.type)
-    outer_bases = [fetch.phi(a.type) for _ in range(0, rows, 3)]
-    outer_accumulators = [fetch.phi(vector) for _ in cells]
-    wanted = fetch.phi(a.type)
-    for name, block in blocks.items():
-        builder = ir.IRBuilder(block)
-        builder.position_before(block.terminator)
-        outer_left.add_incoming(k, block)
-        outer_b.add_incoming(b, block)
-        for g, base in enumerate(outer_bases):
-            base.add_incoming(at(builder, a, 3 * g, a_row_stride), block)
-        for phi, value in zip(outer_accumulators, begin[name], strict=True):
-            phi.add_incoming(value, block)
-        wanted.add_incoming(ahead, block)
-    for place in (0, LINE_BYTES // itemsize):
-        _prefetch(fetch, fetch.gep(wanted, [i64(place)]), 2)
-    now = fetch.select(fetch.icmp_signed("<", outer_left, interval), outer_left, interval)
-    fetch.branch(loop_block)
-
-    # rows are reached from every third one, so that addresses fit the registers
-    loop = ir.IRBuilder(loop_block)
-    left, b_at = loop.phi(i64), loop.phi(b.type)
-    bases = [loop.phi(a.type) for _ in range(0, rows, 3)]
-    accumulators = [loop.phi(vector) for _ in cells]
-    left.add_incoming(now, fetch_block)
-    for phi, value in zip([b_at, *bases, *accumulators], [outer_b, *outer_bases, *outer_accumulators], strict=True):
-        phi.add_incoming(value, fetch_block)
-    b_row_vectors = [read(loop, b_at, j) for j in range(columns)]
-    sums = []
-    for i in range(rows):
-        element = loop.load(at(loop, bases[i // 3], i % 3, a_row_stride), align=itemsize)
-        broadcast = _splat(loop, element, lanes)
-        sums += [
-            _llvm(loop, "fma", vector, broadcast, b_row_vectors[j], accumulators[i * columns + j])
-            for j in range(columns)
-        ]
-    fewer = loop.sub(left, i64(1))
-    left.add_incoming(fewer, loop_block)
-    following = [loop.gep(b_at, [b_row_stride]), *[loop.gep(base, [a_col_stride]) for base in bases], *sums]
-    for phi, value in zip([b_at, *bases, *accumulators], following, strict=True):
-        phi.add_incoming(value, loop_block)
-    latch_block = fn.append_basic_block("latch")
-    branch = loop.cbranch(loop.icmp_signed(">", fewer, i64(0)), loop_block, latch_block)
-    branch.set_metadata("llvm.loop", _no_unrolling(module))
-    latch = ir.IRBuilder(latch_block)
-    still = latch.sub(outer_left, now)
-    outer_left.add_incoming(still, latch_block)
-    for phi, value in zip([outer_b, *outer_bases, *outer_accumulators], following, strict=True):
-        phi.add_incoming(value, latch_block)
-    wanted.add_incoming(latch.gep(wanted, [prefetch_stride]), latch_block)
-    branch = latch.cbranch(latch.icmp_signed(">", still, i64(0)), fetch_block, done)
-    branch.set_metadata("llvm.loop", _no_unrolling(module))
-
-    # what becomes of the sums
-    end = ir.IRBuilder(done)
-    results = [end.phi(vector) for _ in cells]
-    for n, phi in enumerate(results):
-        for name, block in blocks.items():
-            phi.add_incoming(begin[name][n], block)
-        phi.add_incoming(sums[n], latch_block)
-    finishers = {name: fn.append_basic_block(f"finish_{name}") for name in (STORE, SGD, MOMENTUM, NESTEROV)}
-    switch = end.switch(epilogue, finishers[STORE])
-    for name, block in finishers.items():
-        builder = ir.IRBuilder(block)
-        if name != STORE:
-            switch.add_case(i64(name), block)
-            minus_lr = _splat(builder, builder.fneg(lr), lanes)
-            mu = _splat(builder, momentum, lanes)
-        # every load comes before every store: the footprint of a masked store reaches into the next row, whose load
-        # would wait for it (2.2 times slower on 784-30 with 10 samples)
-        speeds = steps = results
-        if name in (MOMENTUM, NESTEROV):
-            speeds = steps = [
-                _llvm(builder, "fma", vector, mu, read(builder, at(builder, c, i, c_row_stride, velocity), j), g)
-                for (i, j), g in zip(cells, results, strict=True)
-            ]
-        if name == NESTEROV:
-            steps = [_llvm(builder, "fma", vector, mu, v, g) for v, g in zip(speeds, results, strict=True)]
-        if name != STORE:
-            steps = [
-                _llvm(builder, "fma", vector, minus_lr, step, read(builder, at(builder, c, i, c_row_stride), j))
-                for (i, j), step in zip(cells, steps, strict=True)
-            ]
-        if name in (MOMENTUM, NESTEROV):
-            for (i, j), value in zip(cells, speeds, strict=True):
-                write(builder, value, at(builder, c, i, c_row_stride, velocity), j)
-        for (i, j), value in zip(cells, steps, strict=True):
-            write(builder, value, at(builder, c, i, c_row_stride), j)
-        builder.ret_void()
-    return fn
-
-
-def _no_unrolling(module):
-    """Loop metadata: unrolled by LLVM, the loop over k spills its accumulators to the stack."""
-    if not hasattr(module, "_fastbp_no_unrolling"):
-        module._fastbp_no_unrolling = True
-    node = module.add_metadata([module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])])
-    distinct = ir.values.MDValue(module, list(node.operands), name=str(len(module.metadata)))
-    distinct.operands = (distinct, *node.operands)
-    return distinct
-
-
-MAX_REGISTERS = 8  # of columns, of any tile
-
-
-def _tile_table(module, dtype):
-    """Return a global table of the tile functions, [rows - 1][columns - 1], null where there is none."""
-    name = f"fastbp_tiles_{_SUFFIX[dtype]}"
-    if name not in module.globals:
-        kind = _tile_type(_FLOATS[dtype]).as_pointer()
-        functions = [
-            _tile_function(module, dtype, r + 1, n + 1) if n < tile_widths(r + 1) else ir.Constant(kind, None)
-            for r in range(tile_shape()[0])
-            for n in range(MAX_REGISTERS)
-        ]
-        kind = ir.ArrayType(kind, len(functions))
-        table = ir.GlobalVariable(module, kind, name)
-        table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(kind, functions)
-    return module.globals[name]
-
-
-@intrinsic
-def tile(
-    typingctx,
-    rows,
-    columns,
-    a,
-    a_row_stride,
-    a_col_stride,
-    b,
-    b_row_stride,
-    k,
-    c,
-    c_row_stride,
-    last,
-    start,
-    bias,
-    epilogue,
-    lr,
-    momentum,
-    velocity,
-    c_prefetch,
-    ahead,
-    prefetch_stride,
-    interval,
-):
-    """C[i, j] = finish(start + sum over k of a[i * a_row_stride + k * a_col_stride] * b[k * b_row_stride + j]) for one tile.
-
-    rows, columns : rows, and registers of columns, of this tile (see `tile_shape`, `tile_widths`); `last` lanes of
-        the last register are used.  start: INIT_ZERO, INIT_BIAS (the row at `bias`), INIT_C (what C holds).
-    finish : STORE the sum; SGD: C -= lr * sum; MOMENTUM, NESTEROV: the same with the velocity that lies
-        `velocity` elements after C.
-    c_prefetch, ahead : what to ask the memory for meanwhile: the tile of C to be loaded next, at once; and after every
-        `interval` steps of the sum two cache lines, the first at `ahead`, the next `prefetch_stride` elements on.  All
-        at once these would keep the tile's own loads waiting.
-    """
-    n = types.intp
-    sig = signature(types.void, n, n, a, n, n, a, n, n, a, n, n, n, a, n, a.dtype, a.dtype, n, a, a, n, n)
-
-    def codegen(context, builder, sig, args):
-        table = _tile_table(builder.module, a.dtype)
-        row, column = (builder.sub(count, i64(1)) for count in args[:2])
-        index = builder.add(builder.mul(row, i64(MAX_REGISTERS)), column)
-        fn = builder.load(builder.gep(table, [i64(0), index]))
-        builder.call(fn, args[2:])
-        return context.get_dummy_value()
-
-    return sig, codegen
-
-
-def _rank_k_type(scalar):
-    p = scalar.as_pointer()
-    a, b, c, ahead = (p, i64), (p, i64), (p, i64, i64), (p, i64)
-    return ir.FunctionType(ir.VoidType(), [i64, *a, *b, *c, i64, scalar, scalar, i64, *ahead])
-
-
-def _rank_k_function(module, dtype, depth):
-    """Add the function for sums of `depth` outer products: B stays in registers while the rows of C pass by."""
-    scalar, lanes, itemsize = _FLOATS[dtype], tile_lanes(dtype), dtype.bitwidth // 8
-    vector = ir.VectorType(scalar, lanes)
-    fn = ir.Function(module, _rank_k_type(scalar), f"fastbp_outer_{_SUFFIX[dtype]}_{depth}")
-    fn.linkage = "internal"
-    fn.attributes.add("noinline")
-    fn.attributes.add("nounwind")
-    (
-        rows,
-        a,
-        a_col_stride,
-        b,
-        b_row_stride,
-        c,
-        c_row_stride,
-        second,
-        epilogue,
-        lr,
-        momentum,
-        velocity,
-        ahead,
-        prefetch_stride,
-    ) = fn.args
-    entry = ir.IRBuilder(fn.append_basic_block("entry"))
-    places = i64(0), second  # of the two registers of a row; they may overlap
-
-    def read(builder, address, place):
-        return builder.load(_as_vector(builder, builder.gep(address, [place]), vector), align=itemsize)
-
-    def write(builder, value, address, place):
-        builder.store(value, _as_vector(builder, builder.gep(address, [place]), vector), align=itemsize)
-
-    kept = []
-    for k in range(depth):
-        row = entry.gep(b, [entry.mul(b_row_stride, i64(k))])
-        kept.append([read(entry, row, place) for place in places])
-    minus_lr, mu = _splat(entry, entry.fneg(lr), lanes), _splat(entry, momentum, lanes)
-    columns_of_a = [entry.mul(a_col_stride, i64(k)) for k in range(depth)]
-    loop_block, next_block, done = (fn.append_basic_block(name) for name in ("loop", "next", "done"))
-    entry_block = entry.block
-    entry.branch(loop_block)
-
-    loop = ir.IRBuilder(loop_block)
-    i, a_at, c_at, ahead_at = loop.phi(i64), loop.phi(a.type), loop.phi(c.type), loop.phi(ahead.type)
-    _prefetch(loop, ahead_at, 2)
-    sums = [ir.Constant(vector, None)] * 2
-    for k in range(depth):
-        element = _splat(loop, loop.load(loop.gep(a_at, [columns_of_a[k]]), align=itemsize), lanes)
-        sums = [_llvm(loop, "fma", vector, element, kept[k][j], sums[j]) for j in range(2)]
-    finishers = {name: fn.append_basic_block(f"finish_{name}") for name in (STORE, SGD, MOMENTUM, NESTEROV)}
-    switch = loop.switch(epilogue, finishers[STORE])
-    for name, block in finishers.items():
-        builder = ir.IRBuilder(block)
-        if name != STORE:
-            switch.add_case(i64(name), block)
-        speeds = steps = sums
-        speed_at = builder.gep(c_at, [velocity])
-        if name in (MOMENTUM, NESTEROV):
-            speeds = steps = [
-                _llvm(builder, "fma", vector, mu, read(builder, speed_at, place), g)
-                for place, g in zip(places, sums, strict=True)
-            ]
-        if name == NESTEROV:
-            steps = [_llvm(builder, "fma", vector, mu, v, g) for v, g in zip(speeds, sums, strict=True)]
-        if name != STORE:
-            steps = [
-                _llvm(builder, "fma", vector, minus_lr, step, read(builder, c_at, place))
-                for place, step in zip(places, steps, strict=True)
-            ]
-        for place, speed, value in zip(places, speeds, steps, strict=True):
-            if name in (MOMENTUM, NESTEROV):
-                write(builder, speed, speed_at, place)
-            write(builder, value, c_at, place)
-        builder.branch(next_block)
-    step = ir.IRBuilder(next_block)
-    after = step.add(i, i64(1))
-    for phi, first, following in (
-        (i, i64(0), after),
-        (a_at, a, step.gep(a_at, [i64(1)])),
-        (c_at, c, step.gep(c_at, [c_row_stride])),
-        (ahead_at, ahead, step.gep(ahead_at, [prefetch_stride])),
-    ):
-        phi.add_incoming(first, entry_block)
-        phi.add_incoming(following, next_block)
-    branch = step.cbranch(step.icmp_signed("<", after, rows), loop_block, done)
-    branch.set_metadata("llvm.loop", _no_unrolling(module))
-    ir.IRBuilder(done).ret_void()
-    return fn
 
 
 def max_rank_of_host():
@@ -436,51 +87,6 @@ def max_rank(typingctx):
 
 
 @intrinsic
-def rank_k_update(
-    typingctx,
-    depth,
-    rows,
-    a,
-    a_col_stride,
-    b,
-    b_row_stride,
-    c,
-    c_row_stride,
-    second,
-    epilogue,
-    lr,
-    momentum,
-    velocity,
-    ahead,
-    prefetch_stride,
-):
-    """C[i, j] = finish(sum over k of a[i + k * a_col_stride] * b[k * b_row_stride + j]): few outer products, one or more rows of C.
-
-    depth : 1 to `max_rank_of_host`.  C has the columns of two registers, the second of which starts at column `second`,
-        at most one register; columns in both are computed twice.  No memory beyond them is touched, so a row need not
-        wait for the one before.  finish : as in `tile`, to the same bits.
-    ahead : with each row of C a cache line is asked for, the first at `ahead`, the next `prefetch_stride` elements on.
-    """
-    n = types.intp
-    sig = signature(types.void, n, n, a, n, a, n, a, n, n, n, a.dtype, a.dtype, n, a, n)
-
-    def codegen(context, builder, sig, args):
-        name, kind = f"fastbp_outers_{_SUFFIX[a.dtype]}", _rank_k_type(_FLOATS[a.dtype]).as_pointer()
-        if max_rank_of_host() == 0:
-            return context.get_dummy_value()
-        if name not in builder.module.globals:
-            functions = [_rank_k_function(builder.module, a.dtype, d + 1) for d in range(max_rank_of_host())]
-            array = ir.ArrayType(kind, len(functions))
-            table = ir.GlobalVariable(builder.module, array, name)
-            table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(array, functions)
-        table = builder.module.globals[name]
-        builder.call(builder.load(builder.gep(table, [i64(0), builder.sub(args[0], i64(1))])), args[1:])
-        return context.get_dummy_value()
-
-    return sig, codegen
-
-
-@intrinsic
 def tile_rows(typingctx):
     """Return the most rows of a tile on this host."""
     return signature(types.intp), lambda context, builder, sig, args: i64(tile_shape()[0])
@@ -488,7 +94,7 @@ def tile_rows(typingctx):
 
 @intrinsic
 def tile_columns(typingctx, p):
-    """Elements in a row of the tile, and in one register of it, on this host."""
+    """Return the columns of a tile, and of one register of it, on this host."""
 
     def codegen(context, builder, sig, args):
         lanes = tile_lanes(p.dtype)
@@ -508,3 +114,484 @@ def registers_for(typingctx, rows):
         return answer
 
     return signature(types.intp, types.intp), codegen
+
+
+# ---------------------------------------------------------------------------------------- functions and tables
+
+# The arguments of the LLVM functions, and their kinds: p pointer to the dtype, i integer, f number of the dtype.
+_TILE_ARGUMENTS = {
+    "a": "p",
+    "a_row_stride": "i",
+    "a_col_stride": "i",
+    "b": "p",
+    "b_row_stride": "i",
+    "k": "i",
+    "c": "p",
+    "c_row_stride": "i",
+    "last_lanes": "i",
+    "init": "i",
+    "bias": "p",
+    "epilogue": "i",
+    "lr": "f",
+    "momentum": "f",
+    "velocity": "i",
+    "c_prefetch": "p",
+    "prefetch_at": "p",
+    "prefetch_stride": "i",
+    "prefetch_interval": "i",
+}
+_RANK_K_ARGUMENTS = {
+    "rows": "i",
+    "a": "p",
+    "a_col_stride": "i",
+    "b": "p",
+    "b_row_stride": "i",
+    "c": "p",
+    "c_row_stride": "i",
+    "second": "i",
+    "epilogue": "i",
+    "lr": "f",
+    "momentum": "f",
+    "velocity": "i",
+    "prefetch_at": "p",
+    "prefetch_stride": "i",
+}
+
+
+def _numba_types(arguments, p):
+    """The arguments' Numba types, p being that of the pointers."""
+    return [{"p": p, "i": types.intp, "f": p.dtype}[kind] for kind in arguments.values()]
+
+
+def _llvm_type(arguments, dtype):
+    """The LLVM type of a function with these arguments."""
+    scalar = _FLOATS[dtype]
+    kinds = {"p": scalar.as_pointer(), "i": i64, "f": scalar}
+    return ir.FunctionType(ir.VoidType(), [kinds[kind] for kind in arguments.values()])
+
+
+def _add_function(module, name, arguments, dtype):
+    """Add an empty function to the module; return it and its arguments by name."""
+    fn = ir.Function(module, _llvm_type(arguments, dtype), name)
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    fn.attributes.add("nounwind")
+    return fn, SimpleNamespace(**dict(zip(arguments, fn.args, strict=True)))
+
+
+def _add_table(module, name, functions):
+    """Add a constant table of functions to the module."""
+    kind = ir.ArrayType(functions[0].type, len(functions))
+    table = ir.GlobalVariable(module, kind, name)
+    table.linkage, table.global_constant, table.initializer = "internal", True, ir.Constant(kind, functions)
+    return table
+
+
+def _tile_table(module, dtype):
+    """Return a global table of the tile functions, [rows - 1][columns - 1], null where there is none."""
+    name = f"fastbp_tiles_{_SUFFIX[dtype]}"
+    if name not in module.globals:
+        null = ir.Constant(_llvm_type(_TILE_ARGUMENTS, dtype).as_pointer(), None)
+        shapes = ((rows + 1, n + 1) for rows in range(tile_shape()[0]) for n in range(MAX_REGISTERS))
+        _add_table(
+            module,
+            name,
+            [_tile_function(module, dtype, rows, n) if n <= tile_widths(rows) else null for rows, n in shapes],
+        )
+    return module.globals[name]
+
+
+def _rank_k_table(module, dtype):
+    """Return a global table of the rank-k functions, [k - 1]."""
+    name = f"fastbp_rank_k_table_{_SUFFIX[dtype]}"
+    if name not in module.globals:
+        _add_table(module, name, [_rank_k_function(module, dtype, k + 1) for k in range(max_rank_of_host())])
+    return module.globals[name]
+
+
+# ---------------------------------------------------------------------------------------- pieces of both functions
+
+
+def _prefetch(builder, address, locality):
+    """Prefetch one cache line for reading; locality 3: into the L1, 2: into the L2."""
+    kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+    fn = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(fn, [address, i32(0), i32(locality), i32(1)])
+
+
+def _phis(builder, values):
+    """Phi nodes for values of these types, still without incoming values."""
+    return [builder.phi(value.type) for value in values]
+
+
+def _add_incoming(phis, values, block):
+    for phi, value in zip(phis, values, strict=True):
+        phi.add_incoming(value, block)
+
+
+def _branch_back(builder, condition, loop, after):
+    """End a loop: go back to its start while the condition holds.
+
+    LLVM must not unroll it: the loop over k would spill its accumulators to the stack.
+    """
+    module = builder.module
+    node = module.add_metadata([module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])])
+    distinct = ir.values.MDValue(module, list(node.operands), name=str(len(module.metadata)))
+    distinct.operands = (distinct, *node.operands)  # a loop node is its own first operand
+    builder.cbranch(condition, loop, after).set_metadata("llvm.loop", distinct)
+
+
+def _switch(builder, selector, blocks):
+    """Branch to the block whose key the selector holds, or to the first."""
+    default, *others = blocks
+    switch = builder.switch(selector, blocks[default])
+    for key in others:
+        switch.add_case(i64(key), blocks[key])
+
+
+def _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store):
+    """Emit one epilogue: store the sums, or update C by them, which are then its gradient.
+
+    load(builder, n, of_velocity), store(builder, value, n, of_velocity) : access the n-th register of C or its velocity.
+    """
+
+    def fma(a, bs, cs):
+        return [_llvm(builder, "fma", b.type, a, b, c) for b, c in zip(bs, cs, strict=True)]
+
+    # Every load comes before every store: the footprint of a masked store reaches into the next row, whose load
+    # would wait for it (2.2 times slower on 784-30 with 10 samples).
+    registers = range(len(sums))
+    values, velocities = sums, []
+    if epilogue in (MOMENTUM, NESTEROV):
+        values = velocities = fma(mu, (load(builder, n, True) for n in registers), sums)
+    if epilogue == NESTEROV:
+        values = fma(mu, velocities, sums)
+    if epilogue != STORE:
+        values = fma(minus_lr, values, (load(builder, n, False) for n in registers))
+    for n, value in enumerate(velocities):
+        store(builder, value, n, True)
+    for n, value in enumerate(values):
+        store(builder, value, n, False)
+
+
+# ------------------------------------------------------------------------------------------------- the microkernel
+
+
+def _tile_function(module, dtype, rows, columns):
+    """Add one tile function to the module: `rows` rows times `columns` registers."""
+    return _TileFunction(module, dtype, rows, columns).emit()
+
+
+class _TileFunction:
+    """One tile function: its sums start somewhere, the products are added over k, and an epilogue takes the result.
+
+    The accumulators are a flat list, row by row: (i, j) in `cells` are the row and the register of each.
+    """
+
+    def __init__(self, module, dtype, rows, columns):
+        name = f"fastbp_tile_{_SUFFIX[dtype]}_{rows}x{columns}"
+        self.fn, self.args = _add_function(module, name, _TILE_ARGUMENTS, dtype)
+        self.rows, self.columns = rows, columns
+        self.lanes, self.itemsize = tile_lanes(dtype), dtype.bitwidth // 8
+        self.vector = ir.VectorType(_FLOATS[dtype], self.lanes)
+        self.cells = [(i, j) for i in range(rows) for j in range(columns)]
+        self.entry = ir.IRBuilder(self.fn.append_basic_block("entry"))
+        self.mask = _lane_mask(self.entry, self.args.last_lanes, self.lanes)
+
+    def emit(self):
+        """Emit the whole function and return it."""
+        self.prefetch_c()
+        inits = {init: self.fn.append_basic_block(f"init_{init}") for init in INITS}
+        prefetch, loop, done = (self.fn.append_basic_block(name) for name in ("prefetch", "loop", "done"))
+        _switch(self.entry, self.args.init, inits)
+        starts = [(block, self.init_sums(init, block, prefetch, done)) for init, block in inits.items()]
+        self.epilogues(done, [*starts, self.sum_over_k(starts, prefetch, loop, done)])
+        return self.fn
+
+    def row(self, builder, base, i, stride, distance=None):
+        """Address of row i of a matrix, or of what lies `distance` elements after it."""
+        address = base if i == 0 else builder.gep(base, [builder.mul(stride, i64(i))])
+        return address if distance is None else builder.gep(address, [distance])
+
+    def load(self, builder, row, j):
+        """Load register j of a row; of the last one the first `last_lanes` lanes."""
+        address = builder.gep(row, [i64(j * self.lanes)])
+        if j == self.columns - 1:
+            return _emit_masked_load(builder, address, self.vector, self.itemsize, self.mask)
+        return builder.load(_as_vector(builder, address, self.vector), align=self.itemsize)
+
+    def store(self, builder, value, row, j):
+        """Store register j of a row, as `load` loads it."""
+        address = builder.gep(row, [i64(j * self.lanes)])
+        if j == self.columns - 1:
+            _emit_masked_store(builder, value, address, self.itemsize, self.mask)
+        else:
+            builder.store(value, _as_vector(builder, address, self.vector), align=self.itemsize)
+
+    def prefetch_c(self):
+        """Prefetch this tile of C, needed after the sum, or the next one, needed before its sum; not for a short sum."""
+        args, entry = self.args, self.entry
+        with entry.if_then(entry.icmp_signed(">", args.k, i64(MAX_RANK))):
+            for i, j in self.cells:
+                _prefetch(entry, self.row(entry, args.c_prefetch, i, args.c_row_stride, i64(j * self.lanes)), 3)
+
+    def init_sums(self, init, block, prefetch, done):
+        """Emit where the sums start: at zero, at the bias, or at what C holds; return them."""
+        args, builder = self.args, ir.IRBuilder(block)
+        if init == INIT_ZERO:
+            sums = [ir.Constant(self.vector, None)] * len(self.cells)
+        elif init == INIT_BIAS:
+            sums = [self.load(builder, args.bias, j) for j in range(self.columns)] * self.rows
+        else:
+            sums = [self.load(builder, self.row(builder, args.c, i, args.c_row_stride), j) for i, j in self.cells]
+        builder.cbranch(builder.icmp_signed(">", args.k, i64(0)), prefetch, done)
+        return sums
+
+    def sum_over_k(self, starts, prefetch, loop, done):
+        """Emit the sum over k, in order, cut into intervals; at the start of each two cache lines are prefetched.
+
+        starts : (block, sums) of the blocks before.  Returns the block after the sum, and the sums.
+        """
+        args, pointers = self.args, range(0, self.rows, ROWS_PER_POINTER)
+        # the loop over intervals
+        outer = ir.IRBuilder(prefetch)
+        left, b, *rest = state = _phis(outer, [args.k, args.b, *[args.a for _ in pointers], *starts[0][1], args.a])
+        for block, sums in starts:
+            before = ir.IRBuilder(block)
+            before.position_before(block.terminator)
+            a = [self.row(before, args.a, i, args.a_row_stride) for i in pointers]
+            _add_incoming(state, [args.k, args.b, *a, *sums, args.prefetch_at], block)
+        prefetch_at = rest.pop()
+        for element in (0, LINE_BYTES // self.itemsize):
+            _prefetch(outer, outer.gep(prefetch_at, [i64(element)]), 2)
+        is_last = outer.icmp_signed("<", left, args.prefetch_interval)
+        n_steps = outer.select(is_last, left, args.prefetch_interval)
+        outer.branch(loop)
+        # the loop over k in one interval
+        inner = ir.IRBuilder(loop)
+        inner_state = _phis(inner, [n_steps, b, *rest])
+        _add_incoming(inner_state, [n_steps, b, *rest], prefetch)
+        n_left, b, *rest = inner_state
+        a, sums = rest[: len(pointers)], rest[len(pointers) :]
+        sums = self.add_products(inner, a, b, sums)
+        n_left = inner.sub(n_left, i64(1))
+        b, a = inner.gep(b, [args.b_row_stride]), [inner.gep(pointer, [args.a_col_stride]) for pointer in a]
+        _add_incoming(inner_state, [n_left, b, *a, *sums], loop)
+        latch = self.fn.append_basic_block("latch")
+        _branch_back(inner, inner.icmp_signed(">", n_left, i64(0)), loop, latch)
+        # the end of the interval
+        outer = ir.IRBuilder(latch)
+        left = outer.sub(left, n_steps)
+        _add_incoming(state, [left, b, *a, *sums, outer.gep(prefetch_at, [args.prefetch_stride])], latch)
+        _branch_back(outer, outer.icmp_signed(">", left, i64(0)), prefetch, done)
+        return latch, sums
+
+    def add_products(self, builder, a, b, sums):
+        """Add the products of one column of A, behind the pointers a, and the row of B at b; return the new sums."""
+        b_row = [self.load(builder, b, j) for j in range(self.columns)]
+        result = []
+        for i in range(self.rows):
+            address = self.row(builder, a[i // ROWS_PER_POINTER], i % ROWS_PER_POINTER, self.args.a_row_stride)
+            element = _splat(builder, builder.load(address, align=self.itemsize), self.lanes)
+            of_row = sums[i * self.columns : (i + 1) * self.columns]
+            result += [_llvm(builder, "fma", self.vector, element, *pair) for pair in zip(b_row, of_row, strict=True)]
+        return result
+
+    def epilogues(self, done, before):
+        """Emit the epilogues; before: (block, sums) of the blocks that branch to `done`."""
+        args, builder = self.args, ir.IRBuilder(done)
+        sums = _phis(builder, before[0][1])
+        for block, values in before:
+            _add_incoming(sums, values, block)
+        blocks = {epilogue: self.fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
+        _switch(builder, args.epilogue, blocks)
+
+        def row(builder, i, of_velocity):
+            return self.row(builder, args.c, i, args.c_row_stride, args.velocity if of_velocity else None)
+
+        def load(builder, n, of_velocity):
+            i, j = self.cells[n]
+            return self.load(builder, row(builder, i, of_velocity), j)
+
+        def store(builder, value, n, of_velocity):
+            i, j = self.cells[n]
+            self.store(builder, value, row(builder, i, of_velocity), j)
+
+        for epilogue, block in blocks.items():
+            builder = ir.IRBuilder(block)
+            minus_lr = mu = None
+            if epilogue != STORE:
+                minus_lr = _splat(builder, builder.fneg(args.lr), self.lanes)
+                mu = _splat(builder, args.momentum, self.lanes)
+            _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store)
+            builder.ret_void()
+
+
+@intrinsic
+def tile(
+    typingctx,
+    rows,
+    columns,
+    a,
+    a_row_stride,
+    a_col_stride,
+    b,
+    b_row_stride,
+    k,
+    c,
+    c_row_stride,
+    last_lanes,
+    init,
+    bias,
+    epilogue,
+    lr,
+    momentum,
+    velocity,
+    c_prefetch,
+    prefetch_at,
+    prefetch_stride,
+    prefetch_interval,
+):
+    """Run the microkernel on one tile of C: C = epilogue(init + A @ B).
+
+    A[i, k] is at a + i * a_row_stride + k * a_col_stride, B[k, j] at b + k * b_row_stride + j, and C[i, j] at
+    c + i * c_row_stride + j.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Rows, and registers of columns, of this tile (see `tile_shape`, `tile_widths`).
+    k : int
+        Length of the sums.
+    last_lanes : int
+        How many lanes of the last register of each row are columns.
+    init : int
+        Where the sums start: INIT_ZERO, INIT_BIAS (the row at `bias`) or INIT_C (what C holds).
+    epilogue : int
+        STORE writes the sums to C.  SGD: C -= lr * sum.  MOMENTUM, NESTEROV: the same with the velocity, which lies
+        `velocity` elements after C.
+    c_prefetch : pointer
+        The tile of C to prefetch at once.
+    prefetch_at, prefetch_stride, prefetch_interval
+        Two cache lines are prefetched after every `prefetch_interval` steps of the sum, the first two at
+        `prefetch_at`, the next `prefetch_stride` elements after them, and so on.  Prefetched all at once they would
+        delay the tile's own loads.
+    """
+    sig = signature(types.void, types.intp, types.intp, *_numba_types(_TILE_ARGUMENTS, a))
+
+    def codegen(context, builder, sig, args):
+        table = _tile_table(builder.module, a.dtype)
+        row, column = (builder.sub(count, i64(1)) for count in args[:2])
+        index = builder.add(builder.mul(row, i64(MAX_REGISTERS)), column)
+        fn = builder.load(builder.gep(table, [i64(0), index]))
+        builder.call(fn, args[2:])
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+# ------------------------------------------------------------------------------------------------- the rank-k update
+
+
+def _rank_k_function(module, dtype, k):
+    """Add the function for sums of k outer products: B stays in registers while the loop goes over the rows of C."""
+    fn, args = _add_function(module, f"fastbp_rank_k_{_SUFFIX[dtype]}_{k}", _RANK_K_ARGUMENTS, dtype)
+    lanes, itemsize = tile_lanes(dtype), dtype.bitwidth // 8
+    vector = ir.VectorType(_FLOATS[dtype], lanes)
+    columns = i64(0), args.second  # where the two registers of a row start; they may overlap
+
+    def register(builder, row, n):
+        return _as_vector(builder, builder.gep(row, [columns[n]]), vector)
+
+    entry = ir.IRBuilder(fn.append_basic_block("entry"))
+    b = []
+    for step in range(k):
+        b_row = entry.gep(args.b, [entry.mul(args.b_row_stride, i64(step))])
+        b.append([entry.load(register(entry, b_row, n), align=itemsize) for n in range(2)])
+    minus_lr, mu = _splat(entry, entry.fneg(args.lr), lanes), _splat(entry, args.momentum, lanes)
+    a_columns = [entry.mul(args.a_col_stride, i64(step)) for step in range(k)]
+    loop_block, next_block, done = (fn.append_basic_block(name) for name in ("loop", "next", "done"))
+    entry.branch(loop_block)
+
+    loop = ir.IRBuilder(loop_block)
+    starts = [i64(0), args.a, args.c, args.prefetch_at]
+    i, a, c, prefetch_at = state = _phis(loop, starts)
+    _add_incoming(state, starts, entry.block)
+    _prefetch(loop, prefetch_at, 2)
+    sums = [ir.Constant(vector, None)] * 2
+    for step in range(k):
+        element = _splat(loop, loop.load(loop.gep(a, [a_columns[step]]), align=itemsize), lanes)
+        sums = [_llvm(loop, "fma", vector, element, b[step][n], sums[n]) for n in range(2)]
+    blocks = {epilogue: fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
+    _switch(loop, args.epilogue, blocks)
+
+    def row(builder, of_velocity):
+        return builder.gep(c, [args.velocity]) if of_velocity else c
+
+    def load(builder, n, of_velocity):
+        return builder.load(register(builder, row(builder, of_velocity), n), align=itemsize)
+
+    def store(builder, value, n, of_velocity):
+        builder.store(value, register(builder, row(builder, of_velocity), n), align=itemsize)
+
+    for epilogue, block in blocks.items():
+        builder = ir.IRBuilder(block)
+        _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store)
+        builder.branch(next_block)
+
+    step = ir.IRBuilder(next_block)
+    i = step.add(i, i64(1))
+    a, c = step.gep(a, [i64(1)]), step.gep(c, [args.c_row_stride])
+    _add_incoming(state, [i, a, c, step.gep(prefetch_at, [args.prefetch_stride])], next_block)
+    _branch_back(step, step.icmp_signed("<", i, args.rows), loop_block, done)
+    ir.IRBuilder(done).ret_void()
+    return fn
+
+
+@intrinsic
+def rank_k_update(
+    typingctx,
+    k,
+    rows,
+    a,
+    a_col_stride,
+    b,
+    b_row_stride,
+    c,
+    c_row_stride,
+    second,
+    epilogue,
+    lr,
+    momentum,
+    velocity,
+    prefetch_at,
+    prefetch_stride,
+):
+    """Add up a few outer products in one or more rows of C: C = epilogue(A @ B), to the same bits as `tile`.
+
+    A[i, k] is at a + i + k * a_col_stride, B[k, j] at b + k * b_row_stride + j, and C[i, j] at c + i * c_row_stride + j.
+
+    Parameters
+    ----------
+    k : int
+        Length of the sums, 1 to `max_rank_of_host`.
+    second : int
+        C has the columns of two registers; the second one starts at this column, at most one register from the first.
+        Columns in both are computed twice.  No memory beyond them is touched, so a row need not wait for the one
+        before.
+    epilogue, lr, momentum, velocity
+        As in `tile`.
+    prefetch_at, prefetch_stride
+        With each row of C one cache line is prefetched, the first at `prefetch_at`, the next `prefetch_stride`
+        elements after it, and so on.
+    """
+    sig = signature(types.void, types.intp, *_numba_types(_RANK_K_ARGUMENTS, a))
+
+    def codegen(context, builder, sig, args):
+        if max_rank_of_host() > 0:
+            table = _rank_k_table(builder.module, a.dtype)
+            fn = builder.load(builder.gep(table, [i64(0), builder.sub(args[0], i64(1))]))
+            builder.call(fn, args[1:])
+        return context.get_dummy_value()
+
+    return sig, codegen
