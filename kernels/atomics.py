@@ -1,4 +1,4 @@
-"""Atomics, the pause of a spin loop, the clock, and the control word of floating-point arithmetic, in LLVM IR."""
+"""Atomic operations, the pause of a spin loop, yielding, the clock and the floating-point control word, as LLVM IR."""
 
 import time
 
@@ -13,7 +13,7 @@ from .simd import _element, i32, i64
 
 @intrinsic
 def atomic_add(typingctx, p, n, value):
-    """Add to an integer in memory, as one indivisible step; returns what it was."""
+    """Add to an integer in memory; return its value before."""
 
     def codegen(context, builder, sig, args):
         return builder.atomic_rmw("add", _element(context, builder, sig, args), args[2], "acq_rel")
@@ -23,7 +23,7 @@ def atomic_add(typingctx, p, n, value):
 
 @intrinsic
 def atomic_exchange(typingctx, p, n, value):
-    """Set an integer in memory; returns what it was."""
+    """Set an integer in memory; return its value before."""
 
     def codegen(context, builder, sig, args):
         return builder.atomic_rmw("xchg", _element(context, builder, sig, args), args[2], "acq_rel")
@@ -33,7 +33,7 @@ def atomic_exchange(typingctx, p, n, value):
 
 @intrinsic
 def compare_exchange(typingctx, p, n, before, after):
-    """Set an integer in memory to `after` if it is `before`; return whether it was."""
+    """Set an integer in memory to `after` if it is `before`; return whether it was set."""
 
     def codegen(context, builder, sig, args):
         pair = builder.cmpxchg(_element(context, builder, sig, args), args[2], args[3], "acq_rel", "acquire")
@@ -70,14 +70,12 @@ def _call_c(builder, name, result, *args):
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-FLUSH_AND_ZERO = 0x8040  # of x86's control word MXCSR: subnormal results, and operands, are zero
+FLUSH_MXCSR = 0x8040  # bits of x86's control word: subnormal results, and operands, are taken for zero
+FLUSH_FPCR = 1 << 24  # the bit of ARM's control word for both
 
 
-FLUSH_BOTH = 1 << 24  # of ARM's control word FPCR: the same
-
-
-def control_word(builder):
-    """Read the control word of floating-point arithmetic, an i64; 0 where it is not known how."""
+def emit_control_word(builder):
+    """Emit a read of the floating-point control word, an i64; 0 on other processors than x86 and ARM."""
     if _is_x86(builder):
         word = cgutils.alloca_once(builder, i32)
         _call_c(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), word)
@@ -85,8 +83,8 @@ def control_word(builder):
     return _call_c(builder, "llvm.aarch64.get.fpcr", i64) if _is_arm(builder) else i64(0)
 
 
-def set_control_word(builder, control):
-    """Write the control word."""
+def emit_set_control_word(builder, control):
+    """Emit a write of the control word."""
     if _is_x86(builder):
         word = cgutils.alloca_once_value(builder, builder.trunc(control, i32))
         _call_c(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), word)
@@ -96,16 +94,16 @@ def set_control_word(builder, control):
 
 @intrinsic
 def flush_subnormals(typingctx):
-    """Take subnormal numbers for zero in this thread from now on; return what `restore_mxcsr` puts back.
+    """Take subnormal numbers for zero in this thread from now on; return the control word for `restore_mxcsr`.
 
     Operations on them are slow, and moments that decay towards zero are full of them: Lion on 8-16-1 took 1567 ns a
-    step with them and 170 without.  On x86 and 64-bit ARM; elsewhere nothing happens.  Whether a result is subnormal
-    is decided after rounding on x86, before it on ARM: they differ in what rounds up to the smallest normal number.
+    step with them and 170 without.  Works on x86 and 64-bit ARM and does nothing elsewhere.  x86 tells whether a result
+    is subnormal after rounding, ARM before; they differ for results that round up to the smallest normal number.
     """
 
     def codegen(context, builder, sig, args):
-        before = control_word(builder)
-        set_control_word(builder, builder.or_(before, i64(FLUSH_AND_ZERO if _is_x86(builder) else FLUSH_BOTH)))
+        before = emit_control_word(builder)
+        emit_set_control_word(builder, builder.or_(before, i64(FLUSH_MXCSR if _is_x86(builder) else FLUSH_FPCR)))
         return before
 
     return signature(types.int64), codegen
@@ -113,29 +111,29 @@ def flush_subnormals(typingctx):
 
 @intrinsic
 def restore_mxcsr(typingctx, control):
-    """Undo `flush_subnormals`."""
+    """Restore the control word, MXCSR or FPCR, that `flush_subnormals` returned."""
 
     def codegen(context, builder, sig, args):
-        set_control_word(builder, args[0])
+        emit_set_control_word(builder, args[0])
         return context.get_dummy_value()
 
     return signature(types.void, types.int64), codegen
 
 
-def pause(builder):
+def emit_pause(builder):
     """See `spin_pause`."""
     if _is_x86(builder):
         _call_c(builder, "llvm.x86.sse2.pause", ir.VoidType())
-    elif _is_arm(builder):  # its own hint, `yield`, takes no time on most cores
+    elif _is_arm(builder):  # whose hint for this, `yield`, takes no time on most cores
         _call_c(builder, "llvm.aarch64.isb", ir.VoidType(), i32(15))
 
 
 @intrinsic
 def spin_pause(typingctx):
-    """Tell the processor that this thread is waiting in a loop; it takes some 10 to 50 ns."""
+    """Tell the processor that this thread waits in a loop; takes 10 to 50 ns."""
 
     def codegen(context, builder, sig, args):
-        pause(builder)
+        emit_pause(builder)
         return context.get_dummy_value()
 
     return signature(types.void), codegen
@@ -148,7 +146,7 @@ def emit_yield(builder):
 
 @intrinsic
 def yield_thread(typingctx):
-    """Let another thread have this core."""
+    """Yield this core to another thread."""
 
     def codegen(context, builder, sig, args):
         emit_yield(builder)
@@ -157,7 +155,7 @@ def yield_thread(typingctx):
     return signature(types.void), codegen
 
 
-def clock(builder):
+def emit_clock(builder):
     """See `nanoseconds`."""
     if _is_windows(builder):
         now, frequency = (cgutils.alloca_once(builder, i64) for _ in range(2))
@@ -173,5 +171,5 @@ def clock(builder):
 
 @intrinsic
 def nanoseconds(typingctx):
-    """Return the time of a clock that only goes forward, in ns from some start; it takes as long as a pause or two."""
-    return signature(types.int64), lambda context, builder, sig, args: clock(builder)
+    """Return the time of a monotonic clock in ns; takes as long as one or two pauses."""
+    return signature(types.int64), lambda context, builder, sig, args: emit_clock(builder)

@@ -1,14 +1,14 @@
-"""The disk cache of compiled kernels, which is safe to share.
+"""The disk cache of compiled kernels.
 
-Numba's own disk cache knows the file of the cached function only: it misses edits of another file's functions that
-were compiled into it, and changes of compile flags; two processes that compile at once may mix up its numbered
-entries; and it raises at import when no folder is writable.  Here an entry is one file, named after everything that
-went into it (the source of all kernels, signature, processor, versions, flags) and renamed into place when complete;
-a first compile holds a lock, so that processes that start together compile once.
+Numba's own disk cache tracks only the file of the cached function: it misses edits of functions from other files that
+were compiled into it, and changed compile flags; two processes that compile at the same time may mix up its numbered
+entries; and it raises at import when no folder is writable.  Here an entry is one file, named by a hash of everything
+that went into it (the source of all kernels, signature, processor, versions, flags) and renamed into place when
+complete.  A first compile holds a lock, so that of several processes only one compiles.
 
-What is read from the folder is run.  So a folder or file is read only if it belongs to the user whose rights this
-process has, and if nobody else can write to it.  The folders above are not checked: whoever may rename things there
-can put another folder in place, but cannot make it, or a file in it, the user's.
+Files of the cache are executed.  So a folder or file is used only if it belongs to the process's effective user and
+nobody else can write to it.  Parent folders are not checked: a user who may rename entries there can put another
+folder in place, but cannot make it, or a file in it, belong to this user.
 """
 
 import functools
@@ -32,16 +32,12 @@ from numba.misc.appdirs import AppDirs
 
 try:
     import fcntl
-except ImportError:  # Windows: first compiles are then not serialised
+except ImportError:  # Windows: first compiles are not serialized there
     fcntl = None
 
 
-LOCK_PATIENCE_S, LOCK_MESSAGE_S = 60.0, 2.0
-
-
+LOCK_TIMEOUT_S, LOCK_MESSAGE_S = 60.0, 2.0
 _HERE = Path(__file__).parent
-
-
 _WINDOWS = os.name == "nt"
 
 
@@ -55,20 +51,20 @@ def source_hash():
 
 
 def _folders():
-    """Return where compiled kernels may be kept, best first."""
+    """Return the folders that may hold compiled kernels, best first."""
     user = Path(AppDirs("fastbp", appauthor=False).user_cache_dir)
-    if not user.is_absolute():  # XDG_CACHE_HOME is empty or relative, which counts as not set
+    if not user.is_absolute():  # an empty or relative XDG_CACHE_HOME counts as not set
         user = Path(os.path.expanduser("~/.cache/fastbp"))
-    # The user's folder first: what is left beside an installed package outlives it, and hides the next one.
+    # The user's folder comes first: files left beside an installed package outlive it and hide the next one.
     folders = [user, _HERE / "__pycache__" / "fastbp"]
     return [Path(config.CACHE_DIR) / "fastbp", *folders] if config.CACHE_DIR else folders
 
 
-def _danger(info):
-    """Return what in an `os.stat_result` lets another user decide what a folder or file holds, or None."""
+def _why_unsafe(info):
+    """Return why another user could change a folder or file, by its `os.stat_result`; None if none could."""
     if stat.S_ISLNK(info.st_mode):
         return "is a symbolic link"
-    if _WINDOWS:  # which has neither owners nor permissions in these numbers
+    if _WINDOWS:  # its stat_result has no owners and permissions
         return None
     if info.st_uid != os.geteuid():
         return f"belongs to user {info.st_uid}, not to user {os.geteuid()}"
@@ -77,23 +73,23 @@ def _danger(info):
 
 @functools.cache
 def cache_folder():
-    """Return the first folder that is safe and writable of: NUMBA_CACHE_DIR, the user's, beside the source; or None."""
-    found, unsafe, others = None, [], []
+    """Return the first safe and writable folder of NUMBA_CACHE_DIR, the user's and that beside the source, or None."""
+    found, unsafe, unwritable = None, [], []
     for folder in _folders():
         try:
-            danger = "is not an absolute path"
+            reason = "is not an absolute path"
             if folder.is_absolute():
-                for made in (*reversed(folder.parents), folder):
-                    made.mkdir(0o700, exist_ok=True)
-                danger = _danger(folder.lstat())
-            if danger:
-                unsafe.append(f"{folder} {danger}")
+                for path in (*reversed(folder.parents), folder):
+                    path.mkdir(0o700, exist_ok=True)
+                reason = _why_unsafe(folder.lstat())
+            if reason:
+                unsafe.append(f"{folder} {reason}")
                 continue
             tempfile.TemporaryFile(dir=folder).close()
             found = folder
             break
         except OSError:
-            others.append(str(folder))
+            unwritable.append(str(folder))
     if unsafe:
         warnings.warn(
             f"fastbp: not used as the folder of compiled kernels: {'; '.join(unsafe)}", RuntimeWarning, stacklevel=2
@@ -101,7 +97,7 @@ def cache_folder():
     if found is None:
         warnings.warn(
             "fastbp: there is no folder to keep compiled kernels in, so every process compiles them anew"
-            + (f"; cannot be written: {', '.join(others)}" if others else ""),
+            + (f"; cannot be written: {', '.join(unwritable)}" if unwritable else ""),
             RuntimeWarning,
             stacklevel=2,
         )
@@ -109,14 +105,14 @@ def cache_folder():
 
 
 def open_beside(path, flags):
-    """Open a file of the cache folder, never through a symbolic link; a new one is readable by its owner alone."""
+    """Open a file of the cache folder, never through a symbolic link; a new one is readable by its owner only."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 class KernelCache:
-    """What a Numba dispatcher asks of its cache, over one file per compiled signature."""
+    """The cache of one Numba dispatcher, with its interface: one file per compiled signature."""
 
-    _has_warned = False  # of a file that is not safe to read; once in a process
+    _has_warned = False  # about a file that is unsafe to read; once in a process
 
     def __init__(self, py_func):
         self._py_func = py_func
@@ -150,14 +146,14 @@ class KernelCache:
         return folder / f"fastbp-{self._py_func.__name__}-{digest}.nbc"
 
     def load_overload(self, sig, target_context):
-        """Return the compiled function, or None; then its lock is held until the compiling ends."""
+        """Return the compiled function, or None; its lock is then held until `serialized` has compiled it."""
         target_context.refresh()
         path = self.path(sig, target_context.codegen())
         if path is None:
             return None
         found = self._read(path, target_context)
         if found is None and self._lock is None:
-            self._lock = Lock.taken(path.name)
+            self._lock = Lock.acquire(path.name)
             found = self._read(path, target_context)  # by now another process may have compiled it
         return found
 
@@ -168,7 +164,7 @@ class KernelCache:
             return
         data = dumps(cres._reduce())
         try:
-            if self._lock is not None:  # what a process left that was killed in the middle
+            if self._lock is not None:  # remove what a killed process left
                 for left in path.parent.glob(f"{path.name}.*.tmp"):
                     left.unlink(missing_ok=True)
             descriptor, temporary = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)  # a new file, mode 0600
@@ -186,12 +182,12 @@ class KernelCache:
     def _read(self, path, target_context):
         try:
             with open(path, "rb", opener=open_beside) as file:
-                danger, content = _danger(os.fstat(file.fileno())), file.read()
-            if danger:
+                reason, content = _why_unsafe(os.fstat(file.fileno())), file.read()
+            if reason:
                 if not KernelCache._has_warned:
                     KernelCache._has_warned = True
                     warnings.warn(
-                        f"fastbp: compiled kernels are not read from {path}, which {danger}; compiling again",
+                        f"fastbp: compiled kernels are not read from {path}, which {reason}; compiling again",
                         RuntimeWarning,
                         stacklevel=2,
                     )
@@ -212,34 +208,34 @@ class KernelCache:
             return None
 
     def serialized(self, compile_one):
-        """Wrap a compiling function: give the lock back when it is done, whatever came of it."""
+        """Wrap a compiling function: release the lock when it returns or raises."""
 
         @functools.wraps(compile_one)
         def compile_and_release(*args):
-            with global_compiler_lock:  # of all threads of this process; it may be held already
+            with global_compiler_lock:  # reentrant
                 try:
                     return compile_one(*args)
                 finally:
                     if self._lock is not None:
                         lock, self._lock = self._lock, None
-                        lock.give_back()
+                        lock.release()
 
         return compile_and_release
 
     def flush(self):
-        """Nothing is held in memory."""
+        """Do nothing: no entry is held in memory."""
 
     enable = disable = flush
 
 
 class Lock:
-    """A lock among processes: one byte, for each kernel another, of the one lock file in the cache folder.
+    """A lock between processes on one byte of the lock file in the cache folder, a different byte for each kernel.
 
-    The system frees what a process held however it ends, and a forked child has none of its parent's locks.  A process
-    that has once waited in vain, for one that is stopped, say, waits no more.
+    The system releases the locks of a process that ends, and a forked child has none of its parent's.  After one
+    timeout, when the holder is suspended for example, a process does not wait again.
     """
 
-    _has_told = _has_given_up = False
+    _has_printed = _has_timed_out = False
 
     def __init__(self, descriptor, byte):
         self._descriptor, self._byte = descriptor, byte
@@ -247,7 +243,7 @@ class Lock:
     @staticmethod
     @functools.cache
     def _file():
-        """Return the open lock file, None where there is none; closing it would free all locks of this process."""
+        """Return the open lock file, or None; closing it would release all locks of this process."""
         if fcntl is None or cache_folder() is None:
             return None
         try:
@@ -256,8 +252,8 @@ class Lock:
             return None
 
     @staticmethod
-    def taken(name):
-        """Return the lock of a name; None where there are no locks, or it was not free in time."""
+    def acquire(name):
+        """Return the lock of a name; None where there are no locks, or after a timeout."""
         lock, start = Lock(Lock._file(), zlib.crc32(name.encode())), time.monotonic()
         if lock._descriptor is None:
             return None
@@ -269,16 +265,16 @@ class Lock:
                 waited = time.monotonic() - start
             except OSError:  # this file system has no locks
                 return None
-            if waited >= LOCK_MESSAGE_S and not Lock._has_told:
-                Lock._has_told = True
+            if waited >= LOCK_MESSAGE_S and not Lock._has_printed:
+                Lock._has_printed = True
                 print("fastbp: waiting for another process that is compiling kernels", file=sys.stderr, flush=True)
-            if waited >= LOCK_PATIENCE_S or Lock._has_given_up:
-                Lock._has_given_up = True
+            if waited >= LOCK_TIMEOUT_S or Lock._has_timed_out:
+                Lock._has_timed_out = True
                 return None
             time.sleep(0.02)
 
-    def give_back(self):
-        """Let others have it."""
+    def release(self):
+        """Release the lock."""
         self._change(fcntl.LOCK_UN)
 
     def _change(self, operation):

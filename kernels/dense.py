@@ -162,9 +162,7 @@ def gemm(
     """
     update = Epilogue(epilogue, lr, momentum, velocity)
     if prefers_rank_k(rows, columns, depth, a, a_row_stride, transposed, init):
-        done = rank_k_columns(
-            rows, columns, depth, a, a_col_stride, b, b_row_stride, c, c_row_stride, update, prefetch
-        )
+        done = rank_k_columns(rows, columns, depth, a, a_col_stride, b, b_row_stride, c, c_row_stride, update, prefetch)
         columns -= done
         b, c = offset(b, done), offset(c, done)
     blocking = choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed)
@@ -530,7 +528,7 @@ def propagate_delta(delta, W, derivative, out):
         bias=p,
         pack=pack,
     )
-    map_pair_block(_times, p, pointer(derivative, 0), p, out.size)
+    map_pair(_times, p, pointer(derivative, 0), p, out.size)
     restore_mxcsr(control)
 
 

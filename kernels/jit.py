@@ -1,4 +1,4 @@
-"""Decorators that compile with this package's flags: `kernel`, `internal` and `inline`."""
+"""Decorators that compile functions with this package's flags: `kernel`, `internal` and `inline`."""
 
 import inspect
 
@@ -13,13 +13,13 @@ if config.DISABLE_JIT:
         "fastbp's kernels are machine code, but NUMBA_DISABLE_JIT is set: unset it, or use backend='numpy'"
     )
 
-# error_model="numpy": division as IEEE has it.  fastmath is never used: it deletes the checks for NaN.
+# error_model="numpy": division by zero as in IEEE 754.  fastmath is never used: it deletes the checks for NaN.
 FLAGS = {"nogil": True, "error_model": "numpy"}
 BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def kernel(function):
-    """Compile at the first call and keep the machine code on disk; `signature.check_arrays` comes before it."""
+    """Compile at the first call, after `signature.check_arrays`, and keep the machine code on disk."""
     dispatcher = numba.njit(**FLAGS)(function)
     dispatcher._cache = cache = KernelCache(function)
     compile_one, names = cache.serialized(dispatcher.compile), list(inspect.signature(function).parameters)
@@ -33,10 +33,10 @@ def kernel(function):
 
 
 def inline(function):
-    """Compile into whichever kernel calls it, in line."""
+    """Compile into the kernels that call it, always inlined."""
     return numba.njit(**FLAGS, **BARE, forceinline=True)(function)
 
 
 def internal(function):
-    """Compile into whichever kernel calls it, as a function of its own where LLVM finds that better."""
+    """Compile into the kernels that call it, inlined where LLVM chooses to."""
     return numba.njit(**FLAGS, **BARE)(function)

@@ -1,10 +1,10 @@
-"""Metrics: counts of classes and sums of errors over rows.  Twins: `fastbp.reference`.
+"""Metrics: counts of classes and sums of errors over samples.  Twin: `fastbp.reference.metrics`.
 
-Each kernel adds to the numbers it is given, row after row, counts in int64 and sums in float64.  So the samples may
-come in pieces, and the result depends neither on the pieces nor on the width of a vector.
+Each kernel adds to the totals it is given, sample after sample, counts in int64 and sums in float64.  So the samples
+may come in chunks, and the result depends neither on the chunks nor on the width of a vector.
 
-A is (n_samples, n_out), Y the same, or, where it says so, int64 class labels (n_samples,); all are C-contiguous.
-A label that is no class raises ValueError; the samples before it have then been counted.
+A is (n_samples, n_out), Y the same, or, where a docstring says so, int64 class labels (n_samples,); all are
+C-contiguous.  A label that is no class raises ValueError; the samples before it have then been counted.
 """
 
 import numpy as np
@@ -18,31 +18,31 @@ SUMS = 7  # rows of the totals of `error_sums`
 
 
 @inline
-def thread_slice(a, n):
-    """Return the first of n numbers as a vector, in whose other lanes is nothing that is larger than any."""
+def load_padded(a, n):
+    """Return the first of n numbers as a vector, its other lanes filled with -inf."""
     return select_lanes(masked_load(a, 0, min(n, lanes(a))), n, -np.inf)
 
 
 @inline
 def class_of(A, r):
-    """Return the first of the largest numbers of a row."""
+    """Return the index of the first of the largest numbers of a row; NaN is ignored."""
     n, width = A.shape[1], lanes(pointer(A, 0))
     a = pointer(A, r * n)
-    top = thread_slice(a, 0)
-    for j in range(0, n, width):  # so a NaN is passed over
-        v = thread_slice(offset(a, j), n - j)
-        top = where(v > top, v, top)
+    top = load_padded(a, 0)
+    for j in range(0, n, width):
+        v = load_padded(offset(a, j), n - j)
+        top = where(v > top, v, top)  # a comparison with NaN is False
     largest = hmax_no_nan(top)
     for j in range(0, n, width):
-        at = j + first_equal(thread_slice(offset(a, j), n - j), largest)
+        at = j + first_equal(load_padded(offset(a, j), n - j), largest)
         if at < min(n, j + width):
             return at
-    return 0  # nothing but NaN
+    return 0  # every number is NaN
 
 
 @inline
 def true_class(Y, r, n_out):
-    """Return the class that labels or rows of targets name.  Raises ValueError where a label is no class."""
+    """Return the class of a sample from its label or target row; raise ValueError where a label is no class."""
     if Y.ndim == 1:
         label = Y[r]
         if label < 0 or label >= n_out:
@@ -53,13 +53,13 @@ def true_class(Y, r, n_out):
 
 @kernel
 def class_counts(A, Y, counts):
-    """Count samples of one class each; that class is the first largest number of a row, NaN being none.
+    """Count samples by class; the class is the index of the first largest number of a row, where NaN is ignored.
 
     Parameters
     ----------
     A : outputs.
     Y : targets or labels.
-    counts : int64 (3, n_out), added to: of each class the samples that are right, are predicted to be it, and are it.
+    counts : int64 (3, n_out), added to: for each class its true positives, its predictions and its samples.
     """
     for r in range(A.shape[0]):
         predicted, true = class_of(A, r), true_class(Y, r, A.shape[1])
@@ -71,14 +71,14 @@ def class_counts(A, Y, counts):
 
 @kernel
 def label_counts(A, Y, threshold, counts, right):
-    """Count outputs that say yes or no, each by itself: yes is above `threshold`.
+    """Count binary labels, one for each output; a label is set where the number is above `threshold`.
 
     Parameters
     ----------
     A, Y : outputs and targets.
     threshold : float
-    counts : int64 (3, n_out), added to: of each output the samples where yes is right, is predicted, and is true.
-    right : int64 (1,), added to: samples of which every output is right.
+    counts : int64 (3, n_out), added to: for each output its true positives, its predictions and its samples.
+    right : int64 (1,), added to: the samples whose every label is right.
     """
     for r in range(A.shape[0]):
         wrong = 0
@@ -102,12 +102,12 @@ def top_counts(A, Y, k, right):
     A : outputs.
     Y : targets or labels.
     k : int
-    right : int64 (1,), added to.
+    right : int64 (1,), added to: those samples.
     """
     for r in range(A.shape[0]):
         true = true_class(Y, r, A.shape[1])
         larger = 0
-        for j in range(A.shape[1]):  # so written that a NaN is no smaller than anything
+        for j in range(A.shape[1]):  # negated, so that NaN counts as larger
             if j < true:
                 larger += not A[r, j] <= A[r, true]
             elif j > true:
@@ -117,7 +117,7 @@ def top_counts(A, Y, k, right):
 
 @kernel
 def error_sums(A, Y, totals):
-    """Sum up the errors D = Y - A of each output; means and squares about them by Welford's update (1962).
+    """Sum the errors D = Y - A of each output; means and squared deviations by Welford's update (1962).
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def error_sums(A, Y, totals):
     n_out = A.shape[1]
     for r in range(A.shape[0]):
         count = totals[0, 0] + 1.0
-        partition = 1.0 / count
+        weight = 1.0 / count
         for j in range(n_out):
             y = np.float64(Y[r, j])
             d = y - np.float64(A[r, j])
@@ -136,8 +136,8 @@ def error_sums(A, Y, totals):
             totals[1, j] += abs(d)
             totals[2, j] += d * d
             step = d - totals[3, j]
-            totals[3, j] += step * partition
+            totals[3, j] += step * weight
             totals[4, j] += step * (d - totals[3, j])
             step = y - totals[5, j]
-            totals[5, j] += step * partition
+            totals[5, j] += step * weight
             totals[6, j] += step * (y - totals[5, j])

@@ -329,7 +329,7 @@ class _TileFunction:
             builder.store(value, _as_vector(builder, address, self.vector), align=self.itemsize)
 
     def prefetch_c(self):
-        """Prefetch this tile of C, needed after the sum, or the next one, needed before its sum; not for a short sum."""
+        """Prefetch the tile of C at `c_prefetch`, this one or the next; not if the sum is short."""
         args, entry = self.args, self.entry
         with entry.if_then(entry.icmp_signed(">", args.k, i64(MAX_RANK))):
             for i, j in self.cells:
@@ -569,7 +569,7 @@ def rank_k_update(
 ):
     """Add up a few outer products in one or more rows of C: C = epilogue(A @ B), to the same bits as `tile`.
 
-    A[i, k] is at a + i + k * a_col_stride, B[k, j] at b + k * b_row_stride + j, and C[i, j] at c + i * c_row_stride + j.
+    A[i, k] is at a + i + k * a_col_stride, B[k, j] at b + k * b_row_stride + j and C[i, j] at c + i * c_row_stride + j.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Random numbers inside training: dropout and input noise.  Twins: `fastbp.reference`.
+"""Random numbers inside training: dropout and input noise.  Twin: `fastbp.reference.noise`.
 
-A number depends on nothing but (key, step, layer, row, column), so that it is the same for any number of threads and
-on either backend, needs no memory, and a resumed training meets the same ones.  The row's 64 bits are SplitMix64's
-mixing function of the four (Steele, Lea and Flood 2014); a column's 32 bits mix those with the column (the two-round
-integer hash of C. Wellons, "lowbias32").
+A random number depends only on (key, step, layer, row, column).  So it is the same for any number of threads and on
+either backend, takes no memory, and a resumed training draws the same ones.  The row's 64 bits are SplitMix64's mixing
+function of the four (Steele, Lea and Flood 2014); a column's 32 bits mix those with the column (the two-round integer
+hash of C. Wellons, "lowbias32").
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ from .simd import (
 
 __all__ = ["dropout", "input_noise"]
 
-# sin(pi t) = t * polynomial(t**2) for |t| <= 1/2, by its Taylor series: the first term left out is below 1e-13
+# sin(pi t) = t * polynomial(t**2) for |t| <= 1/2, by its Taylor series: the first omitted term is below 1e-13
 SINE = (
     7.952054001475508e-07,
     -2.1915353447830204e-05,
@@ -42,7 +42,7 @@ SINE = (
 
 @inline
 def row_seed(key, step, layer, row):
-    """Return 64 random bits of one row of one layer in one step."""
+    """Return the 64 random bits of one row of one layer in one step."""
     z = (
         np.uint64(key)
         + np.uint64(step) * np.uint64(0x9E3779B97F4A7C15)
@@ -56,7 +56,7 @@ def row_seed(key, step, layer, row):
 
 @internal
 def drop_rows(key, step, layer, threshold, a, a_row_stride, out, out_row_stride, rows, start, left, right):
-    """Keep each element of columns left .. right - 1 with probability 1 - threshold / 2**32, divided by that; else 0.
+    """Set each element of columns left to right - 1 to 0 with probability p = threshold / 2**32, else divide by 1 - p.
 
     Rows of `a` are `a_row_stride` apart; row r is row start + r of the batch.
     """
@@ -64,16 +64,16 @@ def drop_rows(key, step, layer, threshold, a, a_row_stride, out, out_row_stride,
     factor = masked_load(a, 0, 0) + 4294967296.0 / (4294967296.0 - threshold)
     for r in range(rows):
         seed = row_seed(key, step, layer, start + r)
-        given, target = offset(a, r * a_row_stride), offset(out, r * out_row_stride)
+        source, target = offset(a, r * a_row_stride), offset(out, r * out_row_stride)
         for j in range(left, right, width):
             n = min(width, right - j)
-            kept = where(keep_mask(a, seed, j, threshold), masked_load(given, j, n) * factor, 0.0)
+            kept = where(keep_mask(a, seed, j, threshold), masked_load(source, j, n) * factor, 0.0)
             masked_store(target, j, kept, n)
 
 
 @internal
 def noise_rows(key, step, deviation, x, x_row_stride, first, last, start, columns):
-    """Add normal random numbers to rows first .. last - 1, in place; Box and Muller (1958)."""
+    """Add normal random numbers to rows first to last - 1, in place (Box and Muller 1958)."""
     width = lanes(x)
     for r in range(first, last):
         seed = row_seed(key, step, -1, start + r)
@@ -87,12 +87,6 @@ def noise_rows(key, step, deviation, x, x_row_stride, first, last, start, column
             masked_store(row, j, fma(length * cosine, deviation, masked_load(row, j, n)), n)
 
 
-@inline
-def threshold_of(rate):
-    """Return the 32-bit number below which an element is dropped."""
-    return np.int64(rate * 4294967296.0)
-
-
 @kernel
 def dropout(A, key, step, layer, rate, out):
     """Inverted dropout: out is A / (1 - rate) where kept, else 0 (Srivastava et al. 2014).
@@ -101,20 +95,41 @@ def dropout(A, key, step, layer, rate, out):
     ----------
     A : float (n_samples, n_out)
     key, step, layer : int
-        Name the random numbers: the seed of the training, its step, and the layer.
+        Select the random numbers: the key of the training, its step, and the layer.
     rate : float
-        Share dropped, in [0, 1), to 32 bits.
+        Probability of dropping an element, in [0, 1), to 32 bits.
     out : as A; may be A.
     """
     rows, columns = A.shape
     drop_rows(
-        key, step, layer, threshold_of(rate), pointer(A, 0), columns, pointer(out, 0), columns, rows, 0, 0, columns
+        key,
+        step,
+        layer,
+        threshold=np.int64(rate * 4294967296.0),
+        a=pointer(A, 0),
+        a_row_stride=columns,
+        out=pointer(out, 0),
+        out_row_stride=columns,
+        rows=rows,
+        start=0,
+        left=0,
+        right=columns,
     )
 
 
 @kernel
 def input_noise(X, key, step, deviation, out):
-    """Out = X + deviation * normal random numbers; X and out (n_samples, n_in), the others as for `dropout`."""
+    """Out = X + deviation * normal random numbers; X and out (n_samples, n_in), key and step as for `dropout`."""
     rows, columns = X.shape
     out[:] = X
-    noise_rows(key, step, deviation, pointer(out, 0), columns, 0, rows, 0, columns)
+    noise_rows(
+        key,
+        step,
+        deviation,
+        x=pointer(out, 0),
+        x_row_stride=columns,
+        first=0,
+        last=rows,
+        start=0,
+        columns=columns,
+    )

@@ -1,18 +1,18 @@
-"""Learning rates as functions of the step number.  Twin: `fastbp.reference.learning_rate`.
+"""Learning rates as functions of the step number.  Twin: `fastbp.reference.schedules`.
 
-Powers and cosines are made of the vector operations here, not taken from the system's library: the same step has the
-same rate, to the bit, on every host.
+Powers and cosines use the vector operations of this package, not the system's library: the same step has the same
+learning rate, to the bit, on every host.
 
 =================  ===========================================================================================
-kind               numbers
+kind               hyperparameters
 =================  ===========================================================================================
-constant           rate
-step               rate, gamma, every
-exponential        rate, gamma
-inverse_scaling    rate, power
-cosine             rate, least, warmup, period, multiplier (0: no restarts)
-one_cycle          first, highest, last, top (the step of the highest), steps
-piecewise          n, n boundaries, n + 1 rates
+constant           lr
+step               lr, gamma, every
+exponential        lr, gamma
+inverse_scaling    lr, power
+cosine             lr, min_lr, warmup, period, multiplier (0: no restarts)
+one_cycle          first_lr, max_lr, last_lr, peak_step, steps
+piecewise          n, n boundaries, n + 1 learning rates
 =================  ===========================================================================================
 """
 
@@ -48,16 +48,45 @@ SIN_PI = (
 
 @inline
 def _power(like, base, exponent):
-    """base**exponent for a positive base; every lane computes the same."""
+    """Return base**exponent for a positive base; every lane computes the same."""
     return hmax(_exp(_log(masked_load(like, 0, 0) + base) * exponent))
 
 
 @inline
-def _down(like, partition):
-    """(1 + cos(pi * share)) / 2: from 1 to 0 as the share goes from 0 to 1."""
-    u = masked_load(like, 0, 0) + (0.5 - partition)
+def _cosine_decay(like, fraction):
+    """Return (1 + cos(pi * fraction)) / 2: from 1 to 0 as the fraction goes from 0 to 1."""
+    u = masked_load(like, 0, 0) + (0.5 - fraction)
     z = u * u
     return 0.5 + 0.5 * hmax(u * polynomial(z, z * z, SIN_PI))
+
+
+@inline
+def _cosine(hyperparameters, t):
+    """Return the learning rate at step t of cosine decay with linear warm-up and warm restarts."""
+    lr, min_lr = peek(hyperparameters, 0), peek(hyperparameters, 1)
+    warmup, period, multiplier = peek(hyperparameters, 2), peek(hyperparameters, 3), peek(hyperparameters, 4)
+    if t < warmup:
+        return lr * (t + 1.0) / (warmup + 1.0)
+    t -= warmup
+    if multiplier == 0.0:
+        t = min(t, period)
+    elif multiplier == 1.0:
+        t %= period
+    else:
+        while t >= period:
+            t -= period
+            period *= multiplier
+    return min_lr + (lr - min_lr) * _cosine_decay(hyperparameters, t / period)
+
+
+@inline
+def _one_cycle(hyperparameters, t):
+    """Return the learning rate at step t of one cycle: a rise, then a decay, both cosines."""
+    first_lr, max_lr, last_lr = peek(hyperparameters, 0), peek(hyperparameters, 1), peek(hyperparameters, 2)
+    peak, last = peek(hyperparameters, 3), peek(hyperparameters, 4) - 1.0
+    if t <= peak:
+        return max_lr + (first_lr - max_lr) * _cosine_decay(hyperparameters, t / peak)
+    return last_lr + (max_lr - last_lr) * _cosine_decay(hyperparameters, (min(t, last) - peak) / (last - peak))
 
 
 @internal
@@ -68,59 +97,33 @@ def rate_at(kind, hyperparameters, step):
     ----------
     kind : int
         One of KINDS.
-    numbers : pointer to float64
-        Settings, as the table above says.
+    hyperparameters : pointer to float64
+        In the order of the table above.
     step : int
-        Updates made before this one.
+        Number of updates before this one.
 
     Returns
     -------
     float64
     """
-    rate, t = peek(hyperparameters, 0), np.float64(step)
+    lr, t = peek(hyperparameters, 0), np.float64(step)
     if kind == STEP:
-        return rate * _power(
-            hyperparameters, peek(hyperparameters, 1), np.float64(step // np.int64(peek(hyperparameters, 2)))
-        )
+        n_decays = np.float64(step // np.int64(peek(hyperparameters, 2)))
+        return lr * _power(hyperparameters, peek(hyperparameters, 1), n_decays)
     if kind == EXPONENTIAL:
-        return rate * _power(hyperparameters, peek(hyperparameters, 1), t)
+        return lr * _power(hyperparameters, peek(hyperparameters, 1), t)
     if kind == INVERSE_SCALING:
-        return rate / _power(hyperparameters, t + 1.0, peek(hyperparameters, 1))
+        return lr / _power(hyperparameters, t + 1.0, peek(hyperparameters, 1))
     if kind == COSINE:
-        least, warmup, period, multiplier = (
-            peek(hyperparameters, 1),
-            peek(hyperparameters, 2),
-            peek(hyperparameters, 3),
-            peek(hyperparameters, 4),
-        )
-        if t < warmup:
-            return rate * (t + 1.0) / (warmup + 1.0)
-        t -= warmup
-        if multiplier == 0.0:
-            t = min(t, period)
-        elif multiplier == 1.0:
-            t %= period
-        else:
-            while t >= period:
-                t -= period
-                period *= multiplier
-        return least + (rate - least) * _down(hyperparameters, t / period)
+        return _cosine(hyperparameters, t)
     if kind == ONE_CYCLE:
-        highest, last, top, end = (
-            peek(hyperparameters, 1),
-            peek(hyperparameters, 2),
-            peek(hyperparameters, 3),
-            peek(hyperparameters, 4) - 1.0,
-        )
-        if t <= top:
-            return highest + (rate - highest) * _down(hyperparameters, t / top)
-        return last + (highest - last) * _down(hyperparameters, (min(t, end) - top) / (end - top))
+        return _one_cycle(hyperparameters, t)
     if kind == PIECEWISE:
-        n, k = np.int64(rate), 0
+        n, k = np.int64(lr), 0
         while k < n and t >= peek(hyperparameters, 1 + k):
             k += 1
         return peek(hyperparameters, 1 + n + k)
-    return rate
+    return lr
 
 
 @kernel
@@ -130,11 +133,11 @@ def learning_rate(kind, hyperparameters, steps, out):
     Parameters
     ----------
     kind : int
-        One of `fastbp.kernels.schedules.KINDS`: step and exponential decay; inverse scaling, as scikit-learn has it;
-        cosine with linear warm-up and warm restarts (Loshchilov and Hutter 2017, equation 5); one cycle (Smith 2018,
-        with cosines in two phases as PyTorch has it); piecewise constant.
-    numbers : float64 array
-        Settings, in the order that module documents.
+        One of `fastbp.kernels.schedules.KINDS`: constant; step and exponential decay; inverse scaling, as in
+        scikit-learn; cosine with linear warm-up and warm restarts (Loshchilov and Hutter 2017, equation 5); one cycle
+        (Smith 2018, with cosines in two phases as in PyTorch); piecewise constant.
+    hyperparameters : float64 array
+        In the order of the table in that module.
     steps : int64 array
     out : float64 array of the size of steps
     """

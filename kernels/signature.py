@@ -1,13 +1,14 @@
-"""The arrays that a kernel takes: what it would read or write wrongly is refused before it is compiled.
+"""Check the arrays of a kernel's call: layout, dtype, and whether they are writable.
 
-Numba compiles a kernel for every layout and dtype that it is called with, and kernels work on raw pointers.
+Numba compiles a kernel for every layout and dtype that it is called with, but kernels work on raw pointers: a wrong
+array must be refused before the kernel is compiled.
 """
 
 from numba import types
 
-# Arguments that a kernel writes to, besides the last one.
+# Arguments that kernels write to, besides the last one.
 WRITTEN = ("counts", "last", "m", "running_products", "square", "step", "total", "v", "velocity")
-# All others are of one float dtype, but Y may hold class labels.
+# All others have one float dtype in common, but Y may hold class labels.
 DTYPES = {
     "random_words": types.uint32,
     **dict.fromkeys(("slot", "counts", "order", "right", "steps"), types.int64),
@@ -21,7 +22,7 @@ def check_arrays(kernel, names, kinds):
     Raises
     ------
     TypeError
-        Where an array is not C-contiguous, not of the right dtype, or read-only and written to.
+        An array is not C-contiguous, has the wrong dtype, or is written to but read-only.
     """
     floats = (types.float32, types.float64)
     for name, kind in zip(names, kinds, strict=False):

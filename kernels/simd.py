@@ -1,4 +1,4 @@
-"""Vectors, pointers and the register tile: the only file with LLVM IR.
+"""Vectors, raw pointers and masked memory, as LLVM IR.
 
 Kernels are written in ordinary Python over one extra type, a vector of 64 bytes (16 lanes of float32 or 8 of
 float64).  LLVM maps it to whatever registers the host has (one AVX-512 register, two AVX2, four NEON), so a
@@ -6,9 +6,6 @@ result never depends on the host: every lane is computed by the same IEEE operat
 added in one fixed order.
 
     v = load(p, i); w = fma(v, v, 1.0); store(p, i, w)       # p: a pointer from `pointer(array, offset)`
-
-The register tile (`tile`) multiplies a few rows by two registers of columns, with the host's own register
-width; each element of its result is one chain of fused multiply-adds over k in order, whatever that width.
 """
 
 import functools
@@ -25,7 +22,7 @@ from numba.extending import intrinsic
 
 VECTOR_BYTES = 64
 LANES = {types.float32: 16, types.float64: 8}
-FEW_LANES = 4  # of the vectors behind a `narrow` pointer
+FEW_LANES = 4  # lanes of the vectors behind a `narrow` pointer
 
 i1, i32, i64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -35,11 +32,11 @@ _MANTISSA = {types.float32: 23, types.float64: 52}
 _BIAS = {types.float32: 127, types.float64: 1023}
 
 
-# ---------------------------------------------------------------------------------------------- the type
+# ---------------------------------------------------------------------------------------------- the vector type
 
 
 class Vector(types.Type):
-    """Lanes of float32 or float64, 64 bytes or `FEW_LANES`, or the mask that comes from comparing two such vectors."""
+    """The type of a vector of float32 or float64, 64 bytes or `FEW_LANES` long, or of the mask from a comparison."""
 
     def __init__(self, dtype, lanes, is_mask=False):
         self.dtype, self.lanes, self.is_mask = dtype, lanes, is_mask
@@ -57,7 +54,7 @@ class Vector(types.Type):
 
 
 class NarrowPointer(types.CPointer):
-    """A pointer whose vectors have `FEW_LANES`: for short sums, where wide ones divide and shuffle more slowly."""
+    """A pointer whose vectors have `FEW_LANES`: for short sums, where wide vectors divide and shuffle more slowly."""
 
     def __init__(self, dtype):
         super().__init__(dtype)
@@ -68,7 +65,7 @@ register_default(NarrowPointer)(models.PointerModel)
 
 
 def _lanes(p):
-    """Lanes of the vectors behind a pointer."""
+    """Return the lanes of the vectors behind a pointer."""
     return FEW_LANES if isinstance(p, NarrowPointer) else LANES[p.dtype]
 
 
@@ -85,7 +82,7 @@ def _splat(builder, value, lanes):
 
 
 def _constant(vector_type, value):
-    """`value` in every lane, where `value` is a Python number."""
+    """Return a constant vector with the Python number `value` in every lane."""
     return ir.Constant(vector_type.ir, [value] * vector_type.lanes)
 
 
@@ -202,7 +199,7 @@ def fma(typingctx, a, b, c):
 
 @intrinsic
 def sqrt(typingctx, a):
-    """Square root."""
+    """Return the square root."""
     return _sqrt(a)
 
 
@@ -220,13 +217,13 @@ def copysign(typingctx, a, b):
 
 @intrinsic
 def rint(typingctx, a):
-    """Return the nearest whole number, ties to even."""
+    """Return the nearest integer, ties to even."""
     return _rint(a)
 
 
 @intrinsic
 def where(typingctx, mask, a, b):
-    """Lane by lane: a where the mask is set, b elsewhere."""
+    """Return a in the lanes where the mask is set, b elsewhere."""
     v = Vector(mask.dtype, mask.lanes)
 
     def codegen(context, builder, sig, args):
@@ -236,7 +233,7 @@ def where(typingctx, mask, a, b):
 
 
 def _power_of_two(builder, n, vector):
-    """2**n: n is added to a number whose last bits then are n + bias, and these are shifted into the exponent."""
+    """Emit 2**n: n is added to a number whose last bits become n + bias, and these are shifted into the exponent."""
     ints = ir.VectorType(_INTS[vector.dtype], vector.lanes)
     shift = _MANTISSA[vector.dtype]
     moved = builder.fadd(n, _constant(vector, 1.5 * 2.0**shift + _BIAS[vector.dtype]))
@@ -246,7 +243,7 @@ def _power_of_two(builder, n, vector):
 
 @intrinsic
 def power_of_two(typingctx, n):
-    """2**n for a vector n of whole numbers; infinity one above the largest exponent, 0 one below the smallest."""
+    """Return 2**n for a vector n of integers; infinity one above the largest exponent, 0 one below the smallest."""
 
     def codegen(context, builder, sig, args):
         return _power_of_two(builder, args[0], sig.return_type)
@@ -293,7 +290,7 @@ def rsqrt_estimate(typingctx, v):
 
 @intrinsic
 def squares_float64(typingctx, v):
-    """Return the squares of the lanes in float64; for float32 each is added to that of its lane in the other half."""
+    """Return the squares of the lanes in float64; float32 has twice the lanes, and squares of both halves are added."""
     is_single = v.dtype == types.float32
     wide = Vector(types.float64, v.lanes // 2 if is_single else v.lanes)
 
@@ -311,7 +308,7 @@ def squares_float64(typingctx, v):
 
 @intrinsic
 def polynomial(typingctx, x, x_squared, coefficients):
-    """coefficients[0] * x**n + ... + coefficients[n] by fused multiply-adds.
+    """Return coefficients[0] * x**n + ... + coefficients[n] by fused multiply-adds.
 
     Pairs of terms first, then Horner's scheme in x**2: half the latency of Horner's scheme in x.
     """
@@ -333,7 +330,7 @@ def polynomial(typingctx, x, x_squared, coefficients):
 
 @intrinsic
 def by_dtype(typingctx, x, for_float32, for_float64):
-    """One of two constants (numbers or tuples) by the dtype of x (vector, pointer or scalar), when compiled."""
+    """Return one of two constants (numbers or tuples) by the dtype of x (vector, pointer or scalar), when compiled."""
     is_single = getattr(x, "dtype", x) == types.float32
     chosen = for_float32 if is_single else for_float64
 
@@ -351,7 +348,7 @@ def is_single(typingctx, x):
 
 
 def _random_bits(builder, seed, column, lanes):
-    """32 random bits in each lane: the hash "lowbias32" of the seed's low half and the columns from `column` on."""
+    """Emit 32 random bits for each lane: the hash "lowbias32" of the seed's low half and of each column."""
     ints = ir.VectorType(i32, lanes)
 
     def constant(c):
@@ -366,7 +363,7 @@ def _random_bits(builder, seed, column, lanes):
 
 @intrinsic
 def keep_mask(typingctx, p, seed, column, threshold):
-    """Mask of the lanes whose 32 random bits are no less than the threshold; see `noise.py`."""
+    """Return the mask of the lanes whose 32 random bits are no less than the threshold; see `noise.py`."""
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
@@ -378,7 +375,7 @@ def keep_mask(typingctx, p, seed, column, threshold):
 
 @intrinsic
 def random_unit(typingctx, p, seed, column):
-    """Vector of random numbers within (0, 1), of 23 bits each; see `noise.py`."""
+    """Return a vector of random numbers in (0, 1), of 23 bits each; see `noise.py`."""
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
@@ -402,7 +399,7 @@ def hsum(typingctx, v):
 
 @intrinsic
 def hsum4(typingctx, v):
-    """Return the sum of the first four lanes; what `hsum` gives where the others are zero."""
+    """Return the sum of the first four lanes, which is `hsum` where the others are zero."""
 
     def codegen(context, builder, sig, args):
         few = builder.shuffle_vector(args[0], args[0], ir.Constant(ir.VectorType(i32, 4), [0, 1, 2, 3]))
@@ -413,7 +410,7 @@ def hsum4(typingctx, v):
 
 @intrinsic
 def hmax(typingctx, v):
-    """Return the largest lane (NaN lanes are passed over)."""
+    """Return the largest lane; NaN is ignored."""
 
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], lambda a, b: _llvm(builder, "maxnum", a.type, a, b))
@@ -423,7 +420,7 @@ def hmax(typingctx, v):
 
 @intrinsic
 def hmax_no_nan(typingctx, v):
-    """Return the largest lane; none may be NaN, for which `hmax` looks at every step."""
+    """Return the largest lane where none is NaN; faster than `hmax`, which checks for NaN at every step."""
 
     def codegen(context, builder, sig, args):
         return _fold(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
@@ -433,7 +430,7 @@ def hmax_no_nan(typingctx, v):
 
 @intrinsic
 def first_equal(typingctx, v, x):
-    """Return the number of the first lane that equals x; 64 where there is none."""
+    """Return the index of the first lane that equals x; 64 where there is none."""
 
     def codegen(context, builder, sig, args):
         mask = builder.fcmp_ordered("==", args[0], _splat(builder, args[1], v.lanes))
@@ -457,7 +454,7 @@ def _fold(builder, v, combine):
     return builder.extract_element(v, ir.Constant(i32, 0))
 
 
-# ------------------------------------------------------------------------------------- memory: raw pointers
+# ---------------------------------------------------------------------------------------------- raw pointers
 
 
 @intrinsic
@@ -494,7 +491,7 @@ def pointer_like(typingctx, address, like):
 
 @intrinsic
 def unpacked(typingctx, words, kind, first):
-    """Return a named tuple: the fields in the tuple `first`, the others from 8-byte words by their annotations."""
+    """Return a named tuple: its first fields from the tuple `first`, the others from 8-byte words, by annotation."""
     cls = kind.instance_class
     known = {int: types.intp, bool: types.boolean, float: types.float64}
     rest = [known[cls.__annotations__[name]] for name in cls._fields[len(first) :]]
@@ -532,7 +529,7 @@ def as_float(typingctx, x, like):
 
 @intrinsic
 def call(typingctx, address, *args):
-    """Call the native function at an address, all integers as 64-bit ones (see `jit.NativeFunction`)."""
+    """Call the native function at an address; every integer is passed as a 64-bit one (see `native.NativeFunction`)."""
     kinds = [types.intp if isinstance(types.unliteral(a), types.Integer | types.Boolean) else a for a in args]
 
     def codegen(context, builder, sig, values):
@@ -547,7 +544,7 @@ def call(typingctx, address, *args):
 
 @intrinsic
 def distance(typingctx, p, q):
-    """Elements from p to q."""
+    """Return the number of elements from p to q."""
 
     def codegen(context, builder, sig, args):
         p, q = (builder.ptrtoint(v, i64) for v in args)
@@ -568,7 +565,7 @@ def offset(typingctx, p, n):
 
 @intrinsic
 def peek(typingctx, p, n):
-    """Element n of a pointer."""
+    """Return element n."""
 
     def codegen(context, builder, sig, args):
         return builder.load(_element(context, builder, sig, args), align=_itemsize(sig.args[0]))
@@ -578,7 +575,7 @@ def peek(typingctx, p, n):
 
 @intrinsic
 def poke(typingctx, p, n, value):
-    """Set element n of a pointer."""
+    """Set element n."""
 
     def codegen(context, builder, sig, args):
         builder.store(
@@ -615,7 +612,7 @@ def load(typingctx, p, n):
 
 @intrinsic
 def store(typingctx, p, n, v):
-    """Write the vector from element n on."""
+    """Store the vector from element n on."""
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
@@ -625,7 +622,7 @@ def store(typingctx, p, n, v):
 
 
 def _lane_mask(builder, count, lanes):
-    """Lanes below `count` (an i64)."""
+    """Emit the mask of the lanes below `count`, an i64."""
     ints = ir.VectorType(i32, lanes)
     return builder.icmp_unsigned(
         "<", ir.Constant(ints, list(range(lanes))), _splat(builder, builder.trunc(count, i32), lanes)
@@ -653,7 +650,7 @@ def _emit_masked_store(builder, value, address, itemsize, mask):
 
 @intrinsic
 def masked_load(typingctx, p, n, count):
-    """Return the `count` lanes (fewer than a vector) that start at element n; zeros beyond, which are not read."""
+    """Return the vector of the `count` elements from n on, zero in the other lanes, whose memory is not read."""
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
@@ -665,7 +662,7 @@ def masked_load(typingctx, p, n, count):
 
 @intrinsic
 def masked_store(typingctx, p, n, v, count):
-    """Write the first `count` lanes from element n on."""
+    """Store the first `count` lanes from element n on."""
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
@@ -677,7 +674,7 @@ def masked_store(typingctx, p, n, v, count):
 
 @intrinsic
 def select_lanes(typingctx, v, count, otherwise):
-    """V in the first `count` lanes, `otherwise` in the rest."""
+    """Return v in the first `count` lanes, `otherwise` in the rest."""
 
     def codegen(context, builder, sig, args):
         mask = _lane_mask(builder, context.cast(builder, args[1], sig.args[1], types.intp), v.lanes)
@@ -693,22 +690,22 @@ def lanes(typingctx, p):
     return signature(types.intp, p), lambda context, builder, sig, args: ir.Constant(i64, n)
 
 
-# ------------------------------------------------------------------------------------------ the register tile
+# ---------------------------------------------------------------------------------------------- transposition
 
 
-def _transpose(builder, block, out, out_row_stride, itemsize):
-    """Store the vectors of a square block as its columns: lanes are exchanged at distances 1, 2, 4, ..."""
-    n, distance = len(block), 1
+def _transpose(builder, rows, out, out_row_stride, itemsize):
+    """Store the vectors of a square matrix as its columns: lanes are exchanged at distances 1, 2, 4, ..."""
+    n, distance = len(rows), 1
     pick = ir.VectorType(i32, n)
     while distance < n:
         low = ir.Constant(pick, [lane + n - distance if lane & distance else lane for lane in range(n)])
         high = ir.Constant(pick, [lane + n if lane & distance else lane + distance for lane in range(n)])
         for i in range(n):
             if not i & distance:
-                a, b = block[i], block[i + distance]
-                block[i], block[i + distance] = (builder.shuffle_vector(a, b, m) for m in (low, high))
+                a, b = rows[i], rows[i + distance]
+                rows[i], rows[i + distance] = (builder.shuffle_vector(a, b, m) for m in (low, high))
         distance *= 2
-    for j, row in enumerate(block):
+    for j, row in enumerate(rows):
         address = builder.gep(out, [builder.mul(out_row_stride, i64(j))])
         builder.store(row, _as_vector(builder, address, row.type), align=itemsize)
 
@@ -720,9 +717,9 @@ def transpose_full(typingctx, source, source_row_stride, out, out_row_stride):
 
     def codegen(context, builder, sig, args):
         source, source_row_stride, out, out_row_stride = args
-        rows = (builder.gep(source, [builder.mul(source_row_stride, i64(i))]) for i in range(v.lanes))
-        block = [builder.load(_as_vector(builder, row, v.ir), align=_itemsize(sig.args[0])) for row in rows]
-        _transpose(builder, block, out, out_row_stride, _itemsize(sig.args[0]))
+        addresses = (builder.gep(source, [builder.mul(source_row_stride, i64(i))]) for i in range(v.lanes))
+        vectors = [builder.load(_as_vector(builder, at, v.ir), align=_itemsize(sig.args[0])) for at in addresses]
+        _transpose(builder, vectors, out, out_row_stride, _itemsize(sig.args[0]))
         return context.get_dummy_value()
 
     return signature(types.void, source, types.intp, source, types.intp), codegen
@@ -730,9 +727,9 @@ def transpose_full(typingctx, source, source_row_stride, out, out_row_stride):
 
 @intrinsic
 def transpose_masked(typingctx, source, source_row_stride, rows, columns, out, out_row_stride):
-    """Transpose a block of fewer rows and columns, of which no more is read.
+    """Transpose fewer rows and columns, of which no more is read.
 
-    `lanes` whole rows of `out` are written; what lies beyond the block in them is not meaningful.
+    `lanes` whole rows of `out` are written; beyond `rows` elements their values are meaningless.
     """
     v = Vector(source.dtype, _lanes(source))
 
@@ -740,26 +737,23 @@ def transpose_masked(typingctx, source, source_row_stride, rows, columns, out, o
         source, source_row_stride, rows, columns, out, out_row_stride = args
         mask = _lane_mask(builder, columns, v.lanes)
         last = builder.sub(rows, i64(1))
-        block = []
+        vectors = []
         for i in range(v.lanes):
             row = builder.select(builder.icmp_signed("<", i64(i), last), i64(i), last)
             address = builder.gep(source, [builder.mul(row, source_row_stride)])
-            block.append(_emit_masked_load(builder, address, v.ir, _itemsize(sig.args[0]), mask))
-        _transpose(builder, block, out, out_row_stride, _itemsize(sig.args[0]))
+            vectors.append(_emit_masked_load(builder, address, v.ir, _itemsize(sig.args[0]), mask))
+        _transpose(builder, vectors, out, out_row_stride, _itemsize(sig.args[0]))
         return context.get_dummy_value()
 
     n = types.intp
     return signature(types.void, source, n, n, n, source, n), codegen
 
 
-# ----------------------------------------------------------------------------------------- threads in native code
-
-
-# ------------------------------------------------------------------------------------------- functions of users
+# ------------------------------------------------------------------------------------------- custom functions
 
 
 def or_nan(function):
-    """Return an intrinsic that calls an njit function of numbers, and gives NaN where it raises an exception."""
+    """Return an intrinsic that calls an njit function of numbers and returns NaN where it raises an exception."""
 
     @intrinsic
     def call_it(typingctx, *args):

@@ -13,14 +13,14 @@ from fastbp.update import State, Update
     "n_epochs, first, last", [(1, 0, 1000), (1, 37, 500), (1, 0, 10), (2, 0, 50), (9, 0, 7), (40, 0, 3), (40, 0, 1)]
 )
 @pytest.mark.parametrize("calls", [1, 2, limits.CALLS_BETWEEN_TRIALS])
-def test_pieces_cover_every_batch_once_and_in_order(n_epochs, first, last, calls):
+def test_parts_cover_every_batch_once_and_in_order(n_epochs, first, last, calls):
     autotuner = autotune.Autotuner(2, limits.TRIAL_WORK // 5)
     for _ in range(calls - 1):
-        autotuner.pieces(slice(0, n_epochs), first, last)
+        autotuner.split(n_epochs, first, last)
     autotuner.seconds[1] = 1.0
     steps = [
         (epoch, batch)
-        for _, epochs, start, stop in autotuner.pieces(slice(0, n_epochs), first, last)
+        for _, epochs, start, stop in autotuner.split(n_epochs, first, last)
         for epoch in range(epochs.start, epochs.stop)
         for batch in range(start, stop)
     ]
@@ -29,19 +29,19 @@ def test_pieces_cover_every_batch_once_and_in_order(n_epochs, first, last, calls
 
 def test_trials_come_while_nothing_is_known_and_then_seldom():
     autotuner = autotune.Autotuner(3, limits.TRIAL_WORK)
-    numbers = [[number for number, *_ in autotuner.pieces(slice(0, 1), 0, 100)] for _ in range(2)]
+    numbers = [[number for number, *_ in autotuner.split(1, 0, 100)] for _ in range(2)]
     assert numbers == [[1, 3] * limits.TRIALS + [None]] * 2
-    autotuner.note(1, 1.0, True)
-    trials = [len(autotuner.pieces(slice(0, 1), 0, 100)) > 1 for _ in range(2 * limits.CALLS_BETWEEN_TRIALS)]
+    autotuner.record(1, 1.0, True)
+    trials = [len(autotuner.split(1, 0, 100)) > 1 for _ in range(2 * limits.CALLS_BETWEEN_TRIALS)]
     assert sum(trials) == 2
 
 
 def test_calls_too_short_for_a_trial_have_none():
     work = limits.MIN_TRIAL_WORK // 10
-    assert len(autotune.Autotuner(2, work).pieces(slice(0, 1), 0, 79)) == 1
-    assert len(autotune.Autotuner(2, work).pieces(slice(0, 1), 0, 80)) == 5
-    assert len(autotune.Autotuner(2, work).pieces(slice(0, 16), 0, 1)) == 1
-    assert len(autotune.Autotuner(2, work).pieces(slice(0, 16), 0, 5)) == 5
+    assert len(autotune.Autotuner(2, work).split(1, 0, 79)) == 1
+    assert len(autotune.Autotuner(2, work).split(1, 0, 80)) == 5
+    assert len(autotune.Autotuner(2, work).split(16, 0, 1)) == 1
+    assert len(autotune.Autotuner(2, work).split(16, 0, 5)) == 5
 
 
 def test_evaluations_try_both_in_turn_now_and_then():
@@ -49,8 +49,8 @@ def test_evaluations_try_both_in_turn_now_and_then():
     for seconds_of_three in (0.5, 2.0, 0.5):
         turns = []
         for _ in range(limits.EVALUATIONS_BETWEEN_TRIALS):
-            threads, is_trial = autotuner.turn()
-            autotuner.note(threads, {1: 1.0, 3: seconds_of_three}[threads], is_trial)
+            threads, is_trial = autotuner.choose()
+            autotuner.record(threads, {1: 1.0, 3: seconds_of_three}[threads], is_trial)
             turns.append((threads, is_trial))
         n = 2 * limits.TRIALS
         assert turns[:n] == [(3, True), (1, True)] * limits.TRIALS
@@ -69,19 +69,19 @@ def test_the_faster_number_of_threads_is_best():
 
 def test_a_slow_moment_does_not_decide_but_lasting_slowness_does():
     autotuner = autotune.Autotuner(2, 1)
-    autotuner.note(2, 5.0, False)  # nothing to compare it with
+    autotuner.record(2, 5.0, False)  # nothing to compare it with
     for number, seconds in [(1, 1.0), (2, 5.0), (1, 1.1), (2, 0.6)]:
-        autotuner.note(number, seconds, True)
+        autotuner.record(number, seconds, True)
     assert autotuner.best == 2 and autotuner.seconds == {1: 1.0, 2: 0.6}
-    autotuner.note(2, 1.2, False)
+    autotuner.record(2, 1.2, False)
     assert autotuner.best == 2
     for _ in range(2):
-        autotuner.note(2, 1.8, False)
+        autotuner.record(2, 1.8, False)
     assert autotuner.best == 1
     autotuner._calls = limits.CALLS_BETWEEN_TRIALS - 1
-    autotuner.pieces(slice(0, 1), 0, 10**9)
+    autotuner.split(1, 0, 10**9)
     for number, seconds in [(1, 1.0), (2, 0.6)]:
-        autotuner.note(number, seconds, True)
+        autotuner.record(number, seconds, True)
     assert autotuner.best == 2
 
 

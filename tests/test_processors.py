@@ -4,7 +4,7 @@ import time
 
 import numba
 import pytest
-from fastbp.kernels import atomics, simd, threads
+from fastbp.kernels import atomics, threads
 from llvmlite import binding, ir
 
 LINUX, ARM, WINDOWS = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "x86_64-pc-windows-msvc"
@@ -25,15 +25,15 @@ def compiled(triple, emit):
 
 
 def reads_control_word(builder, control):
-    return atomics.control_word(builder)
+    return atomics.emit_control_word(builder)
 
 
 def sets_control_word(builder, control):
-    atomics.set_control_word(builder, control)
+    atomics.emit_set_control_word(builder, control)
 
 
 def pauses(builder, _):
-    atomics.pause(builder)
+    atomics.emit_pause(builder)
 
 
 def offers_core(builder, _):
@@ -41,7 +41,7 @@ def offers_core(builder, _):
 
 
 def reads_clock(builder, _):
-    return atomics.clock(builder)
+    return atomics.emit_clock(builder)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_instructions(triple, emit, instructions):
 
 def test_the_bits_that_flush_subnormals():
     """Bits 15 and 6 of MXCSR flush results and take operands for zero; bit 24 of FPCR does both."""
-    assert (atomics.FLUSH_AND_ZERO, atomics.FLUSH_BOTH) == (1 << 15 | 1 << 6, 1 << 24)
+    assert (atomics.FLUSH_MXCSR, atomics.FLUSH_FPCR) == (1 << 15 | 1 << 6, 1 << 24)
 
     @numba.njit
     def words():
@@ -88,7 +88,7 @@ def test_the_bits_that_flush_subnormals():
         return before, flushed, after
 
     before, flushed, after = words()
-    assert after == before and flushed in (before | atomics.FLUSH_AND_ZERO, before | atomics.FLUSH_BOTH)
+    assert after == before and flushed in (before | atomics.FLUSH_MXCSR, before | atomics.FLUSH_FPCR)
 
 
 # ------------------------------------------------------------------ waits
@@ -129,7 +129,7 @@ def test_a_wait_lasts_its_time_however_short_a_pause_is(monkeypatch):
         and turns % threads.PAUSES_PER_CLOCK == 0
         and start == -1
     )
-    monkeypatch.setattr(simd, "pause", lambda builder: None)  # as where there is no such instruction
+    monkeypatch.setattr(atomics, "emit_pause", lambda builder: None)  # as where there is no such instruction
     spin_wait = numba.njit(threads.spin_wait.py_func)  # compiled anew, without
 
     @numba.njit

@@ -203,12 +203,12 @@ class NumbaBackend:
                 return not (wants & kernels.WANT_OUTPUT and claim.workspace.take(kernels.NOT_FINITE))
         # Other threads of this process or others may want the cores too: then one thread is several times as fast.
         autotuner = self._autotuners.setdefault((most,), Autotuner(most, work))
-        threads, is_trial = autotuner.turn()
+        threads, is_trial = autotuner.choose()
         start = time.perf_counter()
         with _Claim(self, threads, (rows, most)) as claim:
             self._launch_evaluation(claim, args, *arrays)
             is_finite = not (wants & kernels.WANT_OUTPUT and claim.workspace.take(kernels.NOT_FINITE))
-        autotuner.note(threads, (time.perf_counter() - start) / work, is_trial)
+        autotuner.record(threads, (time.perf_counter() - start) / work, is_trial)
         return is_finite
 
     def _launch_evaluation(self, claim, args, parameters, gradient, X, Y, y_kind, weights, losses, out):
@@ -399,14 +399,14 @@ class _Training:
             self._train(data, None, 0, 0, losses[:0], 1, most)  # loads the kernel, so that no trial pays for it
         autotuner = autotuners.setdefault((self._rows, most), Autotuner(most, self._work))
         total = 0
-        for number, epochs, first, last in autotuner.pieces(slice(0, len(losses)), first_batch, last_batch):
+        for number, epochs, first, last in autotuner.split(slice(0, len(losses)), first_batch, last_batch):
             threads = number or autotuner.best
             words = None if random_words is None else random_words[epochs]
             done, seconds = self._train(data, words, first, last, losses[epochs], threads, most)
             total += done
             if done < (epochs.stop - epochs.start) * last - first:
                 break
-            autotuner.note(threads, seconds, number is not None)
+            autotuner.record(threads, seconds, number is not None)
         return total
 
     def _in_parts(self, data, random_words, first_batch, last_batch, losses, threads):

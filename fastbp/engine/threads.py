@@ -1,4 +1,4 @@
-"""The number of threads, and the pool of them."""
+"""The number of threads, and the thread pool."""
 
 import ctypes
 import functools
@@ -14,22 +14,22 @@ from ..kernels.cores import n_cores
 from ..update import aligned_zeros
 from .workspace import address_of
 
-_threads = None
+_threads: int | None = None
 
 
-def get_num_threads():
-    """Return the most threads in use: by `set_num_threads`, else the default.
+def get_num_threads() -> int:
+    """Return the limit on the number of threads: that of `set_num_threads`, else the default.
 
-    The default is the least of the cores that the process may use (its affinity), the processor time that its Linux
-    control group may use, rounded up, and the numbers in OMP_NUM_THREADS and NUMBA_NUM_THREADS where these are set.
+    The default is the minimum of the cores that the process may use (its affinity), the CPU quota of its Linux control
+    groups, rounded up, and OMP_NUM_THREADS and NUMBA_NUM_THREADS where they are set.
     """
     return n_cores() if _threads is None else _threads
 
 
-def set_num_threads(n):
-    """Limit the threads that training and evaluation use; None returns to the default of `get_num_threads`.
+def set_num_threads(n: int | None) -> None:
+    """Limit the threads that training and evaluation use; None restores the default of `get_num_threads`.
 
-    Results have the same bits for any number of threads, and small networks use one in any case.
+    Results are the same to the bit for any number of threads.  Small networks use one thread in any case.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def set_num_threads(n):
     Raises
     ------
     TypeError, ValueError
-        When `n` is not a positive whole number or None.
+        `n` is not a positive integer or None.
     """
     global _threads
     if n is not None:
@@ -48,36 +48,36 @@ def set_num_threads(n):
 
 
 class ThreadPool:
-    """Worker threads that run one job side by side (`kernels.threads`); idle ones sleep, and none ever ends."""
+    """Worker threads that run a job together (`kernels.threads`); idle ones sleep, and none ever ends."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = threading.Lock()
         self._slots, self._addresses = [], np.empty(0, np.int64)
 
-    def slots(self, others):
-        """Return the addresses of the slots of that many workers.  Hold the lock until they have done the job."""
-        while len(self._slots) < others:
+    def slots(self, n: int) -> np.ndarray:
+        """Return the addresses of the slots of n workers; hold the lock until they have done the job."""
+        while len(self._slots) < n:
             slot = aligned_zeros(native.SLOT_SIZE, np.int64)
             native.init_slot(slot)
-            native.worker_loop.compile((numba.typeof(slot), numba.intp))  # here, where an error is seen
+            native.worker_loop.compile((numba.typeof(slot), numba.intp))  # an error would be lost in the thread
             threading.Thread(target=native.worker_loop, args=(slot, native.ACQUIRE), daemon=True, name="fastbp").start()
             self._slots.append(slot)
         if len(self._addresses) != len(self._slots):
             self._addresses = np.array([address_of(slot) for slot in self._slots], np.int64)
-        return self._addresses[:others]
+        return self._addresses[:n]
 
 
 _pool = ThreadPool()
 
 
-def pool():
+def pool() -> ThreadPool:
     """Return the pool of this process."""
     return _pool
 
 
 @functools.cache
 def launcher():
-    """Return `kernels.threads.launch` as Python calls it, without the interpreter's lock."""
+    """Return `kernels.threads.launch` as a ctypes function, which releases the interpreter's lock."""
     return ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(native.launch.address(np.float64))
 
 
@@ -87,4 +87,4 @@ def _discard_pool():
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_discard_pool)  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_discard_pool)  # a forked child has no worker threads
