@@ -159,12 +159,12 @@ _RANK_K_ARGUMENTS = {
 
 
 def _numba_types(arguments, p):
-    """The arguments' Numba types, p being that of the pointers."""
+    """Return the arguments' Numba types, p being that of the pointers."""
     return [{"p": p, "i": types.intp, "f": p.dtype}[kind] for kind in arguments.values()]
 
 
 def _llvm_type(arguments, dtype):
-    """The LLVM type of a function with these arguments."""
+    """Return the LLVM type of a function with these arguments."""
     scalar = _FLOATS[dtype]
     kinds = {"p": scalar.as_pointer(), "i": i64, "f": scalar}
     return ir.FunctionType(ir.VoidType(), [kinds[kind] for kind in arguments.values()])

@@ -399,7 +399,7 @@ class _Training:
             self._train(data, None, 0, 0, losses[:0], 1, most)  # loads the kernel, so that no trial pays for it
         autotuner = autotuners.setdefault((self._rows, most), Autotuner(most, self._work))
         total = 0
-        for number, epochs, first, last in autotuner.split(slice(0, len(losses)), first_batch, last_batch):
+        for number, epochs, first, last in autotuner.split(len(losses), first_batch, last_batch):
             threads = number or autotuner.best
             words = None if random_words is None else random_words[epochs]
             done, seconds = self._train(data, words, first, last, losses[epochs], threads, most)
