@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp.engine import autotune, limits, threads
+from fastbp.engine import autotune, backend, limits, threads
 from fastbp.engine.backend import NumbaBackend
 from fastbp.update import State, Update
 
@@ -98,10 +98,10 @@ def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
         monkeypatch.setattr(limits, "TRIAL_WORK", 1)
         monkeypatch.setattr(limits, "MIN_TRIAL_WORK", 1)
         monkeypatch.setattr(limits, "CALLS_BETWEEN_TRIALS", 1)
-        backend = NumbaBackend((20, 150, 4), ("tanh", "sigmoid"), "squared_error", "mean", np.float32)
+        numba = NumbaBackend((20, 150, 4), ("tanh", "sigmoid"), "squared_error", "mean", np.float32)
         parameters, losses, order = start.copy(), np.zeros(n_epochs), np.arange(240)
         n_batches = -(-240 // batch_size)
-        train = backend.training(
+        train = numba.training(
             parameters,
             State(0, parameters.size, np.float32),
             batch_size=batch_size,
@@ -111,9 +111,9 @@ def test_trials_change_no_bit(monkeypatch, batch_size, n_epochs):
         )
         done = train(X, Y, None, words, 0, n_batches, losses)
         assert done == n_epochs * n_batches
-        assert bool(backend._autotuners) == trials
+        assert bool(numba._autotuners) == trials
         if trials and n_batches * n_epochs >= 4 * limits.TRIALS:
-            (autotuner,) = backend._autotuners.values()
+            (autotuner,) = numba._autotuners.values()
             assert len(autotuner.seconds) == 2 and all(seconds > 0 for seconds in autotuner.seconds.values())
         results.append((parameters.tobytes(), losses.tobytes(), order.tobytes()))
     assert results[0] == results[1]
@@ -123,13 +123,8 @@ def test_a_limit_of_threads_holds_for_a_trainer_that_has_trained_before(monkeypa
     X, Y = np.ones((512, 64), np.float32), np.ones((512, 32), np.float32)
     trainer = fastbp.Trainer(fastbp.Network([64, 256, 32], seed=0), fastbp.SGD(0.1), batch_size=128, seed=0)
     monkeypatch.setattr(limits, "CERTAIN_WORK", 0)
-    work, seen = NumbaBackend._work, []
-
-    def spy(self, prepare, key, threads, *rest, **options):
-        seen.append(threads)
-        return work(self, prepare, key, threads, *rest, **options)
-
-    monkeypatch.setattr(NumbaBackend, "_work", spy)
+    launch, seen = backend._Claim.launch, []
+    monkeypatch.setattr(backend._Claim, "launch", lambda claim: (seen.append(claim.threads), launch(claim))[1])
     before = threads._threads
     try:
         for limit in (2, 1, 3):

@@ -312,12 +312,12 @@ def run_network(i, dtype, memory):
         settings = [
             {},
             {"l2": 0.1, "dropout": (0.3,) * (len(sizes) - 2), "input_noise": 0.1, "clip_value": 0.5},
-            {"clip_norm": 0.3, "max_norm": 0.5, "rule": "adam", "numbers": (0.9, 0.99, 1e-8)},
+            {"clip_norm": 0.3, "max_norm": 0.5, "rule": "adam", "hyperparameters": (0.9, 0.99, 1e-8)},
         ][i // 3 % 3]
         update = Update(
             **{
                 "rule": rule,
-                "numbers": (momentum,) if momentum else (),
+                "hyperparameters": (momentum,) if momentum else (),
                 "rates": (0.02 / (n if i % 2 else 1),),
                 **settings,
             }

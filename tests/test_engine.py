@@ -15,12 +15,13 @@ import pytest
 from fastbp.kernels import dense, simd
 from fastbp.kernels import plan as plans
 from fastbp.kernels import threads as kernel_threads
-from fastbp.kernels.optimizers import N_STATES
+from fastbp.kernels.optimizers import RULES
 from shared import NO_LIMITS
 
 import fastbp
 from fastbp import kernels
 from fastbp.activations import ACTIVATIONS
+from fastbp.engine import backend as engine_backend
 from fastbp.engine import limits, workspace
 from fastbp.engine import threads as engine_threads
 from fastbp.engine.backend import NumbaBackend
@@ -29,7 +30,7 @@ from fastbp.reference.backprop import NumpyBackend, layer_views
 from fastbp.update import State, Update
 
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
-ADAM = {"rule": "adam", "numbers": (0.9, 0.999, 1e-8), "rates": (0.01,)}
+ADAM = {"rule": "adam", "hyperparameters": (0.9, 0.999, 1e-8), "rates": (0.01,)}
 BATCH_SIZES = (1, 2, 3, 17, 100, 257, 600)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -94,8 +95,8 @@ class Case:
         float_type = backend.dtype.type
         parameters = self.parameters.astype(float_type)
         rule = "nesterov" if nesterov else "momentum" if momentum else "sgd"
-        update = Update(**{"rule": rule, "numbers": (momentum,) if momentum else (), "rates": (lr,), **settings})
-        state = State(N_STATES[update.rule], parameters.size, backend.dtype)
+        update = Update(**{"rule": rule, "hyperparameters": (momentum,) if momentum else (), "rates": (lr,), **settings})
+        state = State(RULES[update.rule].n_states, parameters.size, backend.dtype)
         words = np.random.default_rng(seed).integers(0, 2**32, (epochs, self.n), dtype=np.uint32) if shuffles else None
         weights = None if weights is None else weights.astype(float_type)
         order, losses, steps = np.arange(self.n), np.zeros(epochs), 0
@@ -178,7 +179,7 @@ class Case:
         given, wanted = (self.train(backend, batch_size, **options) for backend in (self.numba, self.numpy))
         assert given["steps"] == wanted["steps"]
         np.testing.assert_array_equal(given["order"], wanted["order"])
-        for what in ("parameters", "velocity", "losses", "memory", "skipped"):
+        for what in ("parameters", "velocity", "losses", "running_products", "skipped"):
             self.assert_same(given[what], wanted[what], what)
         for a, b in zip((self.X, self.Y), before, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -317,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(sizes, batch_size, dt
         ]
         assert results[0]["steps"] == results[1]["steps"] == 7 // batch_size
         assert not np.isfinite(results[0]["losses"][0]) and results[0]["losses"][1] == 0
-        for what in ("parameters", "velocity", "memory"):
+        for what in ("parameters", "velocity", "running_products"):
             case.assert_same(results[0][what], results[1][what], what)
 
 
@@ -332,10 +333,10 @@ SETTINGS = {
     "penalties, Adam": {"l1": 0.01, "l2": 0.1, **ADAM},
     "clip value": {"clip_value": 0.002, "l2": 0.1},
     "clip norm": {"clip_norm": 0.05, "l1": 0.01},
-    "clip both, momentum": {"clip_value": 0.01, "clip_norm": 0.05, "rule": "momentum", "numbers": (0.9,)},
+    "clip both, momentum": {"clip_value": 0.01, "clip_norm": 0.05, "rule": "momentum", "hyperparameters": (0.9,)},
     "max norm": {"max_norm": 0.7},
     "max norm, Adam": {"max_norm": 0.7, **ADAM},
-    "schedule": {"schedule": "exponential", "rates": (0.02, 0.9), "rule": "nesterov", "numbers": (0.8,)},
+    "schedule": {"schedule": "exponential", "rates": (0.02, 0.9), "rule": "nesterov", "hyperparameters": (0.8,)},
     "rate scale": {"rate_scale": 0.5, **ADAM},
     "everything": {
         "dropout": (0.3, 0.1),
@@ -451,9 +452,9 @@ def test_input_noise_is_normal():
 @pytest.fixture
 def short_calls(monkeypatch):
     """Native calls of one block each."""
-    calls, work = [], NumbaBackend._work
+    calls, launch = [], engine_backend._Claim.launch
     monkeypatch.setattr(limits, "INTERRUPTIBLE_WORK", 1)
-    monkeypatch.setattr(NumbaBackend, "_work", lambda *args, **options: (calls.append(1), work(*args, **options))[1])
+    monkeypatch.setattr(engine_backend._Claim, "launch", lambda claim: (calls.append(1), launch(claim))[1])
     return calls
 
 
@@ -477,7 +478,7 @@ def test_a_batch_in_several_calls_has_the_same_bits(many_threads, short_calls, n
             patched.setattr(limits, "INTERRUPTIBLE_WORK", 10**12)
             whole = case.train(case.numba, batch_size, **options)
         assert parts["steps"] == whole["steps"] and parts["skipped"] == whole["skipped"]
-        for what in ("parameters", "velocity", "order", "losses", "memory"):
+        for what in ("parameters", "velocity", "order", "losses", "running_products"):
             np.testing.assert_array_equal(parts[what], whole[what], what)
 
 
@@ -559,7 +560,7 @@ def test_subnormal_numbers_are_zero_in_training_and_evaluation_and_only_there(ma
         assert (out > 0).all()
 
     case = Case((5, 150, 3), ("tanh", "identity"), "squared_error", dtype, n=24)
-    given = case.train(case.numba, 24, threads=2, rule="rmsprop", numbers=(0.5, 1e-8), weights=np.full(24, tiny))
+    given = case.train(case.numba, 24, threads=2, rule="rmsprop", hyperparameters=(0.5, 1e-8), weights=np.full(24, tiny))
     assert not ((given["velocity"] > 0) & (given["velocity"] < smallest)).any()
     check_this_thread()
     # half of the rows are another thread's
@@ -604,7 +605,7 @@ def test_indices_must_be_what_the_kernels_read():
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, dtype):
     """The steps before a loss that is not finite are kept, and so are calls by turns with one thread and with many."""
-    threads._threads = threads
+    engine_threads._threads = threads
     for momentum in (0.0, 0.9):
         case = Case((5, 200, 2), ("tanh", "identity"), "squared_error", dtype, n=23)
         plan = workspace.Workspace(case.numba, 4, threads, 1).plan
@@ -626,7 +627,7 @@ def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, 
 
 @numba.njit
 def walk(state, X, most):
-    """Where `dense.next_prefetch_lines` says to look, call by call, in bytes from X on, and how far apart the lines are."""
+    """Return what `dense.next_prefetch_lines` prefetches, call by call: bytes from X on, and the stride of the lines."""
     x, places = simd.pointer(X, 0), []
     for _ in range(most):
         at, step, _ = dense.next_prefetch_lines(state.ctypes.data, x)
@@ -684,7 +685,7 @@ def test_threads_meet_between_blocks(many_threads, sizes, n, dtype):
     whole = case.numba.predict(case.parameters, case.X)
     alone = np.concatenate([case.numba.predict(case.parameters, case.X[i : i + 1]) for i in range(n)])
     for threads in (2, 3):
-        threads._threads = threads
+        engine_threads._threads = threads
         for _ in range(100):
             np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), alone)
             losses, gradient = case.numba.gradient(case.parameters, case.X, case.Y)
@@ -703,7 +704,7 @@ def test_inputs_that_are_not_finite_are_found_while_predicting(many_threads, n_i
     X = rng.standard_normal((n, n_in)).astype(dtype)
     wanted = net.with_backend("numpy").predict(X)
     for threads in (1, 3):
-        threads._threads = threads
+        engine_threads._threads = threads
         for r, j, value in [(0, 0, np.nan), (n - 1, n_in - 1, -np.inf), (257, 16, np.inf), (300, 15, np.nan)]:
             bad = X.copy()
             bad[r, j] = value
@@ -894,4 +895,4 @@ def test_records_leave_no_workspace_behind():
         backend.record(parameters, np.ones((n, 3)), Y=np.ones((n, 2)))
     assert not any(backend._free.values())
     backend.predict(parameters, np.ones((5, 3)))
-    assert [len(desks) for desks in backend._free.values() if desks] == [1]
+    assert [len(kept) for kept in backend._free.values() if kept] == [1]
