@@ -835,7 +835,8 @@ FORK = """
 import hashlib, os, signal
 import numpy as np
 import fastbp
-from fastbp import engine, kernels
+from fastbp import kernels
+from fastbp.engine import limits, threads
 limits.MIN_ROWS_PER_THREAD, limits.MIN_WORK_PER_THREAD, limits.LARGE_WORK, limits.MIN_PARALLEL_WORK = 1, 1, 0, 0
 X = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
 Y = np.arange(200) % 4
