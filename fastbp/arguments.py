@@ -1,11 +1,18 @@
 """Generic checks of arguments: each returns its argument, or raises an error that names it."""
 
+from __future__ import annotations
+
 import difflib
+import functools
 import math
 import numbers
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
+
+Class = TypeVar("Class", bound=type)
 
 # What scikit-learn, PyTorch and Keras call things, in small letters and digits alone: only for the hints of messages.
 _ALIASES = {
@@ -141,3 +148,49 @@ def generator(argument, seed):
 def limit(argument, value):
     """Check an upper limit, a number above 0; None is no limit, which is 0."""
     return 0.0 if value is None else number(argument, value, above=0)
+
+
+def renamed(**names: str) -> Callable[[Class], Class]:
+    """Return a class decorator that refuses old names of keywords and attributes: ``renamed(old="new")``.
+
+    As a keyword of the constructor an old name raises a TypeError, as an attribute an AttributeError, both of which
+    name the new one.  Pickles that hold attributes under old names are read, unless the class has a ``__setstate__``.
+    """
+
+    def decorate(cls: Class) -> Class:
+        construct = cls.__init__  # type: ignore[misc]
+
+        @functools.wraps(construct)
+        def __init__(self: Any, *positional: Any, **keywords: Any) -> None:
+            for old in names.keys() & keywords.keys():
+                raise TypeError(_now(cls.__name__, old, names[old]))
+            construct(self, *positional, **keywords)
+
+        def __setstate__(self: Any, state: dict) -> None:
+            vars(self).update({names.get(key, key): value for key, value in state.items()})
+
+        cls.__init__ = __init__  # type: ignore[misc]
+        if not hasattr(cls, "__setstate__"):
+            cls.__setstate__ = __setstate__
+        for old, new in names.items():
+            setattr(cls, old, _Renamed(_now(cls.__name__, old, new)))
+        return cls
+
+    return decorate
+
+
+def _now(owner: str, old: str, new: str) -> str:
+    return f"{owner} has no {old!r}: it is called {new!r}"
+
+
+class _Renamed:
+    """An attribute that can be neither read nor written."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise AttributeError(self._message)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        raise AttributeError(self._message)
