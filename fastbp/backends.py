@@ -16,7 +16,7 @@ class Row(NamedTuple):
 
 BACKENDS = {
     "numba": Row(".engine.backend", "NumbaBackend", ".kernels"),
-    "numpy": Row(".reference.backprop", "NumpyBackend", ".reference"),
+    "numpy": Row(".reference.training", "NumpyBackend", ".reference"),
 }
 
 

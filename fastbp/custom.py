@@ -35,7 +35,7 @@ class CustomFunction:
         self.function, self.derivative = function, derivative
         # compiled anew with the flags of all kernels: division by 0 is inf or NaN, and no fastmath
         self._functions = [njit(**FLAGS)(value.py_func) for value in (function, derivative)]
-        self._guarded = [guarded(function) for function in self._functions]
+        self.guarded = [guarded(function) for function in self._functions]
         self._native = None
 
     def compile(self, dtype):
@@ -65,20 +65,8 @@ class CustomFunction:
         from .kernels import custom
 
         if self._native is None:
-            self._native = getattr(custom, f"{self.kind}_functions")(*self._guarded)
+            self._native = getattr(custom, f"{self.kind}_functions")(*self.guarded)
         return self._native
-
-    def twin(self, is_derivative=False):
-        """Return the function, or its derivative, as a twin: called with arrays, the last of them `out`."""
-        elementwise = np.vectorize(self._guarded[is_derivative], otypes=[float])
-
-        def run(*arguments):
-            *given, out = arguments
-            with np.errstate(all="ignore"):  # as in compiled code
-                values = elementwise(*given)
-            out[...] = values if out.ndim == values.ndim else values.sum(axis=1)
-
-        return run
 
     def __reduce__(self):
         """Pickle as the two functions, if these can be pickled."""

@@ -10,7 +10,8 @@ from .attributes import Fixed
 from .backends import check_backend, kernels_of, make_backend
 from .custom import CustomFunction
 from .initializers import draw
-from .reference.backprop import layer_views
+from .reference.custom import evaluated, twin_of
+from .reference.layout import layer_views
 from .update import aligned_zeros
 
 
@@ -93,8 +94,7 @@ class Layer:
         A_prev, single = checks.inputs(A_prev, len(self.W), self.W.dtype, "A_prev")
         A_prev = A_prev.astype(self.W.dtype, copy=False)
         Z = self._run("affine_forward", A_prev, self.W, self.b, shape=(len(A_prev), len(self.b)))
-        function = self.activation.twin() if isinstance(self.activation, CustomFunction) else self.activation
-        A = self._run(function, Z, shape=Z.shape)
+        A = self._run(self.activation, Z, shape=Z.shape)
         vars(self).update(A_prev=A_prev, Z=Z, A=A)
         return A[0] if single else A
 
@@ -110,21 +110,19 @@ class Layer:
         if self.activation == "softmax":
             delta = self._run("softmax_backward", self.A, dA, shape=dA.shape)
         else:
-            is_own = isinstance(self.activation, CustomFunction)
-            derivative = self.activation.twin(is_derivative=True) if is_own else f"{self.activation}_derivative"
-            delta = dA * self._run(derivative, self.Z, self.A, shape=dA.shape)
+            delta = dA * self._run(self.activation, self.Z, self.A, shape=dA.shape, suffix="_derivative")
         self.dW = self._run("weight_gradient", self.A_prev, delta, shape=self.W.shape)
         self.db = self._run("bias_gradient", delta, shape=self.b.shape)
         ones = np.ones_like(self.A_prev)
         dA_prev = self._run("propagate_delta", delta, self.W, ones, shape=self.A_prev.shape)
         return dA_prev[0] if single else dA_prev
 
-    def _run(self, kernel, *arguments, shape):
-        out = np.empty(shape, self.W.dtype)
-        if isinstance(kernel, str):
-            kernel = getattr(kernels_of(self.backend), kernel)
-        kernel(*arguments, out)
-        return out
+    def _run(self, function, *arguments, shape, suffix=""):
+        if isinstance(function, CustomFunction):
+            kernel = twin_of(function, suffix)
+        else:
+            kernel = getattr(kernels_of(self.backend), function + suffix)
+        return evaluated(kernel, *arguments, shape=shape)
 
     def __repr__(self):
         """Return shape and activation."""

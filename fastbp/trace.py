@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .reference.backprop import layer_views
+from .reference.layout import layer_views
 
 MAX_ROWS, MAX_COLUMNS = 12, 8  # of a printed table; the arrays are whole
 

@@ -6,7 +6,9 @@ import numpy as np
 
 from . import activations, losses
 from .backends import make_backend
-from .reference.backprop import NumpyBackend, _result, _twin, layer_views
+from .reference.backprop import Backpropagation
+from .reference.custom import evaluated, twin_of
+from .reference.layout import layer_views
 
 MAX_SAMPLES = 128  # evenly spaced among those given
 MAX_DIFFERENCES = 24  # elements of each W and b compared with central differences
@@ -173,7 +175,7 @@ def verify(net, X, Y):
     return Report(rows, len(X), n_samples, moved)
 
 
-class _Blurred(NumpyBackend):
+class _Blurred(Backpropagation):
     """Off by what float32 may round, drawn at random: every Z and A by a share of it, every f' by a share of 1.
 
     f' from A, as 1 - A^2, has no more digits where f is saturated; so much may both backends and the truth differ.
@@ -193,12 +195,12 @@ class _Blurred(NumpyBackend):
             W, b = (views[layer] for views in layer_views(parameters, self.sizes))
             Z[layer] = A[layer] @ W + b
             Z[layer] = Z[layer] + self._noise(Z[layer])
-            A[layer + 1] = _result(_twin(self.activations[layer]), Z[layer], shape=Z[layer].shape)
+            A[layer + 1] = evaluated(twin_of(self.activations[layer]), Z[layer], shape=Z[layer].shape)
         A[-1] = A[-1] + self._noise(A[-1])
         return Z, A
 
-    def through_activation(self, layer, Z, A, dA):
-        return super().through_activation(layer, Z, A, dA) + self._noise(dA)
+    def activation_backward(self, layer, Z, A, dA):
+        return super().activation_backward(layer, Z, A, dA) + self._noise(dA)
 
 
 def _cast(array, dtype):

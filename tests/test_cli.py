@@ -1018,7 +1018,7 @@ def test_verify_notices_a_wrong_derivative(monkeypatch):
         right(Z, A, out)
         out *= 1.01
 
-    monkeypatch.setattr(reference, "tanh_derivative", wrong)
+    monkeypatch.setattr(reference.elementwise, "tanh_derivative", wrong)
     assert "WRONG" in run("verify", exit_code=1).stdout
 
 

@@ -1,13 +1,16 @@
 """The NumPy twin: definitions over the whole range, dtypes, saturation without a warning."""
 
+import inspect
 import math
 
 import numpy as np
 import pytest
 
-from fastbp import reference
+import fastbp
+from fastbp import kernels, reference
 from fastbp.activations import ACTIVATIONS
 from fastbp.losses import LOSSES, settings_of
+from fastbp.update import State, Update
 
 DEFINITIONS = {
     "sigmoid": lambda z: 1 / (1 + math.exp(-z)),
@@ -141,3 +144,57 @@ def test_shuffle_is_a_fair_permutation():
         counts[np.arange(5), order] += 1
         assert sorted(order) == [0, 1, 2, 3, 4]
     assert np.abs(counts / 4000 - 0.2).max() < 0.03
+
+
+def test_names_and_arguments_are_those_of_the_kernels():
+    assert sorted(reference.__all__) == sorted(kernels.__all__)
+    for name in kernels.__all__:
+        arguments = list(inspect.signature(getattr(kernels, name).py_func).parameters)
+        assert list(inspect.signature(getattr(reference, name)).parameters) == arguments, name
+
+
+def test_a_new_activation_loss_or_rule_needs_its_twin_and_its_row_alone(monkeypatch, central_differences):
+    def squared(Z, out):
+        out[...] = Z * Z
+
+    def squared_derivative(Z, A, out):
+        out[...] = 2 * Z
+
+    def quartic(A, Y, out):
+        out[...] = ((A - Y) ** 4).sum(axis=1)
+
+    def quartic_derivative(A, Y, out):
+        out[...] = 4 * (A - Y) ** 3
+
+    def averaged(gradient, lr, running_products, mean, parameters):
+        running_products[0] *= 0.5
+        mean += gradient
+        parameters -= lr * running_products[0] * mean
+
+    for module, twins in {
+        reference.elementwise: (squared, squared_derivative),
+        reference.losses: (quartic, quartic_derivative),
+        reference.optimizers: (averaged,),
+    }.items():
+        for twin in twins:
+            monkeypatch.setattr(module, twin.__name__, twin, raising=False)
+    monkeypatch.setitem(ACTIVATIONS, "squared", type(ACTIVATIONS["tanh"])("Z^2"))
+    monkeypatch.setitem(LOSSES, "quartic", type(LOSSES["hinge"])("(A - Y)^4"))
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(5, 3)), rng.normal(size=(5, 2))
+    net = fastbp.Network([3, 4, 2], ["squared", "identity"], "quartic", dtype="float64", seed=0, backend="numpy")
+    gradients = net.gradients(X, Y)
+    flat = np.concatenate([a.ravel() for pair in zip(gradients.weights, gradients.biases, strict=True) for a in pair])
+    np.testing.assert_allclose(flat, central_differences(lambda: net.loss(X, Y), net.parameters), 1e-6, 1e-7)
+    before = net.parameters.copy()
+    state = State(1, before.size, "float64")
+    settings = Update(rule="averaged", rates=(0.1,))
+    order = np.arange(5)
+    train = net._backend.training(net.parameters, state, batch_size=5, order=order, update=settings)
+    assert train(X, Y, None, None, 0, 1, np.zeros(1)) == 1
+    np.testing.assert_allclose(net.parameters, before - 0.1 * 0.5 * flat, rtol=1e-14)
+
+
+def test_a_name_without_a_twin():
+    with pytest.raises(LookupError, match="'sigmoidal' has no twin"):
+        reference.twin_of("sigmoidal")

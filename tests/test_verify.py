@@ -6,15 +6,14 @@ import pytest
 import fastbp
 from fastbp import reference
 from fastbp.activations import ACTIVATIONS
+from fastbp.backends import BACKENDS
 from fastbp.losses import LOSSES
-
-RIGHT = reference.NumpyBackend
 
 
 def wrong(name):
     """Return a backend with one fault."""
 
-    class Wrong(RIGHT):
+    class Wrong(reference.NumpyBackend):
         def output_delta(self, Z, A, Y):
             delta = super().output_delta(Z, A, Y)
             if name == "missing 1/n":
@@ -23,15 +22,15 @@ def wrong(name):
                 return delta / len(A)
             return A - Y if name == "output derivative left out" else delta
 
-        def through_activation(self, layer, Z, A, dA):
+        def activation_backward(self, layer, Z, A, dA):
             if name == "hidden derivative of A instead of Z" and layer == 0:
                 return dA * (1 - np.tanh(A) ** 2)
             if name == "hidden derivative left out" and layer == 0:
                 return dA
-            return super().through_activation(layer, Z, A, dA)
+            return super().activation_backward(layer, Z, A, dA)
 
         def backward(self, parameters, Z, A, delta):
-            deltas, gradient, dX = super().backward(parameters, Z, A, delta)
+            deltas, gradient = super().backward(parameters, Z, A, delta)
             dW, db = reference.layer_views(gradient, self.sizes)
             if name == "wrong sign":
                 gradient *= -1
@@ -46,7 +45,7 @@ def wrong(name):
                 db[1] /= len(A[0])
             if name == "one element off by a thousandth":
                 dW[1].flat[np.abs(dW[1]).argmax()] *= 1.001
-            return deltas, gradient, dX
+            return deltas, gradient
 
         def forward(self, parameters, X):
             Z, A = super().forward(parameters, X)
@@ -109,8 +108,8 @@ def test_all_is_well(data):
 def test_a_planted_fault_is_found(fault, dtype, where, data, monkeypatch):
     """In one backend the other tells it, in both the central differences do."""
     if where == "both":
-        monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
-    monkeypatch.setattr(reference, "NumpyBackend", wrong(fault))
+        monkeypatch.setitem(BACKENDS, "numba", BACKENDS["numpy"])
+    monkeypatch.setattr(reference.training, "NumpyBackend", wrong(fault))
     report = network(dtype, backend="numpy").verify(*data)
     assert not report.ok and "WRONG" in str(report)
     slopes_wrong = [row for row in report.rows if row.differences is not None and row.differences > 1e-5]
@@ -120,8 +119,8 @@ def test_a_planted_fault_is_found(fault, dtype, where, data, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("fault", [*FAULTS, "bias left out of the last layer"])
 def test_a_fault_in_numba_alone_is_found(fault, dtype, data, monkeypatch):
-    monkeypatch.setattr(reference, "Wrong", wrong(fault), raising=False)
-    monkeypatch.setitem(fastbp.network.BACKENDS, "numba", (".reference", "Wrong", ".reference"))
+    monkeypatch.setattr(reference.training, "Wrong", wrong(fault), raising=False)
+    monkeypatch.setitem(BACKENDS, "numba", BACKENDS["numpy"]._replace(class_name="Wrong"))
     report = network(dtype, backend="numpy").verify(*data)
     assert not report.ok
     assert any(row.numba > 1e-4 and not row.ok for row in report.rows)
@@ -138,8 +137,8 @@ def test_a_wrong_derivative_of_each_activation_is_found(activation, data, monkey
         right(Z, A, out)
         out *= 1.01
 
-    monkeypatch.setattr(reference, f"{activation}_derivative", wrong_derivative)
-    monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
+    monkeypatch.setattr(reference.elementwise, f"{activation}_derivative", wrong_derivative)
+    monkeypatch.setitem(BACKENDS, "numba", BACKENDS["numpy"])
     net = fastbp.Network([4, 4, 4], [activation, "identity"], seed=0, backend="numpy")
     assert not net.verify(*data).ok
 
@@ -152,10 +151,9 @@ def test_a_wrong_derivative_of_each_loss_is_found(loss, data, monkeypatch):
         right(*arguments)
         arguments[-1][...] *= 1.01
 
-    monkeypatch.setattr(reference, f"{loss}_derivative", wrong_derivative)
-    monkeypatch.setitem(fastbp.network.BACKENDS, "numba", fastbp.network.BACKENDS["numpy"])
-    monkeypatch.setattr(RIGHT, "FUSED", set())
-    monkeypatch.setattr(RIGHT, "LOGIT_FORMS", set())
+    monkeypatch.setattr(reference.losses, f"{loss}_derivative", wrong_derivative)
+    monkeypatch.setitem(BACKENDS, "numba", BACKENDS["numpy"])
+    monkeypatch.setattr(reference.backprop, "LOGIT_FORMS", {})
     output = {
         "cross_entropy": "softmax",
         "binary_cross_entropy": "sigmoid",
@@ -276,13 +274,13 @@ def test_outputs_beyond_float64_cannot_be_checked():
 @pytest.mark.parametrize("fault", [*FAULTS])
 def test_a_fault_is_found_where_gradients_are_tiny_but_whole(fault, size, data, monkeypatch):
     """Small, not lost in rounding: the samples of the first layer are small, as are the weights of the last."""
-    monkeypatch.setattr(reference, "Wrong", wrong(fault), raising=False)
+    monkeypatch.setattr(reference.training, "Wrong", wrong(fault), raising=False)
     net = network("float64", backend="numpy")
     net.weights[1] *= size
     net.biases[1] = 0
     X, Y = data[0], size * data[1]
     assert net.verify(X, Y).ok
-    monkeypatch.setitem(fastbp.network.BACKENDS, "numba", (".reference", "Wrong", ".reference"))
+    monkeypatch.setitem(BACKENDS, "numba", BACKENDS["numpy"]._replace(class_name="Wrong"))
     report = net.verify(X, Y)
     assert report.is_wrong and not report.ok, str(report)
 

@@ -1,5 +1,7 @@
 """One dense layer: forward product, delta propagation, weight and bias gradients."""
 
+__all__ = ["affine_forward", "bias_gradient", "layer_jacobian", "propagate_delta", "weight_gradient"]
+
 
 def affine_forward(A_prev, W, b, out):
     """Z = A_prev @ W + b, (n_samples, n_out)."""
@@ -22,7 +24,7 @@ def bias_gradient(delta, out):
 
 
 def layer_jacobian(A_prev, delta, first, out):
-    """Write each sample's own dW and db, as one row, into the columns of `out` from `first` on."""
+    """Write dW and db of each sample, as one row, into the columns of `out` from `first` on."""
     n_samples, n_weights = len(delta), A_prev.shape[1] * delta.shape[1]
     out[:, first : first + n_weights] = (A_prev[:, :, None] * delta[:, None, :]).reshape(n_samples, n_weights)
     out[:, first + n_weights : first + n_weights + delta.shape[1]] = delta

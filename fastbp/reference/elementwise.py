@@ -1,8 +1,45 @@
-"""Activations and their derivatives, and the exp and log they are made of."""
+"""Activations, their derivatives, exp and log."""
 
 from math import erfc, sqrt
 
 import numpy as np
+
+__all__ = [
+    "elu",
+    "elu_derivative",
+    "exp",
+    "exponential",
+    "exponential_derivative",
+    "gelu",
+    "gelu_derivative",
+    "hard_sigmoid",
+    "hard_sigmoid_derivative",
+    "hard_tanh",
+    "hard_tanh_derivative",
+    "identity",
+    "identity_derivative",
+    "leaky_relu",
+    "leaky_relu_derivative",
+    "log",
+    "mish",
+    "mish_derivative",
+    "relu",
+    "relu_derivative",
+    "selu",
+    "selu_derivative",
+    "sigmoid",
+    "sigmoid_derivative",
+    "silu",
+    "silu_derivative",
+    "softmax",
+    "softmax_backward",
+    "softplus",
+    "softplus_derivative",
+    "softsign",
+    "softsign_derivative",
+    "tanh",
+    "tanh_derivative",
+]
 
 
 def exp(x, out):
@@ -18,7 +55,7 @@ def log(x, out):
 
 
 def sigmoid(Z, out):
-    """Logistic function 1 / (1 + exp(-Z)); exp is only taken of numbers <= 0, so it cannot overflow."""
+    """Logistic function 1 / (1 + exp(-Z)); exp has only arguments <= 0, so it cannot overflow."""
     E = np.exp(-np.abs(Z))
     out[...] = np.where(Z >= 0, 1 / (1 + E), E / (1 + E))
 
@@ -82,24 +119,24 @@ def silu(Z, out):
     """Z times the logistic function of Z (0 at minus infinity)."""
     S = np.empty_like(Z)
     sigmoid(Z, S)
-    out[...] = _away_from_minus_inf(Z) * S
+    out[...] = _clip_below(Z) * S
 
 
 def silu_derivative(Z, A, out):
     """S + Z S (1 - S), S the logistic function of Z."""
     S = np.empty_like(Z)
     sigmoid(Z, S)
-    out[...] = S + _away_from_inf(Z) * S * (1 - S)
+    out[...] = S + _clip_both(Z) * S * (1 - S)
 
 
 def gelu(Z, out):
-    """Z Phi(Z), Phi the distribution function of the normal law (Hendrycks and Gimpel, 2016)."""
-    out[...] = _away_from_minus_inf(Z) * _normal_cdf(Z)
+    """Z Phi(Z), Phi the normal distribution function (Hendrycks and Gimpel, 2016)."""
+    out[...] = _clip_below(Z) * _normal_cdf(Z)
 
 
 def gelu_derivative(Z, A, out):
-    """Phi(Z) + Z phi(Z), phi the density of the normal law."""
-    bounded = _away_from_inf(Z)
+    """Phi(Z) + Z phi(Z), phi the normal density."""
+    bounded = _clip_both(Z)
     out[...] = _normal_cdf(Z) + bounded * np.exp(-0.5 * bounded * bounded) / sqrt(2 * np.pi)
 
 
@@ -120,7 +157,7 @@ def mish(Z, out):
     """Z tanh(softplus(Z)) (Misra, 2019)."""
     S = np.empty_like(Z)
     softplus(Z, S)
-    out[...] = _away_from_minus_inf(Z) * np.tanh(S)
+    out[...] = _clip_below(Z) * np.tanh(S)
 
 
 def mish_derivative(Z, A, out):
@@ -129,12 +166,12 @@ def mish_derivative(Z, A, out):
     sigmoid(Z, S)
     softplus(Z, T)
     T = np.tanh(T)
-    out[...] = T + _away_from_inf(Z) * S * (1 - T * T)
+    out[...] = T + _clip_both(Z) * S * (1 - T * T)
 
 
 def softsign(Z, out):
     """Z / (1 + abs(Z))."""
-    Z = _finite(Z)
+    Z = clip_infinities(Z)
     out[...] = Z / (1 + np.abs(Z))
 
 
@@ -145,7 +182,7 @@ def softsign_derivative(Z, A, out):
 
 
 def hard_sigmoid(Z, out):
-    """Z + 3, held within [0, 6], over 6: the logistic function in three straight lines."""
+    """Z + 3, clipped to [0, 6], over 6: a piecewise linear logistic function."""
     out[...] = np.clip(Z + 3, 0, 6) / 6
 
 
@@ -155,7 +192,7 @@ def hard_sigmoid_derivative(Z, A, out):
 
 
 def hard_tanh(Z, out):
-    """Z, held within [-1, 1]."""
+    """Z, clipped to [-1, 1]."""
     out[...] = np.clip(Z, -1, 1)
 
 
@@ -185,29 +222,29 @@ def identity_derivative(Z, A, out):
 
 
 def softmax(Z, out):
-    """exp(Z) / sum of exp(Z) over each row; the row's largest Z is taken off first."""
-    Z = _finite(Z)
+    """exp(Z) / sum of exp(Z) over each row; the row's largest Z is subtracted first."""
+    Z = clip_infinities(Z)
     E = np.exp(Z - Z.max(axis=1, keepdims=True))
     out[...] = E / E.sum(axis=1, keepdims=True)
 
 
 def softmax_backward(A, dA, out):
-    """Output gradient dA to delta through a softmax: A (dA - sum of dA A over the row)."""
+    """Delta of a softmax from its output gradient dA: A (dA - sum of dA A over the row)."""
     out[...] = A * (dA - (dA * A).sum(axis=1, keepdims=True))
 
 
 _normal_cdf = np.vectorize(lambda z: 0.5 * erfc(-z / sqrt(2)), otypes=[float])
 
 
-def _away_from_minus_inf(Z):
-    """Keep -inf * 0 away: beyond -750 exp(Z) is 0 in float64."""
+def _clip_below(Z):
+    """Clip -inf, which times 0 would be NaN: below -750 exp(Z) is 0 in float64."""
     return np.maximum(Z, -750)
 
 
-def _away_from_inf(Z):
+def _clip_both(Z):
     return np.clip(Z, -750, 750)
 
 
-def _finite(Z):
-    """Infinities as very large numbers, so that no difference of two of them is a NaN."""
+def clip_infinities(Z):
+    """Replace infinities by very large numbers, so that no difference of two of them is a NaN."""
     return np.clip(Z, -np.finfo(Z.dtype).max / 8, np.finfo(Z.dtype).max / 8)

@@ -1,10 +1,37 @@
 """Losses: the value for each sample, and the derivative by the outputs."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from .elementwise import _finite, sigmoid
+from .elementwise import clip_infinities, sigmoid
+
+__all__ = [
+    "absolute_error",
+    "absolute_error_derivative",
+    "binary_cross_entropy",
+    "binary_cross_entropy_derivative",
+    "binary_cross_entropy_logits",
+    "cross_entropy",
+    "cross_entropy_derivative",
+    "cross_entropy_logits",
+    "focal",
+    "focal_derivative",
+    "hinge",
+    "hinge_derivative",
+    "huber",
+    "huber_derivative",
+    "log_cosh",
+    "log_cosh_derivative",
+    "poisson",
+    "poisson_derivative",
+    "quantile",
+    "quantile_derivative",
+    "squared_error",
+    "squared_error_derivative",
+]
 
 
 def squared_error(A, Y, out):
@@ -35,7 +62,7 @@ def huber(A, Y, threshold, out):
 
 
 def huber_derivative(A, Y, threshold, out):
-    """Return A - Y, held within [-threshold, threshold]."""
+    """Return A - Y, clipped to [-threshold, threshold]."""
     out[...] = np.clip(A - Y, -threshold, threshold)
 
 
@@ -86,60 +113,29 @@ def _positive(A):
 
 def binary_cross_entropy(A, Y, out):
     """-Y log A - (1 - Y) log(1 - A), summed over the outputs; A and 1 - A are held above 0."""
-    out[...] = _probability_loss("binary_cross_entropy", _parts(A), Y)
+    out[...] = _binary_cross_entropy(*_parts(A), Y).sum(axis=1)
 
 
 def binary_cross_entropy_derivative(A, Y, out):
     """Return (A - Y) / (A (1 - A)); A and 1 - A are held above 0."""
     A, B, *_ = parts = _parts(A)
-    out[...] = _probability_slope("binary_cross_entropy", parts, Y) / (A * B)
+    out[...] = _binary_cross_entropy_slope(*parts, Y) / (A * B)
 
 
 def focal(A, Y, gamma, out):
     """-Y (1 - A)^gamma log A - (1 - Y) A^gamma log(1 - A) (Lin et al., 2017); A and 1 - A are held above 0."""
-    out[...] = _probability_loss("focal", _parts(A), Y, gamma)
+    out[...] = _focal(*_parts(A), Y, gamma).sum(axis=1)
 
 
 def focal_derivative(A, Y, gamma, out):
     """Its derivative; A and 1 - A are held above 0."""
     A, B, *_ = parts = _parts(A)
-    out[...] = _probability_slope("focal", parts, Y, gamma) / (A * B)
-
-
-def _parts(A):
-    """Return A, B, log A, log B of probabilities A and B = 1 - A, held above 0: by half an eps B can tell from 0."""
-    A, B = np.maximum(A, np.finfo(A.dtype).tiny), np.maximum(1 - A, np.finfo(A.dtype).epsneg)
-    return A, B, np.log(A), np.log(B)
-
-
-def _probability_loss(loss, parts, Y, gamma=0):
-    """Losses of probabilities from their `_parts`, summed over the outputs."""
-    A, B, log_A, log_B = parts
-    of_ones, of_zeros = -log_A, -log_B
-    if loss == "focal":
-        of_ones, of_zeros = np.exp(gamma * log_B) * of_ones, np.exp(gamma * log_A) * of_zeros
-    if loss in ("cross_entropy", "poisson"):
-        return (Y * of_ones + (A if loss == "poisson" else 0)).sum(axis=1)
-    return (Y * of_ones + (1 - Y) * of_zeros).sum(axis=1)
-
-
-def _probability_slope(loss, parts, Y, gamma=0):
-    """Their derivatives by A, times A (1 - A): finite, and nothing in it cancels where A is near 0 or 1."""
-    A, B, log_A, log_B = parts
-    if loss == "cross_entropy":
-        return -Y * B
-    if loss == "poisson":
-        return ((1 - Y) * A - Y * B) * B
-    of_ones, of_zeros = -B, A
-    if loss == "focal":
-        of_ones = np.exp(gamma * log_B) * (gamma * A * log_A - B)
-        of_zeros = np.exp(gamma * log_A) * (A - gamma * B * log_B)
-    return Y * of_ones + (1 - Y) * of_zeros
+    out[...] = _focal_slope(*parts, Y, gamma) / (A * B)
 
 
 def binary_cross_entropy_logits(Z, Y, out):
     """binary_cross_entropy of sigmoid(Z), from Z: softplus(Z) - Z Y, finite for every Z."""
-    Z = _finite(Z)
+    Z = clip_infinities(Z)
     out[...] = (np.maximum(Z, 0) - Z * Y + np.log1p(np.exp(-np.abs(Z)))).sum(axis=1)
 
 
@@ -155,27 +151,93 @@ def cross_entropy(A, Y, out):
 
 def cross_entropy_derivative(A, Y, out):
     """-Y / A (labels: Y is 1 at the label, 0 elsewhere); A is held above 0."""
-    out[...] = -_rows(Y, A) / np.maximum(A, np.finfo(A.dtype).tiny)
+    out[...] = -one_hot_rows(Y, A) / np.maximum(A, np.finfo(A.dtype).tiny)
 
 
 def cross_entropy_logits(Z, Y, out):
-    """cross_entropy of softmax(Z), from Z: log of the sum of exp(Z), less Z of the class; finite for every Z."""
-    Z = _finite(Z)
+    """cross_entropy of softmax(Z), from Z: log of the sum of exp(Z), minus Z of the class; finite for every Z."""
+    Z = clip_infinities(Z)
     Z = Z - Z.max(axis=1, keepdims=True)
     log_A = Z - np.log(np.exp(Z).sum(axis=1, keepdims=True))
     out[...] = -_at_labels(log_A, Y) if Y.ndim == 1 else (-Y * log_A).sum(axis=1)
 
 
+# Losses of probabilities, elementwise, from A, B = 1 - A, log A and log B; and their derivatives by A times A B, which
+# are finite, and in which nothing cancels where A is near 0 or 1.
+
+
+def _parts(A):
+    """Return A, B, log A, log B of probabilities A and B = 1 - A, held above 0: B by half an eps."""
+    A, B = np.maximum(A, np.finfo(A.dtype).tiny), np.maximum(1 - A, np.finfo(A.dtype).epsneg)
+    return A, B, np.log(A), np.log(B)
+
+
+def _binary_cross_entropy(A, B, log_A, log_B, Y):
+    return Y * -log_A + (1 - Y) * -log_B
+
+
+def _binary_cross_entropy_slope(A, B, log_A, log_B, Y):
+    return Y * -B + (1 - Y) * A
+
+
+def _focal(A, B, log_A, log_B, Y, gamma):
+    return Y * (np.exp(gamma * log_B) * -log_A) + (1 - Y) * (np.exp(gamma * log_A) * -log_B)
+
+
+def _focal_slope(A, B, log_A, log_B, Y, gamma):
+    of_ones = np.exp(gamma * log_B) * (gamma * A * log_A - B)
+    of_zeros = np.exp(gamma * log_A) * (A - gamma * B * log_B)
+    return Y * of_ones + (1 - Y) * of_zeros
+
+
+def _cross_entropy(A, B, log_A, log_B, Y):
+    return Y * -log_A
+
+
+def _cross_entropy_slope(A, B, log_A, log_B, Y):
+    return -Y * B
+
+
+def _poisson(A, B, log_A, log_B, Y):
+    return Y * -log_A + A
+
+
+def _poisson_slope(A, B, log_A, log_B, Y):
+    return ((1 - Y) * A - Y * B) * B
+
+
+class LogitForm(NamedTuple):
+    """A loss of A = activation(Z) computed from Z, accurate for every Z.
+
+    losses(Z, A, Y, *loss_parameter) are those of the samples; delta(Z, A, Y, *loss_parameter) is their derivative by Z.
+    """
+
+    losses: Callable[..., np.ndarray]
+    delta: Callable[..., np.ndarray]
+
+
 def _sigmoid_parts(Z):
-    """`_parts` of A = sigmoid(Z), from Z."""
+    """Return the parts of A = sigmoid(Z), from Z."""
     A, B, rest = np.empty_like(Z), np.empty_like(Z), np.log1p(np.exp(-np.abs(Z)))
     sigmoid(Z, A)
     sigmoid(-Z, B)
     return A, B, np.minimum(Z, 0) - rest, -np.maximum(Z, 0) - rest
 
 
+def _of_sigmoid(loss, slope):
+    """Return the logit form of a loss of probabilities after a sigmoid."""
+
+    def losses(Z, A, Y, *loss_parameter):
+        return loss(*_sigmoid_parts(Z), one_hot_rows(Y, A), *loss_parameter).sum(axis=1)
+
+    def delta(Z, A, Y, *loss_parameter):
+        return slope(*_sigmoid_parts(Z), one_hot_rows(Y, A), *loss_parameter)
+
+    return LogitForm(losses, delta)
+
+
 def _softmax_parts(Z, A):
-    """`_parts` of A = softmax(Z), from Z; and the softmax of those outputs of a row that are up to 1/2, 0 for others.
+    """Return the parts of A = softmax(Z), from Z; and the softmax of the outputs of a row that are up to 1/2, else 0.
 
     A = e^D / T with D = Z less the largest Z of the row.  Where one A is above 1/2 the sum T is 1 + R, R being that
     over the others, which may be smaller than any number: so it is R = e^top * U, top the largest D of the others.
@@ -193,43 +255,73 @@ def _softmax_parts(Z, A):
     return (A, B, log_A, np.where(is_large, log_A + log_R, np.log1p(-A))), E / U
 
 
-def _logit_loss(activation, loss, Z, A, Y, hyperparameters):
-    """Losses of A = activation(Z) from Z, right however large Z is."""
-    if loss == "poisson" and activation != "sigmoid" and activation != "softmax":
-        log_A = Z if activation == "exponential" else np.where(Z < LINEAR_LOG[Z.dtype.name], Z, np.log(A))
-        return (A - Y * log_A).sum(axis=1)
-    if activation == "softmax":
-        return _probability_loss(loss, _softmax_parts(Z, A)[0], Y, *hyperparameters)
-    return _probability_loss(loss, _sigmoid_parts(Z), _rows(Y, A), *hyperparameters)
+def _of_softmax(loss, slope):
+    """Return the logit form of a loss of probabilities after a softmax.
+
+    delta[j] = slope[j] - sum over i != j of slope[i] A[j] / (1 - A[i]); where A[i] is above 1/2, A[j] / (1 - A[i]) is a
+    softmax of the other outputs.
+    """
+
+    def losses(Z, A, Y, *loss_parameter):
+        return loss(*_softmax_parts(Z, A)[0], Y, *loss_parameter).sum(axis=1)
+
+    def delta(Z, A, Y, *loss_parameter):
+        parts, softmax_of_others = _softmax_parts(Z, A)
+        slopes, is_large = slope(*parts, Y, *loss_parameter), A > 0.5
+        large = np.where(is_large, slopes, 0).sum(axis=1, keepdims=True)
+        slopes = np.where(is_large, slopes, slopes / parts[1])
+        total = np.where(is_large, 0, slopes).sum(axis=1, keepdims=True)
+        return slopes - A * total - softmax_of_others * large
+
+    return LogitForm(losses, delta)
+
+
+def _fused(logits):
+    """Return the logit form of a loss whose derivative and that of the activation cancel to A - Y."""
+
+    def losses(Z, A, Y):
+        out = np.empty(len(Z), Z.dtype)
+        logits(Z, Y, out)
+        return out
+
+    return LogitForm(losses, lambda Z, A, Y: A - one_hot_rows(Y, A))
 
 
 LINEAR_LOG = {"float32": -20.0, "float64": -40.0}  # below, softplus(Z) is exp(Z) to the last digit
 
 
-def _logit_slope(activation, loss, Z, A, Y, hyperparameters):
-    """Their derivatives by Z."""
-    if activation == "exponential":
-        return A - Y
-    if activation == "softplus":
-        slope = np.empty_like(Z)
-        sigmoid(Z, slope)
-        return slope - Y * np.where(Z < LINEAR_LOG[Z.dtype.name], 1, slope / A)
-    if activation == "sigmoid":
-        return _probability_slope(loss, _sigmoid_parts(Z), _rows(Y, A), *hyperparameters)
-    # slope[j] - sum over i != j of slope[i] A[j] / (1 - A[i]); where A[i] is above 1/2 the share is a softmax of others
-    parts, share = _softmax_parts(Z, A)
-    slope, is_large = _probability_slope(loss, parts, Y, *hyperparameters), A > 0.5
-    large = np.where(is_large, slope, 0).sum(axis=1, keepdims=True)
-    slope = np.where(is_large, slope, slope / parts[1])
-    total = np.where(is_large, 0, slope).sum(axis=1, keepdims=True)
-    return slope - A * total - share * large
+def _softplus_poisson(Z, A, Y):
+    log_A = np.where(Z < LINEAR_LOG[Z.dtype.name], Z, np.log(A))
+    return (A - Y * log_A).sum(axis=1)
 
 
-def _rows(Y, like):
+def _softplus_poisson_delta(Z, A, Y):
+    slope = np.empty_like(Z)
+    sigmoid(Z, slope)
+    return slope - Y * np.where(Z < LINEAR_LOG[Z.dtype.name], 1, slope / A)
+
+
+LOSSES_OF_PROBABILITIES = {
+    "binary_cross_entropy": (_binary_cross_entropy, _binary_cross_entropy_slope),
+    "cross_entropy": (_cross_entropy, _cross_entropy_slope),
+    "focal": (_focal, _focal_slope),
+    "poisson": (_poisson, _poisson_slope),
+}
+LOGIT_FORMS = {  # (activation, loss); every other pair is computed from A
+    **{("sigmoid", loss): _of_sigmoid(*pair) for loss, pair in LOSSES_OF_PROBABILITIES.items()},
+    **{("softmax", loss): _of_softmax(*pair) for loss, pair in LOSSES_OF_PROBABILITIES.items()},
+    ("sigmoid", "binary_cross_entropy"): _fused(binary_cross_entropy_logits),
+    ("softmax", "cross_entropy"): _fused(cross_entropy_logits),
+    ("softplus", "poisson"): LogitForm(_softplus_poisson, _softplus_poisson_delta),
+    ("exponential", "poisson"): LogitForm(lambda Z, A, Y: (A - Y * Z).sum(axis=1), lambda Z, A, Y: A - Y),
+}
+
+
+def one_hot_rows(Y, like):
     """Targets as rows: class labels become one-hot rows, and rows of NaN where they are no class."""
     if Y.ndim == 2:
         return Y
-    is_class = _are_classes(Y, like.shape[1])
+    is_class = are_classes(Y, like.shape[1])
     rows = np.zeros_like(like)
     rows[np.flatnonzero(is_class), Y[is_class]] = 1
     rows[~is_class] = np.nan
@@ -238,9 +330,9 @@ def _rows(Y, like):
 
 def _at_labels(A, Y):
     """Element of each row at its label; NaN where the label is no class."""
-    is_class = _are_classes(Y, A.shape[1])
+    is_class = are_classes(Y, A.shape[1])
     return np.where(is_class, A[np.arange(len(Y)), np.where(is_class, Y, 0)], np.nan)
 
 
-def _are_classes(Y, n_out):
+def are_classes(Y, n_out):
     return (Y >= 0) & (Y < n_out)

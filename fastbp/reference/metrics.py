@@ -1,8 +1,10 @@
-"""Counts and sums over samples, of which metrics are made."""
+"""Counts and sums over samples, from which metrics are computed."""
 
 import numpy as np
 
-from .losses import _are_classes
+from .losses import are_classes
+
+__all__ = ["class_counts", "error_sums", "label_counts", "top_counts"]
 
 
 def class_counts(A, Y, counts):
@@ -16,7 +18,7 @@ def class_counts(A, Y, counts):
 
 
 def label_counts(A, Y, threshold, counts, right):
-    """Of each output the samples where yes, above the threshold, is right, is predicted, is true; all right."""
+    """Count yes, above the threshold: of each output right, predicted and true ones; and samples that are all right."""
     predicted, true = A > threshold, Y > threshold
     for row, yes in zip(counts, (predicted & true, predicted, true), strict=True):
         row += yes.sum(axis=0)
@@ -33,7 +35,7 @@ def error_sums(A, Y, totals):
     """Sum up the errors D = Y - A of each output, in rows of totals (7, n_out).
 
     Number of samples, sum of |D|, sum of D^2, mean of D, sum of (D - mean)^2, and the latter two of Y.  Means and
-    squares of these samples are joined to the given ones by Chan, Golub and LeVeque's formula (1979).
+    squares of these samples are merged with those given by Chan, Golub and LeVeque's formula (1979).
     """
     Y = Y.astype(np.float64)
     D = Y - A
@@ -42,15 +44,15 @@ def error_sums(A, Y, totals):
     totals[1] += np.abs(D).sum(axis=0)
     totals[2] += (D * D).sum(axis=0)
     for (mean, squares), V in zip((totals[3:5], totals[5:7]), (D, Y), strict=True):
-        own = V.mean(axis=0)
-        step = own - mean
-        squares += ((V - own) ** 2).sum(axis=0) + step * step * n * m / (n + m)
+        batch_mean = V.mean(axis=0)
+        step = batch_mean - mean
+        squares += ((V - batch_mean) ** 2).sum(axis=0) + step * step * n * m / (n + m)
         mean += step * m / (n + m)
 
 
 def _classes(Y, n_out=None):
     if Y.ndim == 1:
-        if not _are_classes(Y, n_out).all():
+        if not are_classes(Y, n_out).all():
             raise ValueError("Y holds a label that is no class: labels must be 0 to n_out - 1")
         return Y
     largest = np.where(np.isnan(Y), -np.inf, Y).max(axis=1, keepdims=True)

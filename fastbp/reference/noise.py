@@ -1,6 +1,8 @@
-"""Dropout and input noise, from numbers that depend on their place alone."""
+"""Dropout and input noise, from random numbers that depend only on key, step, layer, row and column."""
 
 import numpy as np
+
+__all__ = ["dropout", "input_noise"]
 
 
 def _row_seeds(key, step, layer, rows):

@@ -1,8 +1,27 @@
-"""In-place parameter updates, and what is done to a gradient before."""
+"""Update rules, and the penalties and limits of gradients and weights; all in place.
+
+The arguments of a rule are gradient, lr, its hyperparameters, running_products if it has some, its states, parameters.
+"""
 
 from math import sqrt
 
 import numpy as np
+
+__all__ = [
+    "adagrad",
+    "adam",
+    "adamw",
+    "clip_norm",
+    "clip_value",
+    "lion",
+    "max_norm",
+    "nadam",
+    "penalize",
+    "rmsprop",
+    "rprop",
+    "sgd",
+    "sgd_momentum",
+]
 
 
 def sgd(gradient, lr, parameters):
@@ -14,6 +33,16 @@ def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
     """Gradient descent with momentum, in place, in PyTorch's form (Sutskever et al., 2013)."""
     velocity[...] = momentum * velocity + gradient
     parameters -= lr * (gradient + momentum * velocity if nesterov else velocity)
+
+
+def momentum(gradient, lr, momentum, velocity, parameters):
+    """Update rule "momentum": see `sgd_momentum`."""
+    sgd_momentum(gradient, lr, momentum, False, velocity, parameters)
+
+
+def nesterov(gradient, lr, momentum, velocity, parameters):
+    """Update rule "nesterov": see `sgd_momentum`."""
+    sgd_momentum(gradient, lr, momentum, True, velocity, parameters)
 
 
 def rmsprop(gradient, lr, rho, eps, square, parameters):
@@ -29,7 +58,7 @@ def adagrad(gradient, lr, eps, total, parameters):
 
 
 def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
-    """Adam (Kingma and Ba, 2015), in place; memory holds beta1**t and beta2**t, 1 before the first step."""
+    """Adam (Kingma and Ba, 2015), in place; running_products holds beta1**t and beta2**t, 1 before the first step."""
     running_products[:2] *= beta1, beta2
     m[...] = beta1 * m + (1 - beta1) * gradient
     v[...] = beta2 * v + (1 - beta2) * gradient**2
@@ -44,15 +73,18 @@ def adamw(gradient, lr, beta1, beta2, eps, weight_decay, running_products, m, v,
 
 
 def nadam(gradient, lr, beta1, beta2, eps, decay, running_products, m, v, parameters):
-    """Adam with Nesterov's momentum (Dozat, 2016), in place; memory: mu[1] ... mu[t], beta2**t, decay**t."""
+    """Adam with Nesterov's momentum (Dozat, 2016), in place.
+
+    running_products holds mu[1] * ... * mu[t], beta2**t and decay**t, 1 before the first step.
+    """
     running_products[1:3] *= beta2, decay
     mu, next_mu = (float(beta1 * (1 - 0.5 * power)) for power in (running_products[2], running_products[2] * decay))
     running_products[0] *= mu
     product, power2, _ = running_products[:3].tolist()
     m[...] = beta1 * m + (1 - beta1) * gradient
     v[...] = beta2 * v + (1 - beta2) * gradient**2
-    ahead = next_mu / (1 - product * next_mu) * m + (1 - mu) / (1 - product) * gradient
-    parameters -= lr * ahead / (np.sqrt(v) / sqrt(1 - power2) + eps)
+    lookahead = next_mu / (1 - product * next_mu) * m + (1 - mu) / (1 - product) * gradient
+    parameters -= lr * lookahead / (np.sqrt(v) / sqrt(1 - power2) + eps)
 
 
 def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
@@ -63,7 +95,7 @@ def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
 
 
 def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters):
-    """Resilient propagation (iRprop-: Igel and Hüsken, 2000), in place; a step of 0 is none yet: then it is lr."""
+    """Resilient propagation (iRprop-: Igel and Hüsken, 2000), in place; a step of 0 is not set yet and becomes lr."""
     agreement = np.sign(gradient) * np.sign(last)
     step[step == 0] = lr
     step *= np.where(agreement > 0, eta_plus, np.where(agreement < 0, eta_minus, 1))
@@ -72,45 +104,24 @@ def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters
     parameters -= np.sign(last) * step
 
 
-def rule_step(rule, hyperparameters, lr, running_products, gradient, buffers, parameters):
-    """Make one whole update by the rule of this name, in place.
-
-    Parameters
-    ----------
-    rule, numbers : str, sequence of float
-        One of `kernels.optimizers.RULES`, and its settings in the order documented there.
-    lr : float
-    memory : float64 ndarray
-        Running products of the rule, all 1 at the start.
-    gradient, parameters : ndarray (n_parameters,)
-    buffers : ndarray (n_states, n_parameters)
-        All 0 at the start.
-    """
-    if rule in ("momentum", "nesterov"):
-        sgd_momentum(gradient, lr, *hyperparameters, rule == "nesterov", *buffers, parameters)
-    else:
-        running_products = [running_products] if rule in ("adam", "adamw", "nadam") else []
-        globals()[rule](gradient, lr, *hyperparameters, *running_products, *buffers, parameters)
-
-
 def penalize(parameters, l1, l2, gradient):
     """Add the gradient of l1 * sum |parameters| + l2 / 2 * sum parameters**2, in place."""
     gradient += l2 * parameters + l1 * np.sign(parameters)
 
 
 def clip_value(limit, gradient):
-    """Hold every element within [-limit, limit], in place."""
+    """Clip every element to [-limit, limit], in place."""
     np.clip(gradient, -limit, limit, out=gradient)
 
 
 def clip_norm(limit, gradient):
-    """Scale so that the Euclidean norm is at most `limit` (Pascanu, Mikolov and Bengio, 2013), in place."""
+    """Scale the gradient to a Euclidean norm of at most `limit` (Pascanu, Mikolov and Bengio, 2013), in place."""
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
     if norm > limit:
         gradient *= limit / norm
 
 
 def max_norm(limit, W):
-    """Scale columns so that the norm of none is above `limit` (Srebro and Shraibman, 2005), in place."""
+    """Scale columns so that the norm of each is at most `limit` (Srebro and Shraibman, 2005), in place."""
     norms = np.linalg.norm(W, axis=0)
     W *= np.where(norms > limit, limit / np.maximum(norms, limit), 1)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+__all__ = ["learning_rate"]
+
 
 def _step(rate, gamma, every, *, t):
     return rate * gamma ** (t // every)
@@ -18,22 +20,22 @@ def _inverse_scaling(rate, power, *, t):
 def _cosine(rate, least, warmup, period, multiplier, *, t):
     since = np.maximum(t - warmup, 0)
     if multiplier == 0:
-        share = np.minimum(since / period, 1)
+        fraction = np.minimum(since / period, 1)
     elif multiplier == 1:
-        share = since % period / period
+        fraction = since % period / period
     else:  # the k-th period starts after period * (multiplier**k - 1) / (multiplier - 1) steps
         lengths = period * multiplier ** np.arange(64)
         starts = np.concatenate([[0], np.cumsum(lengths)])
         k = np.searchsorted(starts, since, side="right") - 1
-        share = (since - starts[k]) / lengths[k]
-    falling = least + (rate - least) * (1 + np.cos(np.pi * share)) / 2
+        fraction = (since - starts[k]) / lengths[k]
+    falling = least + (rate - least) * (1 + np.cos(np.pi * fraction)) / 2
     return np.where(t < warmup, rate * (t + 1) / (warmup + 1), falling)
 
 
 def _one_cycle(first, highest, last, top, steps, *, t):
     rising = highest + (first - highest) * (1 + np.cos(np.pi * np.minimum(t / top, 1))) / 2
-    share = (np.clip(t, top, steps - 1) - top) / (steps - 1 - top)
-    return np.where(t <= top, rising, last + (highest - last) * (1 + np.cos(np.pi * share)) / 2)
+    fraction = (np.clip(t, top, steps - 1) - top) / (steps - 1 - top)
+    return np.where(t <= top, rising, last + (highest - last) * (1 + np.cos(np.pi * fraction)) / 2)
 
 
 def _piecewise(n, *hyperparameters, t):
@@ -54,6 +56,6 @@ RATES = {
 
 
 def learning_rate(kind, hyperparameters, steps, out):
-    """Learning rates of some steps; kind is the number, or the name, of a schedule."""
+    """Learning rates of some steps; `kind` is the code or the name of a schedule."""
     rate = RATES[kind] if isinstance(kind, str) else list(RATES.values())[kind]
     out[...] = rate(*np.asarray(hyperparameters).tolist(), t=np.asarray(steps, np.float64))
