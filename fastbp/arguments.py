@@ -7,14 +7,15 @@ import functools
 import math
 import numbers
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 Class = TypeVar("Class", bound=type)
+Seed: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
 
-# What scikit-learn, PyTorch and Keras call things, in small letters and digits alone: only for the hints of messages.
+# Names of scikit-learn, PyTorch and Keras, in lower-case letters and digits alone: for the hints of messages.
 _ALIASES = {
     # losses and metrics
     "mse": "squared_error rmse",
@@ -83,7 +84,7 @@ _ALIASES = {
 }
 
 
-def name(argument, value, known):
+def name(argument: str, value: Any, known: Collection[str]) -> str:
     """Check that `value` is one of the names `known`."""
     if not isinstance(value, str):
         raise TypeError(f"{argument} must be a name, got {value!r}; known: {', '.join(known)}")
@@ -92,8 +93,8 @@ def name(argument, value, known):
     raise ValueError(f"{argument} {value!r} is unknown{did_you_mean(value, known)} (known: {', '.join(known)})")
 
 
-def did_you_mean(value, known, write="{!r}"):
-    """Return the end of a message about an unknown name: what it may mean of `known`, or nothing."""
+def did_you_mean(value: str, known: Collection[str], write: str = "{!r}") -> str:
+    """Return the end of a message about an unknown name: those of `known` that it may mean, or nothing."""
     plain = {_plain(key): key for key in known}
     key = re.sub("(loss|score|initializer)$", "", _plain(value))
     meant = [plain[key]] if key in plain else [name for name in _ALIASES.get(key, "").split() if name in known]
@@ -101,11 +102,11 @@ def did_you_mean(value, known, write="{!r}"):
     return f"; did you mean {' or '.join(map(write.format, meant))}?" if meant else ""
 
 
-def _plain(name):
+def _plain(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def flag(argument, value):
+def flag(argument: str, value: Any) -> bool:
     """Check for True or False."""
     if value is True or value is False:
         return value
@@ -114,7 +115,7 @@ def flag(argument, value):
     return bool(value)
 
 
-def integer(argument, value, at_least=1):
+def integer(argument: str, value: Any, at_least: int = 1) -> int:
     """Check for an integer that is large enough."""
     if type(value) is int and value >= at_least:
         return value
@@ -125,9 +126,12 @@ def integer(argument, value, at_least=1):
     return int(value)
 
 
-def number(argument, value, above=-math.inf, at_least=-math.inf, below=math.inf):
+def number(
+    argument: str, value: Any, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
+) -> float:
     """Check for a finite number within bounds."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    is_number: bool = isinstance(value, numbers.Real) and not isinstance(value, bool)  # without narrowing the type
+    if not is_number:
         raise TypeError(f"{argument} must be a number, got {value!r}")
     if not (math.isfinite(value) and value > above and value >= at_least and value < below):
         bounds = [(above, -math.inf, "above"), (at_least, -math.inf, "at least"), (below, math.inf, "below")]
@@ -136,7 +140,7 @@ def number(argument, value, above=-math.inf, at_least=-math.inf, below=math.inf)
     return float(value)
 
 
-def generator(argument, seed):
+def generator(argument: str, seed: Seed) -> np.random.Generator:
     """Return the random generator of a seed: None, an int, a SeedSequence, a BitGenerator or a Generator."""
     try:
         return np.random.default_rng(seed)
@@ -145,7 +149,7 @@ def generator(argument, seed):
         raise type(error)(f"{argument} must be {expected}, got {seed!r}") from None
 
 
-def limit(argument, value):
+def limit(argument: str, value: float | None) -> float:
     """Check an upper limit, a number above 0; None is no limit, which is 0."""
     return 0.0 if value is None else number(argument, value, above=0)
 
@@ -171,7 +175,7 @@ def renamed(**names: str) -> Callable[[Class], Class]:
 
         cls.__init__ = __init__  # type: ignore[misc]
         if not hasattr(cls, "__setstate__"):
-            cls.__setstate__ = __setstate__
+            setattr(cls, "__setstate__", __setstate__)  # noqa: B010
         for old, new in names.items():
             setattr(cls, old, _Renamed(_now(cls.__name__, old, new)))
         return cls

@@ -1,7 +1,10 @@
 """The table of backends, and the one place where a name becomes a backend or its kernels."""
 
 from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from . import arguments
 
@@ -14,10 +17,22 @@ class Row(NamedTuple):
     kernels: str  # module of the kernels of one layer, one loss, ...
 
 
+COMPILED, REFERENCE = "numba", "numpy"
 BACKENDS = {
-    "numba": Row(".engine.backend", "NumbaBackend", ".kernels"),
-    "numpy": Row(".reference.training", "NumpyBackend", ".reference"),
+    COMPILED: Row(".engine.backend", "NumbaBackend", ".kernels"),
+    REFERENCE: Row(".reference.training", "NumpyBackend", ".reference"),
 }
+
+
+class Config(NamedTuple):
+    """What defines the function of a network besides its parameters: the arguments of a backend, in their order."""
+
+    sizes: tuple[int, ...]
+    activations: tuple[Any, ...]  # names, or objects of `fastbp.Activation`
+    loss: Any  # a name, or an object of `fastbp.losses`
+    reduction: str
+    dtype: np.dtype
+    input_scale: float
 
 
 def check_backend(name: str) -> str:
@@ -25,12 +40,12 @@ def check_backend(name: str) -> str:
     return arguments.name("backend", name, BACKENDS)
 
 
-def make_backend(name: str, *config: Any) -> Any:
+def make_backend(name: str, config: Config) -> Any:
     """Build the backend of this name; Numba is imported only when it is the one."""
     row = BACKENDS[name]
     return getattr(import_module(row.module, __package__), row.class_name)(*config)
 
 
-def kernels_of(name: str) -> Any:
+def kernels_of(name: str) -> ModuleType:
     """Return the module that holds the kernels of this backend by name."""
     return import_module(BACKENDS[name].kernels, __package__)

@@ -1,37 +1,39 @@
-"""All validation, done once, where the user's arguments enter.
+"""Checks of samples, targets, weights and layers, and of the settings of networks and trainers.
 
-Every function returns its argument in the form the kernels want, or raises a ValueError or TypeError that names
-the argument, what was given and what was expected.
+All validation is done once, where the user's arguments enter.  Every function returns its argument in the form that the
+kernels take, or raises a ValueError or TypeError that names the argument, what was given and what was expected.
 """
+
+from __future__ import annotations
 
 import math
 import numbers
 import reprlib
+from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
-from . import losses
+from . import arguments, losses
 from .activations import ACTIVATIONS, Activation, row_of
-from .arguments import did_you_mean, integer, name, number
+from .backends import Config
 from .losses import LOSSES, Loss, Parameterized
 
-# ------------------------------------------------------------------ settings
 
-
-def optimizer(value, known):
+def optimizer(value: Any, known: tuple[type, ...]) -> Any:
     """Check for an optimizer: an instance of one of the classes `known`."""
     if isinstance(value, known):
         return value
     hint = ""
     if isinstance(value, str):
-        hint = did_you_mean(value, [kind.__name__ for kind in known], "fastbp.{}(...)")
+        hint = arguments.did_you_mean(value, [kind.__name__ for kind in known], "fastbp.{}(...)")
     elif isinstance(value, type) and value in known:
         hint = f"; write fastbp.{value.__name__}(...)"
     raise TypeError(f"optimizer must be one such as fastbp.SGD(lr=0.1), got {value!r}{hint}")
 
 
-def validation_pair(value):
+def validation_pair(value: Any) -> Any:
     """Check for a pair (X, Y)."""
     if isinstance(value, list | tuple) and len(value) == 2:
         return value
@@ -41,38 +43,38 @@ def validation_pair(value):
     raise TypeError(f"validation_data must be a pair (X, Y), got {got}")
 
 
-def dropout(value, n_layers):
-    """Check the shares of dropped outputs: one number, or one for each layer but the last; () where all are 0."""
+def dropout(value: float | Sequence[float], n_layers: int) -> tuple[float, ...]:
+    """Check the dropout rates: one number, or one for each layer but the last; () if all are 0."""
     if isinstance(value, list | tuple):
         if len(value) != n_layers - 1:
             raise ValueError(
                 f"dropout must be one number or {n_layers - 1} (one per layer but the last), got {value!r}"
             )
-        shares = tuple(number(f"dropout[{l}]", share, at_least=0, below=1) for l, share in enumerate(value))
+        rates = tuple(arguments.number(f"dropout[{l}]", rate, at_least=0, below=1) for l, rate in enumerate(value))
     else:
-        shares = (number("dropout", value, at_least=0, below=1),) * (n_layers - 1)
-        if value and not shares:
-            raise ValueError(f"dropout is {value}, but the network has one layer, and of the last none is dropped")
-    return shares if any(shares) else ()
+        rates = (arguments.number("dropout", value, at_least=0, below=1),) * (n_layers - 1)
+        if value and not rates:
+            raise ValueError(f"dropout is {value}, but the network has one layer, and the last has no dropout")
+    return rates if any(rates) else ()
 
 
-def label_smoothing(value, loss):
-    """Check the share of the targets that is spread over the classes."""
-    value = number("label_smoothing", value, at_least=0, below=1)
-    if value and not (losses.row_of(loss).takes_labels or loss == "binary_cross_entropy"):
-        known = ", ".join(key for key, row in LOSSES.items() if row.takes_labels or key == "binary_cross_entropy")
+def label_smoothing(value: float, loss: Any) -> float:
+    """Check the fraction of the targets that is spread over the classes."""
+    value = arguments.number("label_smoothing", value, at_least=0, below=1)
+    if value and not (losses.row_of(loss).takes_labels or losses.row_of(loss).is_binary):
+        known = ", ".join(key for key, row in LOSSES.items() if row.takes_labels or row.is_binary)
         raise ValueError(f"label_smoothing needs a loss of classes ({known}), but the network has {loss!r}")
     return value
 
 
-def sizes(value):
+def sizes(value: Sequence[int]) -> tuple[int, ...]:
     """Check the layer sizes: two or more positive integers."""
     if isinstance(value, str) or not hasattr(value, "__len__") or len(value) < 2:
         raise TypeError(f"sizes must be the inputs, the layers and the outputs, such as [64, 30, 10], got {value!r}")
-    return tuple(integer(f"sizes[{i}]", size) for i, size in enumerate(value))
+    return tuple(arguments.integer(f"sizes[{i}]", size) for i, size in enumerate(value))
 
 
-def activations(value, n_layers):
+def activations(value: Any, n_layers: int) -> tuple[str | Activation, ...]:
     """Check the activations: one name for all layers, or one per layer."""
     if not isinstance(value, str) and isinstance(value, list | tuple):
         if len(value) != n_layers:
@@ -83,23 +85,23 @@ def activations(value, n_layers):
     return (_activation("activations", value),) * n_layers
 
 
-def _activation(argument, value):
+def _activation(argument: str, value: Any) -> str | Activation:
     if isinstance(value, Activation):
         return value
     if callable(value):
         raise TypeError(f"{argument} must be a name or a fastbp.Activation(function, derivative), got {value!r}")
-    return name(argument, value, ACTIVATIONS)
+    return arguments.name(argument, value, ACTIVATIONS)
 
 
-def loss(value, output_activation):
-    """Check the loss, and that it is defined for what the last layer gives."""
+def loss(value: Any, output_activation: str | Activation) -> str | Loss | Parameterized:
+    """Check the loss, and that it is defined for the outputs of the last layer."""
     if callable(value):
         raise TypeError(
             "loss must be a name, one such as fastbp.losses.Huber(threshold=2.0), or a "
             f"fastbp.Loss(function, derivative), got {value!r}"
         )
     if not isinstance(value, Loss | Parameterized):
-        name("loss", value, LOSSES)
+        arguments.name("loss", value, LOSSES)
     row = losses.row_of(value)
     for field, takes in (("within_01", "probabilities"), ("is_positive", "outputs above 0")):
         if getattr(row, field) and not getattr(row_of(output_activation), field):
@@ -111,8 +113,8 @@ def loss(value, output_activation):
     return value
 
 
-def widths(sizes, activations, loss=None):
-    """Check that what compares the outputs of a layer, softmax and cross-entropy, has more than one to compare."""
+def widths(sizes: Sequence[int], activations: Sequence[str | Activation], loss: Any = None) -> None:
+    """Check that softmax and cross-entropy, which compare the outputs of a layer, have more than one output."""
     for i, (n_out, activation) in enumerate(zip(sizes[1:], activations, strict=True)):
         if n_out == 1 and activation == "softmax":
             raise ValueError(
@@ -126,7 +128,7 @@ def widths(sizes, activations, loss=None):
         )
 
 
-def dtype(value):
+def dtype(value: Any) -> np.dtype:
     """Check the dtype: float32 or float64."""
     try:
         result = np.dtype(value)
@@ -138,12 +140,27 @@ def dtype(value):
     return result
 
 
-def scale(value, dtype):
+def input_scale(value: float, dtype: np.dtype) -> float:
     """Check the factor of the inputs: a normal number of the dtype, above 0."""
-    return number("scale", value, above=float(np.finfo(dtype).tiny), below=float(np.finfo(dtype).max))
+    return arguments.number("input_scale", value, above=float(np.finfo(dtype).tiny), below=float(np.finfo(dtype).max))
 
 
-def layer(W, b):
+def config(given: Config) -> Config:
+    """Check what defines the function of a network."""
+    checked_sizes = sizes(given.sizes)
+    functions = activations(given.activations, len(checked_sizes) - 1)
+    checked_dtype = dtype(given.dtype)
+    return Config(
+        sizes=checked_sizes,
+        activations=functions,
+        loss=loss(given.loss, functions[-1]),
+        reduction=arguments.name("reduction", given.reduction, ("mean", "sum")),
+        dtype=checked_dtype,
+        input_scale=input_scale(given.input_scale, checked_dtype),
+    )
+
+
+def layer(W: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Check the arrays of one layer, which are used as they are."""
     for name, array, n_dimensions in (("W", W, 2), ("b", b, 1)):
         unmasked(name, array)
@@ -157,11 +174,13 @@ def layer(W, b):
     return np.asarray(W), np.asarray(b)  # without a mask that hides nothing
 
 
-def layer_arrays(argument, value, shapes, dtype):
+def layer_arrays(
+    argument: str, value: Any, shapes: Sequence[tuple[int, int]], dtype: np.dtype
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Check a sequence of (W, b), one per layer, finite in `dtype`, and return it as float64 arrays."""
     pairs = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
     if not pairs:
-        raise TypeError(f"{argument} must be a name, an initialiser or one pair (W, b) per layer, got {value!r}")
+        raise TypeError(f"{argument} must be a name, an initializer or one pair (W, b) per layer, got {value!r}")
     if len(value) != len(shapes):
         raise ValueError(f"{argument} must hold one pair (W, b) for each of the {len(shapes)} layers, got {len(value)}")
     result = []
@@ -174,11 +193,11 @@ def layer_arrays(argument, value, shapes, dtype):
             array = _as_floats(f"{argument}: {letter} of layer {layer}", array, np.dtype(np.float64))
             finite(f"{argument}: {letter} of layer {layer}", array, dtype)
             arrays.append(array)
-        result.append(tuple(arrays))
+        result.append((arrays[0], arrays[1]))
     return result
 
 
-def metadata(value):
+def metadata(value: Any) -> dict[str, str]:
     """Check for a dict of strings."""
     pairs = value.items() if isinstance(value, dict) else [(value, None)]
     if not all(isinstance(key, str) and isinstance(item, str) for key, item in pairs):
@@ -186,20 +205,24 @@ def metadata(value):
     return dict(value)
 
 
-# ------------------------------------------------------------------ arrays
-
-_KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8))  # what the kernels read as it is
+_KEPT = (
+    np.dtype(np.float32),
+    np.dtype(np.float64),
+    np.dtype(np.uint8),
+)  # dtypes of samples that kernels read without a copy
 _SQUARES = {dtype: float(np.finfo(dtype).max) ** 2 if dtype == np.float32 else math.inf for dtype in _KEPT[:2]}
 SUM_TOLERANCE = 1e-3  # of probabilities that should sum to 1
-_FEW = 32  # elements that Python looks at faster than NumPy
-_PIECE = 1 << 16  # elements looked at together: no temporary grows with the data
+_FEW = 32  # elements that Python checks faster than NumPy
+_CHUNK = 1 << 16  # elements checked together: no temporary grows with the data
 
 
-def inputs(X, n_in, dtype, argument="X", is_trusted=False):
+def inputs(
+    X: Any, n_in: int, dtype: np.dtype, argument: str = "X", is_trusted: bool = False
+) -> tuple[np.ndarray, bool]:
     """Return samples as (n_samples, n_in), C-contiguous, and whether X was one sample, (n_in,).
 
-    float32, float64 and uint8 stay as they are; what else holds numbers becomes the dtype of the network.  Those that
-    stay are not looked through for infinities and NaN if they are trusted.
+    float32, float64 and uint8 stay as they are; any other numbers become the dtype of the network.  Those that stay are
+    not checked for infinities and NaN if they are trusted.
     """
     given, X = X, _numbers(argument, X)
     single = X.ndim == 1
@@ -222,18 +245,18 @@ def inputs(X, n_in, dtype, argument="X", is_trusted=False):
     return _as_floats(argument, X, dtype), single
 
 
-def is_plain(array):
-    """Whether the kernels can read an array of the right dtype where it is."""
+def is_plain(array: np.ndarray) -> bool:
+    """Whether the kernels can read an array of the right dtype without a copy."""
     flags = array.flags
     return flags.c_contiguous and flags.aligned
 
 
-def is_kept(X):
-    """Whether the kernels can read samples where they are."""
+def is_kept(X: np.ndarray) -> bool:
+    """Whether the kernels can read samples without a copy."""
     return X.dtype in _KEPT and is_plain(X)
 
 
-def samples(X, n_in, dtype, argument="X"):
+def samples(X: Any, n_in: int, dtype: np.dtype, argument: str = "X") -> np.ndarray:
     """Check samples that must be rows: (n_samples, n_in)."""
     rows, single = inputs(X, n_in, dtype, argument)
     if single:
@@ -244,7 +267,15 @@ def samples(X, n_in, dtype, argument="X"):
     return rows
 
 
-def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
+def targets(
+    Y: Any,
+    n_samples: int,
+    n_out: int,
+    loss: Any,
+    dtype: np.dtype,
+    single: bool = False,
+    argument: str = "Y",
+) -> np.ndarray:
     """Targets as (n_samples, n_out) in the dtype of the network, or class labels as int64 (n_samples,).
 
     `single`: X was one sample, so Y may lack its first axis.
@@ -290,8 +321,8 @@ def targets(Y, n_samples, n_out, loss, dtype, single=False, argument="Y"):
     return Y
 
 
-def weights(sample_weight, class_weight, Y, n_out, dtype):
-    """Weight of each sample, (n_samples,) in `dtype`: that of the sample times that of its class; None without."""
+def weights(sample_weight: Any, class_weight: Any, Y: np.ndarray, n_out: int, dtype: np.dtype) -> np.ndarray | None:
+    """Weight of each sample times that of its class, (n_samples,) in `dtype`; None without weights."""
     if sample_weight is None and class_weight is None:
         return None
     result = np.ones(len(Y))
@@ -312,7 +343,7 @@ def _class_weights(value, Y, n_out):
     """Weight of each sample by its class."""
     if not isinstance(value, dict) and not (isinstance(value, str) and value == "balanced"):
         raise TypeError(f"class_weight must be 'balanced' or a dict {{class: weight}}, got {value!r}")
-    has_signs = n_out == 1 and ((Y < 0).any() or isinstance(value, dict) and -1 in value)  # of a piece, perhaps all 1
+    has_signs = n_out == 1 and ((Y < 0).any() or isinstance(value, dict) and -1 in value)  # a chunk may hold 1 alone
     low, high = (-1 if has_signs else 0), 1
     if Y.ndim == 1:
         labels, known = Y, range(n_out)
@@ -332,12 +363,12 @@ def _class_weights(value, Y, n_out):
                 + ", ".join(map(str, known[:3]))
                 + (f" ... {known[-1]}" if len(known) > 3 else "")
             )
-        result[labels == key] = number(f"class_weight[{key}]", weight, at_least=0)
+        result[labels == key] = arguments.number(f"class_weight[{key}]", weight, at_least=0)
     return result
 
 
-def outputs(A, Y):
-    """Check outputs and targets by themselves, without a network: A (n_samples, n_out), Y the same or labels."""
+def outputs(A: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Check outputs and targets without a network: A (n_samples, n_out), Y the same or labels."""
     given, A, Y = Y, _numbers("A", A), _numbers("Y", Y)
     A = A[:, None] if A.ndim == 1 else A
     if A.ndim != 2 or A.size == 0:
@@ -351,8 +382,8 @@ def outputs(A, Y):
     return A, _as_floats("Y", Y.reshape(A.shape), dtype)
 
 
-def output_gradient(dA, n_samples, n_out, dtype, single):
-    """Check an output gradient of the caller's own: (n_samples, n_out)."""
+def output_gradient(dA: Any, n_samples: int, n_out: int, dtype: np.dtype, single: bool) -> np.ndarray:
+    """Check an output gradient: (n_samples, n_out)."""
     dA = _numbers("dA", dA)
     dA = dA[None] if single and dA.ndim == 1 else dA
     if dA.shape != (n_samples, n_out):
@@ -398,7 +429,7 @@ def _numbers(argument, value):
         if "inhomogeneous" not in str(error):
             raise ValueError(f"{argument} cannot be read as an array: {error}") from error
         raise ValueError(f"{argument} must be a rectangular array of numbers, got rows of different lengths") from None
-    except (TypeError, RuntimeError) as error:  # of other libraries, such as for a tensor that requires a gradient
+    except (TypeError, RuntimeError) as error:  # of other libraries, as for a tensor that requires a gradient
         raise TypeError(f"{argument} cannot be read as an array: {error}") from error
     unmasked(argument, array)
     array = np.asarray(array)
@@ -451,8 +482,8 @@ def _text_hint(argument):
     return "; encode text as numbers, such as a column of 0 and 1 for each category"
 
 
-def unmasked(argument, value):
-    """Check that no element of an array, or of arrays within lists, is masked: the number below a mask is none."""
+def unmasked(argument: str, value: Any) -> None:
+    """Check that no element of an array, or of arrays within lists, is masked: a masked element has no value."""
     place = _masked_place(value)
     if place is not None:
         raise ValueError(f"{argument}[{', '.join(map(str, place))}] is masked: leave such rows out, or fill them")
@@ -472,7 +503,7 @@ def _masked_place(value, depth=2):
 
 
 def _as_floats(argument, array, dtype):
-    """Convert to a C-contiguous, aligned array of `dtype`; without a copy where it is one already."""
+    """Convert to a C-contiguous, aligned array of `dtype`; without a copy if it is one already."""
     if array.dtype != dtype or not is_plain(array):
         with np.errstate(over="ignore"):
             converted = np.array(array, dtype=dtype, order="C")
@@ -482,27 +513,27 @@ def _as_floats(argument, array, dtype):
     return array
 
 
-def is_finite(array, dtype=None):
+def is_finite(array: np.ndarray, dtype: np.dtype | None = None) -> bool:
     """Whether every element is finite, or would be in `dtype`."""
     flat = array.ravel()
     dtype = flat.dtype if dtype is None else dtype
     if flat.size <= _FEW and flat.dtype == dtype:
         return all(map(math.isfinite, flat.tolist()))
     with np.errstate(all="ignore"):
-        # So small a sum of squares says so at once, without a copy; another says nothing.
+        # A sum of squares below the limit proves it without a copy; a larger one proves nothing.
         return bool(np.dot(flat, flat) < _SQUARES[dtype] or np.isfinite(flat.astype(dtype, copy=False)).all())
 
 
-def finite(argument, array, dtype, original=None):
+def finite(argument: str, array: np.ndarray, dtype: np.dtype, original: np.ndarray | None = None) -> None:
     """Check that every element is finite in `dtype`."""
     if array.dtype.kind != "f" or array.dtype == dtype and array.size <= _FEW and is_finite(array):
         return
     flat = array.ravel()
-    for start in range(0, flat.size, _PIECE):
-        piece = flat[start : start + _PIECE]
-        if not is_finite(piece, dtype):
+    for start in range(0, flat.size, _CHUNK):
+        chunk = flat[start : start + _CHUNK]
+        if not is_finite(chunk, dtype):
             with np.errstate(over="ignore"):
-                finite = np.isfinite(piece.astype(dtype))
+                finite = np.isfinite(chunk.astype(dtype))
             where = np.unravel_index(start + int(finite.argmin()), array.shape)
             value = (array if original is None else original)[where]
             place = ", ".join(map(str, where))

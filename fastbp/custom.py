@@ -1,27 +1,35 @@
-"""Activations and losses of one's own: what they share."""
+"""Custom activations and losses: what they share."""
 
-from typing import ClassVar
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 class CustomFunction:
     """A function of one element and its derivative, both compiled with ``@numba.njit``; see the subclasses."""
 
-    kind: ClassVar[str]  # what messages call it
-    arguments: ClassVar[tuple]  # of the function, and of the derivative
-    known: ClassVar[dict]  # names that are taken
+    kind: ClassVar[str]  # "activation" or "loss"
+    arguments: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]]  # of the function, and of the derivative
+    known: ClassVar[Mapping[str, Any]]  # names that are taken
+    name: str
+    function: Callable[..., Any]
+    derivative: Callable[..., Any]
 
-    def __init__(self, function, derivative=None, name=None):
+    def __init__(
+        self, function: Callable[..., Any], derivative: Callable[..., Any] | None = None, name: str | None = None
+    ) -> None:
         from numba import njit
         from numba.extending import is_jitted
 
         from .kernels.custom import guarded
         from .kernels.jit import FLAGS
 
-        for argument, value, letters in zip(
-            ("function", "derivative"), (function, derivative), self.arguments, strict=True
-        ):
+        functions: tuple[Any, Any] = function, derivative
+        for argument, value, letters in zip(("function", "derivative"), functions, self.arguments, strict=True):
             expected = f"a function of {' and '.join(letters)} compiled with @numba.njit"
             if value is None:
                 raise TypeError(f"{argument} must be given, {expected}: none is guessed")
@@ -31,20 +39,20 @@ class CustomFunction:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, got {name!r}")
         if self.name in self.known:
-            raise ValueError(f"name {self.name!r} is that of the library's own {self.kind}: give another")
-        self.function, self.derivative = function, derivative
-        # compiled anew with the flags of all kernels: division by 0 is inf or NaN, and no fastmath
-        self._functions = [njit(**FLAGS)(value.py_func) for value in (function, derivative)]
+            raise ValueError(f"name {self.name!r} is that of a built-in {self.kind}: give another")
+        self.function, self.derivative = functions
+        # compiled again with the flags of all kernels: division by 0 is inf or NaN, and no fastmath
+        self._functions = [njit(**FLAGS)(value.py_func) for value in functions]
         self.guarded = [guarded(function) for function in self._functions]
-        self._native = None
+        self._native: tuple[Any, ...] | None = None
 
-    def compile(self, dtype):
+    def compile(self, dtype: DTypeLike) -> None:
         """Compile both functions for numbers of a dtype.
 
         Raises
         ------
         TypeError
-            Where one does not compile, or does not return a real number.
+            If one does not compile, or does not return a real number.
         """
         from numba import from_dtype, types
         from numba.core.errors import NumbaError
@@ -56,11 +64,11 @@ class CustomFunction:
                 function.compile(kinds)
             except (NumbaError, TypeError) as error:  # a TypeError: for another number of arguments
                 raise TypeError(f"{call} does not compile for {np.dtype(dtype)} numbers: {error}") from error
-            given = function.overloads[kinds].signature.return_type
-            if not isinstance(given, types.Float | types.Integer | types.Boolean):
-                raise TypeError(f"{call} must return one real number, got {given}")
+            returned = function.overloads[kinds].signature.return_type
+            if not isinstance(returned, types.Float | types.Integer | types.Boolean):
+                raise TypeError(f"{call} must return one real number, got {returned}")
 
-    def native_functions(self):
+    def native_functions(self) -> tuple[Any, ...]:
         """Return its two native functions; see `kernels.custom`."""
         from .kernels import custom
 
@@ -68,14 +76,14 @@ class CustomFunction:
             self._native = getattr(custom, f"{self.kind}_functions")(*self.guarded)
         return self._native
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the two functions, if these can be pickled."""
         return type(self), (self.function, self.derivative, self.name)
 
-    def __str__(self):
+    def __str__(self) -> str:
         """Return the name."""
         return self.name
 
-    def __repr__(self):
-        """Return the name, and what it is."""
+    def __repr__(self) -> str:
+        """Return class and name."""
         return f"{type(self).__name__}({self.name!r})"

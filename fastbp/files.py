@@ -15,11 +15,13 @@ import secrets
 import shutil
 import warnings
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from . import arguments, checks
+from .backends import Config
 from .custom import CustomFunction
 from .losses import LOSSES
 
@@ -37,7 +39,7 @@ CHUNK_BYTES = 1 << 20  # of an array, read at a time
 
 def save(net, path, metadata):
     """Write a network to `path`; see `Network.save`."""
-    for item in net._config[1] + net._config[2:3]:
+    for item in (*net._config.activations, net._config.loss):
         if isinstance(item, CustomFunction):
             raise ValueError(
                 f"{item!r} is one of your own, and a file does not hold its code: save net.parameters by "
@@ -55,8 +57,8 @@ def save(net, path, metadata):
         "dtype": net.dtype.name,
         "metadata": metadata,
     }
-    if net.scale != 1:
-        header["scale"] = net.scale
+    if net.input_scale != 1:
+        header["scale"] = net.input_scale
     if net.loss_settings:
         header["loss_settings"] = net.loss_settings
     header["sha256"] = _checksum(header, net.parameters)
@@ -114,24 +116,24 @@ def _checked(header, array):
     for field in ("sizes", "activations"):
         if not isinstance(header[field], list):
             raise ValueError(f"{field} must be a list, got {header[field]!r}")
-    sizes, dtype = checks.sizes(header["sizes"]), checks.dtype(header["dtype"])
-    activations = checks.activations(header["activations"], len(sizes) - 1)
-    loss = checks.loss(header["loss"], activations[-1])
+    loss = header["loss"]
     if header.get("loss_settings", {}) != {}:
-        loss = checks.loss(_loss(loss, header["loss_settings"]), activations[-1])
-    reduction = arguments.name("reduction", header["reduction"], ("mean", "sum"))
-    scale = checks.scale(header.get("scale", 1.0), dtype)
+        loss = _loss(arguments.name("loss", loss, LOSSES), header["loss_settings"])
+    scale = header.get("scale", 1.0)
+    config = checks.config(
+        Config(header["sizes"], header["activations"], loss, header["reduction"], header["dtype"], scale)
+    )
     flat = []
-    for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+    for layer, (n_in, n_out) in enumerate(pairwise(config.sizes), start=1):
         for key, shape in ((f"W{layer}", (n_in, n_out)), (f"b{layer}", (n_out,))):
             values = array(key)
-            if values.shape != shape or values.dtype != dtype:
-                raise ValueError(f"{key} is {values.dtype} {values.shape}, expected {dtype} {shape}")
+            if values.shape != shape or values.dtype != config.dtype:
+                raise ValueError(f"{key} is {values.dtype} {values.shape}, expected {config.dtype} {shape}")
             flat.append(values.ravel())
     parameters = np.concatenate(flat)
     if header.pop("sha256") != _checksum(header, parameters):
         raise ValueError("the checksum does not match")
-    return (sizes, activations, loss, reduction, dtype, scale), parameters
+    return config, parameters
 
 
 def _loss(name, settings):

@@ -1,14 +1,21 @@
-"""The table of initialisers: how the first weights and biases are drawn.
+"""The table of initializers: how the first weights and biases are drawn.
 
-An initialiser is called as ``initializer(rng, n_in, n_out)`` and returns W (n_in, n_out) and b (n_out,) in
-float64; any function of one's own with this signature may be given as ``Network(..., init=function)``.
+An initializer is called as ``initializer(rng, n_in, n_out)`` and returns W (n_in, n_out) and b (n_out,) in float64; any
+function with this signature may be given as ``Network(..., init=function)``.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import arguments, checks
+
+Initializer: TypeAlias = Callable[[np.random.Generator, int, int], tuple[ArrayLike, ArrayLike]]
 
 
 @dataclass(frozen=True)
@@ -17,11 +24,11 @@ class Uniform:
 
     eps: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("eps", self.eps, above=0)
 
-    def __call__(self, rng, n_in, n_out):
+    def __call__(self, rng: np.random.Generator, n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw W and b of one layer."""
         return rng.uniform(-self.eps, self.eps, (n_in, n_out)), rng.uniform(-self.eps, self.eps, n_out)
 
@@ -32,26 +39,26 @@ class Normal:
 
     std: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("std", self.std, above=0)
 
-    def __call__(self, rng, n_in, n_out):
+    def __call__(self, rng: np.random.Generator, n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw W and b of one layer."""
         return self.std * rng.standard_normal((n_in, n_out)), np.zeros(n_out)
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Every weight `value`; biases 0.  Equal weights keep the neurons of a layer equal for ever."""
+    """Every weight `value`; biases 0.  Equal weights keep the neurons of a layer equal forever."""
 
     value: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("value", self.value)
 
-    def __call__(self, rng, n_in, n_out):
+    def __call__(self, rng: np.random.Generator, n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
         """Fill W and b of one layer."""
         return np.full((n_in, n_out), float(self.value)), np.zeros(n_out)
 
@@ -72,13 +79,13 @@ class VarianceScaling:
     scale: float
     fan: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.name("distribution", self.distribution, ("uniform", "normal"))
         arguments.number("scale", self.scale, above=0)
         arguments.name("fan", self.fan, ("in", "average"))
 
-    def __call__(self, rng, n_in, n_out):
+    def __call__(self, rng: np.random.Generator, n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw W and b of one layer."""
         std = np.sqrt(self.scale / (n_in if self.fan == "in" else (n_in + n_out) / 2))
         if self.distribution == "normal":
@@ -87,7 +94,7 @@ class VarianceScaling:
         return rng.uniform(-limit, limit, (n_in, n_out)), np.zeros(n_out)
 
 
-INITIALIZERS = {
+INITIALIZERS: dict[str, Initializer] = {
     "glorot_uniform": VarianceScaling("uniform", 1, "average"),  # Glorot and Bengio (2010), eq. 16
     "glorot_normal": VarianceScaling("normal", 1, "average"),
     "he_uniform": VarianceScaling("uniform", 2, "in"),  # He et al. (2015), eq. 10
@@ -100,17 +107,22 @@ INITIALIZERS = {
 }
 
 
-def draw(init, sizes, seed, dtype=np.float64):
+def draw(
+    init: str | Initializer | Sequence[tuple[ArrayLike, ArrayLike]],
+    sizes: Sequence[int],
+    seed: arguments.Seed,
+    dtype: Any = np.float64,
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """First weights and biases of every layer.
 
     Parameters
     ----------
-    init : str, initialiser, or sequence of (W, b)
-        A name of `INITIALIZERS`, an initialiser, or arrays of one's own: one pair (W, b) per layer.
+    init : str, initializer, or sequence of (W, b)
+        A name of `INITIALIZERS`, an initializer, or arrays: one pair (W, b) per layer.
     sizes : sequence of int
     seed : None, int, SeedSequence, BitGenerator or Generator
     dtype : numpy.dtype
-        In which they must be finite.
+        The parameters must be finite in it.
 
     Returns
     -------

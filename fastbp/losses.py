@@ -1,5 +1,8 @@
-"""The table of loss functions: name -> settings; losses that take a number; and losses of one's own."""
+"""The table of loss functions: name -> properties; losses with a parameter; and custom losses."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar, NamedTuple
 
@@ -8,19 +11,20 @@ from .custom import CustomFunction
 
 
 class Parameterized:
-    """A loss with a number, such as ``Quantile(q=0.9)``; given to a network in the place of the name."""
+    """A loss with a parameter, such as ``Quantile(q=0.9)``, given to a network in place of a name."""
 
     name: ClassVar[str]
-    bounds: ClassVar[dict]  # of the number, as `checks.number` takes them
+    bounds: ClassVar[Mapping[str, float]]  # of the parameter, as `arguments.number` takes them
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
-        (number,) = fields(self)
-        object.__setattr__(self, number.name, arguments.number(number.name, getattr(self, number.name), **self.bounds))
+        (parameter,) = fields(self)  # type: ignore[arg-type]
+        value = arguments.number(parameter.name, getattr(self, parameter.name), **self.bounds)
+        object.__setattr__(self, parameter.name, value)
 
-    def __str__(self):
-        """Return name and number."""
-        return f"{self.name}({', '.join(f'{key}={value:g}' for key, value in asdict(self).items())})"
+    def __str__(self) -> str:
+        """Return name and parameter."""
+        return f"{self.name}({', '.join(f'{key}={value:g}' for key, value in settings_of(self).items())})"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Quantile(Parameterized):
 
 @dataclass(frozen=True)
 class Focal(Parameterized):
-    """Binary cross-entropy in which samples that are nearly right weigh less (Lin et al. 2017); gamma=0 is the same."""
+    """Binary cross-entropy with smaller weights for samples that are nearly right (Lin et al. 2017); 1 for gamma=0."""
 
     gamma: float = 2.0
 
@@ -51,7 +55,7 @@ class Focal(Parameterized):
 
 
 class Row(NamedTuple):
-    """What the library must know of a loss besides its kernels."""
+    """Properties of a loss."""
 
     formula: str  # of one sample, summed over the outputs
     has_kink: bool = False  # dE/dA jumps at A = Y
@@ -59,7 +63,8 @@ class Row(NamedTuple):
     takes_labels: bool = False  # Y may hold the class numbers, (n_samples,)
     is_positive: bool = False  # outputs are above 0, targets not below
     takes_signs: bool = False  # targets are -1 or 1
-    settings: type | None = None  # the class that holds its number
+    is_binary: bool = False  # each output is a class of its own, yes or no: so label smoothing takes it
+    settings: type | None = None  # the class that holds its parameter
 
 
 LOSSES = {
@@ -70,15 +75,15 @@ LOSSES = {
     "quantile": Row("q (Y - A) if A < Y else (1 - q) (A - Y)", has_kink=True, settings=Quantile),
     "hinge": Row("max(0, 1 - Y A)", has_kink=True, takes_signs=True),
     "poisson": Row("A - Y log A", is_positive=True),
-    "binary_cross_entropy": Row("-Y log A - (1 - Y) log(1 - A)", within_01=True),
+    "binary_cross_entropy": Row("-Y log A - (1 - Y) log(1 - A)", within_01=True, is_binary=True),
     "focal": Row("-Y (1 - A)^gamma log A - (1 - Y) A^gamma log(1 - A)", within_01=True, settings=Focal),
     "cross_entropy": Row("-Y log A", within_01=True, takes_labels=True),
 }
-CUSTOM = Row("a function of one's own")
+CUSTOM = Row("a custom function")
 
 
 class Loss(CustomFunction):
-    """A loss of one's own, to be given in the place of a name.
+    """A custom loss, given to a network in place of a name.
 
     Parameters
     ----------
@@ -87,13 +92,12 @@ class Loss(CustomFunction):
     derivative : function compiled with ``@numba.njit``
         dl/da(a, y).  `Network.verify` finds a wrong one.
     name : str, optional
-        What it is called where a network is printed; else the name of the function.
+        Its name where a network is printed; by default that of the function.
 
     Raises
     ------
     TypeError, ValueError
-        Where one of the functions is missing or not compiled, or the name is that of
-        a loss of the library.
+        If one of the functions is missing or not compiled, or the name is that of a built-in loss.
 
     Notes
     -----
@@ -103,24 +107,24 @@ class Loss(CustomFunction):
     kind, arguments, known = "loss", (("a", "y"), ("a", "y")), LOSSES
 
 
-def name_of(loss):
-    """Return the name of what a network takes as its loss."""
+def name_of(loss: str | Parameterized | Loss) -> str:
+    """Return the name of a loss."""
     return loss if isinstance(loss, str) else loss.name
 
 
-def row_of(loss):
-    """Return the row of a loss, or of a name; `CUSTOM` for what is not in the table."""
+def row_of(loss: str | Parameterized | Loss) -> Row:
+    """Return the row of a loss; `CUSTOM` if it is not in the table."""
     return LOSSES.get(name_of(loss), CUSTOM)
 
 
-def smoothing_classes(loss, n_out):
-    """Return over how many classes label smoothing spreads: with binary_cross_entropy each output is yes or no."""
-    return 2 if name_of(loss) == "binary_cross_entropy" else max(n_out, 2)
+def smoothing_classes(loss: str | Parameterized | Loss, n_out: int) -> int:
+    """Return the number of classes over which label smoothing spreads."""
+    return 2 if row_of(loss).is_binary else max(n_out, 2)
 
 
-def settings_of(loss):
-    """Return the numbers of a loss by name: {} or one, which its kernels take besides A and Y."""
+def settings_of(loss: str | Parameterized | Loss) -> dict[str, float]:
+    """Return the parameters of a loss by name: none or one, which its kernels take besides A and Y."""
     settings = row_of(loss).settings
     if settings is None:
         return {}
-    return asdict(settings() if isinstance(loss, str) else loss)
+    return asdict(settings() if isinstance(loss, str) else loss)  # type: ignore[arg-type]

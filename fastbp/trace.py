@@ -130,7 +130,7 @@ def trace(net, X, Y):
     )
     return Trace(
         net.sizes,
-        str(net._config[2]),
+        str(net._config.loss),
         net.reduction,
         record.A[0],
         Y,

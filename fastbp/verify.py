@@ -1,11 +1,14 @@
 """Proof of the arithmetic: Numba against NumPy against central differences."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from . import activations, losses
-from .backends import make_backend
+from .backends import COMPILED, REFERENCE, make_backend
 from .reference.backprop import Backpropagation
 from .reference.custom import evaluated, twin_of
 from .reference.layout import layer_views
@@ -133,23 +136,23 @@ def verify(net, X, Y):
     X, Y = _cast(X[chosen].astype(net.dtype), np.float64), _cast(Y[chosen], np.float64)
     parameters = _cast(net.parameters, np.float64)
 
-    def backend(name, dtype=np.float64):
-        return make_backend(name, *net._config[:4], np.dtype(dtype), net.scale)
+    def backend(name: str, dtype: Any = np.float64) -> Any:
+        return make_backend(name, net._config._replace(dtype=np.dtype(dtype)))
 
-    smooth = _off_kinks(net, backend("numpy").record(parameters, X), Y)
+    smooth = _off_kinks(net, backend(REFERENCE).record(parameters, X), Y)
     moved = not smooth.any()
     if moved:
         parameters += 0.01 * np.random.default_rng(0).standard_normal(parameters.size)
-        smooth = _off_kinks(net, backend("numpy").record(parameters, X), Y)
+        smooth = _off_kinks(net, backend(REFERENCE).record(parameters, X), Y)
         smooth |= not smooth.any()
     X, Y = X[smooth], Y[smooth]
 
     def quantities(name, dtype):
         return _quantities(backend(name, dtype), *(_cast(array, dtype) for array in (parameters, X, Y)))
 
-    truth, numba, rounded = quantities("numpy", "f8"), quantities("numba", "f8"), quantities("numpy", "f4")
-    numba_32 = quantities("numba", "f4") if net.dtype == np.float32 else {}
-    blurring = _Blurred(*net._config[:4], np.dtype(np.float64), net.scale)
+    truth, numba, rounded = quantities(REFERENCE, "f8"), quantities(COMPILED, "f8"), quantities(REFERENCE, "f4")
+    numba_32 = quantities(COMPILED, "f4") if net.dtype == np.float32 else {}
+    blurring = _Blurred(*net._config._replace(dtype=np.dtype(np.float64)))
     blurred = _quantities(blurring, parameters, X, Y)
     rows = []
     for (layer, quantity), exact in truth.items():
@@ -163,7 +166,7 @@ def verify(net, X, Y):
                 results[1] = None, NOT_CHECKABLE
         if quantity in ("dW", "db"):
             index, slopes, noise = _central_differences(
-                backend("numpy"), blurring, parameters, X, Y, layer, quantity, exact
+                backend(REFERENCE), blurring, parameters, X, Y, layer, quantity, exact
             )
             kept = ~np.isnan(slopes)
             checked, skipped = int(kept.sum()), int((~kept).sum())

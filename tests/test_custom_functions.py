@@ -398,9 +398,9 @@ def test_what_is_not_a_function_of_the_kind(make, words):
 
 
 def test_names_that_are_taken():
-    with pytest.raises(ValueError, match="name 'relu' is that of the library's own activation"):
+    with pytest.raises(ValueError, match="name 'relu' is that of a built-in activation"):
         fastbp.Activation(bent, bent_slope, name="relu")
-    with pytest.raises(ValueError, match="name 'huber' is that of the library's own loss"):
+    with pytest.raises(ValueError, match="name 'huber' is that of a built-in loss"):
         fastbp.Loss(quartic, quartic_slope, name="huber")
 
 

@@ -699,7 +699,7 @@ def test_threads_meet_between_blocks(many_threads, sizes, n, dtype):
 def test_inputs_that_are_not_finite_are_found_while_predicting(many_threads, n_in, scale, dtype):
     """In any row and column, of samples read where they are (20 inputs) or gathered; the squares may overflow."""
     n = 600
-    net = fastbp.Network([n_in, 140, 3], ["tanh", "identity"], dtype=dtype, seed=0, scale=scale)
+    net = fastbp.Network([n_in, 140, 3], ["tanh", "identity"], dtype=dtype, seed=0, input_scale=scale)
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n, n_in)).astype(dtype)
     wanted = net.with_backend("numpy").predict(X)

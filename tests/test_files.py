@@ -31,7 +31,7 @@ def net(backend):
         dtype="float64",
         seed=0,
         backend=backend,
-        scale=0.25,
+        input_scale=0.25,
     )
 
 
@@ -265,7 +265,7 @@ def made():
         dtype="float64",
         seed=0,
         backend="numpy",
-        scale=0.25,
+        input_scale=0.25,
     )
 
 
@@ -280,7 +280,7 @@ def parts(made):
         "reduction": made.reduction,
         "dtype": made.dtype.name,
         "metadata": {},
-        "scale": made.scale,
+        "scale": made.input_scale,
     }
     return header, {
         f"{letter}{l}": array

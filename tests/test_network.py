@@ -2,6 +2,7 @@
 
 import copy
 import importlib.metadata
+import json
 import os
 import pickle
 import subprocess
@@ -272,7 +273,11 @@ def test_metadata_that_could_not_be_read_again_is_not_written(tmp_path):
 
 def test_numbers_too_large_for_the_dtype():
     large = [(np.full((2, 1), 1e39), [0.0])]
-    for options, name in [({"init": large}, "init: W"), ({"scale": 1e40}, "scale"), ({"scale": 1e-50}, "scale")]:
+    for options, name in [
+        ({"init": large}, "init: W"),
+        ({"input_scale": 1e40}, "input_scale"),
+        ({"input_scale": 1e-50}, "input_scale"),
+    ]:
         with pytest.raises(ValueError, match=f"^{name}"):
             fastbp.Network([2, 1], **options)
         assert np.isfinite(fastbp.Network([2, 1], dtype="float64", **options).predict([[1.0, 2.0]])).all()
@@ -329,3 +334,22 @@ def test_numba_without_its_compiler():
         text=True,
     )
     assert result.stdout.startswith("(1,)\n") and "NUMBA_DISABLE_JIT is set" in result.stdout
+
+
+def test_the_old_name_of_the_input_scale_is_refused():
+    with pytest.raises(TypeError, match="'scale'.*'input_scale'"):
+        fastbp.Network([2, 1], scale=0.5)
+    net = fastbp.Network([2, 1], input_scale=0.5, backend="numpy")
+    for call in (lambda: net.scale, lambda: setattr(net, "scale", 1.0)):
+        with pytest.raises(AttributeError, match="'scale'.*'input_scale'"):
+            call()
+    assert net.input_scale == net.copy().input_scale == pickle.loads(pickle.dumps(net)).input_scale == 0.5
+    assert "input_scale=0.5" in repr(net)
+    np.testing.assert_array_equal(net.activations_of([2.0, 4.0])[0], [1.0, 2.0])
+
+
+def test_files_keep_the_input_scale_as_scale(tmp_path):
+    fastbp.Network([2, 1], input_scale=0.5, backend="numpy").save(tmp_path / "net.npz")
+    header = json.loads(np.load(tmp_path / "net.npz")["header"].tobytes())
+    assert header["scale"] == 0.5 and "input_scale" not in header
+    assert fastbp.load(tmp_path / "net.npz", "numpy").input_scale == 0.5

@@ -24,10 +24,10 @@ class Pass(NamedTuple):
 
     Z: list
     A: list  # A[0] is X times the scale, so A[l] belongs to Z[l - 1]
-    delta: list | None = None
-    gradient: np.ndarray | None = None  # flat, as the parameters
-    dX: np.ndarray | None = None
-    losses: np.ndarray | None = None
+    delta: Any = None  # it and what follows are None without a backward pass
+    gradient: Any = None  # flat, as the parameters
+    dX: Any = None
+    losses: Any = None
 
 
 Drop = Callable[[int, np.ndarray], np.ndarray]  # (layer, activation or its gradient) -> what dropout leaves of it

@@ -603,7 +603,7 @@ class Trainer:
                 "loss_settings": net.loss_settings,
                 "reduction": net.reduction,
                 "dtype": net.dtype.name,
-                "scale": net.scale,
+                "scale": net.input_scale,
             },
             "optimizer": optimizers.described(self.optimizer),
             "batch_size": self.batch_size,

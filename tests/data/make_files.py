@@ -1,4 +1,7 @@
-"""Write files of version 0.1, which every later version reads: run it with that version alone."""
+"""Write files of version 0.1, which every later version reads: run it with that version alone.
+
+In that version `input_scale` is called `scale`.
+"""
 
 from pathlib import Path
 
@@ -21,7 +24,7 @@ def model():
         reduction="sum",
         dtype="float64",
         backend="numpy",
-        scale=0.25,
+        input_scale=0.25,
     )
     net.parameters[:] = np.sin(np.arange(net.parameters.size))
     net.metadata["classes"] = "ja,nein"
