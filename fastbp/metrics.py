@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import arguments, checks
+from .backends import COMPILED, kernels_of
 
 __all__ = ["METRICS", "TopK", "accuracy", "explained_variance", "f1", "mae", "precision", "r2", "recall", "rmse"]
 
@@ -162,10 +163,8 @@ class Metric:
         ValueError, TypeError
             Where these do not fit each other, or the metric is not defined for them, as accuracy for numbers.
         """
-        from . import kernels
-
         A, Y = checks.outputs(A, Y)
-        return Measures({self.name: self}, A.shape[1], [Y], kernels).of([(A, Y)], Y)[self.name]
+        return Measures({self.name: self}, A.shape[1], [Y], kernels_of(COMPILED)).of([(A, Y)], Y)[self.name]
 
     def of(self, totals: Any) -> float:
         """Return the value of what was added up; infinite or not a number where that overflowed."""
