@@ -1,17 +1,17 @@
 """Metrics: how good predictions are, by name in ``Trainer.fit(metrics=["accuracy", "f1"])`` or called, ``f1(A, Y)``.
 
-The numbers are scikit-learn's, where a division by zero gives 0.  Which classes there are is read from the targets, of
-training and validation together.  They must be labels, the integers 0 to n_out - 1, rows within 0 and 1, or rows of -1
-and 1; with any others the metrics of classes (accuracy, precision, recall, f1, top_k) raise a ValueError:
+The values are those of scikit-learn with zero_division=0.  The targets of training and validation together tell how
+they name classes.  They must be labels, the integers 0 to n_out - 1, rows within 0 and 1, or rows of -1 and 1; for any
+others the metrics of classes (accuracy, precision, recall, f1, top_k) raise a ValueError:
 
-- labels (n_samples,), or rows: each sample is of one class, that of the label or of the largest target; the
-  prediction is the largest output;
-- one output, or rows of which one neither holds exactly one yes nor sums to 1 (multi-label): every output by itself
-  says yes above 1/2, or above 0 where the targets are -1 and 1.  Targets that are all 1 are 0 and 1, unless the loss
+- labels (n_samples,), or rows: each sample has one class, the label or that of the largest target; the prediction is
+  the class of the largest output;
+- one output, or rows of which one neither holds exactly one yes nor sums to 1 (multi-label): each output by itself
+  means yes above 1/2, or above 0 if the targets are -1 and 1.  Targets that are all 1 are 0 and 1, unless the loss
   takes -1 and 1.
 
-Precision, recall and f1 of one output are those of its yes; of several they are means over the outputs, or over the
-classes that occur in targets or predictions.  Errors of several outputs are averaged.
+Precision, recall and f1 of one output are those of yes; of several they are means over the outputs, or over the classes
+that occur in targets or predictions.  Errors of several outputs are averaged.
 """
 
 import re
@@ -29,16 +29,16 @@ __all__ = ["METRICS", "TopK", "accuracy", "explained_variance", "f1", "mae", "pr
 
 
 class Kind(NamedTuple):
-    """What is known of the targets before the first sample is counted."""
+    """Properties of the targets of a training, known before it begins."""
 
     n_out: int
-    has_labels: bool
-    threshold: float | None  # None: one class for each sample
-    not_classes: tuple[float, float] | None = None  # the least and largest target, where they do not name classes
+    has_labels: bool  # class labels, (n_samples,)
+    threshold: float | None  # of each output by itself: 1/2, or 0 for targets of -1 and 1; None: one class per sample
+    not_classes: tuple[float, float] | None = None  # the smallest and largest target, if they do not name classes
 
 
 def kind_of(n_out: int, targets: list[np.ndarray], has_signs: bool) -> Kind:
-    """Tell from all the targets of a training how they name classes; `has_signs`: the loss takes -1 and 1."""
+    """Derive from all targets of a training how they name classes; `has_signs`: the loss takes -1 and 1."""
     if any(Y.ndim == 1 for Y in targets):
         return Kind(n_out, True, None)
     low, high = min(float(Y.min()) for Y in targets), max(float(Y.max()) for Y in targets)
@@ -51,12 +51,13 @@ def kind_of(n_out: int, targets: list[np.ndarray], has_signs: bool) -> Kind:
 
 
 def _is_multi_label(Y: np.ndarray, threshold: float) -> bool:
-    """Whether a row holds no yes or several, and probabilities of classes neither."""
+    """Whether a row holds no yes or several, and its elements do not sum to 1 as probabilities do."""
     rows = Y[(Y > threshold).sum(axis=1) != 1]
     return bool(len(rows) and (threshold == 0 or (np.abs(rows.sum(axis=1) - 1) > checks.SUM_TOLERANCE).any()))
 
 
-# ------------------------------------------------------------------ what is counted over the pieces of a set
+def _accept_all(kind: Kind) -> None:
+    pass
 
 
 def _check_classes(kind: Kind) -> None:
@@ -70,11 +71,23 @@ def _check_classes(kind: Kind) -> None:
         )
 
 
+def _check_top(k: int, kind: Kind) -> None:
+    _check_classes(kind)
+    if kind.threshold is not None:
+        raise ValueError(f"metric top_{k} needs one class for each sample: labels or one-hot rows of targets")
+    if kind.n_out <= k:
+        raise ValueError(f"metric top_{k} is 1 for any network with up to {k} outputs, and this has {kind.n_out}")
+
+
+def _check_rows(kind: Kind) -> None:
+    if kind.has_labels:
+        raise ValueError("metrics of errors (mae, rmse, r2, explained_variance) need rows of targets, got labels")
+
+
 class _Counts:
     """Of each class the samples that are right, predicted and true."""
 
     def __init__(self, kind: Kind) -> None:
-        _check_classes(kind)
         self.kind, self.n_samples = kind, 0
         self.counts, self.right = np.zeros((3, kind.n_out), np.int64), np.zeros(1, np.int64)
 
@@ -96,11 +109,6 @@ class _Top:
     """The samples whose class has one of the k largest outputs."""
 
     def __init__(self, k: int, kind: Kind) -> None:
-        _check_classes(kind)
-        if kind.threshold is not None:
-            raise ValueError(f"metric top_{k} needs one class for each sample: labels or one-hot rows of targets")
-        if kind.n_out <= k:
-            raise ValueError(f"metric top_{k} is 1 for any network with up to {k} outputs, and this has {kind.n_out}")
         self.k, self.n_samples, self.right = k, 0, np.zeros(1, np.int64)
 
     def add(self, kernels: ModuleType, A: np.ndarray, Y: np.ndarray) -> None:
@@ -112,8 +120,6 @@ class _Errors:
     """Sums over the errors of each output."""
 
     def __init__(self, kind: Kind) -> None:
-        if kind.has_labels:
-            raise ValueError("metrics of errors (mae, rmse, r2, explained_variance) need rows of targets, got labels")
         self.totals = np.zeros((7, kind.n_out))  # see kernels.error_sums
 
     def add(self, kernels: ModuleType, A: np.ndarray, Y: np.ndarray) -> None:
@@ -127,25 +133,30 @@ class _Errors:
         return float(np.where(is_constant, constant, 1 - rest / np.where(is_constant, 1, spread)).mean())
 
 
-# ------------------------------------------------------------------ metrics
-
-
 class Metric:
-    """One number that says how good predictions are.
+    """A measure of how good predictions are.
 
     Parameters
     ----------
     name : str
-    totals : callable, Kind -> what is added up over the samples; metrics with the same one share it.
-    value : callable, what was added up -> float
+    totals : callable, Kind -> totals over the samples, with a method add(kernels, A, Y); metrics may share them.
+    value : callable, totals -> float
+    check : callable, optional
+        Called with the `Kind` of the targets before training changes anything; raises a ValueError if the metric is not
+        defined for them.
     falls : bool
         Whether smaller is better.
     """
 
     def __init__(
-        self, name: str, totals: Callable[[Kind], Any], value: Callable[[Any], float], falls: bool = False
+        self,
+        name: str,
+        totals: Callable[[Kind], Any],
+        value: Callable[[Any], float],
+        check: Callable[[Kind], None] = _accept_all,
+        falls: bool = False,
     ) -> None:
-        self.name, self.totals, self.value, self.falls = name, totals, value, falls
+        self.name, self.totals, self.value, self.check, self.falls = name, totals, value, check, falls
 
     def __call__(self, A: Any, Y: Any) -> float:
         """Compute it.
@@ -161,23 +172,23 @@ class Metric:
         Raises
         ------
         ValueError, TypeError
-            Where these do not fit each other, or the metric is not defined for them, as accuracy for numbers.
+            If these do not fit each other, or the metric is not defined for them, as accuracy for numbers.
         """
         A, Y = checks.outputs(A, Y)
         return Measures({self.name: self}, A.shape[1], [Y], kernels_of(COMPILED)).of([(A, Y)], Y)[self.name]
 
     def of(self, totals: Any) -> float:
-        """Return the value of what was added up; infinite or not a number where that overflowed."""
+        """Return the value of the totals; infinite or not a number if they overflowed."""
         with np.errstate(all="ignore"):
             return self.value(totals)
 
     def __repr__(self) -> str:
-        """Return how to get it."""
+        """Return where it is found."""
         return f"fastbp.metrics.{self.name}"
 
 
 class TopK(Metric):
-    """Share of the samples whose class has one of the k largest outputs; by name "top_3", "top_5" and so on.
+    """Fraction of the samples whose class has one of the k largest outputs; by name "top_3", "top_5" and so on.
 
     Of equal outputs the later class counts as the larger, as in scikit-learn's top_k_accuracy_score.
 
@@ -189,14 +200,14 @@ class TopK(Metric):
 
     def __init__(self, k: int) -> None:
         k = arguments.integer("k", k)
-        super().__init__(f"top_{k}", partial(_Top, k), _share)
+        super().__init__(f"top_{k}", partial(_Top, k), _fraction_right, partial(_check_top, k))
 
     def __repr__(self) -> str:
         """Return the call that makes it."""
         return f"fastbp.metrics.TopK({self.name[4:]})"
 
 
-def _share(totals: _Counts | _Top) -> float:
+def _fraction_right(totals: _Counts | _Top) -> float:
     return float(totals.right[0] / totals.n_samples)
 
 
@@ -231,21 +242,21 @@ def _explained_variance(errors: _Errors) -> float:
     return errors.explained(errors.totals[4])
 
 
-accuracy = Metric("accuracy", _Counts, _share)  # of multi-label targets: samples of which every output is right
-precision = Metric("precision", _Counts, _precision)
-recall = Metric("recall", _Counts, _recall)
-f1 = Metric("f1", _Counts, _f1)
-mae = Metric("mae", _Errors, _mae, falls=True)
-rmse = Metric("rmse", _Errors, _rmse, falls=True)
-r2 = Metric("r2", _Errors, _r2)  # not a number for a single sample
-explained_variance = Metric("explained_variance", _Errors, _explained_variance)
+accuracy = Metric("accuracy", _Counts, _fraction_right, _check_classes)  # multi-label: all outputs of a sample right
+precision = Metric("precision", _Counts, _precision, _check_classes)
+recall = Metric("recall", _Counts, _recall, _check_classes)
+f1 = Metric("f1", _Counts, _f1, _check_classes)
+mae = Metric("mae", _Errors, _mae, _check_rows, falls=True)
+rmse = Metric("rmse", _Errors, _rmse, _check_rows, falls=True)
+r2 = Metric("r2", _Errors, _r2, _check_rows)  # not a number for a single sample
+explained_variance = Metric("explained_variance", _Errors, _explained_variance, _check_rows)
 METRICS = {
     metric.name: metric
     for metric in (accuracy, TopK(3), TopK(5), precision, recall, f1, mae, rmse, r2, explained_variance)
 }
 
 
-RESERVED = ("loss", "epoch", "seconds")
+RESERVED = ("loss", "epoch", "seconds")  # recorded anyway
 
 
 def by_name(name: Any) -> Metric:
@@ -273,11 +284,12 @@ def named(metrics: Any) -> dict[str, Callable]:
 
 
 class Measures:
-    """The metrics of one training, over samples that come in pieces.
+    """The metrics of one training, over samples that come in chunks.
 
     Parameters
     ----------
     metrics : dict, name -> Metric or function (A, Y) -> float
+        A function may have an attribute `check`, as `Metric` does.
     n_out : int
     targets : list of ndarray
         Of every set that will be measured.
@@ -289,7 +301,7 @@ class Measures:
     Raises
     ------
     ValueError
-        Where a metric is not defined for these targets.
+        If a metric is not defined for these targets.
     """
 
     def __init__(
@@ -302,16 +314,18 @@ class Measures:
     ) -> None:
         self._metrics, self._kernels = metrics, kernels
         self._built_in = [metric for metric in metrics.values() if isinstance(metric, Metric)]
-        self._kind = kind_of(n_out, targets, has_signs) if self._built_in else Kind(n_out, False, None)
-        self._totals()
+        checks_of_metrics = [metric.check for metric in metrics.values() if hasattr(metric, "check")]
+        self._kind = kind_of(n_out, targets, has_signs) if checks_of_metrics else Kind(n_out, False, None)
+        for check in checks_of_metrics:
+            check(self._kind)
 
     def _totals(self) -> dict:
         return {start: start(self._kind) for start in {metric.totals: None for metric in self._built_in}}
 
-    def of(self, pieces: Iterable[tuple[np.ndarray, np.ndarray]], Y: np.ndarray) -> dict[str, float]:
-        """Measure a set that comes in pieces (A, Y); its outputs are kept only where a function needs them all."""
+    def of(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]], Y: np.ndarray) -> dict[str, float]:
+        """Measure a set that comes in chunks (A, Y); its outputs are kept only if a function needs them all."""
         totals, outputs = self._totals(), []
-        for A, y in pieces:
+        for A, y in chunks:
             with np.errstate(all="ignore"):  # squares of large errors overflow
                 for each in totals.values():
                     each.add(self._kernels, A, y)
@@ -327,7 +341,7 @@ class Measures:
 
 
 def _number(name: str, value: Any) -> float:
-    """Check what a function of the user's own returned."""
+    """Check what a custom function returned."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -335,12 +349,12 @@ def _number(name: str, value: Any) -> float:
 
 
 def falls(name: str) -> bool:
-    """Tell from its name whether smaller values of something recorded are better.
+    """Derive from the name of a recorded quantity whether smaller values are better.
 
     Raises
     ------
     ValueError
-        Where the name does not tell.
+        If the name does not tell.
     """
     plain = name.removeprefix("validation_")
     if plain in METRICS or plain.startswith("top_"):

@@ -210,7 +210,7 @@ def trained(backend, sizes, output, loss, Y, names, Yv=None):
 
 
 def test_metrics_of_classes_in_training(backend, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 20_000)  # a few rows at a time
+    monkeypatch.setattr(fastbp.training.trainer, "PREDICTED_NUMBERS", 20_000)  # a few rows at a time
     labels = np.random.default_rng(0).integers(0, 4, 50)
     names = ["accuracy", TopK(2), "top_3", "precision", "recall", metrics.f1]
     keys = ["accuracy", "top_2", "top_3", "precision", "recall", "f1"]
@@ -247,7 +247,7 @@ def test_multi_label_targets_and_several_numbers_are_just_rows(backend):
 
 
 def test_functions_see_all_outputs_at_once(backend, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 20_000)
+    monkeypatch.setattr(fastbp.training.trainer, "PREDICTED_NUMBERS", 20_000)
     Y = np.random.default_rng(0).normal(size=(50, 2))
     seen = []
 
@@ -323,3 +323,31 @@ def test_signs_that_are_all_positive_are_told_from_the_loss(backend):
     A = net.predict(X)
     assert ((A > 0) != (A > 0.5)).any(), "this no longer shows what it is to show"
     assert history.metrics == {"accuracy": [(A > 0).mean()], "validation_accuracy": [(A[:9] > 0).mean()]}
+
+
+def test_a_metric_refuses_before_anything_changes(backend, monkeypatch):
+    """By a row of METRICS, and by a function that has a check."""
+    seen = []
+
+    def check(kind):
+        seen.append(kind)
+        if kind.n_out > 1:
+            raise ValueError(f"metric bias takes one output, not {kind.n_out}")
+
+    monkeypatch.setitem(METRICS, "bias", metrics.Metric("bias", METRICS["mae"].totals, lambda errors: 0.0, check))
+
+    def custom(A, Y):
+        return 42.0
+
+    custom.check = check
+    X, Y = np.ones((8, 3)), np.zeros((8, 2))
+    for metric in ("bias", custom):
+        net = fastbp.Network([3, 2], "identity", seed=0, backend=backend)
+        before = net.parameters.copy()
+        with pytest.raises(ValueError, match="one output, not 2"):
+            fastbp.Trainer(net, fastbp.SGD(0.1)).fit(X, Y, metrics=[metric])
+        np.testing.assert_array_equal(net.parameters, before)
+        net = fastbp.Network([3, 1], "identity", seed=0, backend=backend)
+        history = fastbp.Trainer(net, fastbp.SGD(0.1)).fit(X, Y[:, :1], metrics=[metric])
+        assert history.metrics == ({"bias": [0.0]} if metric == "bias" else {"custom": [42.0]})
+    assert seen == [metrics.Kind(2, False, 0.5), metrics.Kind(1, False, 0.5)] * 2
