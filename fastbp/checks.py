@@ -346,9 +346,9 @@ def _class_weights(value, Y, n_out):
     has_signs = n_out == 1 and ((Y < 0).any() or isinstance(value, dict) and -1 in value)  # a chunk may hold 1 alone
     low, high = (-1 if has_signs else 0), 1
     if Y.ndim == 1:
-        labels, known = Y, range(n_out)
+        labels, known = Y, tuple(range(n_out))
     elif ((Y == low) | (Y == high)).all() and (n_out == 1 or (Y.sum(axis=1) == 1).all()):
-        labels, known = (Y[:, 0].astype(int), (low, high)) if n_out == 1 else (Y.argmax(axis=1), range(n_out))
+        labels, known = (Y[:, 0].astype(int), (low, high)) if n_out == 1 else (Y.argmax(axis=1), tuple(range(n_out)))
     else:
         raise ValueError("class_weight needs samples of one class each: labels, one-hot rows, or one output of 0 and 1")
     if isinstance(value, str):  # King and Zeng (2001), as in scikit-learn
@@ -356,7 +356,7 @@ def _class_weights(value, Y, n_out):
         return len(labels) / (len(counts) * counts[where])
     result = np.ones(len(labels))
     for key, weight in value.items():
-        is_truth = isinstance(key, bool | np.bool_) and tuple(known) != (0, 1)  # labels that were bool are 0 and 1
+        is_truth = isinstance(key, bool | np.bool_) and known != (0, 1)  # labels that were bool are 0 and 1
         if is_truth or key not in known:
             raise ValueError(
                 f"class_weight names the class {key!r}, but the classes are "
@@ -469,9 +469,9 @@ def _from_objects(argument, value, array):
     raise ValueError(f"{argument} holds an integer that is too large for float64")
 
 
-def _column_names(table):
-    """Return the names of the columns of a data frame, or nothing."""
-    names = getattr(table, "column_names", None)  # of pyarrow, whose `columns` are arrays
+def _column_names(table: Any) -> list[Any]:
+    """Return the names of the columns of a data frame; empty for other arrays."""
+    names: Any = getattr(table, "column_names", None)  # of pyarrow, whose `columns` are arrays
     names = getattr(table, "columns", ()) if names is None else names
     return [name.item() if isinstance(name, np.generic) else name for name in names]
 

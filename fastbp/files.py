@@ -1,8 +1,10 @@
 """A network in one file, without pickle: NumPy's npz, or safetensors.
 
 Both hold the arrays W1, b1, W2, b2, ... and one JSON header with sizes, activations, loss, reduction, dtype,
-metadata and a SHA-256 over all of it.
+metadata and the SHA-256 checksum of all of it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -15,8 +17,10 @@ import secrets
 import shutil
 import warnings
 import zipfile
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,18 +36,18 @@ except ImportError:  # Windows
 
 FORMAT, VERSION = "fastbp network", 1
 FIELDS = {"format", "version", "sizes", "activations", "loss", "reduction", "dtype", "metadata", "sha256"}
-OPTIONAL_FIELDS = {"scale", "loss_settings"}  # written where they are not the default
+OPTIONAL_FIELDS = {"scale", "loss_settings"}  # written if they are not the default
 END_BYTES = 22  # of the last record of a zip file
 CHUNK_BYTES = 1 << 20  # of an array, read at a time
 
 
-def save(net, path, metadata):
+def save(net: Any, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
     """Write a network to `path`; see `Network.save`."""
     for item in (*net._config.activations, net._config.loss):
         if isinstance(item, CustomFunction):
             raise ValueError(
-                f"{item!r} is one of your own, and a file does not hold its code: save net.parameters by "
-                "yourself, or pickle the network"
+                f"{item!r} is custom, and a file does not hold its code: save net.parameters by yourself, or pickle "
+                "the network"
             )
     path = Path(os.path.realpath(path))
     warn_if_nonfinite(net, path, stacklevel=4)
@@ -69,21 +73,22 @@ def save(net, path, metadata):
     _write_at_once(path, encode(json.dumps(header), arrays))
 
 
-def read(path):
-    """Return configuration, flat parameters and metadata of a network that `save` wrote; errors as `fastbp.load`."""
+def read(path: str | os.PathLike[str]) -> tuple[Config, np.ndarray, dict[str, str]]:
+    """Return configuration, flat parameters and metadata from a file of `save`; errors as `fastbp.load`."""
     data = Path(path).read_bytes()
     try:
         text, array = (_decode_npz if data[:2] == b"PK" else _decode_safetensors)(data)
         header = json.loads(text)
-        return *_checked(header, array), checks.metadata(header["metadata"])
+        config, parameters = _checked(header, array)
+        return config, parameters, checks.metadata(header["metadata"])
     except ImportError:
         raise
     except Exception as error:  # zipfile, json, numpy and safetensors raise a dozen kinds for damaged bytes
         raise ValueError(f"{os.fspath(path)!r} is damaged, or not a file that fastbp wrote: {error}") from error
 
 
-def warn_if_nonfinite(net, path, stacklevel=3):
-    """Warn whoever saves or loads a network whose parameters are not all finite; `path` is that of the file."""
+def warn_if_nonfinite(net: Any, path: str | os.PathLike[str], stacklevel: int = 3) -> None:
+    """Warn when a network whose parameters are not all finite is saved to `path` or loaded from it."""
     if checks.is_finite(net.parameters):
         return
     layers = zip(net.weights, net.biases, strict=True)
@@ -100,10 +105,10 @@ def warn_if_nonfinite(net, path, stacklevel=3):
     )
 
 
-def _checked(header, array):
+def _checked(header: Any, array: Callable[[str], np.ndarray]) -> tuple[Config, np.ndarray]:
     """Return configuration and flat parameters, or raise for anything that does not fit.
 
-    `array` returns the one of a name; only those of the layers are read.
+    `array` returns the array of a name; only those of the layers are read.
     """
     if not isinstance(header, dict):
         raise ValueError(f"the header must be a JSON object, got {type(header).__name__}")
@@ -136,53 +141,55 @@ def _checked(header, array):
     return config, parameters
 
 
-def _loss(name, settings):
-    """Return a loss that takes a number, with the one of the file."""
+def _loss(name: str, settings: Any) -> Any:
+    """Return a loss with the parameter that the file holds."""
     kind = LOSSES[name].settings
     if kind is None or not isinstance(settings, dict):
         raise ValueError(f"loss {name!r} with the settings {settings!r}")
     return kind(**settings)
 
 
-def _checksum(header, parameters):
+def _checksum(header: dict[str, Any], parameters: np.ndarray) -> str:
     little_endian = parameters.astype(parameters.dtype.newbyteorder("<"), copy=False)
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + little_endian.tobytes()).hexdigest()
 
 
-def _encode_npz(header, arrays):
+def _encode_npz(header: str, arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+    np.savez(buffer, header=np.frombuffer(header.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def _decode_npz(data):
+def _decode_npz(data: bytes) -> tuple[str, Callable[[str], np.ndarray]]:
     archive = zipfile.ZipFile(io.BytesIO(data))
     check_members(archive)
 
-    def array(name):
+    def array(name: str) -> np.ndarray:
         member = archive.getinfo(name + ".npy")
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-            raise ValueError(f"{member.filename} is compressed")  # few bytes may be gigabytes; fastbp does not do so
+            raise ValueError(f"{member.filename} is compressed")  # few bytes may be gigabytes; fastbp does not compress
         return read_member(archive, member)
 
     return array("header").tobytes().decode(), array
 
 
-def check_members(archive):
-    """See that a zip file has as many members as it says, each under one name, which is its own."""
+def check_members(archive: zipfile.ZipFile) -> None:
+    """Check that a zip file has as many members as it says, each under one name that no other has."""
     members = archive.infolist()
-    archive.fp.seek(-END_BYTES - len(archive.comment), os.SEEK_END)
-    n = int.from_bytes(archive.fp.read(END_BYTES)[10:12], "little")  # zipfile does not look there
+    file = archive.fp
+    assert file is not None
+    file.seek(-END_BYTES - len(archive.comment), os.SEEK_END)
+    n = int.from_bytes(file.read(END_BYTES)[10:12], "little")  # zipfile ignores it
     if n not in (len(members), 0xFFFF):
         raise ValueError(f"{len(members)} members where there should be {n}")
     if len({member.filename for member in members}) < len(members):
         raise ValueError("two members have one name")
     for member in members:
-        archive.open(member).close()  # compares the name in the directory with that before the content
+        archive.open(member).close()  # compares its name in the directory with that in its header
 
 
-def read_member(archive, member):
-    """Read an array of an npz file: all of the member, or the checksum of the zip file would not be compared.
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Read an array of an npz file, the whole member: otherwise zipfile does not compare its checksum.
 
     Parameters
     ----------
@@ -192,9 +199,9 @@ def read_member(archive, member):
     Raises
     ------
     ValueError
-        Where it is no array of plain values, or of another length than its header says.
+        If it is no array of plain values, or its length is not that of its header.
     Exception
-        What zipfile and its decompressors raise for damaged bytes, and NumPy for a damaged header.
+        From zipfile and its decompressors for damaged bytes, and from NumPy for a damaged header.
     """
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
@@ -206,7 +213,8 @@ def read_member(archive, member):
         if dtype.hasobject or min(shape, default=0) < 0 or member.file_size != stream.tell() + length:
             raise ValueError(f"{member.filename} of {member.file_size} bytes cannot be an array {dtype} {shape}")
         array = np.empty(shape, dtype, "F" if is_fortran else "C")
-        content, start = memoryview(array.reshape(-1, order="A").view(np.uint8)), 0
+        content = memoryview(array.reshape(-1, order="A").view(np.uint8))  # type: ignore[arg-type]
+        start = 0
         while chunk := stream.read(CHUNK_BYTES):
             content[start : start + len(chunk)] = chunk
             start += len(chunk)
@@ -215,33 +223,33 @@ def read_member(archive, member):
     return array
 
 
-def _encode_safetensors(header, arrays):
+def _encode_safetensors(header: str, arrays: dict[str, np.ndarray]) -> bytes:
     return _safetensors().save(arrays, {"fastbp": header})
 
 
-def _decode_safetensors(data):
-    length = int.from_bytes(data[:8], "little")  # the format: 8 bytes of length, JSON, the tensors
+def _decode_safetensors(data: bytes) -> tuple[str, Callable[[str], np.ndarray]]:
+    length = int.from_bytes(data[:8], "little")  # the format: length in 8 bytes, JSON, tensors
     if length > len(data) - 8:
         raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
     header = json.loads(data[8 : 8 + length])["__metadata__"]["fastbp"]
     return header, _safetensors().load(data).__getitem__
 
 
-def _safetensors():
+def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError:
         raise ImportError(
             "safetensors files need the package safetensors: pip install 'fastbp[files]' "
-            "(any other suffix than .safetensors writes npz, which needs nothing)"
+            "(any other suffix than .safetensors writes npz, which needs no package)"
         ) from None
     return safetensors.numpy
 
 
-def _write_at_once(path, *pieces):
+def _write_at_once(path: Path, *chunks: Any) -> None:
     """Write beside `path`, then rename: whatever happens, `path` is the old file or the new one.
 
-    What writers of this path that were killed left beside it is deleted.
+    Unfinished files of writers of this path that were killed are deleted.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -250,7 +258,7 @@ def _write_at_once(path, *pieces):
                 with contextlib.suppress(OSError):  # a file system without locks
                     fcntl.flock(file, fcntl.LOCK_EX)  # held until the file has its name, or the process ends
             _clear_unfinished(path.parent, re.escape(path.name), _time(beside))
-            file.writelines(pieces)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
             if path.exists():
@@ -263,8 +271,8 @@ def _write_at_once(path, *pieces):
         raise
 
 
-def _clear_unfinished(folder, name, older_than):
-    """Delete what killed writers of files whose names match `name` left, but no newer one than `older_than`."""
+def _clear_unfinished(folder: Path, name: str, older_than: int) -> None:
+    """Delete unfinished files of killed writers whose names match `name`, none of them newer than `older_than`."""
     unfinished = re.compile(rf"\.{name}\.[0-9a-f]{{8}}\.tmp")
     for path in folder.iterdir():
         if unfinished.fullmatch(path.name) and _time(path) <= older_than and not _is_being_written(path):
@@ -272,8 +280,8 @@ def _clear_unfinished(folder, name, older_than):
                 path.unlink()
 
 
-def _is_being_written(path):
-    """Whether a writer at work holds the lock; Windows deletes no open file anyway."""
+def _is_being_written(path: Path) -> bool:
+    """Whether an active writer holds the lock; Windows deletes no open file anyway."""
     if fcntl is None:
         return False
     try:
@@ -284,7 +292,7 @@ def _is_being_written(path):
     return False
 
 
-def _time(path):
+def _time(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:  # deleted meanwhile

@@ -1,6 +1,9 @@
-"""The record of one backpropagation, every quantity by name, to be read beside a textbook."""
+"""The record of one backpropagation: every quantity by its textbook name."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +14,7 @@ MAX_ROWS, MAX_COLUMNS = 12, 8  # of a printed table; the arrays are whole
 
 @dataclass(frozen=True)
 class TracedLayer:
-    """What one layer held during one backpropagation.
+    """The arrays of one layer in one backpropagation.
 
     Attributes
     ----------
@@ -49,20 +52,20 @@ class Trace:
         d loss / d X.
     """
 
-    sizes: tuple
+    sizes: tuple[int, ...]
     loss_name: str
     reduction: str
     X: np.ndarray
     Y: np.ndarray
     loss: float
     losses: np.ndarray
-    layers: list
+    layers: list[TracedLayer]
     dX: np.ndarray
 
-    def __str__(self):
+    def __str__(self) -> str:
         """Return the tables, forward and then backward."""
         n_layers, n_samples = len(self.layers), len(self.X)
-        share = f" / {n_samples}" if self.reduction == "mean" else ""
+        mean = f" / {n_samples}" if self.reduction == "mean" else ""
         parts = [
             f"Backpropagation through {'-'.join(map(str, self.sizes))}, {n_samples} samples: "
             f"loss {self.loss:.6f} ({self.loss_name}, {self.reduction})",
@@ -98,7 +101,7 @@ class Trace:
         for number in range(n_layers, 0, -1):
             layer, before = self.layers[number - 1], "X" if number == 1 else f"A{number - 1}"
             formula = (
-                f"dE/dA{number} * f'(Z{number}){share}"
+                f"dE/dA{number} * f'(Z{number}){mean}"
                 if number == n_layers
                 else f"(delta{number + 1} @ W{number + 1}.T) * f'(Z{number})"
             )
@@ -114,7 +117,7 @@ class Trace:
         return "\n".join(parts).rstrip()
 
 
-def trace(net, X, Y):
+def trace(net: Any, X: np.ndarray, Y: np.ndarray) -> Trace:
     """Record one backpropagation of `net`; X and Y are validated. See `Network.trace`."""
     record = net._backend.record(net.parameters, X, Y)
     weights, biases = layer_views(np.array(net.parameters), net.sizes)
@@ -141,7 +144,7 @@ def trace(net, X, Y):
     )
 
 
-def _table(columns, index="sample"):
+def _table(columns: dict[str, np.ndarray], index: str = "sample") -> str:
     """Matrices side by side, one line a row, under their names."""
     n_rows = len(next(iter(columns.values())))
     lines = [f"  {index:>6}", *(f"  {row if index else '':>6}" for row in range(min(n_rows, MAX_ROWS)))]

@@ -1,9 +1,9 @@
-"""Proof of the arithmetic: Numba against NumPy against central differences."""
+"""Verification of the arithmetic: Numba against NumPy against central differences."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,13 +18,14 @@ MAX_DIFFERENCES = 24  # elements of each W and b compared with central differenc
 STEP = 6e-6  # of a central difference: the cube root of float64's eps balances rounding and truncation
 KINK = 3e-5  # of the largest Z: nearer to a kink than this, rounding may take a Z to its other side
 
-# Bounds on a difference: a share of the largest element of the quantity, where a fault is of order 1, and a
-# multiple of its rounding error, measured as NumPy in float32 less NumPy in float64 (eps64 / eps32 is 2e-9).
+# Bounds on a difference: a fraction of the largest element of the quantity, where a fault is of order 1, plus a
+# multiple of its rounding error, measured as NumPy in float32 minus NumPy in float64 (eps64 / eps32 is 2e-9).
 NUMBA = 1e-9, 1e-6
 NUMBA_32 = 1e-4, 20.0
 DIFFERENCES = 1e-5
-VISIBLE = 0.1  # where rounding may be more than this share of the largest element, a fault could not be seen
+VISIBLE = 0.1  # if rounding may be more than this fraction of the largest element, it could hide a fault
 
+Quantities: TypeAlias = dict[tuple[int, str], np.ndarray]  # by layer and name
 AGREES, WRONG, NOT_CHECKABLE = "agrees", "WRONG", "not checkable"
 
 
@@ -44,10 +45,10 @@ class Row:
     differences : float or None
         NumPy from central differences of the loss, in float64.
     checked, skipped, size : int
-        Elements compared with central differences; those left out, as the loss has a kink there; all of them.
+        Elements compared with central differences; those left out because the loss has a kink there; all of them.
     verdict : str
-        "agrees"; "WRONG"; or "not checkable": nothing differs by more than rounding, but rounding hides the quantity
-        (or the difference of losses that it makes), or kinks are everywhere, so that a fault could not be seen here.
+        "agrees"; "WRONG"; or "not checkable": nothing differs by more than rounding, but rounding or kinks would hide a
+        fault.
     """
 
     layer: int
@@ -61,42 +62,42 @@ class Row:
     verdict: str
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether it was checked, and agrees."""
         return self.verdict == AGREES
 
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of `Network.verify`; prints as a table.
+    """Result of `Network.verify`; prints as a table.
 
     Attributes
     ----------
     rows : list of Row
     n_used, n_samples : int
-        Samples used, of those given.
+        Numbers of samples used and given.
     moved : bool
         Whether the parameters (of a copy) were moved a little, because every sample lay on a kink.
     """
 
-    rows: list
+    rows: list[Row]
     n_used: int
     n_samples: int
     moved: bool
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether nothing is wrong and a gradient was checked."""
         return not self.is_wrong and any(row.ok for row in self.rows if row.quantity != "A")
 
     @property
-    def is_wrong(self):
+    def is_wrong(self) -> bool:
         """Whether a row is wrong."""
         return any(row.verdict == WRONG for row in self.rows)
 
-    def __str__(self):
+    def __str__(self) -> str:
         """Return the table."""
-        table = [("layer", "", "numba", "numba 32", "differences", "checked", "")]
+        table: list[tuple[str, ...]] = [("layer", "", "numba", "numba 32", "differences", "checked", "")]
         for row in self.rows:
             checked = f"{row.checked} of {row.size}" if row.checked or row.skipped else "-"
             checked += f", {row.skipped} on kinks" if row.skipped else ""
@@ -116,7 +117,7 @@ class Report:
         )
         return "\n".join(
             [
-                "Largest difference, as a share of the largest element:",
+                "Largest difference, as a fraction of the largest element:",
                 "  numba        Numba from NumPy, in float64",
                 "  numba 32     Numba in float32 from NumPy in float64",
                 "  differences  NumPy from central differences of the loss, in float64",
@@ -128,8 +129,8 @@ class Report:
         )
 
 
-@np.errstate(all="ignore")  # what is not finite is told by the verdicts
-def verify(net, X, Y):
+@np.errstate(all="ignore")  # the verdicts show what is not finite
+def verify(net: Any, X: np.ndarray, Y: np.ndarray) -> Report:
     """Compare both backends and central differences; X and Y are validated. See `Network.verify`."""
     n_samples = len(X)
     chosen = np.unique(np.linspace(0, n_samples - 1, MAX_SAMPLES).astype(int))
@@ -147,7 +148,7 @@ def verify(net, X, Y):
         smooth |= not smooth.any()
     X, Y = X[smooth], Y[smooth]
 
-    def quantities(name, dtype):
+    def quantities(name: str, dtype: str) -> Quantities:
         return _quantities(backend(name, dtype), *(_cast(array, dtype) for array in (parameters, X, Y)))
 
     truth, numba, rounded = quantities(REFERENCE, "f8"), quantities(COMPILED, "f8"), quantities(REFERENCE, "f4")
@@ -171,27 +172,27 @@ def verify(net, X, Y):
             kept = ~np.isnan(slopes)
             checked, skipped = int(kept.sum()), int((~kept).sum())
             results[2] = _compared(slopes[kept], exact.flat[index[kept]], scale, noise, DIFFERENCES, 1.0)
-        shares, verdicts = zip(*results, strict=True)
-        # float32 loses digits that float64 keeps: there it is enough if nothing is wrong
+        fractions, verdicts = zip(*results, strict=True)
+        # float32 loses digits that float64 keeps: there it suffices that nothing is wrong
         verdict = WRONG if WRONG in verdicts else NOT_CHECKABLE if NOT_CHECKABLE in verdicts[::2] else AGREES
-        rows.append(Row(layer, quantity, *shares, checked, skipped, exact.size, verdict))
+        rows.append(Row(layer, quantity, *fractions, checked, skipped, exact.size, verdict))  # type: ignore[call-arg]
     return Report(rows, len(X), n_samples, moved)
 
 
 class _Blurred(Backpropagation):
-    """Off by what float32 may round, drawn at random: every Z and A by a share of it, every f' by a share of 1.
+    """With random errors of the size of float32 rounding: relative ones in every Z and A, absolute ones in every f'.
 
-    f' from A, as 1 - A^2, has no more digits where f is saturated; so much may both backends and the truth differ.
+    f' computed from A, as 1 - A^2, has no more digits where f is saturated: both backends may be off by as much.
     """
 
-    def __init__(self, *config):
+    def __init__(self, *config: Any) -> None:
         super().__init__(*config)
         self._rng = np.random.default_rng(0)
 
-    def _noise(self, array):
+    def _noise(self, array: np.ndarray) -> np.ndarray:
         return np.finfo(np.float32).eps * self._rng.choice([-1.0, 1.0], array.shape) * array
 
-    def forward(self, parameters, X):
+    def forward(self, parameters: np.ndarray, X: np.ndarray) -> tuple[list, list]:
         Z, A = super().forward(parameters, X)
         for layer in range(len(Z)):
             A[layer] = A[layer] + self._noise(A[layer])
@@ -202,16 +203,16 @@ class _Blurred(Backpropagation):
         A[-1] = A[-1] + self._noise(A[-1])
         return Z, A
 
-    def activation_backward(self, layer, Z, A, dA):
+    def activation_backward(self, layer: int, Z: np.ndarray, A: np.ndarray, dA: np.ndarray) -> np.ndarray:
         return super().activation_backward(layer, Z, A, dA) + self._noise(dA)
 
 
-def _cast(array, dtype):
+def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
     """Copy in `dtype`; class labels stay integers."""
     return np.array(array, dtype=dtype if array.dtype.kind == "f" else array.dtype)
 
 
-def _quantities(backend, parameters, X, Y):
+def _quantities(backend: Any, parameters: np.ndarray, X: np.ndarray, Y: np.ndarray) -> Quantities:
     """Return A, dW and db of every layer, and dX, in float64, by (layer, name)."""
     record = backend.record(parameters, X, Y)
     rows = {}
@@ -224,18 +225,20 @@ def _quantities(backend, parameters, X, Y):
     return rows
 
 
-def _compared(values, exact, scale, rounding, share, multiple):
-    """Return the largest difference as a share of `scale`, and the verdict; a NaN in one alone is wrong."""
+def _compared(
+    values: np.ndarray, exact: np.ndarray, scale: float, rounding: float, fraction: float, multiple: float
+) -> tuple[float | None, str]:
+    """Return the largest difference as a fraction of `scale`, and the verdict; a NaN in one alone is wrong."""
     if not values.size or not (np.isfinite(exact).all() or np.array_equal(np.isfinite(values), np.isfinite(exact))):
         return None, WRONG if values.size else NOT_CHECKABLE
     if not np.isfinite(scale):
         return None, NOT_CHECKABLE
     largest, noise = float(np.abs(values - exact).max()), multiple * rounding
     verdict = AGREES if noise < VISIBLE * scale else NOT_CHECKABLE
-    return largest / scale if scale else largest, verdict if largest <= share * scale + noise else WRONG
+    return largest / scale if scale else largest, verdict if largest <= fraction * scale + noise else WRONG
 
 
-def _off_kinks(net, record, Y):
+def _off_kinks(net: Any, record: Any, Y: np.ndarray) -> np.ndarray:
     """Mark samples of which no Z lies near the kink of its activation, and no output near the kink of the loss."""
     near = np.zeros(len(Y), bool)
     for activation, Z in zip(net.activations, record.Z, strict=True):
@@ -247,7 +250,16 @@ def _off_kinks(net, record, Y):
     return ~near
 
 
-def _central_differences(backend, blurred, parameters, X, Y, layer, quantity, exact):
+def _central_differences(
+    backend: Any,
+    blurred: Any,
+    parameters: np.ndarray,
+    X: np.ndarray,
+    Y: np.ndarray,
+    layer: int,
+    quantity: str,
+    exact: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Slopes of the loss along some elements of W or b of a layer.
 
     Returns
@@ -266,22 +278,31 @@ def _central_differences(backend, blurred, parameters, X, Y, layer, quantity, ex
     moved = parameters.copy()
     view = layer_views(moved, backend.sizes)[quantity == "db"][layer - 1].reshape(-1)
     reach = max(1.0, np.abs(backend.record(parameters, X).A[layer - 1]).max()) if quantity == "dW" else 1.0
-    share = 1 / len(X) if backend.reduction == "mean" else 1.0
-    middle, blurred = (each.losses(parameters, X, Y) for each in (backend, blurred))
+    mean = 1 / len(X) if backend.reduction == "mean" else 1.0
+    middle, blurred_losses = (each.losses(parameters, X, Y) for each in (backend, blurred))
     ratio = eps / np.finfo(np.float32).eps
-    for step in (STEP / reach, STEP / reach / 30, STEP / reach / 900):  # smaller, where all meet a kink
-        noise = share * (50 * eps * (1 + np.abs(middle)) + 10 * ratio * np.abs(blurred - middle)).sum() / step
-        slopes = np.array([_slope(backend, moved, view, i, step, X, Y, middle) * share for i in index])
+    for step in (STEP / reach, STEP / reach / 30, STEP / reach / 900):  # smaller ones if all meet a kink
+        noise = mean * (50 * eps * (1 + np.abs(middle)) + 10 * ratio * np.abs(blurred_losses - middle)).sum() / step
+        slopes = np.array([_slope(backend, moved, view, i, step, X, Y, middle) * mean for i in index])
         smooth = np.abs(slopes[:, 1:]).max(axis=1) <= noise + DIFFERENCES * np.abs(slopes[:, 0]).max()
         if smooth.any():
             break
     return index, np.where(smooth, slopes[:, 0], np.nan), noise
 
 
-def _slope(backend, parameters, view, i, step, X, Y, middle):
-    """Return the central difference, and two numbers that are 0 but for rounding where there is no kink.
+def _slope(
+    backend: Any,
+    parameters: np.ndarray,
+    view: np.ndarray,
+    i: int,
+    step: float,
+    X: np.ndarray,
+    Y: np.ndarray,
+    middle: np.ndarray,
+) -> np.ndarray:
+    """Return the central difference, and two numbers that are 0 up to rounding if there is no kink.
 
-    They compare the steps h and h/2: central differences agree, and the second differences are as h^2.
+    They compare the steps h and h/2: central differences agree, and second differences are proportional to h^2.
     """
     value = view[i]
     central, bend = [], []

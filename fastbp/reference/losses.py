@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -34,74 +34,74 @@ __all__ = [
 ]
 
 
-def squared_error(A, Y, out):
+def squared_error(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """Half the sum of (A - Y)^2 over the outputs, (n_samples,)."""
     out[...] = (0.5 * (A - Y) ** 2).sum(axis=1)
 
 
-def squared_error_derivative(A, Y, out):
+def squared_error_derivative(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """Return A - Y."""
     out[...] = A - Y
 
 
-def absolute_error(A, Y, out):
+def absolute_error(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """Sum of abs(A - Y) over the outputs."""
     out[...] = np.abs(A - Y).sum(axis=1)
 
 
-def absolute_error_derivative(A, Y, out):
+def absolute_error_derivative(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """Sign of A - Y (0 where they are equal)."""
     out[...] = np.sign(A - Y)
 
 
-def huber(A, Y, threshold, out):
+def huber(A: np.ndarray, Y: np.ndarray, threshold: float, out: np.ndarray) -> None:
     """Half the squared error up to abs(A - Y) = threshold, a straight line beyond (Huber, 1964)."""
     d = np.abs(A - Y)
     inner = np.minimum(d, threshold)
     out[...] = (0.5 * inner * inner + threshold * (d - inner)).sum(axis=1)
 
 
-def huber_derivative(A, Y, threshold, out):
+def huber_derivative(A: np.ndarray, Y: np.ndarray, threshold: float, out: np.ndarray) -> None:
     """Return A - Y, clipped to [-threshold, threshold]."""
     out[...] = np.clip(A - Y, -threshold, threshold)
 
 
-def log_cosh(A, Y, out):
+def log_cosh(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """log(cosh(A - Y)), that is log(exp(D) + exp(-D)) - log(2), summed over the outputs."""
     out[...] = (np.logaddexp(A - Y, Y - A) - math.log(2)).sum(axis=1)
 
 
-def log_cosh_derivative(A, Y, out):
+def log_cosh_derivative(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """Return tanh(A - Y)."""
     out[...] = np.tanh(A - Y)
 
 
-def quantile(A, Y, q, out):
+def quantile(A: np.ndarray, Y: np.ndarray, q: float, out: np.ndarray) -> None:
     """Return q (Y - A) where A is too small, (1 - q) (A - Y) where too large (Koenker and Bassett, 1978)."""
     out[...] = np.where(A < Y, q * (Y - A), (1 - q) * (A - Y)).sum(axis=1)
 
 
-def quantile_derivative(A, Y, q, out):
+def quantile_derivative(A: np.ndarray, Y: np.ndarray, q: float, out: np.ndarray) -> None:
     """-q where A < Y, 1 - q where A > Y (0 where they are equal)."""
     out[...] = np.where(A < Y, -q, np.where(A > Y, 1 - q, 0))
 
 
-def hinge(A, Y, out):
+def hinge(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """max(0, 1 - Y A), summed over the outputs; Y is -1 or 1."""
     out[...] = np.maximum(1 - Y * A, 0).sum(axis=1)
 
 
-def hinge_derivative(A, Y, out):
+def hinge_derivative(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """-Y where Y A < 1, else 0."""
     out[...] = np.where(Y * A < 1, -Y, 0)
 
 
-def poisson(A, Y, out):
+def poisson(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """Return A - Y log A, summed over the outputs; A is held above 0."""
     out[...] = (A - Y * np.log(_positive(A))).sum(axis=1)
 
 
-def poisson_derivative(A, Y, out):
+def poisson_derivative(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """1 - Y / A."""
     out[...] = 1 - Y / _positive(A)
 
@@ -111,35 +111,35 @@ def _positive(A):
     return np.maximum(A, 1e-32 if A.dtype == np.float32 else 1e-302)
 
 
-def binary_cross_entropy(A, Y, out):
+def binary_cross_entropy(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """-Y log A - (1 - Y) log(1 - A), summed over the outputs; A and 1 - A are held above 0."""
     out[...] = _binary_cross_entropy(*_parts(A), Y).sum(axis=1)
 
 
-def binary_cross_entropy_derivative(A, Y, out):
+def binary_cross_entropy_derivative(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """Return (A - Y) / (A (1 - A)); A and 1 - A are held above 0."""
-    A, B, *_ = parts = _parts(A)
-    out[...] = _binary_cross_entropy_slope(*parts, Y) / (A * B)
+    parts = _parts(A)
+    out[...] = _binary_cross_entropy_slope(*parts, Y) / (parts[0] * parts[1])
 
 
-def focal(A, Y, gamma, out):
+def focal(A: np.ndarray, Y: np.ndarray, gamma: float, out: np.ndarray) -> None:
     """-Y (1 - A)^gamma log A - (1 - Y) A^gamma log(1 - A) (Lin et al., 2017); A and 1 - A are held above 0."""
     out[...] = _focal(*_parts(A), Y, gamma).sum(axis=1)
 
 
-def focal_derivative(A, Y, gamma, out):
+def focal_derivative(A: np.ndarray, Y: np.ndarray, gamma: float, out: np.ndarray) -> None:
     """Its derivative; A and 1 - A are held above 0."""
-    A, B, *_ = parts = _parts(A)
-    out[...] = _focal_slope(*parts, Y, gamma) / (A * B)
+    parts = _parts(A)
+    out[...] = _focal_slope(*parts, Y, gamma) / (parts[0] * parts[1])
 
 
-def binary_cross_entropy_logits(Z, Y, out):
+def binary_cross_entropy_logits(Z: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """binary_cross_entropy of sigmoid(Z), from Z: softplus(Z) - Z Y, finite for every Z."""
     Z = clip_infinities(Z)
     out[...] = (np.maximum(Z, 0) - Z * Y + np.log1p(np.exp(-np.abs(Z)))).sum(axis=1)
 
 
-def cross_entropy(A, Y, out):
+def cross_entropy(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """-log of the probability A gives to the true class; A is held above 0.
 
     Y holds class labels, int64 (n_samples,), or rows of probabilities: then -sum of Y log A.  The loss of a label
@@ -149,12 +149,12 @@ def cross_entropy(A, Y, out):
     out[...] = -np.log(_at_labels(A, Y)) if Y.ndim == 1 else (-Y * np.log(A)).sum(axis=1)
 
 
-def cross_entropy_derivative(A, Y, out):
+def cross_entropy_derivative(A: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """-Y / A (labels: Y is 1 at the label, 0 elsewhere); A is held above 0."""
     out[...] = -one_hot_rows(Y, A) / np.maximum(A, np.finfo(A.dtype).tiny)
 
 
-def cross_entropy_logits(Z, Y, out):
+def cross_entropy_logits(Z: np.ndarray, Y: np.ndarray, out: np.ndarray) -> None:
     """cross_entropy of softmax(Z), from Z: log of the sum of exp(Z), minus Z of the class; finite for every Z."""
     Z = clip_infinities(Z)
     Z = Z - Z.max(axis=1, keepdims=True)
@@ -162,11 +162,13 @@ def cross_entropy_logits(Z, Y, out):
     out[...] = -_at_labels(log_A, Y) if Y.ndim == 1 else (-Y * log_A).sum(axis=1)
 
 
+Parts: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # A, B = 1 - A, log A, log B
+
 # Losses of probabilities, elementwise, from A, B = 1 - A, log A and log B; and their derivatives by A times A B, which
 # are finite, and in which nothing cancels where A is near 0 or 1.
 
 
-def _parts(A):
+def _parts(A: np.ndarray) -> Parts:
     """Return A, B, log A, log B of probabilities A and B = 1 - A, held above 0: B by half an eps."""
     A, B = np.maximum(A, np.finfo(A.dtype).tiny), np.maximum(1 - A, np.finfo(A.dtype).epsneg)
     return A, B, np.log(A), np.log(B)
@@ -216,7 +218,7 @@ class LogitForm(NamedTuple):
     delta: Callable[..., np.ndarray]
 
 
-def _sigmoid_parts(Z):
+def _sigmoid_parts(Z: np.ndarray) -> Parts:
     """Return the parts of A = sigmoid(Z), from Z."""
     A, B, rest = np.empty_like(Z), np.empty_like(Z), np.log1p(np.exp(-np.abs(Z)))
     sigmoid(Z, A)
@@ -236,7 +238,7 @@ def _of_sigmoid(loss, slope):
     return LogitForm(losses, delta)
 
 
-def _softmax_parts(Z, A):
+def _softmax_parts(Z: np.ndarray, A: np.ndarray) -> tuple[Parts, np.ndarray]:
     """Return the parts of A = softmax(Z), from Z; and the softmax of the outputs of a row that are up to 1/2, else 0.
 
     A = e^D / T with D = Z less the largest Z of the row.  Where one A is above 1/2 the sum T is 1 + R, R being that
@@ -317,7 +319,7 @@ LOGIT_FORMS = {  # (activation, loss); every other pair is computed from A
 }
 
 
-def one_hot_rows(Y, like):
+def one_hot_rows(Y: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Targets as rows: class labels become one-hot rows, and rows of NaN where they are no class."""
     if Y.ndim == 2:
         return Y
@@ -334,5 +336,5 @@ def _at_labels(A, Y):
     return np.where(is_class, A[np.arange(len(Y)), np.where(is_class, Y, 0)], np.nan)
 
 
-def are_classes(Y, n_out):
+def are_classes(Y: np.ndarray, n_out: int) -> np.ndarray:
     return (Y >= 0) & (Y < n_out)

@@ -7,7 +7,7 @@ from .losses import are_classes
 __all__ = ["class_counts", "error_sums", "label_counts", "top_counts"]
 
 
-def class_counts(A, Y, counts):
+def class_counts(A: np.ndarray, Y: np.ndarray, counts: np.ndarray) -> None:
     """Of each class the samples that are right, are predicted to be it, and are it; added to counts (3, n_out).
 
     The class is the first largest number of a row, NaN being none; Y may hold labels (n_samples,).
@@ -17,7 +17,7 @@ def class_counts(A, Y, counts):
         row += np.bincount(classes, minlength=len(row))
 
 
-def label_counts(A, Y, threshold, counts, right):
+def label_counts(A: np.ndarray, Y: np.ndarray, threshold: float, counts: np.ndarray, right: np.ndarray) -> None:
     """Count yes, above the threshold: of each output right, predicted and true ones; and samples that are all right."""
     predicted, true = A > threshold, Y > threshold
     for row, yes in zip(counts, (predicted & true, predicted, true), strict=True):
@@ -25,13 +25,13 @@ def label_counts(A, Y, threshold, counts, right):
     right += (predicted == true).all(axis=1).sum()
 
 
-def top_counts(A, Y, k, right):
+def top_counts(A: np.ndarray, Y: np.ndarray, k: int, right: np.ndarray) -> None:
     """Count the samples whose class has one of the k largest outputs; of equal ones the later class is the larger."""
     largest = np.argsort(A, axis=1, kind="stable")[:, ::-1][:, :k]
     right += (largest == _classes(Y, A.shape[1])[:, None]).any(axis=1).sum()
 
 
-def error_sums(A, Y, totals):
+def error_sums(A: np.ndarray, Y: np.ndarray, totals: np.ndarray) -> None:
     """Sum up the errors D = Y - A of each output, in rows of totals (7, n_out).
 
     Number of samples, sum of |D|, sum of D^2, mean of D, sum of (D - mean)^2, and the latter two of Y.  Means and

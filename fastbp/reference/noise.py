@@ -29,14 +29,14 @@ def _random_unit(seeds, columns):
     return ((_random_bits(seeds, columns) >> np.uint32(9)) + 0.5) * 2.0**-23
 
 
-def dropout(A, key, step, layer, rate, out):
+def dropout(A: np.ndarray, key: int, step: int, layer: int, rate: float, out: np.ndarray) -> None:
     """Inverted dropout (Srivastava et al. 2014): A / (1 - rate) where kept, else 0."""
     threshold = int(rate * 2**32)
     keeps = _random_bits(_row_seeds(key, step, layer, np.arange(len(A))), A.shape[1]) >= threshold
     out[...] = np.where(keeps, A * (2.0**32 / (2**32 - threshold)), 0)
 
 
-def input_noise(X, key, step, deviation, out):
+def input_noise(X: np.ndarray, key: int, step: int, deviation: float, out: np.ndarray) -> None:
     """X + deviation * normal random numbers (Box and Muller 1958)."""
     seeds = _row_seeds(key, step, -1, np.arange(len(X)))
     length = np.sqrt(-2 * np.log(_random_unit(seeds, X.shape[1])))

@@ -24,40 +24,54 @@ __all__ = [
 ]
 
 
-def sgd(gradient, lr, parameters):
+def sgd(gradient: np.ndarray, lr: float, parameters: np.ndarray) -> None:
     """Gradient descent, in place: parameters -= lr * gradient."""
     parameters -= lr * gradient
 
 
-def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
+def sgd_momentum(
+    gradient: np.ndarray, lr: float, momentum: float, nesterov: bool, velocity: np.ndarray, parameters: np.ndarray
+) -> None:
     """Gradient descent with momentum, in place, in PyTorch's form (Sutskever et al., 2013)."""
     velocity[...] = momentum * velocity + gradient
     parameters -= lr * (gradient + momentum * velocity if nesterov else velocity)
 
 
-def momentum(gradient, lr, momentum, velocity, parameters):
+def momentum(gradient: np.ndarray, lr: float, momentum: float, velocity: np.ndarray, parameters: np.ndarray) -> None:
     """Update rule "momentum": see `sgd_momentum`."""
     sgd_momentum(gradient, lr, momentum, False, velocity, parameters)
 
 
-def nesterov(gradient, lr, momentum, velocity, parameters):
+def nesterov(gradient: np.ndarray, lr: float, momentum: float, velocity: np.ndarray, parameters: np.ndarray) -> None:
     """Update rule "nesterov": see `sgd_momentum`."""
     sgd_momentum(gradient, lr, momentum, True, velocity, parameters)
 
 
-def rmsprop(gradient, lr, rho, eps, square, parameters):
+def rmsprop(
+    gradient: np.ndarray, lr: float, rho: float, eps: float, square: np.ndarray, parameters: np.ndarray
+) -> None:
     """RMSprop (Tieleman and Hinton, 2012), in place."""
     square[...] = rho * square + (1 - rho) * gradient**2
     parameters -= lr * gradient / (np.sqrt(square) + eps)
 
 
-def adagrad(gradient, lr, eps, total, parameters):
+def adagrad(gradient: np.ndarray, lr: float, eps: float, total: np.ndarray, parameters: np.ndarray) -> None:
     """Adagrad (Duchi, Hazan and Singer, 2011), in place."""
     total += gradient**2
     parameters -= lr * gradient / (np.sqrt(total) + eps)
 
 
-def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
+def adam(
+    gradient: np.ndarray,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    running_products: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    parameters: np.ndarray,
+) -> None:
     """Adam (Kingma and Ba, 2015), in place; running_products holds beta1**t and beta2**t, 1 before the first step."""
     running_products[:2] *= beta1, beta2
     m[...] = beta1 * m + (1 - beta1) * gradient
@@ -66,13 +80,35 @@ def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
     parameters -= lr / (1 - power1) * m / (np.sqrt(v) / sqrt(1 - power2) + eps)
 
 
-def adamw(gradient, lr, beta1, beta2, eps, weight_decay, running_products, m, v, parameters):
+def adamw(
+    gradient: np.ndarray,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    running_products: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    parameters: np.ndarray,
+) -> None:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), in place."""
     parameters *= 1 - lr * weight_decay
     adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters)
 
 
-def nadam(gradient, lr, beta1, beta2, eps, decay, running_products, m, v, parameters):
+def nadam(
+    gradient: np.ndarray,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    decay: float,
+    running_products: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    parameters: np.ndarray,
+) -> None:
     """Adam with Nesterov's momentum (Dozat, 2016), in place.
 
     running_products holds mu[1] * ... * mu[t], beta2**t and decay**t, 1 before the first step.
@@ -87,14 +123,32 @@ def nadam(gradient, lr, beta1, beta2, eps, decay, running_products, m, v, parame
     parameters -= lr * lookahead / (np.sqrt(v) / sqrt(1 - power2) + eps)
 
 
-def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
+def lion(
+    gradient: np.ndarray,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    m: np.ndarray,
+    parameters: np.ndarray,
+) -> None:
     """Lion (Chen et al., 2023), in place."""
     parameters *= 1 - lr * weight_decay
     parameters -= lr * np.sign(beta1 * m + (1 - beta1) * gradient)
     m[...] = beta2 * m + (1 - beta2) * gradient
 
 
-def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters):
+def rprop(
+    gradient: np.ndarray,
+    lr: float,
+    eta_minus: float,
+    eta_plus: float,
+    least: float,
+    most: float,
+    last: np.ndarray,
+    step: np.ndarray,
+    parameters: np.ndarray,
+) -> None:
     """Resilient propagation (iRprop-: Igel and Hüsken, 2000), in place; a step of 0 is not set yet and becomes lr."""
     agreement = np.sign(gradient) * np.sign(last)
     step[step == 0] = lr
@@ -104,24 +158,24 @@ def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters
     parameters -= np.sign(last) * step
 
 
-def penalize(parameters, l1, l2, gradient):
+def penalize(parameters: np.ndarray, l1: float, l2: float, gradient: np.ndarray) -> None:
     """Add the gradient of l1 * sum |parameters| + l2 / 2 * sum parameters**2, in place."""
     gradient += l2 * parameters + l1 * np.sign(parameters)
 
 
-def clip_value(limit, gradient):
+def clip_value(limit: float, gradient: np.ndarray) -> None:
     """Clip every element to [-limit, limit], in place."""
     np.clip(gradient, -limit, limit, out=gradient)
 
 
-def clip_norm(limit, gradient):
+def clip_norm(limit: float, gradient: np.ndarray) -> None:
     """Scale the gradient to a Euclidean norm of at most `limit` (Pascanu, Mikolov and Bengio, 2013), in place."""
     norm = float(np.linalg.norm(gradient.astype(np.float64)))
     if norm > limit:
         gradient *= limit / norm
 
 
-def max_norm(limit, W):
+def max_norm(limit: float, W: np.ndarray) -> None:
     """Scale columns so that the norm of each is at most `limit` (Srebro and Shraibman, 2005), in place."""
     norms = np.linalg.norm(W, axis=0)
     W *= np.where(norms > limit, limit / np.maximum(norms, limit), 1)

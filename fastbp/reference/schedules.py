@@ -1,5 +1,7 @@
 """Learning rates as functions of the step number."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 __all__ = ["learning_rate"]
@@ -44,7 +46,7 @@ def _piecewise(n, *hyperparameters, t):
 
 
 # In the order of `kernels.schedules.KINDS`; t is the step, a float64 array.
-RATES = {
+RATES: dict[str, Callable[..., np.ndarray]] = {
     "constant": lambda rate, *, t: np.full_like(t, rate),
     "step": _step,
     "exponential": _exponential,
@@ -55,7 +57,9 @@ RATES = {
 }
 
 
-def learning_rate(kind, hyperparameters, steps, out):
+def learning_rate(
+    kind: int | str, hyperparameters: Sequence[float] | np.ndarray, steps: np.ndarray, out: np.ndarray
+) -> None:
     """Learning rates of some steps; `kind` is the code or the name of a schedule."""
     rate = RATES[kind] if isinstance(kind, str) else list(RATES.values())[kind]
     out[...] = rate(*np.asarray(hyperparameters).tolist(), t=np.asarray(steps, np.float64))

@@ -20,7 +20,7 @@ from .update import update
 __all__ = ["shuffle"]
 
 
-def shuffle(random_words, order):
+def shuffle(random_words: np.ndarray, order: np.ndarray) -> None:
     """Fisher-Yates shuffle of 0 ... n-1 into `order` (int64), from n random 32-bit words (Knuth, TAOCP 3.4.2 P)."""
     order[...] = np.arange(len(order))
     for i in range(len(order) - 1, 0, -1):
