@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import streams
 from fastbp.datasets.dataset import Column
 from fastbp.datasets.tables import read_csv
+from fastbp.training import streams
 from fastbp.training.streams import StreamError
 
 N, N_IN = 1000, 3
@@ -33,7 +33,7 @@ def data():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(streams, "BLOCK_BYTES", 17 * 4 * N_IN)
+    monkeypatch.setattr(streams, "CHUNK_BYTES", 17 * 4 * N_IN)
 
 
 def write_idx(path, array, code):
@@ -314,15 +314,15 @@ def test_training_by_buffers_is_training_on_the_array(backend, data, small_block
 @pytest.mark.parametrize("cells", [1, 6, 1 << 17])
 @pytest.mark.filterwarnings("ignore:.*t.csv, column")
 def test_csv_is_as_read_csv_reads_it(text, options, cells, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastbp.datasets.tables.PIECE_CELLS", cells)
+    monkeypatch.setattr("fastbp.datasets.tables.CHUNK_CELLS", cells)
     path = tmp_path / "t.csv"
     path.write_bytes(text.encode())
     whole, stream = read_csv(path, **options), fastbp.stream(path, **options)
     assert (stream.classes, stream.columns, stream.n_samples) == (whole.classes, whole.columns, len(whole.X))
-    pieces = list(stream._source.blocks(None))
+    chunks = list(stream._source.chunks(None))
     n_columns = len(whole.columns) + 1
-    assert len(pieces) == -(-len(whole.X) // max(1, cells // n_columns))
-    X, y = np.concatenate([X for _, X, _ in pieces]), np.concatenate([y for *_, y in pieces])
+    assert len(chunks) == -(-len(whole.X) // max(1, cells // n_columns))
+    X, y = np.concatenate([X for _, X, _ in chunks]), np.concatenate([y for *_, y in chunks])
     np.testing.assert_array_equal(X, whole.X)
     np.testing.assert_array_equal(y, whole.y)
     assert (X.dtype, y.dtype) == (whole.X.dtype, whole.y.dtype)
@@ -352,7 +352,7 @@ def test_csv_is_as_read_csv_reads_it(text, options, cells, tmp_path, monkeypatch
     ],
 )
 def test_what_is_wrong_in_a_csv_file_is_found_at_once(text, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastbp.datasets.tables.PIECE_CELLS", 1)
+    monkeypatch.setattr("fastbp.datasets.tables.CHUNK_CELLS", 1)
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=words) as error:
         fastbp.stream(tmp_path / "t.csv")
