@@ -7,15 +7,21 @@ header, three little-endian unsigned 64-bit numbers; the header, JSON with `info
 The checksum finds damage, but whoever crafts a file can compute it: nothing that a file says is used unchecked.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
 import os
 import re
 import struct
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import arguments
 from .files import _clear_unfinished, _time, _write_at_once
@@ -41,7 +47,7 @@ class CheckpointError(ValueError):
 # ------------------------------------------------------------------ one file
 
 
-def write(path, arrays, info):
+def write(path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike], info: dict[str, Any]) -> None:
     """Write a checkpoint at once or not at all: beside `path`, forced to disk, then renamed.
 
     What writers of this path that were killed left beside it is deleted, once it is older than the file at `path`.
@@ -69,15 +75,15 @@ def write(path, arrays, info):
     except (TypeError, ValueError) as error:
         raise TypeError(f"info must be what JSON can hold: {error}") from None
     length = len(MAGIC) + _LENGTHS.size + len(head) + sum(array.nbytes for array in arrays.values()) + _SUM_BYTES
-    pieces = [MAGIC, _LENGTHS.pack(VERSION, length, len(head)), head, *map(_bytes, arrays.values())]
+    parts = [MAGIC, _LENGTHS.pack(VERSION, length, len(head)), head, *map(_bytes, arrays.values())]
     checksum = hashlib.sha256()
-    for piece in pieces:
-        checksum.update(piece)
-    _write_at_once(path, *pieces, checksum.digest())
+    for part in parts:
+        checksum.update(part)
+    _write_at_once(path, *parts, checksum.digest())
     _sync_folder(path.parent)
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a checkpoint.
 
     Returns
@@ -101,14 +107,14 @@ def read(path):
         raise CheckpointError(f"checkpoint {os.fspath(path)!r} {error}{advice}") from None
 
 
-def _load(path):
+def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         return _decoded(path.read_bytes())
     except MemoryError:
         raise CheckpointError("takes more memory than there is") from None
 
 
-def _decoded(data):
+def _decoded(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not data.startswith(MAGIC):
         raise CheckpointError("is empty" if not data else "is damaged, or not a file that fastbp wrote")
     start = len(MAGIC) + _LENGTHS.size
@@ -148,7 +154,7 @@ def _decoded(data):
     return arrays, header["info"]
 
 
-def _checked_array(name, declared):
+def _checked_array(name: str, declared: Any) -> tuple[str, list[int], int]:
     """Return dtype, shape and number of bytes of an array, as the header of a file has them."""
     dtype, shape = declared if isinstance(declared, list) and len(declared) == 2 else (None, None)
     if (
@@ -158,11 +164,11 @@ def _checked_array(name, declared):
         or not all(type(n) is int and n >= 0 for n in shape)
         or np.dtype(dtype).itemsize * math.prod(n or 1 for n in shape) > _MAX_BYTES
     ):
-        raise CheckpointError(f"has an array {name!r} of dtype and shape {_short(declared)}")
+        raise CheckpointError(f"has an array {name!r} of dtype and shape {short(declared)}")
     return dtype, shape, np.dtype(dtype).itemsize * math.prod(shape)
 
 
-def _short(value):
+def short(value: Any) -> str:
     """Return how a message names a value from a file, however long or deep it is."""
     try:
         text = repr(value)
@@ -171,7 +177,7 @@ def _short(value):
     return text if len(text) <= 80 else text[:80] + "..."
 
 
-def _plain(name, array):
+def _plain(name: str, array: ArrayLike) -> np.ndarray:
     """Return an array as the file holds it: C order, little-endian."""
     array = np.asarray(array)
     dtype = array.dtype.newbyteorder("<")
@@ -187,7 +193,7 @@ def _bytes(array):
     return array.reshape(-1).view(np.uint8).data
 
 
-def _sync_folder(folder):
+def _sync_folder(folder: Path) -> None:
     """Force the renaming itself to disk, where the system can."""
     if os.name != "posix":
         return
@@ -221,7 +227,7 @@ def _is_sound(path):
 # ------------------------------------------------------------------ a folder of files
 
 
-def numbered(pattern, number):
+def numbered(pattern: str | os.PathLike[str], number: int) -> Path:
     """Return the path of the checkpoint of this number.
 
     Parameters
@@ -236,7 +242,7 @@ def numbered(pattern, number):
     return folder / f"{before}{number:{spec}}{after}"
 
 
-def latest(place):
+def latest(place: str | os.PathLike[str]) -> Path | None:
     """Return the path of the newest checkpoint, or None where there is none.
 
     Parameters
@@ -252,12 +258,12 @@ def latest(place):
     return max(heads.values(), key=_time, default=None)
 
 
-def last_number(pattern):
+def last_number(pattern: str | os.PathLike[str]) -> int:
     """Return the highest number of the checkpoints of a pattern as in `numbered`, -1 where there is none."""
     return max((number for number, _ in _members(pattern)), default=-1)
 
 
-def rotate(pattern, keep, last=None):
+def rotate(pattern: str | os.PathLike[str], keep: int, last: int | None = None) -> list[Path]:
     """Keep the checkpoints of the highest `keep` numbers and delete the others of this pattern.
 
     What writers that were killed left beside them is deleted too, once it is older than all that is kept.
@@ -286,7 +292,7 @@ def rotate(pattern, keep, last=None):
     return kept
 
 
-def _split(pattern):
+def _split(pattern: str | os.PathLike[str]) -> tuple[Path, str, str, str]:
     """Return folder, name before the number, its format and name after it."""
     path = Path(pattern)
     fields = list(_FIELD.finditer(path.name))
@@ -300,7 +306,7 @@ def _split(pattern):
     return path.parent, path.name[: field.start()], field[1] or "", path.name[field.end() :]
 
 
-def _members(pattern):
+def _members(pattern: str | os.PathLike[str]) -> list[tuple[int, Path]]:
     """Return numbers and paths of the checkpoints of a pattern, the highest number last."""
     folder, before, _, after = _split(pattern)
     name = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}")
@@ -311,7 +317,7 @@ def _members(pattern):
     )
 
 
-def _before(path):
+def _before(path: Path) -> Iterator[Path]:
     """Yield the checkpoints that may stand in for `path`, the newest first.
 
     Of files whose names differ in the last number alone those of lower numbers; then all others of the same suffix.
@@ -324,19 +330,19 @@ def _before(path):
     yield from sorted((other for other in files if other not in family), key=_time, reverse=True)
 
 
-def _pattern_of(path):
+def _pattern_of(path: Path) -> str:
     """Return the name with its last number left out."""
     return re.sub(r"[0-9]+(?=[^0-9]*$)", "{}", path.name)
 
 
-def _last_number(path):
+def _last_number(path: Path) -> int:
     return int((re.findall("[0-9]+", path.name) or ["-1"])[-1])
 
 
 # ------------------------------------------------------------------ random generators
 
 
-def generator_state(rng):
+def generator_state(rng: np.random.Generator) -> dict[str, Any]:
     """Return all that a random generator holds, as JSON can keep it.
 
     Parameters
@@ -358,22 +364,24 @@ def generator_state(rng):
             "pool_size": source.pool_size,
             "n_children_spawned": source.n_children_spawned,
         }
-    return _as_json({"state": state, "seed_sequence": kept})
+    return as_json({"state": state, "seed_sequence": kept})
 
 
-def check_number(name, value, is_integer=False, at_least=-math.inf, below=math.inf):
+def check_number(
+    name: str, value: Any, is_integer: bool = False, at_least: float = -math.inf, below: float = math.inf
+) -> Any:
     """Return a number of a file, which may be NaN or infinite where there are no bounds; else CheckpointError."""
     is_number = type(value) is int if is_integer else isinstance(value, int | float) and not isinstance(value, bool)
     is_bounded = at_least > -math.inf or below < math.inf
     if not is_number or is_bounded and not at_least <= value < below:
         bounds = f" from {at_least:g} to {below:g}" if is_bounded else ""
         raise CheckpointError(
-            f"{name} must be {'an integer' if is_integer else 'a number'}{bounds}, got {_short(value)}"
+            f"{name} must be {'an integer' if is_integer else 'a number'}{bounds}, got {short(value)}"
         )
     return value
 
 
-def restore_generator(state):
+def restore_generator(state: Any) -> np.random.Generator:
     """Return a generator that goes on exactly where the one of `generator_state` was.
 
     Raises
@@ -385,16 +393,16 @@ def restore_generator(state):
         raise ValueError("a generator must have a state and a seed_sequence")
     kept, name = state["seed_sequence"], state["state"].get("bit_generator")
     if name not in _GENERATORS:
-        raise ValueError(f"bit generator {_short(name)} is unknown (known: {', '.join(_GENERATORS)})")
-    if not _is_like(state["state"], _as_json(getattr(np.random, name)(0).state)):
+        raise ValueError(f"bit generator {short(name)} is unknown (known: {', '.join(_GENERATORS)})")
+    if not _is_like(state["state"], as_json(getattr(np.random, name)(0).state)):
         raise ValueError(f"the state of {name} has not the values that it needs")
     try:
         seed = 0 if kept is None else np.random.SeedSequence(**_seed_sequence(kept))
         bit_generator = getattr(np.random, name)(seed)
-        bit_generator.state = _from_json(state["state"])
+        bit_generator.state = from_json(state["state"])
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"the state of {name} cannot be restored: {error}") from None
-    if _as_json(bit_generator.state) != state["state"]:
+    if as_json(bit_generator.state) != state["state"]:
         raise ValueError(f"the state of {name} has numbers that are too large")
     return np.random.Generator(bit_generator)
 
@@ -426,33 +434,35 @@ def _seed_sequence(kept):
         raise ValueError("the spawn_key of the seed sequence must be a list")
     for i, number in enumerate(kept["spawn_key"]):
         arguments.integer(f"spawn_key[{i}]", number, at_least=0)
-    return _from_json(kept)
+    return from_json(kept)
 
 
-def _as_json(value):
+def as_json(value: Any) -> Any:
+    """Return a value as JSON can hold it: arrays as dicts of their dtype and values."""
     if isinstance(value, dict):
         if set(value) == {"dtype", "values"}:
             raise TypeError("a dict of dtype and values alone would be taken for an array")
-        return {key: _as_json(item) for key, item in value.items()}
+        return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return {"dtype": value.dtype.name, "values": value.tolist()}
     if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
+        return [as_json(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _from_json(value):
+def from_json(value: Any) -> Any:
+    """Return what `as_json` was given, tuples as lists."""
     if isinstance(value, list):
-        return [_from_json(item) for item in value]
+        return [from_json(item) for item in value]
     if not isinstance(value, dict):
         return value
     if set(value) == {"dtype", "values"}:
         return _array_from_json(**value)
-    return {key: _from_json(item) for key, item in value.items()}
+    return {key: from_json(item) for key, item in value.items()}
 
 
 def _array_from_json(dtype, values):
-    """Return an array; ValueError for values that are not those of an array of this dtype, as `_as_json` has them."""
+    """Return an array; ValueError for values that are not those of an array of this dtype, as `as_json` has them."""
     try:
         if dtype in _NAMES:
             array = np.array(values, dtype)
@@ -460,4 +470,87 @@ def _array_from_json(dtype, values):
                 return array
     except (ValueError, TypeError, OverflowError):
         pass
-    raise ValueError(f"an array of dtype {_short(dtype)} cannot have the values {_short(values)}")
+    raise ValueError(f"an array of dtype {short(dtype)} cannot have the values {short(values)}")
+
+
+# ------------------------------------------------------------------ a trainer
+
+
+def check_training(info: dict[str, Any]) -> None:
+    """Check the fields of a checkpoint of a `Trainer` besides its configuration; ValueError."""
+    for name, below in (("step", 1 << 62), ("epochs", 1 << 62), ("skipped", 1 << 62), ("key", 1 << 64)):
+        check_number(name, info.get(name), is_integer=True, at_least=0, below=below)
+    check_number("lr_scale", info.get("lr_scale"), at_least=0, below=sys.float_info.max)
+    history = info.get("history")
+    if not isinstance(history, dict) or not all(isinstance(values, list) for values in history.values()):
+        raise CheckpointError(f"history must be an object of lists, got {short(history)}")
+    if len({*map(len, history.values())}) > 1 or (history and "loss" not in history):
+        raise CheckpointError("history must have a loss, and all its lists must be of one length")
+    for name, values in history.items():
+        for value in values:
+            check_number(f"history {name!r}", value)
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Check that the arrays of a checkpoint have the names, shapes and dtypes of those of a `Trainer`; ValueError."""
+    if set(arrays) != set(expected):
+        raise CheckpointError(f"its arrays must be {', '.join(expected)}, found {short(list(arrays))}")
+    for name, array in expected.items():
+        found = arrays[name]
+        if found.shape != array.shape or found.dtype != array.dtype:
+            raise CheckpointError(
+                f"array {name!r} must be {array.dtype} {array.shape}, found {found.dtype} {found.shape}"
+            )
+
+
+def split_states(states: list[tuple[str, dict]]) -> tuple[list[tuple[str, Any]], dict[str, np.ndarray]]:
+    """Return the states of callbacks as JSON can hold them, and their arrays by the names that a checkpoint gives them.
+
+    Parameters
+    ----------
+    states : list of (str, dict)
+        Names of the classes and what ``state_dict`` returned.
+    """
+    arrays, rests = {}, []
+    for i, (name, state) in enumerate(states):
+        arrays_of_state = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
+        arrays |= {f"callback {i} {key}": value for key, value in arrays_of_state.items()}
+        try:
+            rest = as_json({key: value for key, value in state.items() if key not in arrays_of_state})
+            json.dumps(rest)
+        except TypeError as error:
+            raise TypeError(f"state_dict of {name} must hold arrays and what JSON can hold: {error}") from None
+        rests.append((name, rest))
+    return rests, arrays
+
+
+def resumed_fit(fit: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the state of the call of `fit` that a checkpoint was written in, or None; ValueError.
+
+    The arrays of its callbacks are moved there from `arrays`.
+    """
+    if fit is None:
+        return None
+    if not isinstance(fit, dict) or set(fit) != {"callbacks", "plateau", "stopped"}:
+        raise CheckpointError(f"fit must have callbacks, plateau and stopped, got {short(fit)}")
+    plateau, stopped, states = fit["plateau"], fit["stopped"], fit["callbacks"]
+    if not isinstance(plateau, list) or len(plateau) != 2:
+        raise CheckpointError(f"plateau must be a loss and a count, got {short(plateau)}")
+    check_number("best loss", plateau[0])
+    check_number("plateau", plateau[1], is_integer=True, at_least=0, below=1 << 62)
+    if not isinstance(stopped, str | None):
+        raise CheckpointError(f"stopped must be a text or null, got {short(stopped)}")
+    if not isinstance(states, list) or not all(
+        isinstance(pair, list) and list(map(type, pair)) == [str, dict] for pair in states
+    ):
+        raise CheckpointError(f"callbacks must be pairs of a name and an object, got {short(states)}")
+    callbacks = []
+    for i, (name, state) in enumerate(states):
+        start = f"callback {i} "
+        keys = [key for key in arrays if key.startswith(start)]
+        arrays_of_state = {key[len(start) :]: arrays.pop(key) for key in keys}
+        state = from_json(state)
+        if not isinstance(state, dict):
+            raise CheckpointError(f"the state of {short(name)} must be an object")
+        callbacks.append((name, state | arrays_of_state))
+    return {**fit, "callbacks": callbacks}

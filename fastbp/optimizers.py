@@ -1,15 +1,27 @@
-"""The table of optimizers: the settings of each update rule, validated once."""
+"""The table of optimizers: the settings of each update rule, validated once.
 
+A new one is a class here, listed in `OPTIMIZERS`, whose `rule` names a kernel and its twin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import singledispatch
+from typing import Any, ClassVar
 
 import numpy as np
 
 from . import arguments
 from .schedules import Constant, Schedule
-from .training.fullbatch import LBFGS, LevenbergMarquardt
+
+N_RUNNING_PRODUCTS = 8  # numbers that an optimizer may carry from step to step, such as beta**t
+
+MAX_PARAMETERS = 10_000  # of Levenberg-Marquardt: a matrix of their square takes 0.8 GB, and two or three are held
 
 
-def schedule_of(lr):
+def schedule_of(lr: float | Schedule) -> tuple[str, tuple[float, ...]]:
     """Return the kind of a learning rate and its settings, as the kernels take them; a number is constant.
 
     Parameters
@@ -25,13 +37,21 @@ def schedule_of(lr):
     return schedule.kind, schedule.hyperparameters
 
 
-def described(optimizer):
+def described(optimizer: Optimizer | FullBatchMethod) -> str:
     """Return the call that makes an optimizer; a number is the same whether it is Python's or NumPy's."""
     values = {field.name: getattr(optimizer, field.name) for field in fields(optimizer)}
     return repr(replace(optimizer, **{name: v.item() for name, v in values.items() if isinstance(v, np.generic)}))
 
 
-def _check_lr(lr):
+def described_today(text: str) -> str:
+    """Return what `described` says today of an optimizer that a checkpoint of version 0.1 describes."""
+    text = re.sub(r"(Cosine\([^()]*)\bleast=", r"\1min_lr=", text)
+    for old, new in (("least", "min_step"), ("most", "max_step"), ("rise", "pct_start")):
+        text = re.sub(rf"\b{old}=", f"{new}=", text)
+    return text
+
+
+def _check_lr(lr: float | Schedule) -> None:
     if isinstance(lr, Schedule):
         return
     if callable(lr):
@@ -39,13 +59,13 @@ def _check_lr(lr):
     arguments.number("lr", lr, above=0)
 
 
-def _check_decay(**rates):
+def _check_decay(**rates: float) -> None:
     for name, value in rates.items():
         arguments.number(name, value, at_least=0, below=1)
 
 
 class Optimizer:
-    """What all optimizers have.
+    """Base class of the optimizers that update batch by batch.
 
     Attributes
     ----------
@@ -57,13 +77,19 @@ class Optimizer:
     n_states : int
         Numbers that it remembers of each parameter.
     n_vectors : int
-        Those of methods of the full batch, in float64.
+        The same in float64, for methods of the full batch.
+    state_of : str or None
+        Name of another class that keeps the same state, so that one can go on where the other was.
     """
 
-    n_vectors = 0
+    lr: float | Schedule
+    rule: ClassVar[str]
+    n_states: ClassVar[int]
+    n_vectors: ClassVar[int] = 0
+    state_of: ClassVar[str | None] = None
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
         return tuple(float(getattr(self, field.name)) for field in fields(self) if field.name != "lr")
 
@@ -95,7 +121,7 @@ class SGD(Optimizer):
     momentum: float = 0.0
     nesterov: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         _check_lr(self.lr)
         arguments.number("momentum", self.momentum, at_least=0, below=1)
@@ -104,17 +130,17 @@ class SGD(Optimizer):
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0.0")
 
     @property
-    def rule(self):
+    def rule(self) -> str:  # type: ignore[override]
         """Name of the update rule."""
         return "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
         return (float(self.momentum),) if self.momentum else ()
 
     @property
-    def n_states(self):
+    def n_states(self) -> int:  # type: ignore[override]
         """Numbers remembered of each parameter."""
         return 1 if self.momentum else 0
 
@@ -144,10 +170,10 @@ class RMSprop(Optimizer):
     lr: float | Schedule = 0.01
     rho: float = 0.99
     eps: float = 1e-8
-    rule = "rmsprop"
-    n_states = 1
+    rule: ClassVar[str] = "rmsprop"
+    n_states: ClassVar[int] = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         _check_lr(self.lr)
         _check_decay(rho=self.rho)
@@ -176,10 +202,10 @@ class Adagrad(Optimizer):
 
     lr: float | Schedule = 0.01
     eps: float = 1e-10
-    rule = "adagrad"
-    n_states = 1
+    rule: ClassVar[str] = "adagrad"
+    n_states: ClassVar[int] = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         _check_lr(self.lr)
         arguments.number("eps", self.eps, above=0)
@@ -212,10 +238,10 @@ class Adam(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    rule = "adam"
-    n_states = 2
+    rule: ClassVar[str] = "adam"
+    n_states: ClassVar[int] = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         _check_lr(self.lr)
         _check_decay(beta1=self.beta1, beta2=self.beta2)
@@ -247,9 +273,10 @@ class AdamW(Adam):
     """
 
     weight_decay: float = 0.01
-    rule = "adamw"
+    rule: ClassVar[str] = "adamw"
+    state_of: ClassVar[str | None] = "Adam"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         super().__post_init__()
         arguments.number("weight_decay", self.weight_decay, at_least=0)
@@ -283,15 +310,15 @@ class Nadam(Adam):
 
     lr: float | Schedule = 2e-3
     momentum_decay: float = 4e-3
-    rule = "nadam"
+    rule: ClassVar[str] = "nadam"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         super().__post_init__()
         arguments.number("momentum_decay", self.momentum_decay, at_least=0)
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
         *hyperparameters, momentum_decay = super().hyperparameters
         return *hyperparameters, 0.96**momentum_decay
@@ -324,32 +351,33 @@ class Lion(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.0
-    rule = "lion"
-    n_states = 1
+    rule: ClassVar[str] = "lion"
+    n_states: ClassVar[int] = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         _check_lr(self.lr)
         _check_decay(beta1=self.beta1, beta2=self.beta2)
         arguments.number("weight_decay", self.weight_decay, at_least=0)
 
 
+@arguments.renamed(least="min_step", most="max_step")
 @dataclass(frozen=True)
 class Rprop(Optimizer):
-    """Resilient propagation: a step size of each parameter's own, by the signs of its gradient alone.
+    """Resilient propagation: one step size per parameter, from the signs of its gradient alone.
 
     The step grows by eta_plus where the gradient keeps its sign and shrinks by eta_minus where it changes; there the
-    parameter rests once: Igel and Hüsken, "Improving the Rprop learning algorithm" (2000), iRprop-, as PyTorch
-    writes it.  Made for full batches.
+    parameter is not updated in that step: Igel and Hüsken, "Improving the Rprop learning algorithm" (2000), iRprop-,
+    as PyTorch writes it.  Made for full batches.
 
     Parameters
     ----------
     lr : float or Schedule
-        First step of each parameter, above 0; of a schedule only the first rate counts.
+        First step of each parameter, above 0; of a schedule only the first rate is used.
     eta_minus, eta_plus : float
-        In (0, 1), and above 1.
-    least, most : float
-        Limits of the steps, 0 < least <= most.
+        Factors of a step, in (0, 1) and above 1.
+    min_step, max_step : float
+        Limits of the steps, 0 < min_step <= max_step.
 
     Raises
     ------
@@ -360,25 +388,223 @@ class Rprop(Optimizer):
     lr: float | Schedule = 0.01
     eta_minus: float = 0.5
     eta_plus: float = 1.2
-    least: float = 1e-6
-    most: float = 50.0
-    rule = "rprop"
-    n_states = 2
+    min_step: float = 1e-6
+    max_step: float = 50.0
+    rule: ClassVar[str] = "rprop"
+    n_states: ClassVar[int] = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         _check_lr(self.lr)
         arguments.number("eta_minus", self.eta_minus, above=0, below=1)
         arguments.number("eta_plus", self.eta_plus, above=1)
-        arguments.number("least", self.least, above=0)
-        arguments.number("most", self.most, at_least=self.least)
+        arguments.number("min_step", self.min_step, above=0)
+        arguments.number("max_step", self.max_step, at_least=self.min_step)
+
+
+class FullBatchMethod:
+    """Base class of the optimizers that see all samples before each step; one iteration is one epoch of `Trainer.fit`.
+
+    Attributes
+    ----------
+    n_states : int
+        0: they have no buffers in the dtype of the network.
+    n_vectors : int
+        Numbers that they remember of each parameter, in float64.
+    """
+
+    n_states: ClassVar[int] = 0
+    n_vectors: ClassVar[int]
+    state_of: ClassVar[str | None] = None
+
+    def check(self, net: Any, update: Any) -> None:
+        """Refuse a network, or settings of an `Update`, that the method does not support.
+
+        Raises
+        ------
+        ValueError
+            Names the setting.
+        """
+        for row in () if update is None else fields(update):
+            if not row.metadata.get("full_batch", True) and np.any(getattr(update, row.name)):
+                raise ValueError(
+                    f"{row.name} must be 0 with {type(self).__name__}, which minimizes one smooth function, "
+                    f"the loss with the penalty of l2, got {getattr(update, row.name)!r}"
+                )
+
+    def minimize(
+        self,
+        net: Any,
+        X: np.ndarray,
+        Y: np.ndarray,
+        epochs: int,
+        after: Callable[[float], bool],
+        *,
+        update: Any = None,
+        weights: np.ndarray | None = None,
+        running_products: np.ndarray | None = None,
+        vectors: np.ndarray | None = None,
+    ) -> str | None:
+        """Iterate, leaving the last iterate in `net.parameters` however it ends, by Ctrl-C too.
+
+        Parameters
+        ----------
+        net : Network
+        X, Y : ndarray
+            Validated samples and targets.
+        epochs : int
+            Most iterations.
+        after : function (float) -> bool
+            Called after each iteration with the loss, without the penalty; the network holds the iterate.  True ends.
+        update : Update, optional
+            Of its settings `l2`; others that are not 0 are refused.
+        weights : ndarray (n_samples,), optional
+            Sample weights: E = 1/n sum of w_i E_i, or without 1/n for reduction="sum".
+        running_products, vectors : float64 ndarrays (N_RUNNING_PRODUCTS,) and (n_vectors, n_parameters), optional
+            Those of a `State`, in and out: what the method keeps from one call to the next.
+
+        Returns
+        -------
+        str or None
+            "converged"; "stalled", where no step found lowers the loss, as where float32 has no more digits;
+            "nonfinite", where the first loss is not finite; None, where `epochs` or `after` ended it.
+        """
+        self.check(net, update)
+        if vectors is None or running_products is None or len(vectors) != self.n_vectors:  # a trainer of version 0.1
+            running_products, vectors = np.ones(N_RUNNING_PRODUCTS), np.zeros((self.n_vectors, net.parameters.size))
+        return minimize(self, net, X, Y, epochs, after, update, weights, running_products, vectors)
+
+
+@singledispatch
+def minimize(method: FullBatchMethod, *arguments: Any) -> str | None:
+    """Iterate as `FullBatchMethod.minimize` says; the loops register themselves in `fastbp.training.fullbatch`."""
+    raise NotImplementedError(f"{type(method).__name__} has no loop in fastbp.training.fullbatch")
+
+
+@arguments.renamed(minimise="minimize")
+@dataclass(frozen=True)
+class LBFGS(FullBatchMethod):
+    """Quasi-Newton steps from the last few gradients of all samples (L-BFGS).
+
+    Nocedal and Wright, "Numerical optimization" (2006): the two-loop recursion, algorithm 7.4, with the scaling of
+    equation 7.20, and a line search for the strong Wolfe conditions, algorithms 3.5 and 3.6.  The pairs of steps and
+    gradient differences are kept in the trainer's state: training goes on with them in the next call of `fit`, and from
+    a checkpoint, to the same bits.  The loss recorded is that after the iteration.
+
+    Parameters
+    ----------
+    history : int
+        Pairs of steps and gradient differences that approximate the Hessian.
+    max_line_search : int
+        Largest number of evaluations along one direction.
+    gtol : float
+        Converged where the next step, at the slope of the loss along it, would lower the loss by no more than the
+        fraction gtol**2 of it.
+    ftol : float
+        Converged where each of the last three iterations lowered the loss by no more than this fraction of it, or
+        than its rounding.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+
+    Notes
+    -----
+    The loss in `gtol` and `ftol` is that with the penalty; neither depends on its unit.  Before training ends as
+    converged or stalled, a step along the gradient is tried, and one along that of each layer alone, whose units may
+    differ: training goes on if one of them lowers the loss by more than these fractions.  Targets of size 1 are learned
+    in far fewer iterations than targets of size 1000.
+    """
+
+    history: int = 10
+    max_line_search: int = 20
+    gtol: float = 1e-5
+    ftol: float = 2.2e-9
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        arguments.integer("history", self.history)
+        arguments.integer("max_line_search", self.max_line_search)
+        arguments.number("gtol", self.gtol, at_least=0)
+        arguments.number("ftol", self.ftol, at_least=0)
+
+    @property
+    def n_vectors(self) -> int:  # type: ignore[override]
+        """Float64 numbers kept of each parameter: the steps, then the gradient differences."""
+        return 2 * self.history
+
+
+@arguments.renamed(minimise="minimize")
+@dataclass(frozen=True)
+class LevenbergMarquardt(FullBatchMethod):
+    """Damped Gauss-Newton steps for squared_error and small networks.
+
+    Each iteration solves (J^T J + damping D) step = -J^T r, J being the Jacobian of the residuals r = A - Y by
+    backpropagation, both sides divided by the number of samples where the reduction is the mean, and D the diagonal of
+    J^T J, of which each element is the largest so far: no unit of inputs or targets matters.  A step that lowers the
+    loss is taken and the damping divided by `factor`; otherwise the damping is multiplied by it and the step computed
+    anew (Marquardt 1963; More, "The Levenberg-Marquardt algorithm: implementation and theory", 1978; Hagan and Menhaj,
+    "Training feedforward networks with the Marquardt algorithm", 1994).  The loss recorded is that after the iteration.
+
+    Parameters
+    ----------
+    damping : float
+        Damping of the first iteration.
+    factor : float
+        Above 1; the damping is multiplied or divided by it.
+    max_damping : float
+        Above `damping`; training ends as "stalled" where no step up to it lowers the loss.
+    gtol : float
+        Converged where the cosine of the angle between the residuals and every column of the Jacobian is at most this,
+        or, where the step could lower the loss by no more than its rounding, at most the root of the rounding.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+
+    Notes
+    -----
+    J is summed up over chunks of samples, so the memory is that of two or three float64 matrices of n_parameters
+    squared; networks of more than `MAX_PARAMETERS` are refused.  J^T J and its solution are NumPy's, whose last bits
+    may depend on the processor and the threads of its BLAS.
+    """
+
+    damping: float = 1e-3
+    factor: float = 10.0
+    max_damping: float = 1e10
+    gtol: float = 1e-10
+
+    n_vectors: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        arguments.number("damping", self.damping, above=0)
+        arguments.number("factor", self.factor, above=1)
+        arguments.number("max_damping", self.max_damping, above=self.damping)
+        arguments.number("gtol", self.gtol, at_least=0)
+
+    def check(self, net: Any, update: Any) -> None:
+        """Refuse a network, or settings of an `Update`, that the method does not support."""
+        super().check(net, update)
+        n_parameters = net.parameters.size
+        if net.loss_name != "squared_error":
+            raise ValueError(
+                f"LevenbergMarquardt minimizes sums of squares: the loss of the network must be "
+                f"'squared_error', got {net.loss_name!r}"
+            )
+        if n_parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"LevenbergMarquardt solves for all parameters at once and takes at most "
+                f"{MAX_PARAMETERS:,}, but the network has {n_parameters:,}; LBFGS takes any number"
+            )
 
 
 OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop, LBFGS, LevenbergMarquardt)
 
 
-def share_state(one, other):
+def share_state(one: Optimizer | FullBatchMethod, other: Optimizer | FullBatchMethod) -> bool:
     """Whether two optimizers remember the same of each parameter, so that one can go on where the other was."""
-    kinds = {type(one), type(other)}
-    sizes = [(optimizer.n_states, optimizer.n_vectors) for optimizer in (one, other)]
-    return sizes[0] == sizes[1] and (len(kinds) == 1 or kinds == {Adam, AdamW})
+    kinds = [(o.state_of or type(o).__name__, o.n_states, o.n_vectors) for o in (one, other)]
+    return kinds[0] == kinds[1]

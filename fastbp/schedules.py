@@ -1,18 +1,23 @@
 """Learning-rate schedules: the step size as a function of the number of updates made before.
 
 Every optimizer takes one as its `lr`: ``fastbp.Adam(lr=fastbp.schedules.Cosine(1e-3, period=5000, warmup=200))``.
-A schedule can be called: ``schedule(step)`` is the rate of one step, or of an array of steps.
+Calling a schedule gives the rate of a step, or the rates of an array of steps: ``schedule(step)``.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import arguments, reference
 
 
 class Schedule:
-    """What all schedules have.
+    """Base class of the schedules.
 
     Attributes
     ----------
@@ -22,14 +27,18 @@ class Schedule:
         Its settings, in the order documented there.
     """
 
-    kind: str
+    kind: ClassVar[str]
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
         return tuple(float(getattr(self, field.name)) for field in fields(self))
 
-    def __call__(self, step):
+    @overload
+    def __call__(self, step: int) -> float: ...
+    @overload
+    def __call__(self, step: ArrayLike) -> float | np.ndarray: ...
+    def __call__(self, step: ArrayLike) -> float | np.ndarray:
         """Return the learning rate of a step, counted from 0; or an array of rates for an array of steps.
 
         Parameters
@@ -66,9 +75,9 @@ class Constant(Schedule):
     """
 
     lr: float
-    kind = "constant"
+    kind: ClassVar[str] = "constant"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("lr", self.lr, above=0)
 
@@ -90,16 +99,16 @@ class Step(Schedule):
     lr: float
     every: int
     gamma: float = 0.1
-    kind = "step"
+    kind: ClassVar[str] = "step"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("lr", self.lr, above=0)
         arguments.integer("every", self.every)
         arguments.number("gamma", self.gamma, above=0)
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
         return float(self.lr), float(self.gamma), float(self.every)
 
@@ -118,9 +127,9 @@ class Exponential(Schedule):
 
     lr: float
     gamma: float
-    kind = "exponential"
+    kind: ClassVar[str] = "exponential"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("lr", self.lr, above=0)
         arguments.number("gamma", self.gamma, above=0)
@@ -140,21 +149,22 @@ class InverseScaling(Schedule):
 
     lr: float
     power: float = 0.5
-    kind = "inverse_scaling"
+    kind: ClassVar[str] = "inverse_scaling"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("lr", self.lr, above=0)
         arguments.number("power", self.power, at_least=0)
 
 
+@arguments.renamed(least="min_lr")
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine from `lr` down to `least`, after a linear warm-up; with warm restarts if wanted.
+    """Half a cosine from `lr` down to `min_lr`, after a linear warm-up; with warm restarts if wanted.
 
     The rate is lr * (step + 1) / (warmup + 1) in the warm-up.  Then, with t steps since, it is
-    least + (lr - least) * (1 + cos(pi * t / period)) / 2 up to t = period (Loshchilov and Hutter, "SGDR: Stochastic
-    gradient descent with warm restarts", 2017, equation 5).  There it stays at `least`, or starts again with a
+    min_lr + (lr - min_lr) * (1 + cos(pi * t / period)) / 2 up to t = period (Loshchilov and Hutter, "SGDR: Stochastic
+    gradient descent with warm restarts", 2017, equation 5).  There it stays at `min_lr`, or starts again with a
     period `multiplier` times as long.
 
     Parameters
@@ -162,31 +172,31 @@ class Cosine(Schedule):
     lr : float
         Highest rate, above 0.
     period : int
-        Steps from `lr` to `least`.
-    least : float
+        Steps from `lr` to `min_lr`.
+    min_lr : float
         Lowest rate, from 0 to `lr`.
     warmup : int
         Steps of the warm-up.
     restarts : bool
     multiplier : int
-        Each period by the one before; needs `restarts` if it is not 1.
+        Length of each period by that of the one before; needs `restarts` if it is not 1.
     """
 
     lr: float
     period: int
-    least: float = 0.0
+    min_lr: float = 0.0
     warmup: int = 0
     restarts: bool = False
     multiplier: int = 1
-    kind = "cosine"
+    kind: ClassVar[str] = "cosine"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("lr", self.lr, above=0)
         arguments.integer("period", self.period)
-        arguments.number("least", self.least, at_least=0)
-        if self.least > self.lr:
-            raise ValueError(f"least must be at most lr={self.lr}, got {self.least}")
+        arguments.number("min_lr", self.min_lr, at_least=0)
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr must be at most lr={self.lr}, got {self.min_lr}")
         arguments.integer("warmup", self.warmup, at_least=0)
         arguments.flag("restarts", self.restarts)
         arguments.integer("multiplier", self.multiplier)
@@ -194,18 +204,19 @@ class Cosine(Schedule):
             raise ValueError(f"multiplier={self.multiplier} needs restarts=True")
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
         multiplier = self.multiplier if self.restarts else 0
-        return float(self.lr), float(self.least), float(self.warmup), float(self.period), float(multiplier)
+        return float(self.lr), float(self.min_lr), float(self.warmup), float(self.period), float(multiplier)
 
 
+@arguments.renamed(rise="pct_start")
 @dataclass(frozen=True)
 class OneCycle(Schedule):
     """One cycle: up to `lr` and far down again, both along half a cosine.
 
     Smith, "A disciplined approach to neural network hyper-parameters" (2018), in the two phases of PyTorch's
-    OneCycleLR: from lr / div_factor up to `lr`, which is reached at step rise * steps - 1, then down to
+    OneCycleLR: from lr / div_factor up to `lr`, which is reached at step pct_start * steps - 1, then down to
     lr / div_factor / final_div_factor at step `steps` - 1, where it stays.
 
     Parameters
@@ -214,34 +225,34 @@ class OneCycle(Schedule):
         Highest rate, above 0.
     steps : int
         Steps of the cycle.
-    rise : float
-        Share of the steps on the way up, in (0, 1); rise * steps must be above 1.
+    pct_start : float
+        Fraction of the steps on the way up, in (0, 1); pct_start * steps must be above 1.
     div_factor, final_div_factor : float
         Above 0.
     """
 
     lr: float
     steps: int
-    rise: float = 0.3
+    pct_start: float = 0.3
     div_factor: float = 25.0
     final_div_factor: float = 1e4
-    kind = "one_cycle"
+    kind: ClassVar[str] = "one_cycle"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         arguments.number("lr", self.lr, above=0)
         arguments.integer("steps", self.steps)
-        arguments.number("rise", self.rise, above=0, below=1)
-        if self.rise * self.steps <= 1:
-            raise ValueError(f"rise * steps must be above 1, got {self.rise} * {self.steps}")
+        arguments.number("pct_start", self.pct_start, above=0, below=1)
+        if self.pct_start * self.steps <= 1:
+            raise ValueError(f"pct_start * steps must be above 1, got {self.pct_start} * {self.steps}")
         arguments.number("div_factor", self.div_factor, above=0)
         arguments.number("final_div_factor", self.final_div_factor, above=0)
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
         first = self.lr / self.div_factor
-        last, top = first / self.final_div_factor, self.rise * self.steps - 1
+        last, top = first / self.final_div_factor, self.pct_start * self.steps - 1
         return float(first), float(self.lr), float(last), float(top), float(self.steps)
 
 
@@ -257,11 +268,11 @@ class Piecewise(Schedule):
         One more than boundaries, each above 0.
     """
 
-    boundaries: tuple
-    rates: tuple
-    kind = "piecewise"
+    boundaries: Sequence[int]
+    rates: Sequence[float]
+    kind: ClassVar[str] = "piecewise"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Validate."""
         for name in ("boundaries", "rates"):
             value = getattr(self, name)
@@ -279,6 +290,6 @@ class Piecewise(Schedule):
             arguments.number(f"rates[{i}]", rate, above=0)
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
         return (float(len(self.boundaries)), *map(float, self.boundaries), *map(float, self.rates))

@@ -1,92 +1,186 @@
 """What one training step does besides backpropagation, as both backends are told it."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from .attributes import Fixed
+from . import arguments, checks
+from .attributes import Checked, fixed
+from .optimizers import N_RUNNING_PRODUCTS
 
-N_RUNNING_PRODUCTS = 8  # numbers that an update rule may carry from step to step, such as beta**t
+
+class Setting(Checked):
+    """An attribute of a Trainer that its `Update` depends on."""
+
+    def __set__(self, trainer: Any, value: Any) -> None:
+        """Check and keep the value; the next step makes a new `Update`."""
+        super().__set__(trainer, value)
+        trainer._last_update = None
 
 
-class Update(NamedTuple):
-    """The settings of every update of a training run.
+def setting(default: Any, check: Callable[[Any, str, Any], Any], *, off: Any = None, full_batch: bool = False) -> Any:
+    """Return the field of a setting that backends are told in an `Update`.
 
-    rule, hyperparameters : name of the update rule (`kernels.optimizers.RULES`) and its settings, in the order it documents.
-    schedule, rates : kind of the learning-rate schedule (`kernels.schedules.KINDS`) and its settings.
-    l1, l2 : penalties l1 * sum |W| + l2 / 2 * sum W**2, their gradients added before clipping; biases have none.
-    clip_value, clip_norm : limits of every element of the gradient, then of its Euclidean norm; 0 is no limit.
-    max_norm : limit of the norm of the weights into each neuron after an update; 0 is no limit.
-    dropout : share of the outputs dropped of each layer but the last.
-    label_smoothing : share of the targets spread evenly over the classes.
-    input_noise : standard deviation of the normal noise added to X.
-    key : seed of dropout and noise, an unsigned 64-bit number.
-    skips : leave out a step whose loss is not finite instead of ending there.
-    rate_scale : factor of the learning rate.
+    Parameters
+    ----------
+    default
+        What the constructor of a `Trainer` takes.
+    check : function (trainer, name, value) -> value
+        Returns what backends are told, or raises.
+    off
+        What `check` makes of the default; None: the same.
+    full_batch : bool
+        Whether methods of the full batch support it; otherwise they refuse what is not 0.
+    """
+    metadata = {"attribute": Setting(check), "off": default if off is None else off, "full_batch": full_batch}
+    return field(default=default, metadata=metadata)
+
+
+def at_least_0(trainer: Any, name: str, value: Any) -> float:
+    """Check a number that must be at least 0."""
+    return arguments.number(name, value, at_least=0)
+
+
+def _limit(trainer: Any, name: str, value: Any) -> float:
+    return arguments.limit(name, value)
+
+
+def _dropout(trainer: Any, name: str, value: Any) -> tuple[float, ...]:
+    return checks.dropout(value, len(trainer.net.shapes))
+
+
+def _label_smoothing(trainer: Any, name: str, value: Any) -> float:
+    return checks.label_smoothing(value, trainer.net.loss_name)
+
+
+@dataclass
+class UpdateSettings:
+    """The settings of a `Trainer` that backends are told: the only list of them.
+
+    They are keywords and attributes of `Trainer`, fields of `Update`, and part of the configuration that a checkpoint
+    must have in common with the trainer that loads it.
+
+    Parameters
+    ----------
+    l1, l2 : float
+        Penalties l1 * sum |W| + l2 / 2 * sum W**2 (biases have none), of which only the gradients are added, once for
+        each update and before clipping; the loss is without them.
+    dropout : float or sequence of float
+        Fraction of the outputs of a layer that is dropped at random in training, in [0, 1); one number for every layer
+        but the last, or one for each of these.  The others are divided by 1 - dropout (inverted dropout).
+    clip_norm, clip_value : float or None
+        Largest Euclidean norm of the whole gradient, largest absolute value of each of its elements; values are
+        clipped first.
+    max_norm : float or None
+        Largest Euclidean norm of the weights into each neuron; larger ones are scaled down after the update.
+    label_smoothing : float
+        Fraction of the targets that is spread evenly over the classes, in [0, 1); for classification losses.  With
+        binary_cross_entropy these are yes and no, for each output.
+    input_noise : float
+        Standard deviation of the normal noise added to the inputs in training.
+    """
+
+    l1: float = setting(0.0, at_least_0)
+    l2: float = setting(0.0, at_least_0, full_batch=True)
+    dropout: float | Sequence[float] = setting(0.0, _dropout, off=())
+    clip_norm: float | None = setting(None, _limit, off=0.0)
+    clip_value: float | None = setting(None, _limit, off=0.0)
+    max_norm: float | None = setting(None, _limit, off=0.0)
+    label_smoothing: float = setting(0.0, _label_smoothing)
+    input_noise: float = setting(0.0, at_least_0)
+
+
+@dataclass(kw_only=True)
+class Update(UpdateSettings):
+    """All that backends are told of every step of a training; never changed once it is made.
+
+    Limits of 0, and no dropout at all, are off.
+
+    Parameters
+    ----------
+    rule, hyperparameters : str, tuple of float
+        Name of the update rule (`kernels.optimizers.RULES`) and its settings, in the order it documents.
+    schedule, rates : str, tuple of float
+        Kind of the learning-rate schedule (`kernels.schedules.KINDS`) and its settings.
+    key : int
+        Seed of dropout and noise, an unsigned 64-bit number.
+    skips : bool
+        Leave out a step whose loss is not finite instead of ending there.
+    rate_scale : float
+        Factor of the learning rate.
+    l1, l2, dropout, ...
+        As in `UpdateSettings`.
     """
 
     rule: str = "sgd"
-    hyperparameters: tuple = ()
+    hyperparameters: tuple[float, ...] = ()
     schedule: str = "constant"
-    rates: tuple = (0.1,)
-    l1: float = 0.0
-    l2: float = 0.0
-    clip_value: float = 0.0
-    clip_norm: float = 0.0
-    max_norm: float = 0.0
-    dropout: tuple = ()
-    label_smoothing: float = 0.0
-    input_noise: float = 0.0
+    rates: tuple[float, ...] = (0.1,)
     key: int = 0
     skips: bool = False
     rate_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Take what the defaults of a `Trainer` mean for a backend."""
+        for row in fields(UpdateSettings):
+            if getattr(self, row.name) == row.default:
+                setattr(self, row.name, row.metadata["off"])
 
+
+def settings_of(trainer: UpdateSettings) -> dict[str, Any]:
+    """Return the settings that backends are told, by name."""
+    return {row.name: getattr(trainer, row.name) for row in fields(UpdateSettings)}
+
+
+@arguments.renamed(memory="running_products")
 class State:
     """What an update rule remembers, and how many steps were made.
 
     Attributes
     ----------
     buffers : ndarray (n_states, n_parameters)
-        Such as velocities, or first and second moments; each on a cache line.
+        Such as velocities, or first and second moments; each starts on a cache line.
     running_products : float64 ndarray (N_RUNNING_PRODUCTS,)
-        Numbers of the rule's own, all 1 at the start.
+        Products that the rule carries from step to step, all 1 at the start.
     vectors : float64 ndarray (n_vectors, n_parameters)
         What a method of the full batch remembers of each parameter, such as the pairs of L-BFGS; 0 at the start.
-    skipped : int
-        Of them, those left out because their loss was not finite.
     step : int
-        Steps done so far, skipped ones too: place in the schedule, and of the random numbers of dropout and noise.
+        Steps done so far, skipped ones too: index into the schedule, and into the random numbers of dropout and noise.
+    skipped : int
+        How many of them were left out because their loss was not finite.
     """
 
-    buffers = Fixed("write into it, state.buffers[:] = values")
-    running_products = Fixed("write into it, state.running_products[:] = values")
-    vectors = Fixed("write into it, state.vectors[:] = values")
+    buffers: np.ndarray = fixed("write into it, state.buffers[:] = values")
+    running_products: np.ndarray = fixed("write into it, state.running_products[:] = values")
+    vectors: np.ndarray = fixed("write into it, state.vectors[:] = values")
 
-    def __init__(self, n_states, n_parameters, dtype, n_vectors=0):
-        row = -(-n_parameters // 16) * 16
-        buffers = aligned_zeros(n_states * row, dtype).reshape(n_states, row)[:, :n_parameters]
-        vars(self).update(
-            buffers=buffers,
-            running_products=np.ones(N_RUNNING_PRODUCTS),
-            vectors=np.zeros((n_vectors, n_parameters)),
-            step=0,
-            skipped=0,
-        )
+    def __init__(self, n_states: int, n_parameters: int, dtype: DTypeLike, n_vectors: int = 0) -> None:
+        stride = -(-n_parameters // 16) * 16
+        buffers = aligned_zeros(n_states * stride, dtype).reshape(n_states, stride)[:, :n_parameters]
+        self.buffers = buffers
+        self.running_products = np.ones(N_RUNNING_PRODUCTS)
+        self.vectors = np.zeros((n_vectors, n_parameters))
+        self.step = self.skipped = 0
 
-    def __setstate__(self, kept):
-        """Copy what was unpickled into memory of its own: kernels write to it, and it may be a mapped file's."""
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        """Copy unpickled arrays into new memory: kernels write to it, and a mapped file may be read-only."""
         buffers, vectors = kept["buffers"], kept.get("vectors", ())  # early files of version 0.1 have no vectors
-        products = kept["running_products"] if "running_products" in kept else kept["memory"]  # so version 0.1
-        self.__init__(len(buffers), buffers.shape[1], buffers.dtype, len(vectors))
+        products = kept["running_products"] if "running_products" in kept else kept["memory"]  # version 0.1
+        vars(self).clear()
+        self.__init__(len(buffers), buffers.shape[1], buffers.dtype, len(vectors))  # type: ignore[misc]
         self.buffers[:], self.running_products[:] = buffers, products
         if len(vectors):
             self.vectors[:] = vectors
         self.step, self.skipped = kept["step"], kept["skipped"]
 
 
-def aligned_zeros(size, dtype):
-    """Zeros that start on a 64-byte boundary: a whole cache line, and a whole AVX-512 vector."""
+def aligned_zeros(size: int, dtype: DTypeLike) -> np.ndarray:
+    """Return zeros that start on a 64-byte boundary: a whole cache line, and a whole AVX-512 vector."""
     dtype = np.dtype(dtype)
     buffer = np.zeros(size * dtype.itemsize + 64, np.uint8)
     start = -buffer.ctypes.data % 64

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import fastbp
-import fastbp.callbacks
 from fastbp.callbacks import (
     Callback,
     Checkpoint,
@@ -20,6 +19,7 @@ from fastbp.callbacks import (
     TensorBoard,
     TimeLimit,
 )
+from fastbp.training import run
 
 
 @pytest.fixture
@@ -106,12 +106,17 @@ def test_calls_of_one_batch_change_nothing(backend, data, reduction):
 
 
 def test_epochs_are_trained_together_where_nobody_looks(backend, data, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", 1e9)
+    monkeypatch.setattr(run, "CHUNK_SECONDS", 1e9)
 
     def calls_of(callbacks):
         trainer, calls = make(backend), []
-        made = trainer._made
-        monkeypatch.setattr(trainer, "_made", lambda *arguments: calls.append(len(arguments[-1])) or made(*arguments))
+        training = trainer.net._backend.training
+
+        def counted(*args, **options):
+            train = training(*args, **options)
+            return lambda *call: calls.append(len(call[-1])) or train(*call)
+
+        monkeypatch.setattr(trainer.net._backend, "training", counted)
         trainer.fit(data.X, data.Y, epochs=50, callbacks=callbacks)
         return calls
 

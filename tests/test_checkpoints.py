@@ -402,7 +402,7 @@ def test_states_of_generators_are_checked(name):
 def rng_of(name, state):
     """Return a generator in this state, by NumPy alone."""
     rng = np.random.Generator(getattr(np.random, name)())
-    rng.bit_generator.state = checkpoints._from_json(state["state"])
+    rng.bit_generator.state = checkpoints.from_json(state["state"])
     return rng
 
 

@@ -71,7 +71,6 @@ LONG = """
 import json, sys, threading, time, warnings
 import numpy as np
 import fastbp
-from fastbp import fullbatch
 
 rng = np.random.default_rng(0)
 wide = fastbp.Network([8, 2048, 2048, 2048, 2], "tanh", seed=0)

@@ -3,14 +3,17 @@
 import gc
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 import warnings
 import weakref
+from dataclasses import fields, replace
+from functools import partial
+from inspect import signature
 
-import fastbp.trainer
 import joblib
 import numpy as np
 import pytest
@@ -18,7 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastbp
-from fastbp import reference
+from fastbp import reference, training
+from fastbp.training import progress, run
+from fastbp.update import Update, UpdateSettings
 
 
 def make(backend, seed=0, dtype="float64", sizes=(3, 4, 2), **options):
@@ -95,7 +100,7 @@ def test_trains_on_class_labels(backend):
 @pytest.mark.parametrize("seconds", [0.0, 1e-4, 10.0])
 def test_the_chunk_decides_nothing(backend, n, seconds, monkeypatch):
     def train(chunk_seconds, parts):
-        monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
+        monkeypatch.setattr(run, "CHUNK_SECONDS", chunk_seconds)
         net, losses = make(backend), []
         trainer = fastbp.Trainer(net, fastbp.SGD(0.1, 0.9), batch_size=3, seed=5)
         for epochs in parts:
@@ -108,34 +113,40 @@ def test_the_chunk_decides_nothing(backend, n, seconds, monkeypatch):
     assert train(seconds, [1] * 12) == expected
 
 
+def wrap_training(net, monkeypatch, call):
+    """Have call(train, X, Y, weights, words, first, last, losses) made instead of each train(X, ...) of the backend."""
+    training = net._backend.training
+    wrapped = lambda *args, **options: partial(call, training(*args, **options))  # noqa: E731
+    monkeypatch.setattr(net._backend, "training", wrapped)
+
+
+def name_span(call):
+    """Return the last arguments of a call of the backend by name."""
+    return dict(zip(("first", "last", "losses"), call[4:], strict=True))
+
+
 def watch_training(net, monkeypatch, look):
     """Have look(X, Y, weights, words, first=, last=, losses=) called before each call of the backend's training."""
-    training = net._backend.training
 
-    def watched(*args, **options):
-        train = training(*args, **options)
+    def call(train, *args):
+        look(*args[:4], **name_span(args))
+        return train(*args)
 
-        def call(*data, first, last, losses):
-            look(*data, first=first, last=last, losses=losses)
-            return train(*data, first, last, losses)
-
-        return lambda *args: call(*args[:4], first=args[4], last=args[5], losses=args[6])
-
-    monkeypatch.setattr(net._backend, "training", watched)
+    wrap_training(net, monkeypatch, call)
 
 
 def test_the_chunk_grows_and_never_passes_an_epoch_that_python_must_see(backend, monkeypatch):
     calls = []
     net = make(backend)
     watch_training(net, monkeypatch, lambda *_, first, last, losses: calls.append((len(losses), first, last)))
-    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", 1e9)
+    monkeypatch.setattr(run, "CHUNK_SECONDS", 1e9)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=1, seed=0)
     trainer.fit(*data(12), epochs=40)
     assert calls == [(1, 0, 1), (1, 1, 11), (1, 11, 12), (8, 0, 12), (31, 0, 12)]
     calls.clear()
     trainer.fit(*data(12), epochs=5, metrics=["mae"])
     assert calls == [(1, 0, 12)] * 5
-    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(run, "CHUNK_SECONDS", 0.0)
     trainer.fit(*data(12), epochs=1)
     calls.clear()
     trainer.fit(*data(12), epochs=2)
@@ -175,7 +186,7 @@ def test_fit_changes_none_of_its_arguments(backend):
 
 
 def test_validation_and_metrics(backend, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "PREDICTED_NUMBERS", 20_000)  # so that a few rows are predicted at a time
+    monkeypatch.setattr(training.trainer, "PREDICTED_NUMBERS", 20_000)  # so that a few rows are predicted at a time
     (X, Y), (Xv, Yv) = data(40), data(9, seed=2)
     Y, Yv = np.eye(2)[Y.argmax(axis=1)], np.eye(2)[Yv.argmax(axis=1)]
 
@@ -237,14 +248,14 @@ def test_a_trainer_can_be_pickled_in_the_middle(backend):
 FINITE_ENDS: dict = {}
 
 
-@pytest.mark.parametrize("snapshot_share", [0, 1e12])  # a snapshot before every call, or only at the start
+@pytest.mark.parametrize("snapshot_fraction", [0, 1e12])  # a snapshot before every call, or only at the start
 @pytest.mark.parametrize("chunk_seconds", [0.0, 1e-4, 10.0])
 @pytest.mark.parametrize("first", ["loss", "parameters"])  # which of them leaves the finite numbers first
 def test_a_loss_that_is_not_finite_stops_with_the_last_finite_parameters(
-    backend, first, chunk_seconds, snapshot_share, monkeypatch
+    backend, first, chunk_seconds, snapshot_fraction, monkeypatch
 ):
-    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
-    monkeypatch.setattr(fastbp.trainer, "SNAPSHOT_SHARE", snapshot_share)
+    monkeypatch.setattr(run, "CHUNK_SECONDS", chunk_seconds)
+    monkeypatch.setattr(run, "SNAPSHOT_FRACTION", snapshot_fraction)
     X, Y = data(7)
     if first == "loss":
         net = fastbp.Network([3, 4, 2], ["tanh", "identity"], seed=0, backend=backend)
@@ -270,7 +281,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_finite_parameters(
 
 def test_earlier_calls_do_not_change_what_is_led_back_to(backend, monkeypatch):
     """The second call keeps its copies in the memory of the first one's, or, with other data, cannot."""
-    monkeypatch.setattr(fastbp.trainer, "SNAPSHOT_SHARE", 1e12)
+    monkeypatch.setattr(run, "SNAPSHOT_FRACTION", 1e12)
     X, Y = data(7)
     X, Y, ends = 0.01 * X, np.full_like(Y, -1e38), []
     for calls in ([1000], [2, 998], [2, 3, 995], "other data"):
@@ -327,7 +338,8 @@ def test_the_message_says_where_it_began(backend, weights, origin):
 def test_the_failing_batch_is_found_again(backend, seed, monkeypatch):
     net = fastbp.Network([1, 1], "sigmoid", init=[([[0.0]], [0.0])], backend=backend)
     trainer, seen = fastbp.Trainer(net, fastbp.SGD(1e37, 0.5), batch_size=1, seed=seed), []
-    monkeypatch.setattr(trainer, "_origin", lambda X, Y: seen.append((X.tolist(), Y.tolist())) or "here")
+    origin = lambda net, X, Y: seen.append((X.tolist(), Y.tolist())) or "here"  # noqa: E731
+    monkeypatch.setattr(training.trainer, "nonfinite_origin", origin)
     order = np.empty(3, int)
     reference.shuffle(np.random.default_rng(seed).integers(0, 2**32, 3, dtype=np.uint32), order)
     place = int(np.flatnonzero(order == 1)[0])
@@ -339,7 +351,7 @@ def test_the_failing_batch_is_found_again(backend, seed, monkeypatch):
 @pytest.mark.parametrize("chunk_seconds", [0.0, 10.0])
 @pytest.mark.parametrize("first", ["loss", "parameters"])
 def test_the_whole_state_goes_back(backend, first, chunk_seconds, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
+    monkeypatch.setattr(run, "CHUNK_SECONDS", chunk_seconds)
     if first == "loss":
         net = fastbp.Network([3, 4, 2], ["tanh", "identity"], seed=0, backend=backend)
         trainer, (X, Y) = fastbp.Trainer(net, fastbp.SGD(1.0, 0.5), batch_size=2, seed=0), data(7)
@@ -347,17 +359,16 @@ def test_the_whole_state_goes_back(backend, first, chunk_seconds, monkeypatch):
         net = fastbp.Network([3, 2], "leaky_relu", "absolute_error", init="zeros", backend=backend)
         trainer = fastbp.Trainer(net, fastbp.SGD(3e38, 0.5), batch_size=2, seed=0)
         X, Y = data(7)[0] / 99, [[-1e38] * 2] * 7
-    made = trainer._made
 
-    def counted(*arguments):
-        first_batch, step = arguments[5], trainer.state.step
-        assert step % 4 == first_batch
-        done = made(*arguments)
+    def counted(train, X, Y, weights, words, first, last, losses):
+        step = trainer.state.step
+        assert step % 4 == first
+        done = train(X, Y, weights, words, first, last, losses)
         trainer.state.running_products[0] *= 0.5**done
-        trainer.state.step = step + done + (not np.isfinite(arguments[-1]).all())  # a step that failed was tried, too
+        trainer.state.step = step + done + (not np.isfinite(losses).all())  # a step that failed was tried, too
         return done
 
-    monkeypatch.setattr(trainer, "_made", counted)
+    wrap_training(net, monkeypatch, counted)
     with pytest.warns(RuntimeWarning, match="non-finite") as caught:
         history = trainer.fit(X, Y, epochs=100)
     batch = int(str(caught[0].message).split("(batch ")[1][0])
@@ -367,24 +378,22 @@ def test_the_whole_state_goes_back(backend, first, chunk_seconds, monkeypatch):
 
 @pytest.mark.parametrize("chunk_seconds", [0.0, 10.0])
 def test_steps_that_are_skipped(backend, chunk_seconds, monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", chunk_seconds)
+    monkeypatch.setattr(run, "CHUNK_SECONDS", chunk_seconds)
     X, Y = data(6)
     X[4] = 1e300  # the loss of this sample is infinite
     net, twin = (make(backend, activations=["identity", "identity"]) for _ in "ab")
     trainer = fastbp.Trainer(net, fastbp.SGD(0.01, 0.5), 1, shuffle=False, on_nonfinite="skip")
-    made = trainer._made
 
-    def one_by_one(*given):
-        *data, first, last, losses = given
+    def one_by_one(train, *data, first, last, losses):
         done = 0
         for epoch in range(len(losses)):
             for batch in range(first if epoch == 0 else 0, last):
-                total = losses[epoch : epoch + 1].copy()
-                n_made = made(*data, batch, batch + 1, total)
-                losses[epoch], done = total[0] if n_made else losses[epoch], done + n_made
+                total, skipped = losses[epoch : epoch + 1].copy(), trainer.state.skipped
+                done += train(*data, batch, batch + 1, total)
+                losses[epoch] = total[0] if trainer.state.skipped == skipped else losses[epoch]
         return done
 
-    monkeypatch.setattr(trainer, "_made", one_by_one)
+    wrap_training(net, monkeypatch, lambda train, *call: one_by_one(train, *call[:4], **name_span(call)))
     history = trainer.fit(X, Y, epochs=3)
     good = [0, 1, 2, 3, 5]
     same = fastbp.Trainer(twin, fastbp.SGD(0.01, 0.5), 1, shuffle=False)
@@ -544,11 +553,11 @@ def test_the_settings_of_every_update():
     )
     trainer.lr_scale = 0.5
     update = trainer._update()
-    assert update._replace(key=0) == fastbp.update.Update(
-        "nesterov",
-        (0.9,),
-        "constant",
-        (0.5,),
+    assert replace(update, key=0) == Update(
+        rule="nesterov",
+        hyperparameters=(0.9,),
+        schedule="constant",
+        rates=(0.5,),
         l1=0.1,
         l2=0.2,
         clip_value=5.0,
@@ -562,7 +571,7 @@ def test_the_settings_of_every_update():
     )
     assert trainer.lr == 0.25 and 0 < update.key < 2**64
     plain = fastbp.Trainer(net, fastbp.SGD(0.5), seed=1)
-    assert plain._update()._replace(key=0) == fastbp.update.Update("sgd", (), "constant", (0.5,))
+    assert replace(plain._update(), key=0) == Update(rule="sgd", rates=(0.5,))
     assert plain.velocity is None and plain._update().key > 0
     assert trainer.rng.bit_generator.state == plain.rng.bit_generator.state  # dropout changes nothing in the orders
     assert fastbp.Trainer(net, fastbp.SGD(0.5), seed=1, dropout=[0.0, 0.5])._update().dropout == (0.0, 0.5)
@@ -574,14 +583,9 @@ def weights_of(Y, sizes=(2, 3), loss="cross_entropy", dtype="float32", **options
     """Weights that the backend is told for such targets."""
     net = fastbp.Network(sizes, "softmax" if loss == "cross_entropy" else "sigmoid", loss, dtype=dtype, seed=0)
     trainer, seen = fastbp.Trainer(net, fastbp.SGD(0.1)), []
-    made = trainer._made
-
-    def spy(training, X, Y, weights, *rest):
-        seen.append(weights)
-        return made(training, X, Y, weights, *rest)
-
-    trainer._made = spy
-    trainer.fit(np.ones((len(Y), sizes[0])), Y, **options)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        watch_training(net, monkeypatch, lambda X, Y, weights, *_, **span: seen.append(weights))
+        trainer.fit(np.ones((len(Y), sizes[0])), Y, **options)
     return seen[0]
 
 
@@ -624,7 +628,7 @@ def test_progress_in_a_terminal_shows_only_on_long_work(monkeypatch, capsys):
     trainer = fastbp.Trainer(make("numpy"), fastbp.SGD(0.1), 4, seed=0)
     trainer.fit(*data(), epochs=2)
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(fastbp.trainer, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0.0)
     trainer.fit(*data(), epochs=2)
     assert "loss" in capsys.readouterr().out
     monkeypatch.setitem(__import__("sys").modules, "rich.progress", None)  # as if rich were not installed
@@ -633,7 +637,7 @@ def test_progress_in_a_terminal_shows_only_on_long_work(monkeypatch, capsys):
 
 
 def test_progress_without_rich_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(fastbp.trainer, "find_spec", lambda name: None)
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"fastbp\[cli\]"):
         fastbp.Trainer(make("numpy"), fastbp.SGD(0.1)).fit(*data(), progress=True)
 
@@ -648,7 +652,7 @@ def test_ctrl_c_between_calls_keeps_what_is_done(backend, monkeypatch):
             raise KeyboardInterrupt
 
     watch_training(net, monkeypatch, interrupted)
-    monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(run, "CHUNK_SECONDS", 0.0)
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1), 11, seed=0)
     with pytest.warns(RuntimeWarning, match="interrupted after 3 of 9 epochs"):
         history = trainer.fit(*data(), epochs=9)
@@ -666,13 +670,13 @@ def test_a_trainer_keeps_neither_data_nor_itself(backend):
         X, Y = data(12)
         trainer = fastbp.Trainer(make(backend), fastbp.SGD(0.1, 0.5), batch_size=3, seed=0)
         trainer.fit(X, Y, epochs=2)
-        run, seen = trainer._last_run, weakref.ref(X)
+        last_run, seen = trainer._last_run, weakref.ref(X)
         del X
         assert seen() is None
         trainer.fit(*data(12), epochs=2)
-        assert trainer._last_run is run
+        assert trainer._last_run is last_run
         seen = weakref.ref(trainer)
-        del trainer, run
+        del trainer, last_run
         assert seen() is None
     finally:
         gc.enable()
@@ -760,7 +764,7 @@ def test_what_follows_a_nonfinite_end_does_not_depend_on_the_time(backend, monke
     """The generator is where it was in the epoch that training ended in, however long the calls were."""
     losses = []
     for seconds in (0.0, 0.05, 1e9):
-        monkeypatch.setattr(fastbp.trainer, "CHUNK_SECONDS", seconds)
+        monkeypatch.setattr(run, "CHUNK_SECONDS", seconds)
         trainer = fastbp.Trainer(make(backend, activations="identity", dtype="float32"), fastbp.SGD(0.01), 3, seed=0)
         trainer.fit(*data(12), epochs=20)
         trainer.lr_scale = 500
@@ -826,7 +830,7 @@ def test_what_a_trainer_is_built_on_cannot_be_replaced(backend, name):
     trainer, other = (fastbp.Trainer(make(backend, sizes=sizes), fastbp.SGD(0.1, 0.5)) for sizes in ((3, 4, 2), (3, 2)))
     with pytest.raises(AttributeError, match=f"{name} of a Trainer cannot be replaced: make a new Trainer"):
         setattr(trainer, name, getattr(other, name))
-    for part in ("buffers", "memory"):
+    for part in ("buffers", "running_products", "vectors"):
         with pytest.raises(AttributeError, match=f"{part} of a State cannot be replaced: write into it"):
             setattr(trainer.state, part, np.zeros(1))
     trainer.state.buffers *= 0.5
@@ -854,6 +858,31 @@ SETTINGS = [
     ("key", -1, ValueError),
     ("lr_scale", np.inf, ValueError),
 ]
+
+
+def test_a_setting_stands_in_one_place():
+    """The constructor, the update, the checkpoint and the documentation name the same settings."""
+    names = [row.name for row in fields(UpdateSettings)]
+    keywords = signature(fastbp.Trainer).parameters
+    assert list(keywords) == (["net", "optimizer", "batch_size", "shuffle", "seed", "threads", *names, "on_nonfinite"])
+    assert {name: keywords[name].default for name in keywords if name not in names} == {
+        "net": keywords["net"].empty,
+        "optimizer": keywords["net"].empty,
+        "batch_size": 32,
+        "shuffle": True,
+        "seed": None,
+        "threads": None,
+        "on_nonfinite": "stop",
+    }
+    trainer = fastbp.Trainer(make("numpy"), fastbp.SGD(0.1))
+    for row in fields(UpdateSettings):
+        assert keywords[row.name].default == row.default
+        assert getattr(trainer, row.name) == row.metadata["off"] == getattr(trainer._update(), row.name)
+        assert not row.metadata["off"]  # what full-batch methods and old files take for off
+    assert set(trainer._config()) == {"network", "optimizer", "batch_size", "shuffle", "on_nonfinite", *names}
+    documentation = fastbp.Trainer.__doc__.split("Attributes\n")[0]
+    assert all(re.search(rf"^    (\w+, )?{name}\b.* : ", documentation, re.MULTILINE) for name in keywords)
+    assert {name for name, *_ in SETTINGS} == {*keywords, "rng", "key", "lr_scale"} - {"net", "seed"}
 
 
 @pytest.mark.parametrize("name, value, error", SETTINGS)

@@ -1,168 +1,79 @@
 """Methods that look at all samples before each step: L-BFGS and Levenberg-Marquardt.
 
-Both minimise E = loss of the network by its reduction + l2 / 2 * sum W**2.  Their vectors are float64; losses,
+Both minimize E = loss of the network by its reduction + l2 / 2 * sum W**2.  Their vectors are float64; losses,
 gradients and Jacobians are computed in the dtype of the network.  One iteration is one epoch of the `Trainer`.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .. import arguments, checks, interrupts
+from .. import checks, interrupts
 from ..backends import kernels_of
+from ..network import Network
+from ..optimizers import LBFGS, LevenbergMarquardt, minimize
 from ..reference.backprop import layer_views
-from ..update import N_RUNNING_PRODUCTS
 
-BLOCK_BYTES = 1 << 26  # rows of the Jacobian held together, in float64
-MAX_PARAMETERS = 10_000  # of Levenberg-Marquardt: a matrix of their square takes 0.8 GB, and two or three are held
+CHUNK_BYTES = 1 << 26  # rows of the Jacobian held together, in float64
 MIN_DAMPING = 1e-15
-SMALLEST_SCALE = 1e-12  # of the largest element of D: parameters that no output depends on have 0
+MIN_SCALE = 1e-12  # of the largest element of D, which is 0 for parameters that no output depends on
 DECREASE, FLATTER = 1e-4, 0.9  # c1 and c2 of the Wolfe conditions
-GROWTH, SHRINK = 4.0, 0.1  # of a step: at most this much longer; nearer to an end of its interval than this, never
-FIRST_FALL = 0.1  # share of the loss; the first step must show in it, however large the targets are
+GROWTH, SHRINK = 4.0, 0.1  # a step grows by at most GROWTH and keeps SHRINK of its interval from either end
+FIRST_FALL = 0.1  # fraction of the loss: a first step must change it, however large the targets are
 FLAT_ITERATIONS = 3
 CURVATURE = 1e-10  # cosine of the angle between a step and its gradient difference
-UNSUPPORTED = ("l1", "clip_value", "clip_norm", "max_norm", "dropout", "label_smoothing", "input_noise")
 
 
-@dataclass(frozen=True)
-class LBFGS:
-    """Quasi-Newton steps from the last few gradients of all samples (L-BFGS).
-
-    Nocedal and Wright, "Numerical optimization" (2006): the two-loop recursion, algorithm 7.4, with the scaling of
-    equation 7.20, and a line search for the strong Wolfe conditions, algorithms 3.5 and 3.6.  The pairs of steps and
-    gradient differences are kept in the trainer's state: training goes on with them in the next call of `fit`, and from
-    a checkpoint, to the same bits.  A loss recorded is that after the iteration.
-
-    Parameters
-    ----------
-    history : int
-        Pairs of steps and gradient differences that approximate the Hessian.
-    max_line_search : int
-        Most evaluations along one direction.
-    gtol : float
-        Converged where the next step, at the slope of the loss along it, would lower the loss by no more than the share
-        gtol**2 of it.
-    ftol : float
-        Converged where each of the last three iterations lowered the loss by no more than this share of it, or than its
-        rounding.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Where a setting is out of its range or not a number.
-
-    Notes
-    -----
-    The loss in `gtol` and `ftol` is that with the penalty; neither depends on its unit.  Before training ends as
-    converged or stalled, a step along the gradient is tried, and one along that of each layer alone, whose units may
-    differ: training goes on if one of them lowers the loss by more than these shares.  Targets of size 1 are learned in
-    far fewer iterations than targets of size 1000.
-    """
-
-    history: int = 10
-    max_line_search: int = 20
-    gtol: float = 1e-5
-    ftol: float = 2.2e-9
-
-    n_states: ClassVar[int] = 0
-
-    def __post_init__(self):
-        """Validate."""
-        arguments.integer("history", self.history)
-        arguments.integer("max_line_search", self.max_line_search)
-        arguments.number("gtol", self.gtol, at_least=0)
-        arguments.number("ftol", self.ftol, at_least=0)
-
-    @property
-    def n_vectors(self):
-        """Float64 numbers kept of each parameter: the steps, then the gradient differences."""
-        return 2 * self.history
-
-    def check(self, net, update):
-        """Refuse settings of an `Update` that it does not know."""
-        _check(self, update)
-
-    def minimize(self, net, X, Y, epochs, after, *, update=None, weights=None, running_products=None, vectors=None):
-        """Iterate, leaving the last iterate in `net.parameters` whatever ends it, Ctrl-C too.
-
-        Parameters
-        ----------
-        net : Network
-        X, Y : ndarray
-            Validated samples and targets.
-        epochs : int
-            Most iterations.
-        after : function (float) -> bool
-            Called after each iteration with the loss, without the penalty; the network holds the iterate.  True ends.
-        update : Update, optional
-            Of its settings `l2`; others that are not 0 are refused.
-        weights : ndarray (n_samples,), optional
-            Sample weights: E = 1/n sum of w_i E_i, or without 1/n for reduction="sum".
-        memory, vectors : float64 ndarrays (N_RUNNING_PRODUCTS,) and (n_vectors, n_parameters), optional
-            `State.running_products` and `State.vectors`, in and out: the pairs, how many there are, and where the next one goes.
-
-        Returns
-        -------
-        str or None
-            "converged"; "stalled", where no step found lowers the loss, as where float32 has no more digits;
-            "nonfinite", where the first loss is not finite; None, where `epochs` or `after` ended it.
-        """
-        self.check(net, update)
-        objective = Objective(net, X, Y, weights, update)
-        pairs = _Pairs(*_kept(self, net, running_products, vectors))
-        x = objective.x
-        total, gradient = objective(x)
-        if not (np.isfinite(total) and checks.is_finite(gradient)):
-            return "nonfinite"
-        pairs.begin(total)
-        share = max(self.ftol, objective.eps)
-        try:
-            for _ in range(epochs):
-                direction = pairs.direction(gradient, total)
-                is_flat = pairs.are_flat(share) or -(gradient @ direction) <= self.gtol**2 * abs(total)
-                found = None
-                if not is_flat:
-                    found = _line_search(objective, x, total, gradient, direction, self.max_line_search)
-                if found is None:  # once more along the gradient, and along that of each layer: others may drown it
-                    for part in objective.parts:
-                        direction = _first_step(gradient, total, part)
-                        found = _line_search(objective, x, total, gradient, direction, self.max_line_search)
-                        if found is not None and total - found[1] > max(share, self.gtol**2) * abs(total):
-                            pairs.clear()
-                            break
-                    else:
-                        return "converged" if is_flat else "stalled"
-                x_new, total, loss, gradient_new = found
-                with interrupts.deferred():
-                    pairs.add(x_new - x, gradient_new - gradient, total)
-                    x, gradient = x_new, gradient_new
-                    objective.place(x)  # the line search may have looked elsewhere last
-                if after(loss):
-                    return None
-            return None
-        finally:
-            objective.place(x)
+@minimize.register
+def _lbfgs(method: LBFGS, net, X, Y, epochs, after, update, weights, running_products, vectors) -> str | None:
+    objective = Objective(net, X, Y, weights, update)
+    pairs = _Pairs(running_products, vectors)
+    x = objective.x
+    total, gradient = objective(x)
+    if not (np.isfinite(total) and checks.is_finite(gradient)):
+        return "nonfinite"
+    pairs.begin(total)
+    ftol = max(method.ftol, objective.eps)
+    try:
+        for _ in range(epochs):
+            direction, found = pairs.direction(gradient, total), None
+            is_flat = pairs.are_flat(ftol) or -(gradient @ direction) <= method.gtol**2 * abs(total)
+            if not is_flat:
+                found = _line_search(objective, x, total, gradient, direction, method.max_line_search)
+            if found is None:
+                found = _last_search(objective, x, total, gradient, max(ftol, method.gtol**2), method.max_line_search)
+                if found is None:
+                    return "converged" if is_flat else "stalled"
+                pairs.clear()
+            x_new, total, loss, gradient_new = found
+            with interrupts.deferred():
+                pairs.add(x_new - x, gradient_new - gradient, total)
+                x, gradient = x_new, gradient_new
+                objective.set_parameters(x)  # the line search may have tried another point last
+            if after(loss):
+                return None
+        return None
+    finally:
+        objective.set_parameters(x)
 
 
 class _Pairs:
-    """The last steps s and gradient differences y, in memory that outlives a call.
+    """The last steps s and gradient differences y, kept in a `State` from one call to the next.
 
-    memory[0] and memory[1] are 1 + how many pairs there are, and 1 + where the next one goes.  memory[2] is the loss
-    that they led to, with the penalty, and `falls` by what shares of it the last iterations lowered it.
+    running_products[0] is 1 + the number of pairs, running_products[1] is 1 + the index of the next one,
+    running_products[2] the last loss with the penalty, and `falls` the fractions by which the last iterations
+    lowered it.
     """
 
     def __init__(self, running_products, vectors):
-        self.running_products, self.most = running_products, len(vectors) // 2
-        self.s, self.y = vectors[: self.most], vectors[self.most :]
+        self.running_products, self.max_pairs = running_products, len(vectors) // 2
+        self.s, self.y = vectors[: self.max_pairs], vectors[self.max_pairs :]
         self.falls = running_products[3 : 3 + FLAT_ITERATIONS]
         if not (
-            running_products[0] in range(1, self.most + 2) and running_products[1] in range(1, self.most + 1)
+            running_products[0] in range(1, self.max_pairs + 2) and running_products[1] in range(1, self.max_pairs + 1)
         ):  # of a crafted file
             self.clear()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self.running_products[0]) - 1
 
     def clear(self):
@@ -170,28 +81,28 @@ class _Pairs:
         self.running_products[:2] = 1
 
     def begin(self, total):
-        """Go on from this loss; where it is another one than then, data or parameters were changed."""
+        """Go on from this loss; where it is not the last one, data or parameters were changed: nothing is flat yet."""
         if total != self.running_products[2]:
             self.running_products[2], self.falls[:] = total, 1
 
     def add(self, s, y, total):
-        """Note a step: its loss, and the pair instead of the oldest one, if the curvature along it is above 0."""
+        """Record the loss after a step, and replace the oldest pair if the curvature along it is positive."""
         before, self.running_products[2] = self.running_products[2], total
         self.falls[:] = *self.falls[1:], (before - total) / max(abs(before), abs(total))
         if not s @ y > CURVATURE * np.sqrt((s @ s) * (y @ y)):
             return
-        place = int(self.running_products[1]) - 1
-        self.s[place], self.y[place] = s, y
-        self.running_products[0] = min(len(self) + 1, self.most) + 1
-        self.running_products[1] = (place + 1) % self.most + 1
+        i = int(self.running_products[1]) - 1
+        self.s[i], self.y[i] = s, y
+        self.running_products[0] = min(len(self) + 1, self.max_pairs) + 1
+        self.running_products[1] = (i + 1) % self.max_pairs + 1
 
-    def are_flat(self, share):
+    def are_flat(self, ftol):
         """Whether the last iterations hardly lowered the loss; one alone may be the first of a long valley."""
-        return (self.falls <= share).all()
+        return (self.falls <= ftol).all()
 
     def direction(self, gradient, total):
         """Return -H gradient, H being the approximation of the inverse Hessian."""
-        newest_first = [(int(self.running_products[1]) - 2 - i) % self.most for i in range(len(self))]
+        newest_first = [(int(self.running_products[1]) - 2 - i) % self.max_pairs for i in range(len(self))]
         d, factors = -gradient, []
         for i in newest_first:
             factors.append(self.s[i] @ d / (self.s[i] @ self.y[i]))
@@ -202,12 +113,12 @@ class _Pairs:
             d += (factor - self.y[i] @ d / (self.s[i] @ self.y[i])) * self.s[i]
         if len(self) and gradient @ d < 0:
             return d
-        self.clear()  # no direction of descent: rounding has spoilt them
+        self.clear()  # not a direction of descent, by rounding
         return _first_step(gradient, total)
 
 
 def _first_step(gradient, total, part=slice(None)):
-    """Return the step along the gradient, or a part of it, that at its slope lowers the loss by `FIRST_FALL` of it."""
+    """Return the step along the gradient, or a part of it, whose slope predicts a loss lower by `FIRST_FALL` of it."""
     step, g = np.zeros_like(gradient), gradient[part]
     if g.any():
         largest = np.abs(g).max()
@@ -215,7 +126,21 @@ def _first_step(gradient, total, part=slice(None)):
     return step
 
 
-def _line_search(objective, x, total, gradient, direction, most):
+def _last_search(objective, x, total, gradient, ftol, max_steps):
+    """Search along the gradient, then along that of each layer alone, which others may outweigh.
+
+    Returns
+    -------
+    As `_line_search`: the first that lowers the loss by more than the fraction `ftol` of it, or None.
+    """
+    for part in objective.parts:
+        found = _line_search(objective, x, total, gradient, _first_step(gradient, total, part), max_steps)
+        if found is not None and total - found[1] > ftol * abs(total):
+            return found
+    return None
+
+
+def _line_search(objective, x, total, gradient, direction, max_steps):
     """Find a step along the direction that satisfies the strong Wolfe conditions, or at least lowers the loss.
 
     Nocedal and Wright, algorithms 3.5 and 3.6, in one loop: `low` is the best step so far, and once there is a `high`,
@@ -224,11 +149,11 @@ def _line_search(objective, x, total, gradient, direction, most):
     Returns
     -------
     (x, total, loss, gradient) or None
-        What is found there; None where no step of the `most` tried lowers the loss.
+        There; None where none of `max_steps` steps lowers the loss.
     """
     slope, rounding = gradient @ direction, objective.eps * abs(total)
     step, low, high, found = 1.0, (0.0, total, slope), None, None
-    for _ in range(most if slope < 0 else 0):
+    for _ in range(max_steps if slope < 0 else 0):
         with np.errstate(all="ignore"):
             tried = objective.rounded(x + step * direction)
             here, gradient_here = objective(tried)
@@ -248,132 +173,69 @@ def _line_search(objective, x, total, gradient, direction, most):
             step = min(max(_cubic_minimum(before, low), 2 * step), GROWTH * step)
         else:
             width = high[0] - low[0]
-            share = (_cubic_minimum(low, high) - low[0]) / width if np.isfinite(high[1]) else SHRINK
-            step = low[0] + min(max(share, SHRINK), 1 - SHRINK) * width
+            fraction = (_cubic_minimum(low, high) - low[0]) / width if np.isfinite(high[1]) else SHRINK
+            step = low[0] + min(max(fraction, SHRINK), 1 - SHRINK) * width
     return found
 
 
 def _cubic_minimum(one, other):
-    """Return where the cubic through two (place, value, slope) is least, or infinity where it has no minimum."""
+    """Return where the cubic through two points (x, value, slope) has its minimum, or infinity without one."""
     (a, f, d), (b, g, e) = one, other
     with np.errstate(all="ignore"):
         c = d + e - 3 * (f - g) / (a - b)
         root = np.sqrt(c * c - d * e) * np.sign(b - a)
-        place = b - (b - a) * (e + root - c) / (e - d + 2 * root)
-    return place if np.isfinite(place) else np.inf
+        x = b - (b - a) * (e + root - c) / (e - d + 2 * root)
+    return x if np.isfinite(x) else np.inf
 
 
-@dataclass(frozen=True)
-class LevenbergMarquardt:
-    """Damped Gauss-Newton steps for squared_error and small networks.
-
-    Each iteration solves (J^T J + damping D) step = -J^T r, J being the Jacobian of the residuals r = A - Y by
-    backpropagation, both sides divided by the number of samples where the reduction is the mean, and D the diagonal of
-    J^T J, of which each element is the largest so far: no unit of inputs or targets matters.  A step that lowers the
-    loss is taken and the damping divided by `factor`; otherwise the damping is multiplied by it and the step computed
-    anew (Marquardt 1963; More, "The Levenberg-Marquardt algorithm: implementation and theory", 1978; Hagan and Menhaj,
-    "Training feedforward networks with the Marquardt algorithm", 1994).  A loss recorded is that after the iteration.
-
-    Parameters
-    ----------
-    damping : float
-        The first.
-    factor : float
-    max_damping : float
-        No step lowers the loss: training ends, "stalled".
-    gtol : float
-        Converged where the cosine of the angle between the residuals and every column of the Jacobian is at most this,
-        or, where the step could lower the loss by no more than its rounding, at most the root of the rounding.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Where a setting is out of its range or not a number.
-
-    Notes
-    -----
-    J is summed up over blocks of samples, so the memory is that of two or three float64 matrices of n_parameters
-    squared; networks of more than `MAX_PARAMETERS` are refused.  J^T J and its solution are NumPy's, whose last bits
-    may depend on the processor and the threads of its BLAS.
-    """
-
-    damping: float = 1e-3
-    factor: float = 10.0
-    max_damping: float = 1e10
-    gtol: float = 1e-10
-
-    n_states: ClassVar[int] = 0
-    n_vectors: ClassVar[int] = 1
-
-    def __post_init__(self):
-        """Validate."""
-        arguments.number("damping", self.damping, above=0)
-        arguments.number("factor", self.factor, above=1)
-        arguments.number("max_damping", self.max_damping, above=self.damping)
-        arguments.number("gtol", self.gtol, at_least=0)
-
-    def check(self, net, update):
-        """Refuse settings of an `Update`, and networks, that it does not know."""
-        _check(self, update)
-        n_parameters = net.parameters.size
-        if net.loss_name != "squared_error":
-            raise ValueError(
-                f"LevenbergMarquardt minimises sums of squares: the loss of the network must be "
-                f"'squared_error', got {net.loss_name!r}"
-            )
-        if n_parameters > MAX_PARAMETERS:
-            raise ValueError(
-                f"LevenbergMarquardt solves for all parameters at once and takes at most "
-                f"{MAX_PARAMETERS:,}, but the network has {n_parameters:,}; LBFGS takes any number"
-            )
-
-    def minimize(self, net, X, Y, epochs, after, *, update=None, weights=None, running_products=None, vectors=None):
-        """Iterate; as `LBFGS.minimize`.
-
-        The damping over the first one is kept in memory[0], and D in vectors[0], for later calls.
-        """
-        self.check(net, update)
-        running_products, (scale,) = _kept(self, net, running_products, vectors)
-        objective = Objective(net, X, Y, weights, update)
-        accepted, eps = objective.x, objective.eps
-        total = objective.value(accepted)
-        if not np.isfinite(total):
-            return "nonfinite"
-        try:
-            for _ in range(epochs):
-                gradient, H = objective.normal_equations(accepted)
-                diagonal = H.diagonal().copy()
-                if not (checks.is_finite(diagonal) and checks.is_finite(gradient)):  # D would keep it for ever
-                    return "stalled"
-                np.maximum(scale, diagonal, out=scale)
-                lengths = np.sqrt(2 * total) * np.sqrt(diagonal)  # of the residuals times those of the columns of J
-                if (np.abs(gradient) <= self.gtol * lengths).all():
+@minimize.register
+def _levenberg_marquardt(
+    method: LevenbergMarquardt, net, X, Y, epochs, after, update, weights, running_products, vectors
+) -> str | None:
+    """running_products[0] is the damping over the first one, and vectors[0] is D."""
+    (scale,) = vectors
+    objective = Objective(net, X, Y, weights, update)
+    accepted, eps = objective.x, objective.eps
+    total = objective.value(accepted)
+    if not np.isfinite(total):
+        return "nonfinite"
+    try:
+        for _ in range(epochs):
+            gradient, H = objective.normal_equations(accepted)
+            diagonal = H.diagonal().copy()
+            if not (
+                checks.is_finite(diagonal) and checks.is_finite(gradient)
+            ):  # D, the largest so far, would stay there
+                return "stalled"
+            np.maximum(scale, diagonal, out=scale)
+            lengths = np.sqrt(2 * total) * np.sqrt(diagonal)  # of the residuals times those of the columns of J
+            if (np.abs(gradient) <= method.gtol * lengths).all():
+                return "converged"
+            is_stationary = (np.abs(gradient) <= np.sqrt(eps) * lengths).all()
+            D, is_first = np.maximum(scale, MIN_SCALE * scale.max()), True
+            while True:
+                damping = method.damping * running_products[0]
+                np.fill_diagonal(H, diagonal + damping * D)
+                step = _solution(H, -gradient)
+                if is_first and is_stationary and 0 <= -0.5 * (gradient @ step) <= eps * total:
                     return "converged"
-                is_stationary = (np.abs(gradient) <= np.sqrt(eps) * lengths).all()
-                D, is_first = np.maximum(scale, SMALLEST_SCALE * scale.max()), True
-                while True:
-                    damping = self.damping * running_products[0]
-                    np.fill_diagonal(H, diagonal + damping * D)
-                    step = _solution(H, -gradient)
-                    if is_first and is_stationary and 0 <= -0.5 * (gradient @ step) <= eps * total:
-                        return "converged"
-                    with np.errstate(all="ignore"):
-                        tried = objective.rounded(accepted + step)
-                    lower = objective.value(tried)
-                    if lower < total:
-                        break
-                    if damping * self.factor > self.max_damping:
-                        running_products[0] = 1.0
-                        return "stalled"
-                    running_products[0] *= self.factor
-                    is_first = False
-                accepted, total = tried, lower
-                running_products[0] = max(running_products[0] / self.factor, MIN_DAMPING / self.damping)
-                if after(objective.loss):
-                    return None
-            return None
-        finally:
-            objective.place(accepted)
+                with np.errstate(all="ignore"):
+                    tried = objective.rounded(accepted + step)
+                lower = objective.value(tried)
+                if lower < total:
+                    break
+                if damping * method.factor > method.max_damping:
+                    running_products[0] = 1.0
+                    return "stalled"
+                running_products[0] *= method.factor
+                is_first = False
+            accepted, total = tried, lower
+            running_products[0] = max(running_products[0] / method.factor, MIN_DAMPING / method.damping)
+            if after(objective.loss):
+                return None
+        return None
+    finally:
+        objective.set_parameters(accepted)
 
 
 class Objective:
@@ -401,29 +263,29 @@ class Objective:
         return self.net.parameters.astype(np.float64)
 
     def rounded(self, x):
-        """Return x as the network holds it: what is computed there is of this point, and later calls go on from it."""
+        """Return x rounded to the dtype of the network, in which losses and gradients are computed."""
         return x.astype(self.net.dtype).astype(np.float64)
 
-    def place(self, x):
+    def set_parameters(self, x):
         """Write x into the network."""
         with np.errstate(all="ignore"):
             self.net.parameters[:] = x
 
     def value(self, x):
         """Loss with the penalty."""
-        self.place(x)
+        self.set_parameters(x)
         losses = self.net._backend.losses(self.net.parameters, self.X, self.Y)
         return self._sum(x, losses if self.weights is None else losses * self.weights)
 
     def __call__(self, x):
         """Loss with the penalty, and its gradient."""
-        self.place(x)
+        self.set_parameters(x)
         losses, gradient = self.net._backend.gradient(self.net.parameters, self.X, self.Y, self.weights)
         with np.errstate(all="ignore"):
             return self._sum(x, losses), gradient.astype(np.float64) + self.decay * x
 
     def normal_equations(self, x):
-        """Gradient, and J^T J of the residuals, times 1/n for the mean, with the penalty's share of both.
+        """Gradient, and J^T J of the residuals, times 1/n for the mean, with the penalty in both.
 
         Returns
         -------
@@ -431,10 +293,11 @@ class Objective:
         H : ndarray (n_parameters, n_parameters)
             The Gauss-Newton approximation of the Hessian.
         """
-        self.place(x)
+        self.set_parameters(x)
         n_outputs, n_parameters = self.net.sizes[-1], x.size
         gradient, H = self.decay * x, np.diag(self.decay)
-        for rows in _blocks(len(self.X), max(1, BLOCK_BYTES // (8 * n_outputs * n_parameters))):
+        n_rows = max(1, CHUNK_BYTES // (8 * n_outputs * n_parameters))
+        for rows in (slice(start, start + n_rows) for start in range(0, len(self.X), n_rows)):
             J, A = _jacobian(self.net, self.X[rows])
             J = J.reshape(-1, n_parameters).astype(np.float64)
             r = (A.astype(np.float64) - self.Y[rows]).T.ravel()
@@ -447,13 +310,13 @@ class Objective:
         return gradient, H
 
     def _sum(self, x, losses):
-        with np.errstate(all="ignore"):  # a step that went too far is told by its loss
+        with np.errstate(all="ignore"):  # divergence shows in the loss
             self.loss = float(self.scale * losses.sum())
             self.total = self.loss + 0.5 * float(self.decay @ (x * x))
         return self.total
 
 
-def jacobian(net, X):
+def jacobian(net: Network, X: ArrayLike) -> np.ndarray:
     """Differentiate the outputs of a network with respect to its parameters, by backpropagation.
 
     Parameters
@@ -481,27 +344,6 @@ def _jacobian(net, X):
             layer_jacobian(A_prev, delta, first, rows_of_J)
             first += W.size + W.shape[1]
     return J, record.A[-1]
-
-
-def _check(method, update):
-    """Refuse what a method of the full batch does not know."""
-    for name in UNSUPPORTED if update is not None else ():
-        if np.any(getattr(update, name)):
-            raise ValueError(
-                f"{name} must be 0 with {type(method).__name__}, which minimises one smooth function, "
-                f"the loss with the penalty of l2, got {getattr(update, name)!r}"
-            )
-
-
-def _kept(method, net, running_products, vectors):
-    """Return what a method keeps from call to call; new where there is none."""
-    if vectors is None or len(vectors) != method.n_vectors:  # as of a trainer of version 0.1
-        return np.ones(N_RUNNING_PRODUCTS), np.zeros((method.n_vectors, net.parameters.size))
-    return running_products, vectors
-
-
-def _blocks(n, rows):
-    return [slice(start, start + rows) for start in range(0, n, rows)]
 
 
 def _solution(H, g):

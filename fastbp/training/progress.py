@@ -1,20 +1,23 @@
 """The progress bar."""
 
+from __future__ import annotations
+
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 
 from .. import arguments
+from .history import History
 
-SILENT_SECONDS = 2.0  # a progress bar of its own accord appears only on longer work
+SILENT_SECONDS = 2.0  # progress=None shows a bar only on longer work
+
+_NO_BAR: AbstractContextManager[Callable[[History], None]] = nullcontext(lambda history: None)
 
 
-_NO_BAR = nullcontext(lambda history: None)
-
-
-def _progress_bar(progress, epochs):
-    """Return a context whose value shows a history; it does nothing where there is to be no bar."""
+def progress_bar(progress: bool | None, epochs: int) -> AbstractContextManager[Callable[[History], None]]:
+    """Return a context whose value is a function that shows a history; it does nothing where there is to be no bar."""
     if progress is not None:
         arguments.flag("progress", progress)
     if progress and find_spec("rich") is None:
@@ -25,10 +28,10 @@ def _progress_bar(progress, epochs):
 
 
 @contextmanager
-def _rich_bar(epochs, silent_seconds):
+def _rich_bar(epochs: int, silent_seconds: float) -> Iterator[Callable[[History], None]]:
     bar, task, show_from = None, None, time.perf_counter() + silent_seconds
 
-    def show(history):
+    def show(history: History) -> None:
         nonlocal bar, task, show_from
         if bar is None:
             if time.perf_counter() < show_from:

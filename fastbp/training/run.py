@@ -1,321 +1,452 @@
-"""The steps of one call of `Trainer.fit`, call by call of the backend."""
+"""The steps of one call of `Trainer.fit`: over arrays, or over the buffers of a stream."""
+
+from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import checks, reference
+from ..network import Network
+from ..update import State, Update
 from .history import History
+from .streams import Stream
 
-CHUNK_SECONDS = 0.05  # one native call: Ctrl-C waits until it returns
-
-
-MAX_GROWTH = 10  # of the chunk from one call to the next, while its speed is being learnt
-
-
-SNAPSHOT_SHARE = 50  # copying the parameters takes at most 1/50 of the time
-
-
+CHUNK_SECONDS = 0.05  # duration of one native call: Ctrl-C waits until it returns
+MAX_GROWTH = 10  # of the chunk from one call to the next, until its speed is known
+SNAPSHOT_FRACTION = 50  # copying the parameters takes at most 1/50 of the time
 MIN_SNAPSHOT_SECONDS = 0.005  # between two snapshots of however few parameters
+COPY_BYTES_PER_SECOND = 2e9  # for that estimate; low on purpose
+DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
+BAD_LABEL = "a label that is no class"
 
 
-COPY_BYTES_PER_SECOND = 2e9  # of that estimate; low on purpose
+def count_updates(training: Callable[..., int], state: State, *call: Any) -> int:
+    """Train by a function of the backend; return the number of updates, without skipped steps."""
+    skipped = state.skipped
+    return training(*call) - (state.skipped - skipped)
 
 
-EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
+class Watch(NamedTuple):
+    """Where training returns to Python.
 
-
-class _Plateau:
-    """Whether the loss does not fall any more, as scikit-learn's MLPs tell it."""
-
-    def __init__(self, tol):
-        self.tol, self.best, self.count = tol, np.inf, 0
-
-    def is_reached(self, loss):
-        """Take the loss of an epoch."""
-        self.count = self.count + 1 if loss > self.best - self.tol else 0
-        self.best = min(self.best, loss)
-        return self.count > EPOCHS_WITHOUT_FALL
-
-
-class _Run:
-    """The steps of a call of `fit`: which are done, which come next, and how to do the last ones again.
-
-    Between calls it is at rest, without the data, and what it has made ready serves the next one that is like it.
-
-    A step is counted from the start of the call.  One native call does either batches of one epoch or whole
-    epochs.  Since the last snapshot of the parameters every call is noted, so that a training that left the
-    finite numbers can be led back to its last finite step, wherever the borders of the calls fell.
+    Attributes
+    ----------
+    epochs, batches : bool
+        After each epoch; after each batch.
+    may_change : bool
+        Callbacks run there that may change parameters or settings: earlier steps cannot be done again.
     """
 
-    def __init__(self, trainer, order, shuffle, last):
-        net, state, batch_size = self._owner = trainer.net, trainer.state, trainer.batch_size
-        self.order, self.n_samples, self._may_shuffle = order, len(order), shuffle  # None: the order is not its own
-        self.batch_size = min(batch_size or self.n_samples, self.n_samples)
-        self.n_batches = -(-self.n_samples // self.batch_size)
-        self.shuffle = bool(shuffle) and self.n_batches > 1
-        self._settings = self._training = None
-        self._floats = [net.parameters, *state.buffers]
-        self._kept = [state.running_products, *self._floats]
-        if self.shuffle:
-            self._kept.append(self.order)
-        self._copies = [] if last is None else last._copies  # new memory would cost more than the copying
-        copies, kept = ([(array.shape, array.dtype) for array in arrays] for arrays in (self._copies, self._kept))
-        if copies != kept:
-            self._copies = [np.empty_like(array) for array in self._kept]
-        bytes_kept = sum([array.nbytes for array in self._kept])
-        self._snapshot_seconds = max(MIN_SNAPSHOT_SECONDS, SNAPSHOT_SHARE * bytes_kept / COPY_BYTES_PER_SECOND)
+    epochs: bool = False
+    batches: bool = False
+    may_change: bool = False
 
-    def is_for(self, trainer, n_samples):
-        """Whether it can serve a call of `fit` over so many samples, in an order of its own."""
-        mine, theirs = self._owner, (trainer.net, trainer.state, trainer.batch_size)
-        return (
-            self.n_samples == n_samples
-            and self._may_shuffle is trainer.shuffle
-            and mine[0] is theirs[0]
-            and mine[1] is theirs[1]
-            and mine[2] == theirs[2]
-        )
 
-    def begin(self, trainer, X, Y, weights, epochs):
-        """Begin a call of `fit`."""
-        self.trainer, self.X, self.Y, self.weights = trainer, X, Y, weights
-        self.n_steps = epochs * self.n_batches
-        self.done = 0
-        self.epoch_loss = self.epoch_seconds = 0.0  # of the epoch under way
-        self.batch_loss = 0.0  # of the last step, where a call makes one
-        self.skipped = 0  # samples of the epoch under way
-        self._first_step = trainer.state.step
-        self._copy()
-        self._snapshot_step, self._snapshot_time, self._calls = 0, time.perf_counter(), []
+class Steps(ABC):
+    """What the loop of `Trainer.fit` needs of the steps that it makes.
 
-    def advance(self, history, one_epoch, one_batch=False, is_watched=False):
-        """Train for about CHUNK_SECONDS, at most to the end of the epoch if `one_epoch`, or a single batch.
+    Attributes
+    ----------
+    batch_loss : float
+        Loss of the last step, where a call makes one.
+    of_batches : str
+        How a message says the number of batches of an epoch.
+    """
 
-        `is_watched`: before each epoch, or batch, callbacks may have changed anything: no step before it can be done
-        again.
+    batch_loss = 0.0
+    of_batches = ""
+
+    @abstractmethod
+    def advance(self, history: History, update: Update, threads: int | None, rng: np.random.Generator) -> None:
+        """Train for about `CHUNK_SECONDS`, at most up to where the call is watched; add whole epochs to the history.
+
+        ``history.nonfinite`` is set where the next step, or what the last ones left, is not finite.
         """
-        trainer, start = self.trainer, time.perf_counter()
-        is_changed = is_watched and self.done and (one_batch or self.is_between_epochs())
-        if is_changed or start - self._snapshot_time > self._snapshot_seconds:
-            self._snapshot(history)
-            if history.nonfinite:
+
+    @abstractmethod
+    def is_between_epochs(self) -> bool:
+        """Whether the next step is the first of an epoch."""
+
+    @abstractmethod
+    def is_nonfinite(self) -> bool:
+        """Whether a parameter, or what the update rule remembers of it, is not finite."""
+
+    @abstractmethod
+    def seek_finite(self) -> tuple[int, int]:
+        """Go back to the last step after which all is finite; return the epoch and batch of the next one, from 0."""
+
+    @abstractmethod
+    def next_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return samples and targets of the next batch, which a call has tried already."""
+
+    @abstractmethod
+    def close(self) -> Run | None:
+        """Let go of the data; return a run at rest, which may serve the next call of `fit`."""
+
+
+class _Call(NamedTuple):
+    """Steps `first` up to `last`, from the start of the run, and the random words of the epochs that begin there."""
+
+    first: int
+    last: int
+    words: np.ndarray | None
+
+
+class Run(Steps):
+    """The steps of a call of `fit` over arrays.
+
+    Between calls of `fit` it is at rest, without the data, and serves the next call if that is like it (`is_for`).
+
+    Steps are counted from the start of the call of `fit`.  One native call does either batches of one epoch or whole
+    epochs.  All calls since the last snapshot of the parameters are recorded, so that a training that has become
+    non-finite can go back to its last finite step, whatever the borders of the calls were.
+
+    Parameters
+    ----------
+    net, state, batch_size
+        Of the trainer.
+    order : int64 ndarray (n_samples,)
+        In and out: shuffled in place.
+    shuffle : bool or None
+        None: the order is not that of all samples but given, as for a buffer of a stream.
+    last : Run, optional
+        Its memory and the length of its calls are taken over.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        state: State,
+        batch_size: int | None,
+        order: np.ndarray,
+        shuffle: bool | None,
+        last: Run | None = None,
+    ) -> None:
+        self._key = net, state, batch_size, shuffle, len(order)
+        self._net, self._state, self._order, self._n_samples = net, state, order, len(order)
+        self._batch_size = min(batch_size or self._n_samples, self._n_samples)
+        self.n_batches = -(-self._n_samples // self._batch_size)
+        self._shuffles = bool(shuffle) and self.n_batches > 1
+        self._is_mean = net.reduction == "mean"
+        self._chunk = 1 if last is None else last._chunk  # steps of one call; grows until it takes CHUNK_SECONDS
+        self._update: Update | None = None
+        self._threads: int | None = None
+        self._floats = [net.parameters, *state.buffers]
+        self._arrays = [state.running_products, *self._floats]
+        if self._shuffles:
+            self._arrays.append(order)
+        self._copies = self._memory_for_copies(last)
+        n_bytes = sum([array.nbytes for array in self._arrays])
+        self._snapshot_seconds = max(MIN_SNAPSHOT_SECONDS, SNAPSHOT_FRACTION * n_bytes / COPY_BYTES_PER_SECOND)
+
+    def _memory_for_copies(self, last: Run | None) -> list[np.ndarray]:
+        """Return memory for a snapshot: that of the last run where it fits, for new pages cost more than the copy."""
+        copies = [] if last is None else last._copies
+        kinds = ([(array.shape, array.dtype) for array in arrays] for arrays in (copies, self._arrays))
+        return copies if next(kinds) == next(kinds) else [np.empty_like(array) for array in self._arrays]
+
+    def is_for(self, net: Network, state: State, batch_size: int | None, shuffle: bool, n_samples: int) -> bool:
+        """Whether it serves a call of `fit` with these."""
+        key = self._key
+        return key[0] is net and key[1] is state and key[2:] == (batch_size, shuffle, n_samples)
+
+    def begin(
+        self,
+        X: np.ndarray,
+        Y: np.ndarray,
+        weights: np.ndarray | None,
+        epochs: int,
+        watch: Watch,
+        rng: np.random.Generator,
+    ) -> None:
+        """Begin a call of `fit`."""
+        self._data: tuple | None = (X, Y, weights)
+        self._watch, self._rng = watch, rng
+        self._n_steps, self._done = epochs * self.n_batches, 0
+        self._epoch_loss = self._epoch_seconds = 0.0  # sums of the epoch under way
+        self._skipped = 0  # samples of the epoch under way in steps that were skipped
+        self._first_step = self._state.step
+        self._copy()
+
+    def advance(self, history: History, update: Update, threads: int | None, rng: np.random.Generator) -> None:
+        """Train for about `CHUNK_SECONDS`, at most up to where the call is watched; add whole epochs to the history."""
+        start = time.perf_counter()
+        self._rng = rng
+        if self._is_snapshot_due(start):
+            if self.is_nonfinite():
+                history.nonfinite = True
                 return
-        epoch, first_batch = divmod(self.done, self.n_batches)
-        n_epochs = min(trainer._chunk, self.n_steps - self.done) // self.n_batches  # if that many fit into the call
-        if one_epoch or first_batch or n_epochs < 1:
-            n_epochs = 1
-        steps = min(trainer._chunk, self.n_batches - first_batch) if n_epochs == 1 else n_epochs * self.n_batches
-        if trainer.on_nonfinite == "skip" and self.n_samples % self.batch_size:  # a call skips batches of one length
-            steps = min(steps, max(1, self.n_batches - 1 - first_batch))
-        if one_batch:
-            n_epochs = steps = 1
-        words = None
-        if self.shuffle and first_batch == 0:
-            words = self._words(n_epochs)
+            self._copy()
+        if update is not self._update or threads != self._threads:
+            self._prepare(update, threads)
+        epoch, n_epochs, call = self._next_call(update.skips)
         losses = np.zeros(n_epochs)
-        losses[0] = self.epoch_loss
-        self._calls.append((self.done, self.done + steps, words))
-        done = self._train(self.done, self.done + steps, words, losses)
-        share = float(self.n_samples) if trainer.net.reduction == "mean" else 1.0
-        if one_batch:
-            rows = min(self.batch_size, self.n_samples - first_batch * self.batch_size)
-            self.batch_loss = float(losses[0] - self.epoch_loss) / min(rows, share) if done else float("nan")
-        if trainer.on_nonfinite == "skip":  # all were tried
-            rows = min(self.batch_size, self.n_samples - first_batch * self.batch_size)
-            self.skipped += (steps - done) * rows
-            history.skipped += steps - done
-            done = steps
-        self.done += done
-        history.nonfinite = done < steps
+        losses[0] = self._epoch_loss
+        self._calls.append(call)
+        n_steps = call.last - call.first
+        done = self._train(call, losses)
+        if self._watch.batches:
+            self.batch_loss = self._loss_of_batch(losses[0] - self._epoch_loss) if done else float("nan")
+        if update.skips:  # all were tried
+            self._skipped += (n_steps - done) * self._rows_of_batch()
+            history.skipped += n_steps - done
+            done = n_steps
+        self._done += done
+        history.nonfinite = done < n_steps
         seconds = time.perf_counter() - start
-        trainer._chunk = max(1, min(int(steps * CHUNK_SECONDS / seconds), max(trainer._chunk, MAX_GROWTH * steps)))
-        n_whole = self.done // self.n_batches - epoch
-        if n_whole:
-            if self.skipped:  # then it is one epoch
-                share = (share - self.skipped if trainer.net.reduction == "mean" else 1.0) if self.n_made else np.nan
-            history._add(losses[:n_whole], share, self.epoch_seconds + seconds)
-            self.last_made, self.skipped = self.n_made, 0
-            self.epoch_loss = self.epoch_seconds = 0.0
-        else:
-            self.epoch_loss, self.epoch_seconds = losses[0], self.epoch_seconds + seconds
+        self._chunk = max(1, min(int(n_steps * CHUNK_SECONDS / seconds), max(self._chunk, MAX_GROWTH * n_steps)))
+        self._record(history, losses, self._done // self.n_batches - epoch, seconds)
 
-    @property
-    def n_made(self):
-        """Samples of the epoch under way but those of steps left out."""
-        return self.n_samples - self.skipped
+    def _is_snapshot_due(self, now: float) -> bool:
+        """Whether the last snapshot is old, or callbacks may have changed what follows it."""
+        if now - self._snapshot_time > self._snapshot_seconds:
+            return True
+        watch = self._watch
+        return bool(watch.may_change and self._done and (watch.batches or self.is_between_epochs()))
 
-    def not_finite(self):
+    def _next_call(self, skips: bool) -> tuple[int, int, _Call]:
+        """Return the epoch under way, how many epochs the next call has a part in, and the call."""
+        epoch, first_batch = divmod(self._done, self.n_batches)
+        n_epochs = min(self._chunk, self._n_steps - self._done) // self.n_batches  # if so many fit into the call
+        if self._watch.epochs or skips or first_batch or n_epochs < 1:
+            n_epochs = 1
+        n_steps = min(self._chunk, self.n_batches - first_batch) if n_epochs == 1 else n_epochs * self.n_batches
+        if skips and self._n_samples % self._batch_size:  # a call skips batches of one length
+            n_steps = min(n_steps, max(1, self.n_batches - 1 - first_batch))
+        if self._watch.batches:
+            n_epochs = n_steps = 1
+        words = self._draw_words(n_epochs) if self._shuffles and first_batch == 0 else None
+        return epoch, n_epochs, _Call(self._done, self._done + n_steps, words)
+
+    def _record(self, history: History, losses: np.ndarray, n_whole: int, seconds: float) -> None:
+        """Add the whole epochs of a call to the history, or keep the sums of the one under way."""
+        if not n_whole:
+            self._epoch_loss, self._epoch_seconds = losses[0], self._epoch_seconds + seconds
+            return
+        n_samples = self._n_samples - self._skipped  # skipping calls end with their epoch
+        self.n_samples_of_loss = n_samples if self._is_mean else 1
+        divisor = float(self.n_samples_of_loss) if n_samples else np.nan
+        history.add(losses[:n_whole], divisor, self._epoch_seconds + seconds)
+        self._epoch_loss = self._epoch_seconds = 0.0
+        self._skipped = 0
+
+    def _rows_of_batch(self) -> int:
+        """Return the number of samples of the next batch."""
+        return min(self._batch_size, self._n_samples - self._done % self.n_batches * self._batch_size)
+
+    def _loss_of_batch(self, total: float) -> float:
+        return float(total) / (self._rows_of_batch() if self._is_mean else 1.0)
+
+    def is_between_epochs(self) -> bool:
+        """Whether the next step is the first of an epoch."""
+        return self._done % self.n_batches == 0
+
+    def is_nonfinite(self) -> bool:
         """Whether a parameter, or what the update rule remembers of it, is not finite."""
         return not all(map(checks.is_finite, self._floats))
 
-    def back_to_finite(self):
-        """Lead the parameters back to the last step after which they were finite; return how many steps that is."""
-        if self.not_finite():
-            finite, nonfinite = self._snapshot_step, self.done
+    def seek_finite(self) -> tuple[int, int]:
+        """Go back to the last step after which all is finite; return the epoch and batch of the next one, from 0."""
+        if self.is_nonfinite():
+            finite, nonfinite = self._snapshot_step, self._done
             try:
                 while nonfinite - finite > 1:
                     middle = (finite + nonfinite) // 2
-                    self._again(middle)
-                    finite, nonfinite = (finite, middle) if self.not_finite() else (middle, nonfinite)
-                self._again(finite)
+                    self._redo(middle)
+                    finite, nonfinite = (finite, middle) if self.is_nonfinite() else (middle, nonfinite)
+                self._redo(finite)
             except KeyboardInterrupt:
-                self._again(self._snapshot_step)
+                self._redo(self._snapshot_step)
                 raise
-            self.done = finite
-        self.trainer.state.step = self._first_step + self.done
-        epoch, batch = divmod(self.done, self.n_batches)
-        if self.shuffle:  # words were drawn for as many epochs as a call was to do, which depends on the time
-            self.trainer.rng.bit_generator.state = self._rng_state
+            self._done = finite
+        self._state.step = self._first_step + self._done
+        epoch, batch = divmod(self._done, self.n_batches)
+        if self._shuffles:  # words were drawn for as many epochs as a call was to do, which depends on the time
+            self._rng.bit_generator.state = self._rng_state
             for _ in range(-(-self._snapshot_step // self.n_batches), epoch + 1):
-                self._words(1)
+                self._draw_words(1)
         return epoch, batch
 
-    def _words(self, n_epochs):
-        """Draw what decides the orders of so many epochs."""
-        return self.trainer.rng.integers(0, 2**32, (n_epochs, self.n_samples), dtype=np.uint32)
+    def next_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return samples and targets of the next batch, which a call has tried already."""
+        order = self._order
+        for first, last, words in self._calls:
+            if words is not None and first <= self._done < last and self.is_between_epochs():
+                order = np.empty_like(order)
+                reference.shuffle(words[(self._done - first) // self.n_batches], order)
+        start = self._done % self.n_batches * self._batch_size
+        rows = order[start : start + self._batch_size]
+        assert self._data is not None
+        return self._data[0][rows], self._data[1][rows]
 
     @property
-    def of_batches(self):
-        """How a message says how many batches an epoch has."""
+    def of_batches(self) -> str:  # type: ignore[override]
+        """How a message says the number of batches of an epoch."""
         return f" of {self.n_batches}"
 
-    def is_between_epochs(self):
-        """Whether the next step is the first of an epoch."""
-        return self.done % self.n_batches == 0
+    def close(self) -> Run:
+        """Let go of the data; return the run itself."""
+        self._data, self._calls = None, []
+        return self
 
-    def data_of_next(self):
-        """Return samples and targets of the next batch, which a call has tried already."""
-        rows = self.rows_of_next()
-        return self.X[rows], self.Y[rows]
+    def _draw_words(self, n_epochs: int) -> np.ndarray:
+        """Draw the random words that decide the orders of so many epochs."""
+        return self._rng.integers(0, 2**32, (n_epochs, self._n_samples), dtype=np.uint32)
 
-    def close(self):
-        """Be at rest: without the data, for the next call of `fit`."""
-        trainer, self.trainer, self.X, self.Y, self.weights = self.trainer, None, None, None, None
-        self._calls = []
-        if trainer is not None:
-            trainer._last_run = self
-
-    def rows_of_next(self):
-        """Return the samples of the next batch, which a call has tried already."""
-        order = self.order
-        for first, last, words in self._calls:
-            if words is not None and first <= self.done < last and self.done % self.n_batches == 0:
-                order = np.empty_like(order)
-                reference.shuffle(words[(self.done - first) // self.n_batches], order)
-        start = self.done % self.n_batches * self.batch_size
-        return order[start : start + self.batch_size]
-
-    def _snapshot(self, history):
-        if self.not_finite():
-            history.nonfinite = True
-            return
-        self._copy()
-        self._snapshot_step, self._snapshot_time, self._calls = self.done, time.perf_counter(), []
-
-    def _copy(self):
-        self._rng_state = self.trainer.rng.bit_generator.state if self.shuffle else None
-        for copy, array in zip(self._copies, self._kept, strict=True):
+    def _copy(self) -> None:
+        """Take a snapshot."""
+        self._rng_state = self._rng.bit_generator.state if self._shuffles else {}
+        for copy, array in zip(self._copies, self._arrays, strict=True):
             copy[...] = array
+        self._snapshot_step, self._snapshot_time = self._done, time.perf_counter()
+        self._calls: list[_Call] = []
 
-    def _again(self, step):
+    def _redo(self, step: int) -> None:
         """Do the steps from the snapshot up to `step` again."""
-        for copy, array in zip(self._copies, self._kept, strict=True):
+        for copy, array in zip(self._copies, self._arrays, strict=True):
             array[...] = copy
-        self.trainer.state.step = self._first_step + self._snapshot_step
+        self._state.step = self._first_step + self._snapshot_step
         for first, last, words in self._calls:
             if first >= step:
                 break
             last = min(last, step)
             whole = first + (last - first) // self.n_batches * self.n_batches if first % self.n_batches == 0 else first
             if whole > first:
-                self._train(first, whole, words)
+                self._train(_Call(first, whole, words))
             if last > whole:
                 n_epochs = (whole - first) // self.n_batches
-                self._train(whole, last, None if words is None else words[n_epochs:])
+                self._train(_Call(whole, last, None if words is None else words[n_epochs:]))
 
-    def _train(self, first, last, words, losses=None):
-        """Do the steps from `first` up to `last`: batches of one epoch, or whole epochs."""
-        trainer, first_batch, n_epochs = self.trainer, first % self.n_batches, -(-(last - first) // self.n_batches)
-        settings = trainer._update(), trainer.threads
-        if settings != self._settings:
-            self._settings = settings
-            self._training = trainer._training(self.batch_size, self.order)
-        losses = np.zeros(n_epochs) if losses is None else losses
-        words = None if words is None else words[:n_epochs]
-        return trainer._made(
-            self._training, self.X, self.Y, self.weights, words, first_batch, (last - 1) % self.n_batches + 1, losses
+    def _prepare(self, update: Update, threads: int | None) -> None:
+        """Get the function of the backend that trains with these settings; see `NumpyBackend.training`."""
+        self._update, self._threads = update, threads
+        self._training = self._net._backend.training(
+            self._net.parameters,
+            self._state,
+            batch_size=self._batch_size,
+            order=self._order,
+            update=update,
+            threads=threads or 0,
         )
 
+    def _train(self, call: _Call, losses: np.ndarray | None = None) -> int:
+        """Do the steps of a call; return the number of updates."""
+        first, last, words = call
+        n_epochs = -(-(last - first) // self.n_batches)
+        if losses is None:
+            losses = np.zeros(n_epochs)
+        if words is not None:
+            words = words[:n_epochs]
+        batches = first % self.n_batches, (last - 1) % self.n_batches + 1
+        assert self._data is not None
+        return count_updates(self._training, self._state, *self._data, words, *batches, losses)
 
-class _StreamRun:
-    """The steps of one call of `fit` over a stream: for each buffer the one epoch of a `_Run`."""
 
-    of_batches = ""
+class StreamRun(Steps):
+    """The steps of a call of `fit` over a stream: for each buffer the one epoch of a `Run`."""
 
-    def __init__(self, trainer, stream, class_weight):
-        self.trainer, self.stream, self.class_weight = trainer, stream, class_weight
-        self.buffers = self.run = self.part = None  # of the epoch under way
-        self.batch_loss = 0.0
+    def __init__(
+        self,
+        net: Network,
+        state: State,
+        batch_size: int,
+        stream: Stream,
+        shuffle: bool,
+        class_weight: dict | None,
+        watch: Watch,
+        last: Run | None,
+    ) -> None:
+        self._net, self._state, self._batch_size = net, state, batch_size
+        self._stream, self._shuffle, self._class_weight, self._watch = stream, shuffle, class_weight, watch
+        self._is_mean = net.reduction == "mean"
+        self._run: Run | None = None
+        self._last = last
+        self._buffers: Iterator | None = None  # of the epoch under way
+        self._part = History()  # of the buffer under way
 
-    def advance(self, history, one_epoch, one_batch=False, is_watched=False):
-        """Train for about CHUNK_SECONDS, at most to the end of a buffer, or a single batch."""
-        trainer = self.trainer
-        if self.buffers is None:
-            self.start, self.loss, self.share, self.steps = time.perf_counter(), 0.0, 0, 0
-            self.buffers = self.stream.buffers(
-                trainer.net,
-                trainer.rng,
-                trainer.shuffle,
-                trainer.batch_size,
-                as_order=True,
-                in_place=self.class_weight is None,
-            )
-            self._take_buffer()
-        self.epoch, skipped = len(history), self.part.skipped
-        self.run.advance(self.part, True, one_batch, is_watched)
-        self.batch_loss, history.skipped = self.run.batch_loss, history.skipped + self.part.skipped - skipped
-        history.nonfinite = self.part.nonfinite or (len(self.part) > 0 and self.run.not_finite())
-        if history.nonfinite or not len(self.part):
+    def advance(self, history: History, update: Update, threads: int | None, rng: np.random.Generator) -> None:
+        """Train for about `CHUNK_SECONDS`, at most to the end of a buffer."""
+        if self._buffers is None:
+            self._begin_epoch(rng)
+        assert self._run is not None
+        part, n_skipped, self._epoch = self._part, self._part.skipped, len(history)
+        self._run.advance(part, update, threads, rng)
+        self.batch_loss, history.skipped = self._run.batch_loss, history.skipped + part.skipped - n_skipped
+        history.nonfinite = part.nonfinite or (len(part) > 0 and self._run.is_nonfinite())
+        if history.nonfinite or not len(part):
             return
-        if np.isfinite(self.part.loss[0]):  # not every batch of it was skipped
-            share = self.run.last_made if trainer.net.reduction == "mean" else 1
-            self.loss += self.part.loss[0] * share
-            self.share = self.share + share if trainer.net.reduction == "mean" else 1
-        self.steps += self.run.n_batches
-        if not self._take_buffer():
-            self.buffers = None
-            history._add(np.array([self.loss]), self.share or np.nan, time.perf_counter() - self.start)
+        if np.isfinite(part.loss[0]):  # not every batch of it was skipped
+            n_samples = self._run.n_samples_of_loss
+            self._loss += part.loss[0] * n_samples
+            self._n_samples = self._n_samples + n_samples if self._is_mean else 1
+        self._steps += self._run.n_batches
+        if not self._begin_buffer(rng):
+            self._buffers = None
+            history.add(np.array([self._loss]), self._n_samples or np.nan, time.perf_counter() - self._start)
 
-    def _take_buffer(self):
-        buffer = next(self.buffers, None)
-        if buffer is not None:
-            trainer, (X, Y, order) = self.trainer, buffer
-            if self.run is not None:
-                self.run.close()
-            weights = checks.weights(None, self.class_weight, Y, trainer.net.sizes[-1], trainer.net.dtype)
-            self.run, self.part = trainer._run(X, Y, weights, 1, order), History()
-        return buffer is not None
+    def _begin_epoch(self, rng: np.random.Generator) -> None:
+        self._start, self._loss, self._n_samples, self._steps = time.perf_counter(), 0.0, 0, 0
+        self._buffers = self._stream.buffers(
+            self._net, rng, self._shuffle, self._batch_size, as_order=True, in_place=self._class_weight is None
+        )
+        self._begin_buffer(rng)
 
-    def is_between_epochs(self):
+    def _begin_buffer(self, rng: np.random.Generator) -> bool:
+        """Begin the next buffer of the epoch; return whether there is one."""
+        assert self._buffers is not None
+        buffer = next(self._buffers, None)
+        if buffer is None:
+            return False
+        X, Y, order = buffer
+        weights = checks.weights(None, self._class_weight, Y, self._net.sizes[-1], self._net.dtype)
+        self._run = Run(self._net, self._state, self._batch_size, order, None, self._run or self._last)
+        self._run.begin(X, Y, weights, 1, self._watch._replace(epochs=True), rng)
+        self._part = History()
+        return True
+
+    def is_between_epochs(self) -> bool:
         """Whether the next step is the first of an epoch."""
-        return self.buffers is None
+        return self._buffers is None
 
-    def not_finite(self):
-        """Whether a step left a parameter, or what the update rule remembers of it, that is not finite."""
-        return self.run is not None and self.run.not_finite()
+    def is_nonfinite(self) -> bool:
+        """Whether a parameter, or what the update rule remembers of it, is not finite."""
+        return self._run is not None and self._run.is_nonfinite()
 
-    def back_to_finite(self):
-        """Lead the parameters back to the last step after which they were finite; return its epoch and batch."""
-        return self.epoch, self.steps + self.run.back_to_finite()[1]
+    def seek_finite(self) -> tuple[int, int]:
+        """Go back to the last step after which all is finite; return the epoch and batch of the next one, from 0."""
+        assert self._run is not None
+        return self._epoch, self._steps + self._run.seek_finite()[1]
 
-    def data_of_next(self):
+    def next_data(self) -> tuple[np.ndarray, np.ndarray]:
         """Return samples and targets of the next batch, which a call has tried already."""
-        return self.run.data_of_next()
+        assert self._run is not None
+        return self._run.next_data()
 
-    def close(self):
-        """End the thread that reads ahead, and the part under way."""
-        if self.run is not None:
-            self.run.close()
-        if self.buffers is not None:
-            self.buffers.close()
+    def close(self) -> Run | None:
+        """End the thread that reads ahead; return the run of the last buffer."""
+        if self._buffers is not None:
+            self._buffers.close()  # type: ignore[attr-defined]
+        return self._last if self._run is None else self._run.close()
+
+
+def nonfinite_origin(net: Network, X: np.ndarray, Y: np.ndarray) -> str:
+    """Name where the first number that is not finite arises when these samples pass through the network."""
+    found = []
+    n_rows = max(1, DIAGNOSED_NUMBERS // sum(net.sizes))
+    with np.errstate(all="ignore"):
+        for start in range(0, len(X), n_rows):
+            record = net._backend.record(net.parameters, X[start : start + n_rows])
+            arrays = [array for pair in zip(record.Z, record.A[1:], strict=True) for array in pair]
+            found += [i for i, array in enumerate(arrays) if not checks.is_finite(array)][:1]
+        if found:
+            return f"{'ZA'[min(found) % 2]} of layer {min(found) // 2 + 1}"
+        if Y.ndim == 1 and not ((Y >= 0) & (Y < net.sizes[-1])).all():
+            return BAD_LABEL
+        losses, gradient = net._backend.gradient(net.parameters, X, Y)
+        if not np.isfinite(losses.sum()):
+            return "the loss, of finite outputs"
+    return "the update" if checks.is_finite(gradient) else "the gradient"

@@ -1,15 +1,20 @@
-"""Training: what happens to a network over epochs, and the record of it."""
+"""The `Trainer`: its settings, its checkpoints, and the loop over the epochs of a call of `fit`."""
+
+from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, fields
 from functools import wraps
 from importlib.metadata import version
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import arguments, checkpoints, checks, interrupts, optimizers, reference
 from ..attributes import Checked, Fixed
@@ -20,32 +25,36 @@ from ..files import warn_if_nonfinite
 from ..losses import row_of
 from ..metrics import Measures, named
 from ..network import Network
-from ..update import State, Update
+from ..optimizers import FullBatchMethod, Optimizer
+from ..update import Setting, State, Update, UpdateSettings, at_least_0, settings_of
+from . import fullbatch  # noqa: F401 (registers the loops of the full-batch methods)
 from .history import History
-from .progress import _progress_bar
-from .run import _Plateau, _Run, _StreamRun
+from .progress import progress_bar
+from .run import BAD_LABEL, Run, Steps, StreamRun, Watch, count_updates, nonfinite_origin
 from .streams import Stream
 
 PREDICTED_NUMBERS = 1 << 30  # multiply-adds of one call that evaluates: Ctrl-C waits until it returns
-NUMBERS_OF_A_NEURON = 256  # as many as its activation costs, and its loss, at the most
-DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
+NUMBERS_OF_A_NEURON = 256  # upper limit of what its activation and its loss cost, in multiply-adds
 MAX_HISTORIES = 10_000  # of calls of fit, kept one by one
-BAD_LABEL = "a label that is no class"
+EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Seed = None | int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
 
 
-def _exclusive(method):
+def _exclusive(method: Method) -> Method:
     """Let one call at a time change a Trainer: another, by a callback or another thread, is refused."""
 
     @wraps(method)
-    def call(self, *arguments, **options):
+    def call(self: Trainer, *arguments: Any, **options: Any) -> Any:
         mine, callers = (os.getpid(), threading.get_ident()), self._callers
         try:
-            # One indivisible step, which Ctrl-C cannot cut in two, unlike taking a lock and noting that it was taken.
+            # One indivisible step, which Ctrl-C cannot cut in two, unlike taking a lock and recording that.
             caller = callers.setdefault("at work", mine)
             if caller is not mine:
                 if caller[0] != mine[0]:  # that call runs in the process that this one was forked from
                     callers["at work"] = mine
-                elif caller[1] != mine[1] or self._watchers is not None:  # on_train_end may
+                elif caller[1] != mine[1] or self._fit is not None:  # on_train_end may
                     raise RuntimeError(
                         f"{method.__name__} was called while fit of the same trainer runs: callbacks "
                         "may train another trainer"
@@ -55,31 +64,30 @@ def _exclusive(method):
             if callers.get("at work") is mine:
                 del callers["at work"]
 
-    return call
+    return cast(Method, call)
 
 
-class _Setting(Checked):
-    """An attribute that `Trainer._update` reads."""
+def _attribute(attribute: Checked, in_checkpoint: bool = False, **options: Any) -> Any:
+    """Return a field whose values a descriptor checks.
 
-    def __set__(self, trainer, value):
-        super().__set__(trainer, value)
-        trainer._last_update = None
-
-
-def _setting(check):
-    """Return an attribute that ``check(name, value)`` checks."""
-    return _Setting(lambda trainer, name, value: check(name, value))
-
-
-def _or_none(name, value):
-    return None if value is None else arguments.integer(name, value)
+    Parameters
+    ----------
+    attribute : Checked
+    in_checkpoint : bool
+        Whether the trainer that loads a checkpoint must have the same value.
+    **options
+        Of `dataclasses.field`.
+    """
+    return field(metadata={"attribute": attribute, "in_checkpoint": in_checkpoint}, **options)
 
 
-def _at_least_0(name, value):
-    return arguments.number(name, value, at_least=0)
+def _network(trainer: Any, name: str, value: Any) -> Network:
+    if not isinstance(value, Network):
+        raise TypeError(f"net must be a fastbp.Network, got {value!r}")
+    return value
 
 
-def _optimizer(trainer, name, value):
+def _optimizer(trainer: Any, name: str, value: Any) -> Optimizer | FullBatchMethod:
     """Check an optimizer, and that it can go on with the state of the one before."""
     checks.optimizer(value, optimizers.OPTIMIZERS)
     before = vars(trainer).get(name)
@@ -91,7 +99,54 @@ def _optimizer(trainer, name, value):
     return value
 
 
-class Trainer:
+def _positive_or_none(trainer: Any, name: str, value: Any) -> int | None:
+    return None if value is None else arguments.integer(name, value)
+
+
+def _flag(trainer: Any, name: str, value: Any) -> bool:
+    return arguments.flag(name, value)
+
+
+def _on_nonfinite(trainer: Any, name: str, value: Any) -> str:
+    return arguments.name(name, value, ("stop", "raise", "skip"))
+
+
+def _generator(trainer: Any, name: str, value: Any) -> np.random.Generator:
+    return arguments.generator(name, value)
+
+
+def _key(trainer: Any, name: str, value: Any) -> int:
+    return arguments.integer(name, value, at_least=0)
+
+
+@dataclass(eq=False, repr=False)
+class _LoopSettings:
+    """The settings that stand before those of `UpdateSettings` in the constructor of `Trainer`."""
+
+    net: Network = _attribute(Fixed("make a new Trainer", _network))
+    optimizer: Optimizer | FullBatchMethod = _attribute(Setting(_optimizer))
+    batch_size: int | None = _attribute(Setting(_positive_or_none), True, default=32)
+    shuffle: bool = _attribute(Setting(_flag), True, default=True)
+    seed: InitVar[Seed] = None
+    threads: int | None = _attribute(Setting(_positive_or_none), default=None)
+
+
+def _with_attributes(cls: type[Trainer]) -> type[Trainer]:
+    """Have the descriptors of its fields check its attributes, and name all settings in its documentation."""
+    for row in fields(cls):
+        attribute = row.metadata["attribute"]
+        attribute.__set_name__(cls, row.name)
+        setattr(cls, row.name, attribute)
+    del _LoopSettings.seed  # a keyword, not an attribute
+    if cls.__doc__ and UpdateSettings.__doc__:  # not under python -OO
+        documentation = UpdateSettings.__doc__.split("----------\n")[1].rstrip()
+        cls.__doc__ = cls.__doc__.replace("    UpdateSettings", documentation)
+    return cls
+
+
+@_with_attributes
+@dataclass(eq=False, repr=False)
+class Trainer(UpdateSettings, _LoopSettings):
     """Trains a network.
 
     Parameters
@@ -107,23 +162,9 @@ class Trainer:
     seed : None, int, SeedSequence or Generator
         Source of the orders; a seed gives the same orders on both backends.
     threads : int or None
-        Most threads of the kernels; None: as many as `get_num_threads` says.  The result has the same bits for every
-        number.
-    l1, l2 : float
-        Penalties l1 * sum |W| + l2 / 2 * sum W**2 (biases have none), of which only the gradients are added, once for
-        each update; the loss is without them.
-    dropout : float or sequence of float
-        Share of the outputs of a layer that is dropped at random in training, in [0, 1); one number for every layer
-        but the last, or one for each of these.  The others are divided by 1 - dropout (inverted dropout).
-    clip_norm, clip_value : float or None
-        Largest Euclidean norm of the whole gradient, largest absolute value of each of its elements; values first.
-    max_norm : float or None
-        Largest Euclidean norm of the weights into each neuron; larger ones are scaled down after the update.
-    label_smoothing : float
-        Share of the targets that is spread evenly over the classes, in [0, 1); for losses of classes.  With
-        binary_cross_entropy these are yes and no, for each output.
-    input_noise : float
-        Standard deviation of the normal noise added to the inputs in training.
+        Largest number of threads of the kernels; None: that of `get_num_threads`.  The result has the same bits for
+        every number.
+    UpdateSettings
     on_nonfinite : "stop", "raise" or "skip"
         What to do where the loss is not finite.  "stop" warns and ends the training; "raise" raises a
         FloatingPointError; both leave the network with its last finite parameters.  "skip" goes on without that
@@ -141,6 +182,10 @@ class Trainer:
         Step size of the next update.
     lr_scale : float
         Factor of the learning rate; may be set.
+    rng : numpy.random.Generator
+        Source of the orders; may be set.
+    key : int
+        Seed of dropout and noise; may be set.
     history : dict of list of float
         All that was recorded, by name, over all calls of `fit`.
     stop_training : bool
@@ -155,83 +200,61 @@ class Trainer:
     the same class.  `net` and `state` cannot be replaced.
     """
 
-    net = Fixed("make a new Trainer")
-    state = Fixed("make a new Trainer, or write into state.buffers and state.running_products")
-    optimizer = _Setting(_optimizer)
-    batch_size = _setting(_or_none)
-    shuffle = _setting(arguments.flag)
-    threads = _setting(_or_none)
-    l1, l2 = _setting(_at_least_0), _setting(_at_least_0)
-    dropout = _Setting(lambda trainer, name, value: checks.dropout(value, len(trainer.net.shapes)))
-    clip_norm, clip_value, max_norm = _setting(arguments.limit), _setting(arguments.limit), _setting(arguments.limit)
-    label_smoothing = _Setting(lambda trainer, name, value: checks.label_smoothing(value, trainer.net.loss_name))
-    input_noise, lr_scale = _setting(_at_least_0), _setting(_at_least_0)
-    on_nonfinite = _setting(lambda name, value: arguments.name(name, value, ("stop", "raise", "skip")))
-    rng = _setting(arguments.generator)
-    key = _setting(lambda name, value: arguments.integer(name, value, at_least=0))
+    on_nonfinite: str = _attribute(Setting(_on_nonfinite), True, default="stop")
+    lr_scale: float = _attribute(Setting(at_least_0), init=False)
+    rng: np.random.Generator = _attribute(Setting(_generator), init=False)
+    key: int = _attribute(Setting(_key), init=False)
+    state: State = _attribute(
+        Fixed("make a new Trainer, or write into state.buffers and state.running_products"), init=False
+    )
 
-    def __init__(
-        self,
-        net,
-        optimizer,
-        batch_size=32,
-        shuffle=True,
-        seed=None,
-        threads=None,
-        l1=0.0,
-        l2=0.0,
-        dropout=0.0,
-        clip_norm=None,
-        clip_value=None,
-        max_norm=None,
-        label_smoothing=0.0,
-        input_noise=0.0,
-        on_nonfinite="stop",
-    ):
-        if not isinstance(net, Network):
-            raise TypeError(f"net must be a fastbp.Network, got {net!r}")
-        vars(self)["net"] = net
-        self.optimizer, self.batch_size, self.shuffle, self.threads = optimizer, batch_size, shuffle, threads
-        self.l1, self.l2, self.dropout = l1, l2, dropout
-        self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
-        self.label_smoothing, self.input_noise, self.on_nonfinite = label_smoothing, input_noise, on_nonfinite
+    def __post_init__(self, seed: Seed) -> None:
+        """Begin with no steps done."""
         self.lr_scale = 1.0
         self.rng = arguments.generator("seed", seed)
         # A stream of its own, so that dropout and noise change nothing in the orders; they may be set later.
         self.key = int(self.rng.spawn(1)[0].integers(2**64, dtype=np.uint64))
+        n_states, n_vectors = self.optimizer.n_states, self.optimizer.n_vectors
+        self.state = State(n_states, self.net.parameters.size, self.net.dtype, n_vectors)
         self.epochs = 0
-        vars(self)["state"] = State(optimizer.n_states, net.parameters.size, net.dtype, optimizer.n_vectors)
         self.stop_training = False
-        self._watchers = None  # while fit runs: its Callbacks and its _Plateau, or () before they begin
-        self._callers = {}  # process and thread of who is "at work", if anybody
-        self._resumed = None  # from a checkpoint: what they knew
-        self._last_run = None  # at rest, for the next call of fit
-        self._past: dict[str, list] = {}  # what was recorded, but for the calls of fit in the next list
+        self._past: dict[str, list[float]] = {}  # what was recorded, but for the calls of fit in the next list
         self._histories: list[History] = []
-        self._chunk = 1  # steps of one native call; grows until a call takes CHUNK_SECONDS
+        self._resumed: dict[str, Any] | None = None  # what a call of fit knew, from a checkpoint
+        self._begin_at_rest()
 
-    def __getstate__(self):
-        """Leave behind what belongs to a call of `fit`."""
-        return {**self.__dict__, "_watchers": None, "_last_run": None, "_callers": {}}
+    def _begin_at_rest(self) -> None:
+        """Set what is neither copied nor pickled."""
+        self._callers: dict[str, tuple[int, int]] = {}  # process and thread of the call "at work", if there is one
+        self._fit: _Fit | None = None  # the call of fit under way
+        self._last_run: Run | None = None  # at rest, for the next call of fit
+        self._last_update: Update | None = None  # while no setting changes
 
-    def __setstate__(self, kept):
-        """Take it up; version 0.1 kept `lr_scale` under another name."""
-        vars(self).update({"_callers": {}, **kept, "_last_update": None})
-        if "_lr_scale" in kept:
-            vars(self)["lr_scale"] = vars(self).pop("_lr_scale")
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to a call of `fit`."""
+        transient = ("_callers", "_fit", "_last_run", "_last_update")
+        return {name: value for name, value in vars(self).items() if name not in transient}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        """Take up a pickle; settings that its version did not have are off, others had other names."""
+        kept = {"lr_scale" if name == "_lr_scale" else name: value for name, value in kept.items()}
+        for name in ("_watchers", "_chunk"):  # version 0.1
+            kept.pop(name, None)
+        vars(self).update({row.name: row.metadata["off"] for row in fields(UpdateSettings)} | kept)
+        self._begin_at_rest()
 
     @property
-    def _is_full_batch(self):
+    def _is_full_batch(self) -> bool:
         """Whether the optimizer takes all samples at once and makes no single steps."""
-        return hasattr(self.optimizer, "minimise")
+        return isinstance(self.optimizer, FullBatchMethod)
 
     @property
-    def velocity(self):
+    def velocity(self) -> np.ndarray | None:
         """First buffer of the update rule, or None."""
         return self.state.buffers[0] if len(self.state.buffers) else None
 
     @property
-    def history(self):
+    def history(self) -> dict[str, list[float]]:
         """All that was recorded, a dict of lists by name, over all calls of `fit`; NaN where a call recorded none."""
         n = len(self._past.get("loss", []))
         result = {name: list(values) for name, values in self._past.items()}
@@ -244,9 +267,9 @@ class Trainer:
         return result
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         """Step size of the next update; methods of the full batch have none."""
-        if self._is_full_batch:
+        if isinstance(self.optimizer, FullBatchMethod):
             raise TypeError(f"{type(self.optimizer).__name__} has no learning rate")
         kind, rates = optimizers.schedule_of(self.optimizer.lr)
         out = np.empty(1)
@@ -256,24 +279,23 @@ class Trainer:
     @_exclusive
     def fit(
         self,
-        X,
-        Y=None,
-        epochs=1,
-        validation_data=None,
-        sample_weight=None,
-        class_weight=None,
-        metrics=(),
-        callbacks=(),
-        tol=None,
-        progress=None,
-    ):
+        X: ArrayLike | Stream,
+        Y: ArrayLike | None = None,
+        epochs: int = 1,
+        validation_data: Sequence[ArrayLike] | None = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        metrics: str | Callable[..., float] | Sequence[str | Callable[..., float]] = (),
+        callbacks: Sequence[Any] = (),
+        tol: float | None = None,
+        progress: bool | None = None,
+    ) -> History:
         """Train for some epochs, going on from where training is.
 
         Parameters
         ----------
         X : array_like (n_samples, n_in), or a `fastbp.stream`, which brings its targets
-            float32, float64 and uint8 are read where they are; what else holds numbers, such as a data frame, is
-            converted once.
+            float32, float64 and uint8 are read in place; other numeric data, such as a data frame, is converted once.
         Y : array_like (n_samples, n_out); with cross_entropy also class labels (n_samples,)
         epochs : int
         validation_data : (Xv, Yv), optional
@@ -318,9 +340,20 @@ class Trainer:
         """
         history = History(self.epochs + 1)
         try:
-            self._fit(
-                history, X, Y, epochs, validation_data, sample_weight, class_weight, metrics, callbacks, tol, progress
-            )
+            _Fit(
+                self,
+                history,
+                X,
+                Y,
+                epochs=epochs,
+                validation_data=validation_data,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                metrics=metrics,
+                callbacks=callbacks,
+                tol=tol,
+                progress=progress,
+            ).run()
         except KeyboardInterrupt:  # before training began, or after it ended
             history.interrupted, history.stopped = True, "interrupted"
         if history.interrupted:
@@ -328,113 +361,7 @@ class Trainer:
             warnings.warn(message, RuntimeWarning, stacklevel=3)
         return history
 
-    def _fit(
-        self, history, X, Y, epochs, validation_data, sample_weight, class_weight, metrics, callbacks, tol, progress
-    ):
-        """Check the arguments of `fit`, train, and write what was done into `history`."""
-        net = self.net
-        self._check_arrays()
-        epochs = arguments.integer("epochs", epochs)
-        is_stream = isinstance(X, Stream)
-        if is_stream:
-            self._check_stream(X, Y, epochs, sample_weight, class_weight, metrics, validation_data)
-            sets = []
-        else:
-            X, Y = self._data(X, Y)
-            weights, sets = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype), [("", X, Y)]
-        tol = None if tol is None else arguments.number("tol", tol, at_least=0)
-        if validation_data is not None:
-            pair = checks.validation_pair(validation_data)
-            sets.append(("validation_", *self._data(*pair, "validation_data: X", "validation_data: Y")))
-        metrics = {} if _is_left_out(metrics) else named(metrics)
-        measures = (
-            Measures(
-                metrics,
-                net.sizes[-1],
-                [Y for _, _, Y in sets],
-                kernels_of(net.backend),
-                row_of(net.loss_name).takes_signs,
-            )
-            if metrics
-            else None
-        )
-        callbacks = _NO_CALLBACKS if _is_left_out(callbacks) else Callbacks(callbacks)
-        bar = _progress_bar(progress, epochs)
-        update = self._update()
-        if self._is_full_batch:
-            self.optimizer.check(net, update)
-        run = _StreamRun(self, X, class_weight) if is_stream else self._run(X, Y, weights, epochs)
-        history.metrics = {prefix + name: [] for prefix, *_ in sets for name in metrics}
-        history._has_validation = validation_data is not None
-        self._remember(history)
-        one_batch = callbacks.has("on_batch_end")
-        has_events = callbacks.has("on_epoch_begin", "on_epoch_end")
-        watched = bool(metrics) or validation_data is not None or tol is not None or has_events
-        plateau = _Plateau(tol)
-        self.stop_training = False
-
-        def evaluate():
-            self._evaluate(history, sets, measures)
-            if tol is not None and plateau.is_reached(history.loss[-1]):
-                self.stop_training, history.stopped = True, "tol"
-            callbacks.call("on_epoch_end", self, history)
-            show(history)
-
-        resumed = self._resumed
-        before = None if resumed is None else self.net.parameters.copy()
-        try:
-            self._watchers = ()
-            callbacks.call("on_train_begin", self, history)
-            if resumed is not None:
-                callbacks.load_states(resumed["callbacks"], resumed["path"])
-                plateau.best, plateau.count = resumed["plateau"]
-                if resumed["stopped"] in callbacks.final or (resumed["stopped"] == "tol" and tol is not None):
-                    self.stop_training, history.stopped = True, resumed["stopped"]
-                self._resumed = None
-            self._watchers = callbacks, plateau
-            with bar as show:
-                if self._is_full_batch:
-                    self._minimize(X, Y, weights, epochs, history, callbacks, evaluate)
-                    epochs = len(history)
-                while len(history) < epochs and not (self.stop_training or history.nonfinite):
-                    if run.is_between_epochs():
-                        callbacks.call("on_epoch_begin", self, history)
-                        if self.stop_training:
-                            break
-                    n_done = len(history)
-                    with interrupts.deferred():
-                        run.advance(history, watched or self.on_nonfinite == "skip", one_batch, one_batch or has_events)
-                    if history.nonfinite:
-                        break
-                    self.epochs += len(history) - n_done
-                    if one_batch:
-                        callbacks.call("on_batch_end", self, history, self.state.step, run.batch_loss)
-                    if watched and len(history) > n_done:
-                        if run.not_finite():
-                            break
-                        evaluate()
-                    else:
-                        show(history)
-                if not self._is_full_batch and (history.nonfinite or run.not_finite()):
-                    with interrupts.deferred():
-                        self._end(run, history)
-            if self.stop_training and history.stopped is None:
-                history.stopped = "stop_training"
-        except KeyboardInterrupt:
-            history.interrupted, history.stopped = True, "interrupted"
-        except BaseException:
-            if not len(history):
-                self._histories = [other for other in self._histories if other is not history]
-            raise
-        finally:
-            self.epochs = history.first_epoch - 1 + len(history)
-            run.close()
-            self._watchers = None
-            callbacks.call("on_train_end", self, history)
-            if self._resumed is not None:  # it never began: the next call goes on
-                self.net.parameters[:] = before
-
-    def partial_fit(self, X, Y=None):
+    def partial_fit(self, X: ArrayLike | Stream, Y: ArrayLike | None = None) -> History:
         """Train one pass over these rows, going on from where training is.
 
         Returns
@@ -445,7 +372,7 @@ class Trainer:
         return self.fit(X, Y, progress=False)
 
     @_exclusive
-    def step(self, X, Y):
+    def step(self, X: ArrayLike, Y: ArrayLike) -> float:
         """Update once, on exactly these rows.
 
         Returns
@@ -456,26 +383,29 @@ class Trainer:
         """
         if self._is_full_batch:
             raise TypeError(f"{type(self.optimizer).__name__} makes no single steps: use fit")
-        self._check_arrays()
-        X, Y = self._data(X, Y)
-        losses = np.zeros(1)
-        training = self._training(len(X), np.arange(len(X), dtype=np.int64))
+        net, state = self.net, self.state
+        _check_writable(net, state)
+        X, Y = _checked_data(net, X, Y)
+        losses, order = np.zeros(1), np.arange(len(X), dtype=np.int64)
+        training = net._backend.training(
+            net.parameters, state, batch_size=len(X), order=order, update=self._update(), threads=self.threads or 0
+        )
         with interrupts.deferred():
-            n_made = self._made(training, X, Y, None, None, 0, 1, losses)
-        if not n_made:
-            message = f"the loss of this step is not finite, first in {self._origin(X, Y)}: no update was made"
+            n_updates = count_updates(training, state, X, Y, None, None, 0, 1, losses)
+        if not n_updates:
+            message = f"the loss of this step is not finite, first in {nonfinite_origin(net, X, Y)}: no update was made"
             if self.on_nonfinite == "raise":
                 raise FloatingPointError(message)
             warnings.warn(message, RuntimeWarning, stacklevel=3)
             return float(losses[0]) if not np.isfinite(losses[0]) else float("nan")
-        return float(losses[0] / (len(X) if self.net.reduction == "mean" else 1))
+        return float(losses[0] / (len(X) if net.reduction == "mean" else 1))
 
-    def save_checkpoint(self, path):
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Write all that is needed to go on exactly here, at once or not at all; see `fastbp.checkpoints`.
 
-        Parameters, the rule's state, the place in the schedule, the state of the generator, the history, and the
+        Parameters, the rule's state, the step of the schedule, the state of the generator, the history, and the
         versions it was made with; called by a callback, also what `tol` and the other callbacks count.  Meant for the
-        border of an epoch, as in `callbacks.Checkpoint`.
+        end of an epoch, as in `callbacks.Checkpoint`.
 
         Parameters
         ----------
@@ -502,27 +432,15 @@ class Trainer:
             "skipped": self.state.skipped,
             "versions": {"fastbp": version("fastbp"), "numpy": np.__version__},
         }
-        fit = self._resumed
-        if self._watchers:
-            callbacks, plateau = self._watchers
-            stopped = self._histories[-1].stopped if self.stop_training else None
-            fit = {"callbacks": callbacks.states(), "plateau": (plateau.best, plateau.count), "stopped": stopped}
+        fit = self._fit.state() if self._fit is not None and self._fit.has_begun else self._resumed
         if fit is not None:
-            states = []
-            for i, (name, state) in enumerate(fit["callbacks"]):
-                of_state = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
-                arrays |= {f"callback {i} {key}": value for key, value in of_state.items()}
-                try:
-                    rest = checkpoints._as_json({key: value for key, value in state.items() if key not in of_state})
-                    json.dumps(rest)
-                except TypeError as error:
-                    raise TypeError(f"state_dict of {name} must hold arrays and what JSON can hold: {error}") from None
-                states.append((name, rest))
+            states, arrays_of_states = checkpoints.split_states(fit["callbacks"])
+            arrays |= arrays_of_states
             info["fit"] = {"callbacks": states, "plateau": fit["plateau"], "stopped": fit["stopped"]}
         checkpoints.write(path, arrays, info)
 
     @_exclusive
-    def load_checkpoint(self, path):
+    def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Go on where `save_checkpoint` was called: with the same data, to the same bits.
 
         What was saved by a callback was within a call of `fit`: the next one goes on there, with `tol` and callbacks
@@ -545,39 +463,27 @@ class Trainer:
         RuntimeWarning
             Where parameters are NaN or infinite.
         """
-        self._check_arrays()
+        _check_writable(self.net, self.state)
         arrays, info = checkpoints.read(path)
-        for key, here in self._config().items():
-            if info.get(key) != here:
-                raise ValueError(
-                    f"checkpoint {os.fspath(path)!r} is of another training: {key} "
-                    f"{checkpoints._short(info.get(key))}, here {here}"
-                )
+        self._check_config(info, path)
+        expected = self._arrays()
         try:
-            _check_info(info)
-            rng, resumed = checkpoints.restore_generator(info.get("rng")), _resumed_fit(info.get("fit"), arrays)
-            ours = self._arrays()
-            if "vectors" in ours:
-                arrays.setdefault("vectors", np.zeros_like(ours["vectors"]))  # version 0.1 kept none
-            if set(arrays) != set(ours):
-                raise CheckpointError(f"its arrays must be {', '.join(ours)}, found {checkpoints._short(list(arrays))}")
-            for name, array in ours.items():
-                if arrays[name].shape != array.shape or arrays[name].dtype != array.dtype:
-                    raise CheckpointError(
-                        f"array {name!r} must be {array.dtype} {array.shape}, found "
-                        f"{arrays[name].dtype} {arrays[name].shape}"
-                    )
+            checkpoints.check_training(info)
+            rng, fit = checkpoints.restore_generator(info.get("rng")), checkpoints.resumed_fit(info.get("fit"), arrays)
+            if "vectors" in expected:
+                arrays.setdefault("vectors", np.zeros_like(expected["vectors"]))  # version 0.1 had none
+            checkpoints.check_arrays(arrays, expected)
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"checkpoint {os.fspath(path)!r} holds what no training writes: {error}") from None
-        for name, array in ours.items():
+        for name, array in expected.items():
             array[...] = arrays[name]
-        state = self.state
         self.rng, self.epochs, self.key, self.lr_scale = rng, info["epochs"], info["key"], info["lr_scale"]
-        state.step, state.skipped, self._past, self._histories = info["step"], info["skipped"], info["history"], []
-        self._resumed = None if resumed is None else {**resumed, "path": os.fspath(path)}
+        self.state.step, self.state.skipped = info["step"], info["skipped"]
+        self._past, self._histories = info["history"], []
+        self._resumed = None if fit is None else {**fit, "path": os.fspath(path)}
         warn_if_nonfinite(self.net, path, stacklevel=4)
 
-    def _arrays(self):
+    def _arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of a checkpoint, by name, but for those of callbacks."""
         arrays = {
             "parameters": self.net.parameters,
@@ -586,289 +492,385 @@ class Trainer:
         }
         return {**arrays, "vectors": self.state.vectors} if len(self.state.vectors) else arrays
 
-    def _remember(self, history):
+    def _config(self) -> dict[str, Any]:
+        """Return what two trainers must have in common for one to go on where the other was, as JSON has it."""
+        net = self.net
+        network = {
+            "sizes": net.sizes,
+            "activations": list(map(str, net.activations)),
+            "loss": net.loss_name,
+            "loss_settings": net.loss_settings,
+            "reduction": net.reduction,
+            "dtype": net.dtype.name,
+            "scale": net.input_scale,
+        }
+        names = [row.name for row in fields(self) if row.metadata.get("in_checkpoint", True)]
+        config = {
+            "network": network,
+            "optimizer": optimizers.described(self.optimizer),
+            **{name: getattr(self, name) for name in names},
+        }
+        return json.loads(json.dumps(config))  # tuples become lists, as in the file
+
+    def _check_config(self, info: dict[str, Any], path: str | os.PathLike[str]) -> None:
+        """Refuse the checkpoint of another kind of trainer; settings that its version did not have are off."""
+        info = {row.name: json.loads(json.dumps(row.metadata["off"])) for row in fields(UpdateSettings)} | info
+        if isinstance(info.get("optimizer"), str):
+            info["optimizer"] = optimizers.described_today(info["optimizer"])
+        for key, here in self._config().items():
+            if info.get(key) != here:
+                raise ValueError(
+                    f"checkpoint {os.fspath(path)!r} is of another training: {key} "
+                    f"{checkpoints.short(info.get(key))}, here {here}"
+                )
+
+    def _update(self) -> Update:
+        """Return what the backend is told of every step; the same object while nothing changes."""
+        if self._last_update is None:
+            rule: dict[str, Any] = {}
+            if not isinstance(self.optimizer, FullBatchMethod):
+                schedule, rates = optimizers.schedule_of(self.optimizer.lr)
+                rule = {"rule": self.optimizer.rule, "hyperparameters": self.optimizer.hyperparameters}
+                rule |= {"schedule": schedule, "rates": rates}
+            skips = self.on_nonfinite == "skip"
+            self._last_update = Update(**settings_of(self), **rule, key=self.key, skips=skips, rate_scale=self.lr_scale)
+        return self._last_update
+
+    def _run(self, n_samples: int) -> Run:
+        """Return a run over arrays: the last one, if that was like this one."""
+        run, self._last_run = self._last_run, None
+        if run is not None and run.is_for(self.net, self.state, self.batch_size, self.shuffle, n_samples):
+            return run
+        return Run(self.net, self.state, self.batch_size, np.arange(n_samples, dtype=np.int64), self.shuffle, run)
+
+    def _keep(self, history: History) -> None:
         """Keep a history for `history`; many short ones together."""
         if len(self._histories) == MAX_HISTORIES:
             self._past, self._histories = self.history, []
         self._histories.append(history)
 
-    def _config(self):
-        """Return what two trainers must have in common for one to go on where the other was."""
-        net = self.net
-        config = {
-            "network": {
-                "sizes": net.sizes,
-                "activations": list(map(str, net.activations)),
-                "loss": net.loss_name,
-                "loss_settings": net.loss_settings,
-                "reduction": net.reduction,
-                "dtype": net.dtype.name,
-                "scale": net.input_scale,
-            },
-            "optimizer": optimizers.described(self.optimizer),
-            "batch_size": self.batch_size,
-            "shuffle": self.shuffle,
-            "l1": self.l1,
-            "l2": self.l2,
-            "dropout": self.dropout,
-            "clip_norm": self.clip_norm,
-            "clip_value": self.clip_value,
-            "max_norm": self.max_norm,
-            "label_smoothing": self.label_smoothing,
-            "input_noise": self.input_noise,
-            "on_nonfinite": self.on_nonfinite,
+    def _forget(self, history: History) -> None:
+        self._histories = [other for other in self._histories if other is not history]
+
+
+class _Plateau:
+    """Whether the loss does not fall any more, as scikit-learn's MLPs decide it."""
+
+    def __init__(self, tol: float | None) -> None:
+        self.tol, self.best, self.count = tol, np.inf, 0
+
+    def is_reached(self, loss: float) -> bool:
+        """Take the loss of an epoch."""
+        if self.tol is None:
+            return False
+        self.count = self.count + 1 if loss > self.best - self.tol else 0
+        self.best = min(self.best, loss)
+        return self.count > EPOCHS_WITHOUT_FALL
+
+
+class _Fit:
+    """One call of `Trainer.fit`: its arguments, checked when it is made, and its epochs.
+
+    Attributes
+    ----------
+    has_begun : bool
+        Whether the callbacks know of it, and have their states from a checkpoint.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        history: History,
+        X: Any,
+        Y: Any,
+        *,
+        epochs: Any,
+        validation_data: Any,
+        sample_weight: Any,
+        class_weight: Any,
+        metrics: Any,
+        callbacks: Any,
+        tol: Any,
+        progress: Any,
+    ) -> None:
+        net = trainer.net
+        self._trainer, self._history, self.has_begun = trainer, history, False
+        _check_writable(net, trainer.state)
+        self._epochs = arguments.integer("epochs", epochs)
+        self._sets: list[tuple[str, np.ndarray, np.ndarray]] = []  # (prefix, X, Y) of what is evaluated
+        self._weights = None
+        is_stream = isinstance(X, Stream)
+        if is_stream:
+            _check_stream(trainer, X, Y, self._epochs, sample_weight, class_weight, metrics, validation_data)
+        else:
+            X, Y = _checked_data(net, X, Y)
+            self._weights = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype)
+            self._sets.append(("", X, Y))
+        self._plateau = _Plateau(None if tol is None else arguments.number("tol", tol, at_least=0))
+        if validation_data is not None:
+            pair = checks.validation_pair(validation_data)
+            self._sets.append(("validation_", *_checked_data(net, *pair, "validation_data: X", "validation_data: Y")))
+        metrics = {} if _is_left_out(metrics) else named(metrics)
+        self._measures = self._measures_of(metrics) if metrics else None
+        self._callbacks = _NO_CALLBACKS if _is_left_out(callbacks) else Callbacks(callbacks)
+        self._bar = progress_bar(progress, self._epochs)
+        has_events = self._callbacks.has("on_epoch_begin", "on_epoch_end")
+        has_batches = self._callbacks.has("on_batch_end")
+        is_watched = bool(metrics) or validation_data is not None or tol is not None or has_events
+        self._watch = Watch(is_watched, has_batches, has_batches or has_events)
+        self._steps: Steps | None = None
+        if isinstance(trainer.optimizer, FullBatchMethod):
+            trainer.optimizer.check(net, trainer._update())
+        elif is_stream:
+            self._steps = StreamRun(
+                net, trainer.state, trainer.batch_size, X, trainer.shuffle, class_weight, self._watch, trainer._last_run
+            )
+        else:
+            run = trainer._run(len(X))
+            run.begin(X, Y, self._weights, self._epochs, self._watch, trainer.rng)
+            self._steps = run
+        names = [prefix + name for prefix, *_ in self._sets for name in metrics]
+        history.record(names, validation_data is not None)
+
+    def _measures_of(self, metrics: dict[str, Any]) -> Measures:
+        net, targets = self._trainer.net, [Y for _, _, Y in self._sets]
+        takes_signs = row_of(net.loss_name).takes_signs
+        return Measures(metrics, net.sizes[-1], targets, kernels_of(net.backend), takes_signs)
+
+    def run(self) -> None:
+        """Train; whatever ends it, trainer and history tell what was done."""
+        trainer, history, callbacks = self._trainer, self._history, self._callbacks
+        trainer._keep(history)
+        trainer.stop_training = False
+        resumed = trainer._resumed
+        before = None if resumed is None else trainer.net.parameters.copy()
+        try:
+            trainer._fit = self
+            callbacks.call("on_train_begin", trainer, history)
+            if resumed is not None:
+                self._resume(resumed)
+            self.has_begun = True
+            with self._bar as self._show:
+                if self._steps is None:
+                    self._minimize()
+                else:
+                    self._train(self._steps)
+            if trainer.stop_training and history.stopped is None:
+                history.stopped = "stop_training"
+        except KeyboardInterrupt:
+            history.interrupted, history.stopped = True, "interrupted"
+        except BaseException:
+            if not len(history):
+                trainer._forget(history)
+            raise
+        finally:
+            trainer.epochs = history.first_epoch - 1 + len(history)
+            if self._steps is not None:
+                trainer._last_run = self._steps.close()
+            trainer._fit = None
+            callbacks.call("on_train_end", trainer, history)
+            if trainer._resumed is not None:  # it never began: the next call goes on
+                trainer.net.parameters[:] = before
+
+    def _resume(self, resumed: dict[str, Any]) -> None:
+        """Go on within the call of `fit` that a checkpoint was written in."""
+        trainer, plateau = self._trainer, self._plateau
+        self._callbacks.load_states(resumed["callbacks"], resumed["path"])
+        plateau.best, plateau.count = resumed["plateau"]
+        stopped = resumed["stopped"]
+        if stopped in self._callbacks.final or (stopped == "tol" and plateau.tol is not None):
+            trainer.stop_training, self._history.stopped = True, stopped
+        trainer._resumed = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold for another call to go on within this one."""
+        return {
+            "callbacks": self._callbacks.states(),
+            "plateau": (self._plateau.best, self._plateau.count),
+            "stopped": self._history.stopped if self._trainer.stop_training else None,
         }
-        return json.loads(json.dumps(config))  # tuples become lists, as in the file
 
-    def _check_stream(self, stream, Y, epochs, sample_weight, class_weight, metrics, validation_data):
-        if Y is not None:
-            raise TypeError("Y must be left out with a stream, which gives samples and targets")
-        if self.batch_size is None:
-            raise ValueError("batch_size=None is full batch, which takes all samples at once: a stream needs a number")
-        if sample_weight is not None or class_weight == "balanced":
-            raise ValueError(
-                "sample_weight and class_weight='balanced' need all samples at once; with a stream, give "
-                "class_weight as a dict"
-            )
-        if metrics and validation_data is None:
-            raise ValueError("with a stream, metrics are taken on the validation data: give validation_data")
-        if self._is_full_batch:
-            raise ValueError(f"{type(self.optimizer).__name__} takes all samples at once: give arrays, not a stream")
-        stream.check_epochs(epochs)
+    def _train(self, steps: Steps) -> None:
+        """Train step by step."""
+        trainer, history, callbacks, watch = self._trainer, self._history, self._callbacks, self._watch
+        while len(history) < self._epochs and not trainer.stop_training:
+            if steps.is_between_epochs():
+                callbacks.call("on_epoch_begin", trainer, history)
+                if trainer.stop_training:
+                    break
+            n_done = len(history)
+            with interrupts.deferred():
+                steps.advance(history, trainer._update(), trainer.threads, trainer.rng)
+            if history.nonfinite:
+                break
+            trainer.epochs += len(history) - n_done
+            if watch.batches:
+                callbacks.call("on_batch_end", trainer, history, trainer.state.step, steps.batch_loss)
+            if watch.epochs and len(history) > n_done:
+                if steps.is_nonfinite():
+                    break
+                self._end_epoch()
+            else:
+                self._show(history)
+        if history.nonfinite or steps.is_nonfinite():
+            with interrupts.deferred():
+                self._end_nonfinite(steps)
 
-    def _check_arrays(self):
-        """Refuse to train where an array that is written to cannot be: kernels would write all the same."""
-        parameters, state = self.net.parameters, self.state
-        if (
-            parameters.flags.writeable
-            and state.buffers.flags.writeable
-            and state.running_products.flags.writeable
-            and state.vectors.flags.writeable
-        ):
-            return
-        name = next(
-            name
-            for name, array in (
-                ("net.parameters", parameters),
-                ("state.buffers", state.buffers),
-                ("state.running_products", state.running_products),
-                ("state.vectors", state.vectors),
-            )
-            if not array.flags.writeable
-        )
-        raise ValueError(
-            f"{name} is read-only, but training writes to it: set {name}.flags.writeable = True, or make a new one"
-        )
-
-    def _data(self, X, Y, *names):
-        net = self.net
-        X = checks.samples(X, net.sizes[0], net.dtype, *names[:1])
-        return X, checks.targets(Y, len(X), net.sizes[-1], net.loss_name, net.dtype, False, *names[1:])
-
-    def _update(self):
-        """Put together what the backend is told of every step; the same object while nothing changes."""
-        if self._last_update is not None:
-            return self._last_update
-        rule, hyperparameters, schedule = "sgd", (), ("constant", (0.0,))
-        if not self._is_full_batch:
-            rule, hyperparameters = self.optimizer.rule, self.optimizer.hyperparameters
-            schedule = optimizers.schedule_of(self.optimizer.lr)
-        self._last_update = Update(
-            rule,
-            hyperparameters,
-            *schedule,
-            self.l1,
-            self.l2,
-            self.clip_value,
-            self.clip_norm,
-            self.max_norm,
-            self.dropout,
-            self.label_smoothing,
-            self.input_noise,
-            self.key,
-            self.on_nonfinite == "skip",
-            self.lr_scale,
-        )
-        return self._last_update
-
-    def _training(self, batch_size, order):
-        """Return the backend's function that trains; see `NumpyBackend.training`."""
-        net = self.net
-        return net._backend.training(
-            net.parameters,
-            self.state,
-            batch_size=batch_size,
-            order=order,
-            update=self._update(),
-            threads=self.threads or 0,
-        )
-
-    def _made(self, training, *call):
-        """Train; return the steps made, without skipped ones."""
-        skipped = self.state.skipped
-        return training(*call) - (self.state.skipped - skipped)
-
-    def _run(self, X, Y, weights, epochs, order=None):
-        """Return a `_Run` that is ready to begin: the last one, if it was like this one."""
-        run, self._last_run = self._last_run, None
-        if order is not None:
-            run = _Run(self, order, None, run)
-        elif run is None or not run.is_for(self, len(X)):
-            run = _Run(self, np.arange(len(X), dtype=np.int64), self.shuffle, run)
-        run.begin(self, X, Y, weights, epochs)
-        return run
-
-    def _minimize(self, X, Y, weights, epochs, history, callbacks, evaluate):
+    def _minimize(self) -> None:
         """Train by a method of the full batch, whose iterations are the epochs."""
+        trainer, history, callbacks = self._trainer, self._history, self._callbacks
+        ((_, X, Y),) = self._sets[:1]
         start = time.perf_counter()
 
-        def after(loss):
+        def after(loss: float) -> bool:
             nonlocal start
-            history._add(np.array([loss]), 1, time.perf_counter() - start)
-            self.epochs += 1
-            evaluate()
-            if not self.stop_training and len(history) < epochs:
-                callbacks.call("on_epoch_begin", self, history)
+            history.add(np.array([loss]), 1, time.perf_counter() - start)
+            trainer.epochs += 1
+            self._end_epoch()
+            if not trainer.stop_training and len(history) < self._epochs:
+                callbacks.call("on_epoch_begin", trainer, history)
             start = time.perf_counter()
-            return self.stop_training
+            return trainer.stop_training
 
-        callbacks.call("on_epoch_begin", self, history)
-        if not self.stop_training:
-            stopped = self.optimizer.minimize(
-                self.net,
-                X,
-                Y,
-                epochs,
-                after,
-                update=self._update(),
-                weights=weights,
-                running_products=self.state.running_products,
-                vectors=self.state.vectors,
-            )
-            history.stopped = history.stopped or stopped
+        callbacks.call("on_epoch_begin", trainer, history)
+        if trainer.stop_training:
+            return
+        state, update = trainer.state, trainer._update()
+        stopped = cast(FullBatchMethod, trainer.optimizer).minimize(
+            trainer.net,
+            X,
+            Y,
+            self._epochs,
+            after,
+            update=update,
+            weights=self._weights,
+            running_products=state.running_products,
+            vectors=state.vectors,
+        )
+        history.stopped = history.stopped or stopped
         if history.stopped == "nonfinite":
             history.nonfinite, history.stopped = True, "non-finite"
             message = "the loss is not finite at the parameters that training starts from: nothing was changed"
-            if self.on_nonfinite == "raise":
+            if trainer.on_nonfinite == "raise":
                 raise FloatingPointError(message)
             warnings.warn(message, RuntimeWarning, stacklevel=5)
 
-    def _evaluate(self, history, sets, measures):
-        """Losses and metrics of the epoch just done, in one pass over each set."""
-        backend, parameters = self.net._backend, self.net.parameters
-        for prefix, X, Y in sets:
-            rows = max(1, PREDICTED_NUMBERS // (parameters.size + NUMBERS_OF_A_NEURON * sum(self.net.sizes)))
-            pieces = [(X[start : start + rows], Y[start : start + rows]) for start in range(0, len(X), rows)]
-            losses = []
-            if measures:
-                for name, value in measures.of(self._outputs(pieces, losses if prefix else None), Y).items():
-                    history.metrics[prefix + name].append(value)
-            elif prefix:
-                losses = [backend.losses(parameters, *piece) for piece in pieces]
-            if prefix:
-                history.validation_loss.append(self.net._reduced(np.concatenate(losses)))
+    def _end_epoch(self) -> None:
+        """Record losses and metrics of the epoch just done, and let `tol` and callbacks decide what follows."""
+        trainer, history = self._trainer, self._history
+        _evaluate(trainer.net, history, self._sets, self._measures)
+        if self._plateau.is_reached(history.loss[-1]):
+            trainer.stop_training, history.stopped = True, "tol"
+        self._callbacks.call("on_epoch_end", trainer, history)
+        self._show(history)
 
-    def _outputs(self, pieces, losses):
-        """Yield the outputs and targets of pieces of data; where `losses` is a list, those of the samples go there."""
-        backend, parameters = self.net._backend, self.net.parameters
-        for X, Y in pieces:
-            if losses is None:
-                A = backend.predict(parameters, X)
-            else:
-                A, of_samples = backend.outputs_and_losses(parameters, X, Y)
-                losses.append(of_samples)
-            yield A, Y
-
-    def _end(self, run, history):
-        """End a training that is not finite: lead it back, and say where that began."""
+    def _end_nonfinite(self, steps: Steps) -> None:
+        """Go back to the last finite step, and say where the first number that is not finite arose."""
+        trainer, history = self._trainer, self._history
         history.nonfinite, history.stopped = True, "non-finite"
-        epoch, batch = run.back_to_finite()
-        history._keep(epoch)
-        origin = self._origin(*run.data_of_next())
+        epoch, batch = steps.seek_finite()
+        history.truncate(epoch)
+        origin = nonfinite_origin(trainer.net, *steps.next_data())
         advice = "a smaller lr may help"
         if origin == BAD_LABEL:
             advice = "Y was changed while it trained"
-        elif self.state.step == 0 and origin != "the update":
+        elif trainer.state.step == 0 and origin != "the update":
             advice = "no update came before it: the cause is the scale of the data or the initial parameters, not lr"
         message = (
             f"training became non-finite in epoch {history.first_epoch + epoch} (batch {batch + 1}"
-            f"{run.of_batches}), step {self.state.step + 1}, first in {origin}: it ends, and the network keeps "
+            f"{steps.of_batches}), step {trainer.state.step + 1}, first in {origin}: it ends, and the network keeps "
             f"the last finite parameters; {advice}"
         )
-        if self.on_nonfinite == "raise":
+        if trainer.on_nonfinite == "raise":
             raise FloatingPointError(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
-
-    def _origin(self, X, Y):
-        """Name where the first number that is not finite arises when these samples pass through the network."""
-        net = self.net
-        places = []
-        rows = max(1, DIAGNOSED_NUMBERS // sum(net.sizes))
-        with np.errstate(all="ignore"):
-            for piece in (slice(start, start + rows) for start in range(0, len(X), rows)):
-                record = net._backend.record(net.parameters, X[piece])
-                arrays = [array for pair in zip(record.Z, record.A[1:], strict=True) for array in pair]
-                places += [i for i, array in enumerate(arrays) if not checks.is_finite(array)][:1]
-            if places:
-                return f"{'ZA'[min(places) % 2]} of layer {min(places) // 2 + 1}"
-            if Y.ndim == 1 and not ((Y >= 0) & (Y < net.sizes[-1])).all():
-                return BAD_LABEL
-            losses, gradient = net._backend.gradient(net.parameters, X, Y)
-            if not np.isfinite(losses.sum()):
-                return "the loss, of finite outputs"
-        return "the update" if checks.is_finite(gradient) else "the gradient"
+        warnings.warn(message, RuntimeWarning, stacklevel=6)
 
 
-def _check_info(info):
-    """Check the fields of a checkpoint that `Trainer._config` does not compare; ValueError."""
-    for name, below in (("step", 1 << 62), ("epochs", 1 << 62), ("skipped", 1 << 62), ("key", 1 << 64)):
-        checkpoints.check_number(name, info.get(name), is_integer=True, at_least=0, below=below)
-    checkpoints.check_number("lr_scale", info.get("lr_scale"), at_least=0, below=sys.float_info.max)
-    history = info.get("history")
-    if not isinstance(history, dict) or not all(isinstance(values, list) for values in history.values()):
-        raise CheckpointError(f"history must be an object of lists, got {checkpoints._short(history)}")
-    if len({*map(len, history.values())}) > 1 or (history and "loss" not in history):
-        raise CheckpointError("history must have a loss, and all its lists must be of one length")
-    for name, values in history.items():
-        for value in values:
-            checkpoints.check_number(f"history {name!r}", value)
+def _evaluate(
+    net: Network, history: History, sets: Iterable[tuple[str, np.ndarray, np.ndarray]], measures: Measures | None
+) -> None:
+    """Record metrics, and of validation data the loss too, in one pass over each set."""
+    n_rows = max(1, PREDICTED_NUMBERS // (net.parameters.size + NUMBERS_OF_A_NEURON * sum(net.sizes)))
+    for prefix, X, Y in sets:
+        chunks = [(X[start : start + n_rows], Y[start : start + n_rows]) for start in range(0, len(X), n_rows)]
+        losses: list[np.ndarray] = []
+        if measures:
+            for name, value in measures.of(_outputs(net, chunks, losses if prefix else None), Y).items():
+                history.metrics[prefix + name].append(value)
+        elif prefix:
+            losses = [net._backend.losses(net.parameters, *chunk) for chunk in chunks]
+        if prefix:
+            history.validation_loss.append(net._reduced(np.concatenate(losses)))
 
 
-def _resumed_fit(fit, arrays):
-    """Return what a call of `fit` knew, its arrays taken from those of the checkpoint, or None; ValueError."""
-    if fit is None:
-        return None
-    if not isinstance(fit, dict) or set(fit) != {"callbacks", "plateau", "stopped"}:
-        raise CheckpointError(f"fit must have callbacks, plateau and stopped, got {checkpoints._short(fit)}")
-    plateau, stopped, states = fit["plateau"], fit["stopped"], fit["callbacks"]
-    if not isinstance(plateau, list) or len(plateau) != 2:
-        raise CheckpointError(f"plateau must be a loss and a count, got {checkpoints._short(plateau)}")
-    checkpoints.check_number("best loss", plateau[0])
-    checkpoints.check_number("plateau", plateau[1], is_integer=True, at_least=0, below=1 << 62)
-    if not isinstance(stopped, str | None):
-        raise CheckpointError(f"stopped must be a text or null, got {checkpoints._short(stopped)}")
-    if not isinstance(states, list) or not all(
-        isinstance(pair, list) and list(map(type, pair)) == [str, dict] for pair in states
+def _outputs(net: Network, chunks: Iterable[tuple], losses: list[np.ndarray] | None) -> Iterator[tuple]:
+    """Yield the outputs and targets of chunks of data; where `losses` is a list, the sample losses are added to it."""
+    for X, Y in chunks:
+        if losses is None:
+            A = net._backend.predict(net.parameters, X)
+        else:
+            A, sample_losses = net._backend.outputs_and_losses(net.parameters, X, Y)
+            losses.append(sample_losses)
+        yield A, Y
+
+
+def _checked_data(net: Network, X: Any, Y: Any, *names: str) -> tuple[np.ndarray, np.ndarray]:
+    X = checks.samples(X, net.sizes[0], net.dtype, *names[:1])
+    return X, checks.targets(Y, len(X), net.sizes[-1], net.loss_name, net.dtype, False, *names[1:])
+
+
+def _check_stream(
+    trainer: Trainer,
+    stream: Stream,
+    Y: Any,
+    epochs: int,
+    sample_weight: Any,
+    class_weight: Any,
+    metrics: Any,
+    validation_data: Any,
+) -> None:
+    """Refuse arguments of `fit` that need all samples at once."""
+    if Y is not None:
+        raise TypeError("Y must be left out with a stream, which gives samples and targets")
+    if trainer.batch_size is None:
+        raise ValueError("batch_size=None is full batch, which takes all samples at once: a stream needs a number")
+    if sample_weight is not None or class_weight == "balanced":
+        raise ValueError(
+            "sample_weight and class_weight='balanced' need all samples at once; with a stream, give "
+            "class_weight as a dict"
+        )
+    if metrics and validation_data is None:
+        raise ValueError("with a stream, metrics are taken on the validation data: give validation_data")
+    if trainer._is_full_batch:
+        raise ValueError(f"{type(trainer.optimizer).__name__} takes all samples at once: give arrays, not a stream")
+    stream.check_epochs(epochs)
+
+
+def _check_writable(net: Network, state: State) -> None:
+    """Refuse to train where an array that is written to is read-only: kernels would write all the same."""
+    parameters = net.parameters
+    if (
+        parameters.flags.writeable
+        and state.buffers.flags.writeable
+        and state.running_products.flags.writeable
+        and state.vectors.flags.writeable
     ):
-        raise CheckpointError(f"callbacks must be pairs of a name and an object, got {checkpoints._short(states)}")
-    callbacks = []
-    for i, (name, state) in enumerate(states):
-        start = f"callback {i} "
-        keys = [key for key in arrays if key.startswith(start)]
-        of_state = {key[len(start) :]: arrays.pop(key) for key in keys}
-        state = checkpoints._from_json(state)
-        if not isinstance(state, dict):
-            raise CheckpointError(f"the state of {checkpoints._short(name)} must be an object")
-        callbacks.append((name, state | of_state))
-    return {**fit, "callbacks": callbacks}
-
-
-# ------------------------------------------------------------------ the progress bar
+        return
+    arrays = {
+        "net.parameters": parameters,
+        "state.buffers": state.buffers,
+        "state.running_products": state.running_products,
+        "state.vectors": state.vectors,
+    }
+    name = next(name for name, array in arrays.items() if not array.flags.writeable)
+    raise ValueError(
+        f"{name} is read-only, but training writes to it: set {name}.flags.writeable = True, or make a new one"
+    )
 
 
 _NO_CALLBACKS = Callbacks(())
 
 
-def _is_left_out(value):
+def _is_left_out(value: Any) -> bool:
     """Whether it is the empty tuple of the defaults."""
     return isinstance(value, tuple) and not value

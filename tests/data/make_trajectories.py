@@ -4,7 +4,7 @@ Run by hand, where PyTorch is: python tests/data/make_trajectories.py
 """
 
 import json
-import runpy
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import torch
 from torch.optim import lr_scheduler
 
 HERE = Path(__file__).parent
-gradient, START = (runpy.run_path(str(HERE / "problem.py"))[name] for name in ("gradient", "START"))
+sys.path.insert(0, str(HERE.parent))
+from problem import START, gradient  # noqa: E402
+
 STEPS = (1, 2, 10, 50)
 #           class of fastbp, its settings; class of torch, its settings
 OPTIMIZERS = [
@@ -52,7 +54,7 @@ OPTIMIZERS = [
     ("Rprop", {}, torch.optim.Rprop, {}),
     (
         "Rprop",
-        {"lr": 0.2, "eta_minus": 0.3, "eta_plus": 1.5, "least": 0.01, "most": 0.4},
+        {"lr": 0.2, "eta_minus": 0.3, "eta_plus": 1.5, "min_step": 0.01, "max_step": 0.4},
         torch.optim.Rprop,
         {"lr": 0.2, "etas": (0.3, 1.5), "step_sizes": (0.01, 0.4)},
     ),
@@ -63,7 +65,7 @@ SCHEDULES = [
     ("Exponential", {"lr": 0.3, "gamma": 0.9}, lr_scheduler.ExponentialLR, {"gamma": 0.9}),
     (
         "Cosine",
-        {"lr": 0.3, "period": 9, "least": 0.02, "restarts": True},
+        {"lr": 0.3, "period": 9, "min_lr": 0.02, "restarts": True},
         lr_scheduler.CosineAnnealingWarmRestarts,
         {"T_0": 9, "eta_min": 0.02},
     ),
@@ -76,7 +78,7 @@ SCHEDULES = [
     ("OneCycle", {"lr": 0.3, "steps": 60}, lr_scheduler.OneCycleLR, {"max_lr": 0.3, "total_steps": 60}),
     (
         "OneCycle",
-        {"lr": 0.3, "steps": 47, "rise": 0.45, "div_factor": 10.0, "final_div_factor": 50.0},
+        {"lr": 0.3, "steps": 47, "pct_start": 0.45, "div_factor": 10.0, "final_div_factor": 50.0},
         lr_scheduler.OneCycleLR,
         {"max_lr": 0.3, "total_steps": 47, "pct_start": 0.45, "div_factor": 10.0, "final_div_factor": 50.0},
     ),
