@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import gzip
-import inspect
 import io
 import json
 import math
@@ -13,14 +12,16 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import fastbp
 from fastbp import cli, preprocessing
-from fastbp.cli import app
+from fastbp.cli import app, screen, train, verify
 from fastbp.datasets.dataset import Dataset
 from fastbp.preprocessing import METADATA_KEY, Preprocessor, read, split
 
@@ -54,7 +55,7 @@ def accuracy(text, which="test"):
 
 @pytest.fixture
 def flowers(tmp_path):
-    """Make a CSV file of two kinds of flowers, told apart by their size; the colour tells nothing."""
+    """Make a CSV file of two kinds of flowers, told apart by their size; the color tells nothing."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 2, 100)
     size = rng.normal(1e6, 1e5, 100) + np.where(kind, 4e5, -4e5)
@@ -95,12 +96,19 @@ def test_usage_errors_have_exit_code_2():
         run(*arguments, exit_code=2)
 
 
-def test_missing_extra_is_one_line(tmp_path):
-    (tmp_path / "typer.py").write_text("raise ImportError('no typer', name='typer')")
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_missing_extra_is_one_line(tmp_path, package):
+    (tmp_path / f"{package}.py").write_text(f"raise ImportError('not here', name='{package}')")
     path = os.pathsep.join([str(tmp_path), *sys.path])
     result = subprocess.run(LAUNCH, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     assert result.returncode == 1 and not result.stdout
-    assert result.stderr == 'The fastbp command needs typer: pip install "fastbp[cli]"\n'
+    assert result.stderr == f'The fastbp command needs {package}: pip install "fastbp[cli]"\n'
+
+
+def test_the_package_can_be_run():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "fastbp.cli", "--version"]
+    assert subprocess.check_output(command, text=True, env=environment) == f"fastbp {fastbp.__version__}\n"
 
 
 # ------------------------------------------------------------------ train
@@ -242,10 +250,10 @@ def test_columns_of_long_names_have_numbers(tmp_path, monkeypatch):
 
 
 def test_the_compilation_is_announced(monkeypatch, flowers):
-    from fastbp import engine
+    from fastbp.engine import backend
 
     for compiled in (False, True):
-        monkeypatch.setattr(engine, "is_compiled", lambda dtype, compiled=compiled: compiled)
+        monkeypatch.setattr(backend, "is_compiled", lambda dtype, compiled=compiled: compiled)
         result = run("train", flowers, "--epochs", 1, "--backend", "numba")
         assert ("compiling kernels for this machine (once)" in result.stderr) != compiled
 
@@ -350,8 +358,8 @@ NUMBERS = {**GOOD, "classes": None, "target_mean": [10.0, -1.0], "target_scale":
 DEEP = 100_000
 
 
-def recipe_model(path, text):
-    """Save a network of 3 inputs and 2 outputs with a recipe as given."""
+def save_model(path, text):
+    """Save a network of 3 inputs and 2 outputs with this text or these fields as its metadata."""
     net = fastbp.Network([3, 4, 2], ["tanh", "identity"], dtype="float64", seed=0, backend="numpy")
     net.save(path, metadata={METADATA_KEY: text if isinstance(text, str) else json.dumps(text)})
     return net
@@ -362,7 +370,7 @@ def without(name):
 
 
 DAMAGED = [
-    # no recipe at all
+    # not JSON of an object
     ("", "Expecting value"),
     ("size", "Expecting value"),
     ("{", "Expecting"),
@@ -478,8 +486,8 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("text", "words"), DAMAGED, ids=[words for _, words in DAMAGED])
-def test_damaged_recipes_are_refused_when_read(tmp_path, flowers, text, words):
-    net = recipe_model(tmp_path / "m.npz", text)
+def test_damaged_metadata_are_refused_when_read(tmp_path, flowers, text, words):
+    net = save_model(tmp_path / "m.npz", text)
     metadata = fastbp.load(tmp_path / "m.npz", backend="numpy").metadata
     with pytest.raises(ValueError) as error:
         Preprocessor.from_metadata(metadata, net.sizes, "m.npz")
@@ -489,12 +497,12 @@ def test_damaged_recipes_are_refused_when_read(tmp_path, flowers, text, words):
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_models_of_before_predict_the_same(tmp_path, length):
+def test_saved_models_predict_the_same(tmp_path, length):
     X = np.array([[3.5, 1, 0], [9, 0, 1]])
     (tmp_path / "t.csv").write_text("size,color,kind\n3.5,blue,lily\n9,red,rose\n")
     for fields in (GOOD, NUMBERS):
         fields = {**fields, "mean": fields["mean"][:length], "scale": fields["scale"][:length]}
-        net = recipe_model(tmp_path / "m.npz", fields)
+        net = save_model(tmp_path / "m.npz", fields)
         A = net.predict((X - fields["mean"]) / fields["scale"])
         columns = predictions(tmp_path / "m.npz", tmp_path / "t.csv")
         if fields["classes"]:
@@ -505,14 +513,14 @@ def test_models_of_before_predict_the_same(tmp_path, length):
             np.testing.assert_allclose(shown, A * [3, 0.5] + [10, -1], rtol=1e-8)
 
 
-def test_a_recipe_that_cannot_be_read_back_is_not_made():
+def test_a_preprocessor_that_cannot_be_read_back_is_not_made():
     data = Dataset(np.ones((4, 1)), np.array([0, 1, 0, 1]), ("a", "a\0"))
     with pytest.raises(ValueError, match=r"classes\[1\] must be a text without NUL"):
         Preprocessor.of(data, np.arange(4))
 
 
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1e-60), (0.0, 1e60), (-1e60, 1.0)])
-def test_inputs_of_float32_are_standardised_by_numbers_that_it_does_not_hold(mean, scale):
+def test_inputs_of_float32_are_standardized_by_numbers_that_it_does_not_hold(mean, scale):
     X = np.array([[1.0], [2.0]], np.float32)
     expected = (X.astype(float) - mean) / scale
     np.testing.assert_allclose(Preprocessor([mean], [scale]).inputs(X, np.dtype("f8")), expected, rtol=1e-15)
@@ -521,7 +529,7 @@ def test_inputs_of_float32_are_standardised_by_numbers_that_it_does_not_hold(mea
 @pytest.mark.filterwarnings("ignore:NaN or infinity in b2")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
-    net = recipe_model(tmp_path / "m.npz", GOOD)
+    net = save_model(tmp_path / "m.npz", GOOD)
     net.biases[1][:] = [bad, 0]
     net.save(tmp_path / "m.npz", metadata={METADATA_KEY: json.dumps(GOOD)})
     model = tmp_path / "m.npz"
@@ -529,7 +537,7 @@ def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
 
 
 def test_numbers_out_of_range_are_no_predictions(tmp_path):
-    recipe_model(tmp_path / "m.npz", {**NUMBERS, "target_mean": [1.7e308] * 2, "target_scale": [1.7e308] * 2})
+    save_model(tmp_path / "m.npz", {**NUMBERS, "target_mean": [1.7e308] * 2, "target_scale": [1.7e308] * 2})
     (tmp_path / "t.csv").write_text("size,color\n1,red\n9,blue\n")
     assert "m.npz are not finite for row " in error_line("predict", tmp_path / "m.npz", tmp_path / "t.csv")
     net = fastbp.Network([3, 2], "identity", seed=0, backend="numpy")
@@ -542,9 +550,9 @@ def test_numbers_out_of_range_are_no_predictions(tmp_path):
 # ------------------------------------------------------------------ what is left out of the score
 
 
-def score_lines(tmp_path, recipe_fields, lines):
+def score_lines(tmp_path, fields, lines):
     """Predict lines of a table by a model; return its predictions and what it says of the score."""
-    recipe_model(tmp_path / "m.npz", recipe_fields)
+    save_model(tmp_path / "m.npz", fields)
     (tmp_path / "t.csv").write_text("\n".join(["size,color,kind", *lines]) + "\n")
     result = run("predict", tmp_path / "m.npz", tmp_path / "t.csv")
     rows = list(csv.reader(io.StringIO(result.stdout)))[1:]
@@ -683,7 +691,7 @@ def test_the_score_leaves_out_targets_that_are_no_numbers(tmp_path, targets, rem
     ],
 )
 def test_targets_of_arrays_that_the_model_does_not_know(tmp_path, fields, y, lines):
-    recipe_model(tmp_path / "m.npz", {**fields, "columns": None, "target": None})
+    save_model(tmp_path / "m.npz", {**fields, "columns": None, "target": None})
     data = tmp_path / "d.npz"
     np.savez(data, X=np.eye(4, 3), y=np.array(y))
     result = run("predict", tmp_path / "m.npz", data)
@@ -706,7 +714,7 @@ def test_a_model_that_says_nothing_of_its_outputs_is_not_scored(tmp_path):
 
 @pytest.mark.parametrize("targets", [[7.5], [7.5, 7.5], [0.1] * 3])
 def test_r2_of_equal_targets_is_undefined(tmp_path, targets):
-    recipe_model(tmp_path / "m.npz", {**NUMBERS, "columns": None, "target": None})
+    save_model(tmp_path / "m.npz", {**NUMBERS, "columns": None, "target": None})
     np.savez(tmp_path / "d.npz", X=np.eye(3)[: len(targets)], y=np.column_stack([targets, np.arange(len(targets))]))
     first = run("predict", tmp_path / "m.npz", tmp_path / "d.npz").stderr.splitlines()[0]
     assert re.search(r"RMSE of output 0 [\d.]+, R2 undefined, as the targets are all equal$", first)
@@ -715,14 +723,14 @@ def test_r2_of_equal_targets_is_undefined(tmp_path, targets):
 @pytest.mark.parametrize("factor", [1e-300, 1.0, 1e300])
 def test_errors_of_any_size(factor):
     y, guess = np.array([[1.0], [2], [4]]) * factor, np.array([[1.5], [2], [3]]) * factor
-    ((rmse, r2),) = app._errors(y, guess)
+    ((rmse, r2),) = screen.regression_errors(y, guess)
     assert (rmse, r2) == pytest.approx((np.sqrt(1.25 / 3) * factor, 1 - 1.25 / (14 / 3)), rel=1e-12, abs=0)
 
 
 def test_errors_far_larger_than_the_targets():
-    ((rmse, r2),) = app._errors(np.array([[1.0], [2]]), np.array([[1e300], [1e300]]))
+    ((rmse, r2),) = screen.regression_errors(np.array([[1.0], [2]]), np.array([[1e300], [1e300]]))
     assert rmse == pytest.approx(1e300) and r2 == -np.inf
-    ((rmse, r2),) = app._errors(np.array([[-1.7e308], [1.7e308]]), np.array([[1e308], [1e308]]))
+    ((rmse, r2),) = screen.regression_errors(np.array([[-1.7e308], [1.7e308]]), np.array([[1e308], [1e308]]))
     assert rmse == np.inf and r2 == pytest.approx(1 - (2.7**2 + 0.7**2) / 2 / 1.7**2)
 
 
@@ -733,7 +741,7 @@ def test_errors_far_larger_than_the_targets():
         (
             "ab" * 15,
             ["--test-fraction", 0.01],
-            "nothing is held out to test: 30 samples are too few for a share of 0.01",
+            "nothing is held out to test: 30 samples are too few for a fraction of 0.01",
         ),
         ("a" * 39 + "b", [], "1 of the 2 classes have no sample held out to test: 'b'"),
         ("ab" * 19 + "cd", [], "2 of the 4 classes have no sample held out to test: 'c', 'd'"),
@@ -781,8 +789,9 @@ def is_harmless(text):
 
 
 def test_all_that_rich_prints_is_escaped():
-    printed = re.findall(r"\.print\((\w+)", inspect.getsource(cli))
-    assert len(printed) > 10 and set(printed) == {"plain", "Text", "table"}
+    sources = "".join(path.read_text() for path in Path(cli.__file__).parent.glob("*.py"))
+    printed = re.findall(r"(?:out|err|console)\.print\((\w+)", sources)
+    assert len(printed) > 8 and set(printed) == {"plain", "Text", "table"}
 
 
 @pytest.mark.parametrize(
@@ -797,7 +806,7 @@ def test_all_that_rich_prints_is_escaped():
     ],
 )
 def test_printable(text, expected):
-    assert app.printable(text) == expected
+    assert screen.printable(text) == expected
 
 
 @pytest.fixture
@@ -860,7 +869,7 @@ def test_long_names_are_cut(tmp_path):
     ],
 )
 def test_errors_steer_no_terminal(steering, tmp_path, arguments):
-    recipe_model(tmp_path / f"{STEERING[:8]}.npz", {**GOOD, STEERING: 0} if "{path}" in arguments else GOOD)
+    save_model(tmp_path / f"{STEERING[:8]}.npz", {**GOOD, STEERING: 0} if "{path}" in arguments else GOOD)
     bad = tmp_path / f"{STEERING}.bad.csv"
     bad.write_text(f"size,color,kind\n1,{STEERING},lily\n2,red,lily\n3,red\n", encoding="utf-8")
     names = {"path": steering, "bad": bad, "model": tmp_path / f"{STEERING[:8]}.npz"}
@@ -874,7 +883,7 @@ def test_warnings_are_one_line_that_steers_no_terminal(monkeypatch):
         warnings.warn(f"two\nlines {STEERING}", stacklevel=1)
         raise ValueError("the end")
 
-    monkeypatch.setattr(cli, "read", read)
+    monkeypatch.setattr(train, "read", read)
     warning, error = run("train", "digits", exit_code=2).stderr.splitlines()
     assert warning.startswith(r"warning: two lines \x1b]title") and error == "error: the end"
     assert is_harmless(warning)
@@ -943,7 +952,7 @@ def test_errors_are_one_line(curve, tmp_path, arguments, words):
 def test_safetensors_that_is_not_installed_is_told_before_the_training(monkeypatch, tmp_path, curve):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    monkeypatch.setattr(cli, "_train", None)
+    monkeypatch.setattr(train, "_train", None)
     assert "pip install 'fastbp[files]'" in error_line("train", curve, "--out", tmp_path / "m.safetensors")
 
 
@@ -968,7 +977,7 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(fastbp.Trainer, "fit", interrupted_fit)
 
 
-def test_ctrl_c_saves_what_was_learnt(monkeypatch, tmp_path):
+def test_ctrl_c_saves_what_was_learned(monkeypatch, tmp_path):
     interrupt_after(monkeypatch, 4)
     out = tmp_path / "m.npz"
     result = run("train", "digits", "--out", out, exit_code=130)
@@ -982,7 +991,7 @@ def test_ctrl_c_between_the_calls(monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_line", interrupt)
+    monkeypatch.setattr(train, "_epoch_line", interrupt)
     assert "Ctrl-C after 1 epochs" in run("train", "digits", exit_code=130).stderr
 
 
@@ -1006,19 +1015,12 @@ def test_ctrl_c_in_a_real_process(tmp_path):
 
 def test_verify():
     text = run("verify").stdout
-    assert text.count("everything agrees") == len(app.VERIFIED) + 1 and "WRONG" not in text
+    assert text.count("everything agrees") == len(verify.VERIFIED) + 1 and "WRONG" not in text
 
 
 def test_verify_notices_a_wrong_derivative(monkeypatch):
-    from fastbp import reference
-
-    right = reference.tanh_derivative
-
-    def wrong(Z, A, out):
-        right(Z, A, out)
-        out *= 1.01
-
-    monkeypatch.setattr(reference.elementwise, "tanh_derivative", wrong)
+    double = fastbp.Activation(numba.njit(lambda z: 2 * z), numba.njit(lambda z, a: 2.02))
+    monkeypatch.setattr(verify, "VERIFIED", [([2, 3, 1], [double, "sigmoid"], "squared_error")])
     assert "WRONG" in run("verify", exit_code=1).stdout
 
 
@@ -1029,7 +1031,7 @@ def test_trace():
     assert run("trace").stdout == text != run("trace", "--seed", 1).stdout
 
 
-# ------------------------------------------------------------------ recipe
+# ------------------------------------------------------------------ preprocessor
 
 
 @pytest.mark.parametrize("n_samples", [20, 97, 1000])
@@ -1048,7 +1050,7 @@ def test_split_keeps_the_only_row_of_a_class_for_training():
         assert set(y[train]) == {0, 1, 2}
 
 
-def test_recipe_standardises_by_the_training_rows_alone():
+def test_preprocessor_standardizes_by_the_training_rows_alone():
     rng = np.random.default_rng(0)
     X, y = rng.normal([5, -3, 7], [2, 1e-3, 0], (50, 3)), rng.normal(1e4, 50, 50)
     X[40:] += 100
@@ -1062,7 +1064,7 @@ def test_recipe_standardises_by_the_training_rows_alone():
     np.testing.assert_allclose(made.predictions(T)[:, 0], y)
 
 
-def test_recipe_gives_pixels_one_scale():
+def test_preprocessor_gives_pixels_one_scale():
     X = np.random.default_rng(0).integers(0, 256, (30, 4)).astype(np.uint8)
     X[:, 0] = 9
     Z = Preprocessor.of(Dataset(X, np.arange(30) % 2, ("a", "b"), pixels=True), np.arange(30)).inputs(X, np.dtype("f4"))
@@ -1070,7 +1072,7 @@ def test_recipe_gives_pixels_one_scale():
     assert len(np.unique(Z[:, 0])) == 1 and np.ptp(Z) == pytest.approx(np.ptp(X) / X.std(), rel=1e-5)
 
 
-def test_recipe_survives_json(flowers):
+def test_preprocessor_survives_json(flowers):
     data = read(str(flowers))
     made = Preprocessor.of(data, np.arange(50))
     again = Preprocessor.from_metadata(made.metadata())
@@ -1099,7 +1101,7 @@ def test_files_that_are_read_are_not_written_over(flowers, tmp_path):
     assert flowers.read_bytes() == before and (tmp_path / "m.npz").read_bytes() == model
 
 
-def test_a_model_without_a_recipe_reads_features_alone_or_with_a_target(tmp_path):
+def test_a_model_without_a_preprocessor_reads_features_alone_or_with_a_target(tmp_path):
     fastbp.Network([3, 3, 1], seed=0).save(tmp_path / "m.npz")
     results = []
     names = "".join(f"1,2,3,name {i % 40}\n" for i in range(99))  # a target that no feature could be
@@ -1120,7 +1122,7 @@ def test_targets_of_another_shape_are_not_compared(tmp_path):
 
 
 @pytest.mark.parametrize("offset, width", [(1.7e18, 1e9), (0.0, 1e200), (0.0, 1e-290), (5.0, 1.0)])
-def test_columns_of_any_size_are_standardised(offset, width):
+def test_columns_of_any_size_are_standardized(offset, width):
     column = offset + width * np.random.default_rng(0).random(500)
     samples = fastbp.datasets.dataset.Dataset(np.column_stack([column, np.full(500, 7.7)]), column)
     preprocessor = Preprocessor.of(samples, np.arange(500))
@@ -1145,7 +1147,7 @@ def test_whether_the_first_line_is_a_header_can_be_said(tmp_path):
 
 
 def trained_on(tmp_path, text, forget=()):
-    """Train on this table; return the model, without some fields of its recipe, and what was said."""
+    """Train on this table; return the model, without some fields of its preprocessor, and what was said."""
     (tmp_path / "train.csv").write_text(text)
     said = run("train", tmp_path / "train.csv", "--epochs", 200, "--out", tmp_path / "m.npz").stderr
     net = fastbp.load(tmp_path / "m.npz")
@@ -1205,7 +1207,7 @@ def test_columns_that_are_no_features_are_left_out_and_said(tmp_path):
     assert "no column 'x'" in error_line("predict", model, given(tmp_path, "id,name,y\n1,n1,0\n"))
 
 
-def test_a_model_without_a_recipe_is_given_every_column(tmp_path):
+def test_a_model_without_a_preprocessor_is_given_every_column(tmp_path):
     net = fastbp.Network([2, 1], "identity", seed=0)
     net.save(tmp_path / "m.npz")
     for text in ("id,x\n1,5\n2,6\n", "id,x,y\n1,5,.5\n2,6,1.5\n"):

@@ -1,0 +1,150 @@
+"""What the commands print: escaped text, the standard output and error, and the scores of predictions."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..preprocessing import Preprocessor, as_columns
+
+if TYPE_CHECKING:
+    from ..network import Network
+
+MAX_CONFUSION = 12  # classes of a confusion table; with more, only the most frequent confusions are listed
+MAX_TABLE_WIDTH = 10_000  # columns of text, when the width of a table is measured
+MAX_NAME = 60  # characters shown of the name of a class
+MAX_LINE = 4000  # characters of a message
+# What a terminal obeys, or cannot write: control characters, line separators, directions of writing, lone surrogates.
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, limit: int = MAX_LINE) -> str:
+    r"""Escape a text for a terminal, such as ESC to ``\x1b``, and cut it; all printed text passes through here."""
+    text = CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text[: limit + 1])
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Return a text that rich prints as it is, without markup."""
+    return Text(printable(text), style)
+
+
+class Screen:
+    """Where the commands write: results to the standard output, warnings and errors to the standard error.
+
+    Parameters
+    ----------
+    survives_broken_pipe : bool
+        Go on silently when nothing reads the standard output any more, instead of exiting.
+    """
+
+    def __init__(self, survives_broken_pipe: bool = False) -> None:
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(highlight=False, soft_wrap=True, stderr=True)
+        if survives_broken_pipe:
+            self.out.on_broken_pipe = self._silence  # type: ignore[method-assign]
+
+    def _silence(self) -> None:
+        self.out.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line of results."""
+        self.out.print(plain(text, style))
+
+    def warn(self, text: str) -> None:
+        """Print what should not go unnoticed."""
+        self.err.print(plain(text, "yellow"))
+
+    def announce_compilation(self, net: Network) -> None:
+        """Say so if the kernels have yet to be compiled."""
+        if net.backend == "numba":
+            from ..engine.backend import is_compiled
+
+            if not is_compiled(net.dtype):
+                self.err.print(plain("compiling kernels for this machine (once) ...", "dim"))
+
+
+def show_score(console: Console, preprocessor: Preprocessor, y: np.ndarray, A: np.ndarray, name: str) -> None:
+    """Print how well outputs A predict the targets y: accuracy and confusions of classes, errors of numbers."""
+    predicted = preprocessor.predictions(A)
+    if preprocessor.classes is None:
+        _show_errors(console, as_columns(y), predicted, name)
+        return
+    n_right = int((predicted == y).sum())
+    console.print(plain(f"{name} accuracy {n_right / len(y):.2%} ({n_right:,} of {len(y):,})", "bold"))
+    classes = [printable(text, MAX_NAME) for text in preprocessor.classes]
+    n = len(classes)
+    counts = np.bincount(y * n + predicted, minlength=n * n).reshape(n, n)
+    if n <= MAX_CONFUSION:
+        _show_confusion_table(console, classes, counts)
+    else:
+        _show_most_frequent_confusions(console, classes, counts)
+
+
+def _show_errors(console: Console, y: np.ndarray, predicted: np.ndarray, name: str) -> None:
+    """Print RMSE and R2 of every output."""
+    for j, (rmse, r2) in enumerate(regression_errors(y, predicted)):
+        output = f" of output {j}" if predicted.shape[1] > 1 else ""
+        score = "R2 undefined, as the targets are all equal" if r2 is None else f"R2 {r2:.4f}"
+        console.print(plain(f"{name} RMSE{output} {rmse:.4g}, {score}", "bold"))
+
+
+def _show_confusion_table(console: Console, classes: Sequence[str], counts: np.ndarray) -> None:
+    table = _confusion_table(classes, classes, counts)
+    width = console.measure(table, options=console.options.update_width(MAX_TABLE_WIDTH)).maximum
+    if width > console.width:  # long names: numbers above the columns
+        numbers = [str(i) for i in range(len(classes))]
+        rows = [f"{number} {name}" for number, name in zip(numbers, classes, strict=True)]
+        table = _confusion_table(rows, numbers, counts)
+    console.print(table)
+
+
+def _confusion_table(rows: Sequence[str], columns: Sequence[str], counts: np.ndarray) -> Table:
+    table = Table("true \\ predicted", box=None, header_style="dim")
+    for name in columns:
+        table.add_column(plain(name), justify="right")
+    for i, name in enumerate(rows):
+        cells = [
+            plain(str(count), "green" if i == j else "red") if count or i == j else plain(".", "dim")
+            for j, count in enumerate(counts[i])
+        ]
+        table.add_row(plain(name), *cells)
+    return table
+
+
+def _show_most_frequent_confusions(console: Console, classes: Sequence[str], counts: np.ndarray) -> None:
+    errors = np.where(np.eye(len(classes)), 0, counts).ravel()
+    order = np.argsort(-errors, kind="stable")
+    for k in order[:MAX_CONFUSION]:
+        if errors[k]:
+            true, wrong = (classes[i] for i in divmod(int(k), len(classes)))
+            console.print(plain(f"  {true} taken for {wrong}: {errors[k]}"))
+    if rest := errors[order[MAX_CONFUSION:]].sum():
+        console.print(plain(f"  and {rest:,} errors of rarer kinds"))
+
+
+def regression_errors(y: np.ndarray, predicted: np.ndarray) -> Iterator[tuple[float, float | None]]:
+    """Yield root mean squared error and coefficient of determination of every output.
+
+    The latter is None where all targets are equal. No intermediate result overflows.
+    """
+    for true, guess in zip(y.T, predicted.T, strict=True):
+        scale = max(np.abs(true).max(), np.abs(guess).max()) or 1.0
+        rmse, deviation = _rms(guess / scale - true / scale), _rms(true / scale - (true / scale).mean())
+        with np.errstate(over="ignore", divide="ignore"):
+            yield float(scale * rmse), None if (true == true[0]).all() else float(1 - (rmse / deviation) ** 2)
+
+
+def _rms(values: np.ndarray) -> np.float64:
+    """Root of the mean square, scaled so that no square overflows or underflows."""
+    scale = np.abs(values).max() or 1.0
+    return scale * np.sqrt(np.mean((values / scale) ** 2))
