@@ -1,8 +1,9 @@
-"""From a table to what a network takes, and back: what `fastbp train` does to data, kept with the model."""
+"""What `fastbp train` does to its data: standardize inputs, encode targets, decode outputs; saved with the model."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import reprlib
 import sys
@@ -16,17 +17,17 @@ import numpy as np
 
 from . import checks
 from .datasets import arrays, bundled, tables
-from .datasets.dataset import Column, Dataset, open_maybe_gzipped
+from .datasets.dataset import LEFT_OUT, Column, Dataset, open_maybe_gzipped
 from .datasets.tables import n_columns
 from .losses import row_of
 
 BUNDLED = ("digits", "xor")
-METADATA_KEY = "recipe"
-OPTIONAL = {"has_names"}  # fields that models saved by earlier versions lack
-MAX_TEXT = 1 << 17  # characters of a name, as of a cell that the csv module reads
-MAX_CATEGORY_TEXT = 1 << 24  # characters of the categories of a column as an array: 64 MB
+METADATA_KEY = "recipe"  # of a Preprocessor in the metadata of a model file
+OPTIONAL = {"has_names"}  # fields missing in models of earlier versions
+MAX_TEXT = 1 << 17  # characters of a name; the csv module reads no longer cells
+MAX_CATEGORY_TEXT = 1 << 24  # characters of the categories of a column, as an array of 64 MB
 FLOAT32 = np.finfo(np.float32)
-NO_EFFECT = 1e38  # scale of an input that is constant in the training: nothing is known of its other values
+NO_EFFECT = 1e38  # scale of an input that is constant in the training data, so that other values have no effect
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Preprocessor:
     Attributes
     ----------
     mean, scale : list of float
-        Inputs are (X - mean) / scale; one number each for all features, or one per feature.
+        Inputs are (X - mean) / scale; one number for all features, or one per feature.
     classes : sequence of str or None
         The class of each output; None if the targets are numbers.
     target_mean, target_scale : list of float
-        Numbers are outputs * target_scale + target_mean.
+        Predicted numbers are outputs * target_scale + target_mean.
     columns : sequence of Column or None
-        The columns to be read from a table, text encoded one-hot.
+        The columns to read from a table; text is encoded one-hot.
     target : str or None
         The target column of a table.
     has_names : bool or None
@@ -51,7 +52,7 @@ class Preprocessor:
     Raises
     ------
     ValueError
-        Where a field does not fit; the message names it.
+        If a field is not valid; the message names it.
     """
 
     mean: list[float]
@@ -69,32 +70,41 @@ class Preprocessor:
 
     @classmethod
     def of(cls, data: Dataset, rows: np.ndarray) -> Preprocessor:
-        """Standardise by mean and standard deviation over `rows`, those of the training."""
+        """Make a preprocessor that standardizes by mean and standard deviation over the training rows.
+
+        Parameters
+        ----------
+        data : Dataset
+        rows : ndarray
+            Numbers of the training rows.
+        """
         X = data.X[rows].reshape(-1, 1) if data.pixels else data.X[rows]
-        mean, scale = _standard(X, NO_EFFECT)
+        mean, scale = _mean_and_scale(X, NO_EFFECT)
         if data.classes is not None:
             return cls(mean, scale, data.classes, columns=data.columns, target=data.target, has_names=data.has_names)
-        return cls(mean, scale, None, *_standard(as_columns(data.y)[rows]), data.columns, data.target, data.has_names)
+        return cls(
+            mean, scale, None, *_mean_and_scale(as_columns(data.y)[rows]), data.columns, data.target, data.has_names
+        )
 
     @classmethod
     def from_metadata(
-        cls, metadata: dict[str, str], sizes: Sequence[int] | None = None, path: str | Path = "the model"
+        cls, metadata: dict[str, str], sizes: Sequence[int] | None = None, path: str | os.PathLike[str] = "the model"
     ) -> Preprocessor | None:
-        """Read back what `metadata` wrote; None if there is nothing.
+        """Read the preprocessor that `metadata` wrote; None if there is none.
 
         Parameters
         ----------
         metadata : dict of str
-            That of a network.
+            The metadata of a network.
         sizes : sequence of int, optional
-            The sizes of the network, which the recipe must fit.
-        path : str or Path
+            The sizes of the network, which the preprocessor must fit.
+        path : str or path-like
             The file of the network, for the messages.
 
         Raises
         ------
         ValueError
-            Where it is damaged, or does not fit the network; the message names file and field.
+            If the text is damaged, or does not fit the network; the message names file and field.
         """
         if METADATA_KEY not in checks.metadata(metadata):
             return None
@@ -103,29 +113,29 @@ class Preprocessor:
             if sizes is not None:
                 _check(preprocessor, sizes[0], sizes[-1])
         except (ValueError, RecursionError) as error:
-            why = "nested too deeply" if isinstance(error, RecursionError) else error
-            raise ValueError(f"{path}, metadata {METADATA_KEY!r}: {why}") from None
+            reason = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise ValueError(f"{path}, metadata {METADATA_KEY!r}: {reason}") from None
         return preprocessor
 
     def metadata(self) -> dict[str, str]:
-        """Write itself as text for `Network.save`."""
+        """Return the metadata for `Network.save`, from which `from_metadata` reads the preprocessor."""
         return {METADATA_KEY: json.dumps(asdict(self))}
 
     @property
     def task(self) -> str:
-        """What the targets are: "classes" or "numbers"."""
+        """Kind of the targets: "classes" or "numbers"."""
         return "numbers" if self.classes is None else "classes"
 
     def inputs(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Standardise samples: in float32 if that holds their values, else in float64; then as `dtype`."""
-        exact = np.result_type(X, np.float32)
+        """Standardize samples in float32, or in float64 if float32 cannot hold the numbers, and convert to `dtype`."""
+        precise = np.result_type(X, np.float32)
         if max(np.abs([*self.mean, *self.scale])) > FLOAT32.max or min(self.scale) < FLOAT32.tiny:
-            exact = np.dtype(np.float64)
+            precise = np.dtype(np.float64)
         with np.errstate(over="ignore"):
-            return ((X - np.array(self.mean, exact)) / np.array(self.scale, exact)).astype(dtype, copy=False)
+            return ((X - np.array(self.mean, precise)) / np.array(self.scale, precise)).astype(dtype, copy=False)
 
     def targets(self, y: np.ndarray, loss: str) -> np.ndarray:
-        """Encode targets: class indices, one-hot rows, or rows of -1 and 1, as the loss takes; numbers standardised."""
+        """Encode targets for a loss: class indices, one-hot rows, or rows of -1 and 1; numbers are standardized."""
         if self.classes is None:
             return (as_columns(y) - self.target_mean) / self.target_scale
         row = row_of(loss)
@@ -135,7 +145,7 @@ class Preprocessor:
         return 2 * one_hot - 1 if row.takes_signs else one_hot
 
     def predictions(self, A: np.ndarray) -> np.ndarray:
-        """Decode outputs: class indices (n_samples,), or numbers (n_samples, n_out) in their own units."""
+        """Decode outputs: class indices (n_samples,), or numbers (n_samples, n_out) in the units of the targets."""
         if self.classes is not None:
             return A.argmax(axis=1)
         with np.errstate(over="ignore"):
@@ -143,7 +153,7 @@ class Preprocessor:
 
 
 def _check(preprocessor: Preprocessor, n_in: int | None = None, n_out: int | None = None) -> None:
-    """Raise ValueError unless every field is of its type, and they fit each other and the network."""
+    """Raise ValueError unless every field has its type, and the fields fit each other and the network."""
     for field in ("mean", "target_mean"):
         _check_numbers(field, getattr(preprocessor, field))
     for field, other in (("scale", preprocessor.mean), ("target_scale", preprocessor.target_mean)):
@@ -152,7 +162,7 @@ def _check(preprocessor: Preprocessor, n_in: int | None = None, n_out: int | Non
     if preprocessor.columns is not None:
         _check_texts("columns", [column.name for column in preprocessor.columns])
         for i, column in enumerate(preprocessor.columns):
-            if column.categories not in (None, ()):  # () if it is left out
+            if column.categories not in (None, LEFT_OUT):
                 _check_texts(f"columns[{i}].categories", column.categories, MAX_CATEGORY_TEXT)
         width = sum(1 if column.categories is None else len(column.categories) for column in preprocessor.columns)
         if n_in not in (None, width):
@@ -180,13 +190,12 @@ def _check_numbers(field: str, values: Any, positive: bool = False) -> None:
     _require(isinstance(values, list | tuple) and len(values) > 0, field, "a list of numbers", values)
     for i, value in enumerate(values):
         is_finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-        _require(
-            is_finite and (value > 0 or not positive), f"{field}[{i}]", "a finite number" + " above 0" * positive, value
-        )
+        expected = "a finite number above 0" if positive else "a finite number"
+        _require(is_finite and (value > 0 or not positive), f"{field}[{i}]", expected, value)
 
 
 def _check_texts(field: str, values: Any, limit: float = np.inf) -> None:
-    """Raise ValueError unless these are one or more texts, all different, within the limit as an array."""
+    """Raise ValueError unless these are one or more different texts, that fit into an array within the limit."""
     _require(isinstance(values, list | tuple) and len(values) > 0, field, "a list of texts", values)
     seen = set()
     for i, value in enumerate(values):
@@ -197,7 +206,7 @@ def _check_texts(field: str, values: Any, limit: float = np.inf) -> None:
 
 
 def _check_text(field: str, value: Any) -> None:
-    """Raise ValueError unless this is a text that a cell of a table, and an array, can hold as it is."""
+    """Raise ValueError unless this is a text that a cell of a table and a NumPy array can hold exactly."""
     _require(isinstance(value, str), field, "text", value)
     _require(len(value) <= MAX_TEXT, field, f"a text of at most {MAX_TEXT:,} characters", value)
     _require(not re.search("[\0\ud800-\udfff]", value), field, "a text without NUL and lone surrogates", value)
@@ -207,15 +216,15 @@ def _check_length(field: str, values: Sequence, n: int | None, each: str) -> Non
     _require(n in (None, len(values)), field, f"a list of {n}, {each}", values)
 
 
-def _require(is_so: bool, field: str, expected: str, value: Any) -> None:
-    if not is_so:
+def _require(condition: bool, field: str, expected: str, value: Any) -> None:
+    if not condition:
         raise ValueError(f"{field} must be {expected}, got {reprlib.repr(value)}")
 
 
 def _field_values(text: str, known: set[str]) -> dict[str, Any]:
-    """Parse the fields of a recipe; ValueError if one is missing, unknown or there twice."""
+    """Parse the fields of a preprocessor; ValueError if one is missing, unknown or repeated."""
 
-    def different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name, value in pairs:
             if name in values:
@@ -223,7 +232,7 @@ def _field_values(text: str, known: set[str]) -> dict[str, Any]:
             values[name] = value
         return values
 
-    values = json.loads(text, parse_int=float, object_pairs_hook=different)  # an int of 400 digits is infinite
+    values = json.loads(text, parse_int=float, object_pairs_hook=without_repetition)  # 400 digits: infinity
     _require(isinstance(values, dict), "it", "an object", values)
     for names, what in ((known - OPTIONAL - set(values), "missing"), (set(values) - known, "unknown")):
         if names:
@@ -249,7 +258,7 @@ def read(
     n_features: int | None = None,
     header: bool | None = None,
 ) -> Dataset:
-    """Read bundled data by name, or a CSV, npz or IDX file (told apart by their first bytes).
+    """Read bundled data by name, or a CSV, npz or IDX file, recognized by its first bytes.
 
     Parameters
     ----------
@@ -257,13 +266,20 @@ def read(
         A name of `BUNDLED`, a file, or two IDX files "images,labels" (or "images:labels").
     target, task
         As in `fastbp.datasets.read_csv`.
-    recipe : Recipe, optional
-        Read what this one asks for.
+    preprocessor : Preprocessor, optional
+        Read the columns, the target and the kind of target of this one.
     n_features : int, optional
-        Read for predictions of so many features: a CSV file of so many columns has no target, and targets need
-        not be complete.
+        Read data to predict, with this number of features: a CSV file with as many columns has no target, and
+        targets may be missing.
     header : bool, optional
         As in `fastbp.datasets.read_csv`.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be parsed, or an option does not apply to its format.
+    FileNotFoundError
+        If there is no such file.
     """
     complete = n_features is None
     table_options = {"target": target, "header": header}
@@ -304,10 +320,24 @@ def read(
 
 
 def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the rows into training and test rows: in the order of their targets, every k-th is for the test.
+    """Split the rows into training and test rows, stratified by target.
 
-    So every class, and every range of numbers, has its share in both, whatever the seed of the training. The
-    only row of a class stays in the training.
+    The rows are sorted by target and every k-th is a test row, so each class, and each range of numbers, is
+    represented in both sets in proportion. There is no randomness. The only row of a class is a training row.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n_samples,) or (n_samples, n_out)
+        Class indices or numbers; rows of several numbers are sorted by the first.
+    fraction : float
+        Fraction of test rows, from 0 to 0.5.
+    classes : bool
+        Whether y are class indices.
+
+    Returns
+    -------
+    train, test : ndarray of int
+        Row numbers in ascending order.
     """
     if not 0 <= fraction <= 0.5:
         raise ValueError(f"the test fraction must be between 0 and 0.5, not {fraction:g}")
@@ -320,23 +350,23 @@ def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np
 
 
 def as_columns(y: np.ndarray) -> np.ndarray:
-    """Give numbers (n_samples,) a second axis."""
+    """Reshape targets (n_samples,) to (n_samples, 1)."""
     return y.reshape(len(y), -1)
 
 
-def _standard(X: np.ndarray, constant: float = 1.0) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every column, or `constant` if it is but for the rounding of its numbers."""
+def _mean_and_scale(X: np.ndarray, constant: float = 1.0) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every column; `constant` for the latter where all numbers agree to rounding."""
     X = X.astype(np.float64)
     low, high = X.min(axis=0), X.max(axis=0)
-    middle = low / 2 + high / 2  # so that no square leaves the range of the numbers
-    size = np.maximum(high / 2 - low / 2, np.finfo(np.float64).tiny)
-    scaled = (X - middle) / size
-    mean, scale = middle + size * scaled.mean(axis=0), size * scaled.std(axis=0)
+    middle = low / 2 + high / 2  # scaled to -1 .. 1, no square overflows or underflows
+    half_range = np.maximum(high / 2 - low / 2, np.finfo(np.float64).tiny)
+    scaled = (X - middle) / half_range
+    mean, scale = middle + half_range * scaled.mean(axis=0), half_range * scaled.std(axis=0)
     return mean.tolist(), np.where(scale > 8 * np.finfo(np.float64).eps * np.abs(mean), scale, constant).tolist()
 
 
 def _refuse(options: dict[str, Any], source: str) -> None:
-    """Raise ValueError for an option that does not apply to a source."""
+    """Raise ValueError if an option is given that does not apply to the source."""
     for name, value in options.items():
         if value is not None:
             raise ValueError(f"the option {name} ({value!r}) does not apply to {source}")

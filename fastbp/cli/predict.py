@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from ..datasets import Dataset
-from ..datasets.dataset import some
+from ..datasets.dataset import first_few
 from ..preprocessing import Preprocessor, as_columns, read
 from .options import Header, check_out
 from .screen import Screen, plain, printable, show_score
@@ -147,6 +147,6 @@ def _known_targets(samples: Dataset, preprocessor: Preprocessor) -> tuple[np.nda
         which = "a class" if len(unknown) == 1 else f"{len(unknown):,} classes"
         others.append(
             f"{sum(unknown.values()):,} of {which} that the model does not know "
-            f"({some([reprlib.repr(name) for name in unknown])})"
+            f"({first_few([reprlib.repr(name) for name in unknown])})"
         )
     return np.flatnonzero(y >= 0), y[y >= 0], others

@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..datasets import Dataset
-from ..datasets.dataset import some
+from ..datasets.dataset import first_few
 from ..losses import row_of
 from ..preprocessing import Preprocessor, as_columns, read, split
 from .options import Header, check_out
@@ -190,7 +190,9 @@ def _warn_of_untested(
         counts = np.bincount(y[test], minlength=len(preprocessor.classes))
         names = [reprlib.repr(name) for name, n in zip(preprocessor.classes, counts, strict=True) if not n]
         if names:
-            screen.warn(f"{len(names):,} of the {len(counts):,} classes have no sample held out to test: {some(names)}")
+            screen.warn(
+                f"{len(names):,} of the {len(counts):,} classes have no sample held out to test: {first_few(names)}"
+            )
 
 
 def _train(

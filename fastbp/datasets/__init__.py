@@ -1,6 +1,6 @@
-"""Data to train on: two bundled sets, and readers of CSV, npz and IDX (MNIST) files.
+"""Training data: two bundled sets, and readers of CSV, npz and IDX (MNIST) files.
 
-Each returns a `Dataset`, a pair: ``X, y = fastbp.datasets.load_digits()``.
+Each loader returns a `Dataset`, a pair: ``X, y = fastbp.datasets.load_digits()``.
 """
 
 from .arrays import read_idx, read_idx_array, read_npz

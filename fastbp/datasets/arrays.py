@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..files import check_members, read_member
-from .dataset import Dataset, Unpacked, encoded_target, open_maybe_gzipped, some, targets_to_compare
+from .dataset import Dataset, GzipReader, encode_target, first_few, open_maybe_gzipped, targets_to_compare
 
 MAX_CLASSES = 1_000_000
 NPZ_NAMES = (
@@ -25,38 +26,38 @@ NPZ_NAMES = (
     ("images", "labels"),
 )
 
-CHUNK_BYTES = 1 << 20  # of a gzipped file, read at a time
-MAX_AXES = 32  # NumPy 1.26 has no more
+READ_BYTES = 1 << 20  # read at a time, so that a damaged header allocates no more
+MAX_AXES = 32  # the limit of NumPy 1.26
 MAX_BYTES = 1 << 62
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_npz(path: str | Path, *, task: str = "auto", complete: bool = True) -> Dataset:
+def read_npz(path: str | os.PathLike[str], *, task: str = "auto", complete: bool = True) -> Dataset:
     """Read samples and targets from a NumPy ``.npz`` file.
 
     Parameters
     ----------
-    path : str or Path
-        The arrays are found by their names: X and y, x_train and y_train (Keras' files), data and target,
-        or images and labels. The targets may be absent.
+    path : str or path-like
+        The arrays are found by their names: X and y, x_train and y_train (as in Keras), data and target,
+        or images and labels. The targets may be missing.
     task : {"auto", "classes", "numbers"}
-        What the targets are. "auto": text, and integers with few distinct values, are classes, and so are
-        one-hot rows; everything else is numbers.
+        Kind of the targets. "auto": text, integers with few distinct values, and one-hot rows are classes; all
+        others are numbers.
     complete : bool
         As in `read_csv`.
 
     Returns
     -------
     Dataset
-        X (n_samples, n_in), its dtype kept, further axes flattened into features; y as in `Dataset`.
+        X (n_samples, n_in) in the dtype of the file, further axes flattened into features; y as in `Dataset`.
 
     Raises
     ------
     ValueError
-        If the file is no npz file, is damaged, has no arrays of such names, or they do not fit together.  No other
-        arrays of the file are read.
+        If the file is not an npz file, is damaged, has no arrays of these names, or their shapes do not fit
+        together. Other arrays of the file are not read.
     OSError
-        Where it cannot be read; FileNotFoundError where there is none.
+        If it cannot be read; FileNotFoundError if it does not exist.
     """
     with Path(path).open("rb") as stream:
         if not zipfile.is_zipfile(stream):
@@ -75,20 +76,20 @@ def read_npz(path: str | Path, *, task: str = "auto", complete: bool = True) -> 
     if y.ndim == 0 or len(y) != len(X):
         raise ValueError(f"{path}: {len(X)} samples, but targets of shape {y.shape}")
     y = _one_column(y, task)
-    y, classes = (encoded_target if complete else targets_to_compare)(y, task, f"{path}, targets")
+    y, classes = (encode_target if complete else targets_to_compare)(y, task, f"{path}, targets")
     return Dataset(X, y, classes, pixels=pixels)
 
 
-def read_idx(images: str | Path, labels: str | Path | None = None) -> Dataset:
+def read_idx(images: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None) -> Dataset:
     """Read samples and labels from a pair of IDX files, the format of MNIST, gzipped or not.
 
     Parameters
     ----------
-    images : str or Path
+    images : str or path-like
         IDX file of any dtype; its first axis counts samples, the others are flattened into features.
-    labels : str or Path, optional
-        IDX file of integers, one per sample. By default the file beside `images` named alike, with
-        "labels" for "images" and "idx1" for "idx3", if there is one.
+    labels : str or path-like, optional
+        IDX file of integers, one per sample. By default the file in the folder of `images` with the same name
+        but "labels" for "images" and "idx1" for "idx3", if there is one.
 
     Returns
     -------
@@ -98,7 +99,7 @@ def read_idx(images: str | Path, labels: str | Path | None = None) -> Dataset:
     Raises
     ------
     ValueError
-        If a file is no IDX file, is cut short, or the two do not fit together.
+        If a file is not an IDX file, is truncated, or the two do not fit together.
     """
     X = read_idx_array(images)
     _check_samples(X, images)
@@ -114,8 +115,8 @@ def read_idx(images: str | Path, labels: str | Path | None = None) -> Dataset:
     return Dataset(X, y.astype(np.int64), classes=tuple(map(str, range(int(y.max()) + 1))), pixels=True)
 
 
-def read_idx_array(path: str | Path) -> np.ndarray:
-    """Read one IDX file, gzipped or not, into an array of its own shape, in native byte order.
+def read_idx_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read one IDX file, gzipped or not, into an array of the same shape, in native byte order.
 
     The format (Y. LeCun, the MNIST database): two zero bytes, a dtype code, the number of axes, the length
     of each axis as a big-endian 32-bit integer, then the elements, big-endian, the last axis fastest.
@@ -127,26 +128,26 @@ def read_idx_array(path: str | Path) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def idx_header(stream: IO[bytes], path: str | Path) -> tuple[np.dtype, tuple[int, ...]]:
+def idx_header(stream: IO[bytes], path: str | os.PathLike[str]) -> tuple[np.dtype, tuple[int, ...]]:
     """Read the header of an IDX file: dtype (big-endian) and shape of the elements that follow."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_DTYPES:
         raise ValueError(f"{path} is not an IDX file: it starts with {head.hex(' ') or 'nothing'}")
     lengths = stream.read(4 * head[3])
     if len(lengths) < 4 * head[3]:
-        raise ValueError(f"{path}: the IDX header is cut short")
+        raise ValueError(f"{path}: the IDX header is truncated")
     dtype, shape = np.dtype(IDX_DTYPES[head[2]]), tuple(np.frombuffer(lengths, ">u4").tolist())
     if len(shape) > MAX_AXES or dtype.itemsize * math.prod(n or 1 for n in shape) > MAX_BYTES:
         raise ValueError(f"{path}: an array of shape {shape} is too large")
     return dtype, shape
 
 
-def map_idx(path: str | Path) -> np.memmap | IdxPieces:
-    """Map an IDX file into memory, axes after the second flattened; a gzipped one can only be read piece by piece."""
+def map_idx(path: str | os.PathLike[str]) -> np.memmap | IdxChunks:
+    """Map an IDX file into memory, axes after the second flattened; a gzipped one can only be read in chunks."""
     stream = open_maybe_gzipped(path)
     with stream:
-        if isinstance(getattr(stream, "raw", None), Unpacked):
-            return IdxPieces(path)
+        if isinstance(getattr(stream, "raw", None), GzipReader):
+            return IdxChunks(path)
         dtype, shape = idx_header(stream, path)
         start = stream.tell()
     _check_length(path, dtype, shape, Path(path).stat().st_size - start)
@@ -154,8 +155,8 @@ def map_idx(path: str | Path) -> np.memmap | IdxPieces:
     return np.memmap(path, dtype, "r", start, _flat(shape))
 
 
-class IdxPieces:
-    """A gzipped IDX file, read piece by piece from the start.
+class IdxChunks:
+    """A gzipped IDX file, read in chunks from the start.
 
     Attributes
     ----------
@@ -164,7 +165,7 @@ class IdxPieces:
     dtype : dtype
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
         with open_maybe_gzipped(path) as stream:
             self.dtype, self._shape = idx_header(stream, path)
@@ -175,8 +176,8 @@ class IdxPieces:
         """Return the number of samples."""
         return self.shape[0]
 
-    def pieces(self, n_rows: int) -> Iterator[np.ndarray]:
-        """Yield `n_rows` samples at a time, in native byte order."""
+    def chunks(self, n_rows: int) -> Iterator[np.ndarray]:
+        """Yield `n_rows` samples at a time, in native byte order; the last chunk may be shorter."""
         size = self.dtype.itemsize * math.prod(self.shape[1:])
         with open_maybe_gzipped(self.path) as stream:
             idx_header(stream, self.path)
@@ -190,9 +191,9 @@ class IdxPieces:
 
 
 def _read(stream: IO[bytes], n: int) -> bytearray:
-    """Read at most n bytes, in chunks: what a damaged header promises is not allocated before it is there."""
+    """Read at most n bytes. Memory grows with the bytes read, not with the number that a damaged header claims."""
     data = bytearray()
-    while chunk := stream.read(min(CHUNK_BYTES, n - len(data))):
+    while chunk := stream.read(min(READ_BYTES, n - len(data))):
         data += chunk
     return data
 
@@ -201,45 +202,45 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if len(shape) < 3 else (shape[0], math.prod(shape[1:]))
 
 
-def _check_length(path: str | Path, dtype: np.dtype, shape: tuple[int, ...], length: int) -> None:
+def _check_length(path: str | os.PathLike[str], dtype: np.dtype, shape: tuple[int, ...], length: int) -> None:
     expected, header = dtype.itemsize * math.prod(shape), 4 + 4 * len(shape)
     if length != expected:
         raise ValueError(f"{path}: shape {shape} takes {header + expected} bytes, but the file has {header + length}")
 
 
-def _check_not_empty(path: str | Path, shape: tuple[int, ...]) -> None:
+def _check_not_empty(path: str | os.PathLike[str], shape: tuple[int, ...]) -> None:
     if math.prod(shape) == 0 or not shape:
         raise ValueError(f"{path}: expected samples, found shape {shape}")
 
 
-def _readable(path: str | Path, function: Callable, *arguments: Any) -> Any:
-    """Call a function that reads from a zip file; it may raise a dozen kinds of errors for damaged bytes."""
+def _readable(path: str | os.PathLike[str], function: Callable, *arguments: Any) -> Any:
+    """Call a function that reads from a zip file; damaged bytes raise a dozen kinds of errors, here a ValueError."""
     try:
         return function(*arguments)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk, not of a decompressor
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # from the disk, not a decompressor
             raise
         raise ValueError(f"{path} is not a readable npz file: {error or type(error).__name__}") from None
 
 
-def _names_of_samples_and_targets(found: Collection[str], path: str | Path) -> tuple[str, ...]:
+def _names_of_samples_and_targets(found: Collection[str], path: str | os.PathLike[str]) -> tuple[str, ...]:
     for X, y in NPZ_NAMES:
         if X in found and y in found:
             return X, y
     for X, _ in NPZ_NAMES:
         if X in found:
             return (X,)
-    raise ValueError(f"{path}: expected arrays named X and y, found {some(list(found)) or 'none'}")
+    raise ValueError(f"{path}: expected arrays named X and y, found {first_few(list(found)) or 'none'}")
 
 
-def _check_samples(X: np.ndarray, path: str | Path) -> None:
+def _check_samples(X: np.ndarray, path: str | os.PathLike[str]) -> None:
     if X.ndim < 2 or X.size == 0:
         raise ValueError(f"{path}: expected samples of shape (n_samples, n_in), found {X.shape}")
     if X.dtype.kind not in "biuf":
         raise ValueError(f"{path}: expected numbers as samples, found {X.dtype}")
     if X.dtype.kind == "f" and not np.isfinite(X).all():
         bad = np.flatnonzero(~np.isfinite(X.reshape(len(X), -1)).all(axis=1))
-        raise ValueError(f"{path}: NaN or infinity in sample {some(bad.tolist())}")
+        raise ValueError(f"{path}: NaN or infinity in sample {first_few(bad.tolist())}")
 
 
 def _one_column(y: np.ndarray, task: str) -> np.ndarray:
@@ -252,7 +253,7 @@ def _one_column(y: np.ndarray, task: str) -> np.ndarray:
 
 
 def labels_beside(images: Path) -> Path | None:
-    """Find the file of the labels beside that of the images."""
+    """Find the file of the labels in the folder of the images; None if there is none."""
     name = images.name.replace("images", "labels").replace("idx3", "idx1")
     stem = name.removesuffix(".gz")
     beside = [images.with_name(n) for n in (name, stem, stem + ".gz") if n != images.name]

@@ -1,4 +1,4 @@
-"""The data that come with the package."""
+"""The data sets in the package."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def load_digits() -> Dataset:
     Returns
     -------
     Dataset
-        ``X, y = load_digits()``: X float32 (1797, 64), the pixels row by row, grey levels 0..16 scaled
+        ``X, y = load_digits()``: X float32 (1797, 64), the pixels row by row, gray levels 0..16 scaled
         to [0, 1]; y int64 (1797,), the digits 0..9.
 
     Notes
     -----
     The test part of "Optical Recognition of Handwritten Digits", E. Alpaydin and C. Kaynak (1998), UCI
     Machine Learning Repository, https://doi.org/10.24432/C50P49, used under the Creative Commons
-    Attribution 4.0 licence (https://creativecommons.org/licenses/by/4.0/); the same rows, in the same
+    Attribution 4.0 license (https://creativecommons.org/licenses/by/4.0/); the same rows, in the same
     order, as scikit-learn's ``load_digits``, whose values are 16 times as large.
     """
     with resources.files(__package__).joinpath("digits.npz").open("rb") as stream, np.load(stream) as arrays:

@@ -1,9 +1,10 @@
-"""The pair (X, y) that every loader returns, and what the loaders share."""
+"""The pair (X, y) that every loader returns, and functions that several loaders use."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,13 @@ import numpy as np
 
 TASKS = ("auto", "classes", "numbers")
 MAX_INTEGER_CLASSES = 20  # more distinct integers than this are numbers, not classes
-LEFT_OUT: tuple[str, ...] = ()  # the categories of a column that is no feature
+LEFT_OUT: tuple[str, ...] = ()  # categories of a column that is not a feature
 
 
 class Column(NamedTuple):
     """A column of a table: its name, and its categories in order if it is text (one-hot encoded).
 
-    A column without any categories, (), is left out of the features.
+    A column whose categories are the empty tuple is left out of the features.
     """
 
     name: str
@@ -32,7 +33,7 @@ class _Pair(NamedTuple):
 
 
 class Dataset(_Pair):
-    """Samples and targets: a named tuple ``(X, y)`` that also knows what its columns mean.
+    """Samples and targets: a named tuple ``(X, y)`` with attributes that describe its columns.
 
     Attributes
     ----------
@@ -43,13 +44,13 @@ class Dataset(_Pair):
     classes : tuple of str or None
         Name of each class, ``classes[y[i]]`` being that of sample i.
     columns : tuple of Column or None
-        The columns of a table but the target, before one-hot encoding.
+        The columns of a table without the target, before one-hot encoding.
     target : str or None
         Name of the target column of a table.
     has_names : bool or None
-        Whether the table has a header; without one the names of its columns are their numbers.
+        Whether the table has a header; without one, the columns are named by their numbers.
     pixels : bool
-        Whether all features are of one kind and scale, as the pixels of an image are.
+        Whether all features have the same meaning and scale, like the pixels of an image.
     """
 
     classes: tuple[str, ...] | None
@@ -58,7 +59,16 @@ class Dataset(_Pair):
     has_names: bool | None
     pixels: bool
 
-    def __new__(cls, X, y=None, classes=None, columns=None, target=None, pixels=False, has_names=None):
+    def __new__(
+        cls,
+        X: np.ndarray,
+        y: np.ndarray | None = None,
+        classes: tuple[str, ...] | None = None,
+        columns: tuple[Column, ...] | None = None,
+        target: str | None = None,
+        pixels: bool = False,
+        has_names: bool | None = None,
+    ) -> Dataset:
         """Make the pair."""
         self = super().__new__(cls, X, y)
         self.classes, self.columns, self.target, self.pixels = classes, columns, target, pixels
@@ -66,20 +76,20 @@ class Dataset(_Pair):
         return self
 
 
-def open_maybe_gzipped(path: str | Path) -> IO[bytes]:
-    """Open a file for reading bytes, unpacked if it is gzipped, whatever it is called.
+def open_maybe_gzipped(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file for reading bytes, decompressed if its first bytes are those of a gzip file.
 
-    Where gzipped data are damaged, reading raises a ValueError that names the file.
+    If gzipped data are damaged, reading raises a ValueError that names the file.
     """
     with Path(path).open("rb") as stream:
         gzipped = stream.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], io.BufferedReader(Unpacked(path)) if gzipped else Path(path).open("rb"))
+    return cast(IO[bytes], io.BufferedReader(GzipReader(path)) if gzipped else Path(path).open("rb"))
 
 
-class Unpacked(io.RawIOBase):
-    """The content of a gzipped file."""
+class GzipReader(io.RawIOBase):
+    """The decompressed content of a gzipped file."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path, self._file = path, gzip.open(path)
 
     def readable(self) -> bool:
@@ -99,7 +109,7 @@ class Unpacked(io.RawIOBase):
         super().close()
 
 
-def encoded_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
+def encode_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """Return targets as (class indices, class names) or (numbers, None).
 
     With ``task="auto"`` text is classes, floats are numbers, and integers are classes when at most
@@ -121,9 +131,9 @@ def encoded_target(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tu
 
 
 def targets_to_compare(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Return targets as `encoded_target` does, but to be compared with predictions: any of them may be missing.
+    """Return targets to compare with predictions, in the form of `encode_target`; any may be missing.
 
-    Those are NaN, or of the class "". Targets that are not of the `task` stay what they are.
+    A missing number is NaN, a missing class is named "". Targets of the other kind than `task` keep their kind.
     """
     _check_kind(y, where)
     if y.dtype.kind not in "UST" and (task != "classes" or y.ndim > 1):
@@ -137,7 +147,7 @@ def targets_to_compare(y: np.ndarray, task: str, where: str) -> tuple[np.ndarray
 
 
 def are_classes(values: np.ndarray, n: int, task: str, where: str) -> bool:
-    """Say whether n targets with these distinct values are classes; the rule is that of `encoded_target`."""
+    """Return whether n targets with these distinct values are classes, by the rule of `encode_target`."""
     is_text = values.dtype.kind in "UST"
     if task == "numbers" and is_text:
         raise ValueError(f"{where}: numbers were asked for, but there is text, such as {str(values[0])!r}")
@@ -160,8 +170,8 @@ def check_task(task: str) -> None:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
 
 
-def some(items: Sequence[Any], limit: int = 5) -> str:
-    """Name the first few items and how many more there are."""
+def first_few(items: Sequence[Any], limit: int = 5) -> str:
+    """Join the first items by commas, and add how many more there are."""
     more = len(items) - limit
     return ", ".join(str(i) for i in items[:limit]) + (f" and {more} more" if more > 0 else "")
 

@@ -1,18 +1,19 @@
-"""A reader of CSV files that finds out by itself what is in them."""
+"""A reader of CSV files that detects delimiter, header, numbers, text and columns that are not features."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
+import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from statistics import median_low
+from typing import Any
 
 import numpy as np
 
@@ -25,35 +26,35 @@ from .dataset import (
     check_task,
     class_name,
     class_names,
-    encoded_target,
+    encode_target,
+    first_few,
     open_maybe_gzipped,
-    some,
     targets_to_compare,
 )
 
 DELIMITERS = "\t;|,"  # the comma last: it may also be a decimal comma
 MISSING = {"", "?", "na", "n/a", "#n/a", "<na>", "nan", "null"}
-PIECE_CELLS = 1 << 17  # of a file read piece by piece: 1 MB of numbers, some 10 MB of text
-MAX_CATEGORIES = 32  # a text column with more distinct values than this is a name or a comment, not a feature
-SAMPLE = 1000  # values of a column that tell whether they differ
-DIFFERENT = 0.9  # a text column of which more than this fraction differs is a name or a comment, however short it is
-MIN_COUNT = 4  # rows; fewer count by chance
-IDS = {"", "id", "idx", "index", "row_id", "rowid", "unnamed: 0"}  # pandas writes its index without a name
-ROW_NUMBERS = {"no", "nr", "row", "#"}  # also the names of other things, unless they count
+CHUNK_CELLS = 1 << 17  # of a file read in chunks: 1 MB of numbers, about 10 MB of text
+MAX_CATEGORIES = 32  # a text column with more distinct values is refused as a feature
+SAMPLE = 1000  # first values of a column, whose distinct ones are counted
+DISTINCT = 0.9  # a text column with a larger fraction of distinct values is names or comments, not a feature
+MIN_COUNTED = 4  # rows; fewer may hold consecutive numbers by chance
+IDS = {"", "id", "idx", "index", "row_id", "rowid", "unnamed: 0"}  # names of row indices; pandas writes none
+ROW_NUMBERS = {"no", "nr", "row", "#"}  # names of row indices if the values are consecutive numbers
 YEARS = range(1800, 2201)
-MIN_RUN = 4  # numbered columns 0, 1, 2, 3
+MIN_NUMBERED = 4  # columns whose names are taken for consecutive numbers
 CURRENCIES = "$€£¥₹"
 _SIGNS = re.compile(f"[{CURRENCIES}%]")
 _UNIT = re.compile(rf"([+-]?)\s?([{CURRENCIES}]?)\s?([+-]?[.,\d]\S*?)\s?([{CURRENCIES}%]?)")
-_GROUPED = {
-    ",": re.compile(r"([+-]?[1-9]\d{0,2}(?:,\d{3})+)((?:\.\d*)?)"),  # thousands, decimals; by the delimiter
+_GROUPED = {  # by the delimiter: the grouped thousands, then the decimals
+    ",": re.compile(r"([+-]?[1-9]\d{0,2}(?:,\d{3})+)((?:\.\d*)?)"),
     "": re.compile(r"([+-]?[1-9]\d{0,2}(?:\.\d{3})+)(,\d*)"),
 }
-_THREE_DECIMALS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # or thousands
+_THREE_DECIMALS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # or grouped thousands
 
 
 def read_csv(
-    path: str | Path,
+    path: str | os.PathLike[str],
     target: str | int | None = -1,
     *,
     task: str = "auto",
@@ -65,42 +66,49 @@ def read_csv(
 ) -> Dataset:
     """Read samples and targets from a CSV file.
 
-    The delimiter (comma, semicolon, tab or ``|``) and whether the first line is a header are found out;
-    fields may be quoted, the file may be gzipped, and it may start with a byte order mark. Where the
-    delimiter is the comma, numbers may have thousands separators ("1,200"), elsewhere decimal commas. Currency
-    and percent signs are dropped: "$10.5" is 10.5 and "5%" is 5.
+    The delimiter (comma, semicolon, tab or ``|``) and the header are detected; fields may be quoted, the file may
+    be gzipped, and it may start with a byte order mark. If the delimiter is the comma, numbers may have thousands
+    separators ("1,200"), otherwise decimal commas. Currency and percent signs are dropped: "$10.5" is 10.5 and
+    "5%" is 5.
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path-like
         A UTF-8 text file, one sample per row.
     target : str, int or None
         The target column by its name or by its number (0 is the first, -1 the last), None for no target.
     task : {"auto", "classes", "numbers"}
-        What the target is. "auto": text is classes, integers with few distinct values are classes, other
-        numbers are numbers.
+        Kind of the target. "auto": text and integers with few distinct values are classes, other numbers are
+        numbers.
     header : bool, optional
-        Whether the first line holds names. By default it does if the first cell of any column is text while
-        all below it are numbers; if the numbers in it are years, or count from 0 or 1, and those of no row below
-        do; or, if there are no numbers at all, if no cell of it occurs again in its column. With `columns` it
-        does if it holds their names, or if all that should be numbers is text and no cell of it is known.
+        Whether the first line is a header. By default it is one if
+
+        - in any column, the first cell is text and all cells below are numbers;
+        - or the numbers in it are years, or consecutive from 0 or 1, and those of no row below are;
+        - or there are no numbers in the file, and no cell of it occurs again in its column.
+
+        With `columns`, it is one if it holds their names, or if every cell of a column of numbers is text and no
+        cell is a known category.
     columns : sequence of Column, optional
-        Read these features (the `columns` of the data a model was trained on) instead of all but the
-        target: by name, or by place if one of the files has no names, which must then be as wide as the other,
-        with or without the target, or hold the features alone. The target may then be absent, which is y None, and
-        need not be complete.
+        Read these features (the `columns` of the training data of a model) instead of all columns but the target.
+        They are found by name; if one of the files has no header, by position, and then both files must have the
+        same width, with or without the target, or this one must hold the features only. The target may be missing,
+        altogether (y is None) or in some rows.
     complete : bool
-        Whether every target must be there, and be of the task. Otherwise targets are only to be compared with
-        predictions: one that is missing is NaN, or of the class "", and text among numbers is as good as missing.
+        Whether every row must have a target, and of the kind `task`. Otherwise the targets serve only to be
+        compared with predictions: a missing one is NaN, or of the class "", and so is text among numbers.
     has_names : bool, optional
-        Whether the file that `columns` come from has a header (its `Dataset.has_names`). By default it has one
-        unless the names are just the numbers of the columns.
+        Whether the file of `columns` has a header (its `Dataset.has_names`). By default it has one unless the
+        names are the numbers of the columns.
     leave_out : bool
-        Leave out, with a warning, columns that are no features: text of which more than nine tenths differ; the
-        index of the rows (different integers in a column that the header calls "id" or "index", or does not
-        name); row numbers (a column called "no", "nr", "row" or "#" that counts, or one of a file without header
-        that counts from 0 or 1). The first 1000 values tell whether they differ. Other columns that count are
-        kept, with a warning. At least one column is kept.
+        Leave out, with a warning, columns that are not features:
+
+        - text, if more than nine tenths of the first 1000 values are distinct;
+        - the index of the rows: distinct integers in a column named "id" or "index", or without a name;
+        - row numbers: consecutive numbers in a column named "no", "nr", "row" or "#", or from 0 or 1 in a file
+          without header.
+
+        Other columns of consecutive numbers are kept, with a warning. At least one column is kept.
 
     Returns
     -------
@@ -112,8 +120,8 @@ def read_csv(
     ------
     ValueError
         If the file is empty, ragged, not UTF-8 text or malformed; if values are missing; if a column mixes
-        numbers and text or has too many categories; if a comma may be a decimal comma or not. The message names
-        file, line and column.
+        numbers and text or has too many categories; if it is ambiguous whether a comma is a decimal comma. The
+        message names file, line and column.
     """
     check_task(task)
     if columns is not None:
@@ -122,72 +130,75 @@ def read_csv(
         layout = _Layout(tuple(columns), target, has_names)
         if not layout.used:
             raise ValueError("columns must hold at least one feature")
-        table = _read_table(_headed(path, header, layout), columns)
+        table = _read_table(_detect_format(path, header, layout), columns)
         places, found = layout.places(table)
         X = table.features(places, columns)
-        y, classes = _target_if_there(table, found, task, places)
+        y, classes = _target_if_present(table, found, task, places)
         return Dataset(X, y, classes, tuple(columns), None if target is None else str(target), has_names=has_names)
-    head = _headed(path, header)
-    j = None if target is None else head.index(target)
-    table = _read_table(head, ())
-    features = head.feature_places(j)
-    scans = [_FeatureScan(head, k) for k in features]
+    file_format = _detect_format(path, header)
+    j = None if target is None else file_format.index(target)
+    table = _read_table(file_format, ())
+    features = file_format.feature_places(j)
+    scans = [_FeatureScan(file_format, k) for k in features]
     for scan in scans:
         scan.add(table)
     columns, remarks = _features_found(scans, leave_out)
     X = table.features(features, columns)
     y, classes = None, None
     if j is not None and complete:
-        y, classes = encoded_target(table.values(j), task, f"{path}, target column {table.names[j]!r}")
+        y, classes = encode_target(table.values(j), task, f"{path}, target column {table.names[j]!r}")
     elif j is not None:
         y, classes = targets_to_compare(
             table.values_to_compare(j, task), task, f"{path}, target column {table.names[j]!r}"
         )
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
-    return Dataset(X, y, classes, columns, None if j is None else table.names[j], has_names=head.has_header)
+    return Dataset(X, y, classes, columns, None if j is None else table.names[j], has_names=file_format.has_header)
 
 
-def n_columns(path: str | Path) -> int:
-    """Count the columns of a CSV file, by its first line."""
-    return len(_sniffed(path)[1][0][1])
+def n_columns(path: str | os.PathLike[str]) -> int:
+    """Count the columns in the first line of a CSV file."""
+    return len(_detect_delimiter(path)[1][0][1])
 
 
 class CsvChunks:
-    """A CSV file read piece by piece: the samples and targets of `read_csv`, in bounded memory.
+    """A CSV file read in chunks: the samples and targets of `read_csv`, in bounded memory.
 
-    The whole file is looked through once, for its categories and classes and for whatever is wrong in it.
+    The whole file is scanned once, for its categories and classes and for errors.
 
     Parameters
     ----------
     path, target, task, header
-        As in `read_csv`, but a target there must be.
+        As in `read_csv`; a target is required.
 
     Attributes
     ----------
     classes, columns, target, has_names
         As in `Dataset`.
     n_samples : int
+        Number of rows.
     remarks : list of str
         The warnings of `read_csv`.
     """
 
-    def __init__(self, path: str | Path, target: str | int = -1, *, task: str = "auto", header: bool | None = None):
+    def __init__(
+        self, path: str | os.PathLike[str], target: str | int = -1, *, task: str = "auto", header: bool | None = None
+    ) -> None:
         check_task(task)
-        self.path, self._head = path, _headed(path, header)
-        self._j = self._head.index(target)
-        self._places = self._head.feature_places(self._j)
-        self.target, self.has_names = self._head.names[self._j], self._head.has_header
+        self.path, self._format = path, _detect_format(path, header)
+        self._j = self._format.index(target)
+        self._places = self._format.feature_places(self._j)
+        self.target, self.has_names = self._format.names[self._j], self._format.has_header
         self._notations: dict[int, set[str]] = {}
         try:
             self._read = self._number_tables
             self._scan(task)
-        except (ValueError, EOFError, OSError, zlib.error):  # not all numbers; or whatever is wrong comes up again
+        except (ValueError, EOFError, OSError, zlib.error):  # text, or an error that the second scan reports
             self._read = self._text_tables
             self._scan(task)
 
-    def pieces(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        """Yield numbers of the first and last line, X float64 (n, n_in) and y (n,), some thousand cells at a time."""
+    def chunks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Yield numbers of the first and last line, X float64 (n, n_in) and y (n,), `CHUNK_CELLS` at a time."""
         for table in self._read():
             y = table.values(self._j)
             if self.classes is not None:
@@ -196,7 +207,7 @@ class CsvChunks:
 
     def _scan(self, task: str) -> None:
         n = 0
-        scans = [_FeatureScan(self._head, k) for k in self._places]
+        scans = [_FeatureScan(self._format, k) for k in self._places]
         self._notations.clear()
         targets: set = set()
         for table in self._read():
@@ -213,37 +224,40 @@ class CsvChunks:
         self.n_samples = n
         self.columns, self.remarks = _features_found(scans)
         for k, found in self._notations.items():
-            _check_notations(found, f"{self.path}, column {self._head.names[k]!r}")
+            _check_notations(found, f"{self.path}, column {self._format.names[k]!r}")
         self._values = np.array(sorted(targets))
         classes = are_classes(self._values, n, task, f"{self.path}, target column {self.target!r}")
         self.classes = class_names(self._values) if classes else None
 
     def _number_tables(self) -> Iterator[_Table]:
-        head = self._head
+        skip = self._format.skip
         with io.TextIOWrapper(open_maybe_gzipped(self.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
-            lines = ((i, text) for i, text in enumerate(stream, 1) if i > head.skip and not text.isspace())
-            while piece := list(islice(lines, self._n_rows)):
-                yield head.table(_numeric(head, [text for _, text in piece]), [i for i, _ in piece])
+            lines = ((i, text) for i, text in enumerate(stream, 1) if i > skip and not text.isspace())
+            while chunk := list(islice(lines, self._n_rows)):
+                cells = _parse_numbers(self._format, [text for _, text in chunk])
+                yield self._format.table(cells, [i for i, _ in chunk])
 
     def _text_tables(self) -> Iterator[_Table]:
-        rows = self._head.rows()
-        while piece := list(islice(rows, self._n_rows)):
-            yield self._head.text_table(piece, self._notations)
+        rows = self._format.rows()
+        while chunk := list(islice(rows, self._n_rows)):
+            yield self._format.text_table(chunk, self._notations)
 
     @property
     def _n_rows(self) -> int:
-        return max(1, PIECE_CELLS // len(self._head.names))
+        return max(1, CHUNK_CELLS // len(self._format.names))
 
 
 @dataclass(frozen=True)
 class _Table:
-    path: str | Path
+    """Rows of a file: their cells, and their line numbers for error messages."""
+
+    path: str | os.PathLike[str]
     delimiter: str
     has_header: bool
     names: list[str]
-    cells: np.ndarray | list[list[str]]  # all of it numbers, or rows of text
+    cells: np.ndarray | list[list[str]]  # numbers if all cells are numbers, else rows of text
     lines: Sequence[int]  # line number of each row in the file
-    notations: dict[int, set[str]] | None = None  # of the numbers of each column, checked later; None: at once
+    notations: dict[int, set[str]] | None = None  # collects those of each column; None: they are checked at once
 
     def values(self, j: int) -> np.ndarray:
         """Return column j as float64 or text; ValueError if values are missing, or numbers and text mixed."""
@@ -265,7 +279,7 @@ class _Table:
         return column
 
     def values_to_compare(self, j: int, task: str) -> np.ndarray:
-        """Return column j as float64 or text, NaN or "" where values are missing, or text among numbers."""
+        """Return column j as float64 or text; values that are missing, or text among numbers, are NaN or ""."""
         if isinstance(self.cells, np.ndarray):
             return self.cells[:, j]
         texts = ["" if row[j].lower() in MISSING else row[j] for row in self.cells]
@@ -285,7 +299,7 @@ class _Table:
         return texts
 
     def features(self, places: Sequence[int | None], columns: Sequence[Column]) -> np.ndarray:
-        """Return the columns at `places` as X, text one-hot encoded, without those that are left out."""
+        """Return the columns at `places` as X, text one-hot encoded, without the columns that are left out."""
         used = [(j, column) for j, column in zip(places, columns, strict=True) if column.categories != LEFT_OUT]
         places, columns = zip(*used, strict=True)
         if isinstance(self.cells, np.ndarray) and all(c.categories is None for c in columns):
@@ -307,14 +321,14 @@ class _Table:
 
     def _reject(self, what: str, j: int, rows: Sequence[int] | np.ndarray, values: Sequence | np.ndarray = ()) -> None:
         if len(rows):
-            where = f"line{'s' * (len(rows) > 1)} {some([self.lines[i] for i in rows])}"
+            where = f"line{'s' * (len(rows) > 1)} {first_few([self.lines[i] for i in rows])}"
             example = f" {str(values[rows[0]])!r}" if len(values) else ""
             raise ValueError(f"{self.path}, column {self.names[j]!r}: {what}{example} in {where}")
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Columns and target of the file that a model was trained on, to be found in another file."""
+    """Columns and target of the training data of a model, to be found in another file."""
 
     columns: tuple[Column, ...]
     target: str | int | None
@@ -326,16 +340,16 @@ class _Layout:
         return [column for column in self.columns if column.categories != LEFT_OUT]
 
     def places(self, table: _Table) -> tuple[list[int | None], str | None]:
-        """Find the columns, None for one left out that is not there, and the name of the target if it is there."""
+        """Return the places of the columns (None: left out and missing) and the name of the target (None: missing)."""
         names = table.names
         if not (self.has_names and table.has_header):
             return self._by_width(table.path, names)
         missing = [repr(column.name) for column in self.used if column.name not in names]
         if missing:
             raise ValueError(
-                f"{table.path} has no column {some(missing)}; its {len(names)} columns are {some(names, 10)}"
+                f"{table.path} has no column {first_few(missing)}; its {len(names)} columns are {first_few(names, 10)}"
             )
-        target = str(self.target)  # found by name alone where it is a name
+        target = str(self.target)
         if isinstance(self.target, int) and -len(names) <= self.target < len(names):
             target = names[self.target]
         return (
@@ -343,13 +357,13 @@ class _Layout:
             target if target in names else None,
         )
 
-    def _by_width(self, path: str | Path, names: Sequence[str]) -> tuple[list[int | None], str | None]:
-        """Find them by their places in the file of the model, with or without its target, or the features alone."""
+    def _by_width(self, path: str | os.PathLike[str], names: Sequence[str]) -> tuple[list[int | None], str | None]:
+        """Find the columns by position: as in the training data, with or without the target, or the features only."""
         n, width, used = len(self.columns), len(names), self.used
         target = int(str(self.target)) if not self.has_names and re.fullmatch(r"-?\d+", str(self.target)) else None
         wanted = [f"{n + 1} columns with the target"] * (target is not None)
         wanted += [f"{n} columns without the target"] * (n > len(used))
-        wanted.append(f"{len(used)} features: {some([column.name for column in used], 10)}")
+        wanted.append(f"{len(used)} features: {first_few([column.name for column in used], 10)}")
         if width == n + 1 and target is not None:
             j = target % width
             return [k for k in range(width) if k != j], names[j]
@@ -367,9 +381,9 @@ class _Layout:
             return [place.get(column) for column in self.columns], None
         raise ValueError(f"{path} has {width} columns without the names of the model; expected {', or '.join(wanted)}")
 
-    def is_header(self, path: str | Path, head: list[list[str]], delimiter: str) -> bool:
-        """Say whether the first row holds names."""
-        first, names = head[0], {column.name for column in self.used}
+    def is_header(self, path: str | os.PathLike[str], first_rows: list[list[str]], delimiter: str) -> bool:
+        """Return whether the first row is a header."""
+        first, names = first_rows[0], {column.name for column in self.used}
         found = names & set(first) if self.has_names else set()
         if found and (found == names or any(_number(name, delimiter) is None for name in found)):
             return True
@@ -378,25 +392,26 @@ class _Layout:
         except ValueError:
             places = None
         if places is None or found:
-            return _looks_like_header(head, delimiter)
+            return _looks_like_header(first_rows, delimiter)
         cells = [
             (column, first[j])
             for j, column in zip(places, self.columns, strict=True)
             if j is not None and column.categories != LEFT_OUT
         ]
-        comes_again = any(cell in column for cell, column in zip(first, zip(*head[1:], strict=False), strict=False))
+        below = zip(*first_rows[1:], strict=False)
+        occurs_again = any(cell in column for cell, column in zip(first, below, strict=False))
         if any(cell in (column.categories or ()) for column, cell in cells):
             return False
         numbers = [_is_number(cell, delimiter) for column, cell in cells if column.categories is None]
         if numbers:
-            return not any(numbers) and not comes_again
+            return not any(numbers) and not occurs_again
         if not self.has_names:
             return False
-        return _looks_like_header(head, delimiter)
+        return _looks_like_header(first_rows, delimiter)
 
 
 def _have_names(columns: Sequence[Column], target: str | int | None) -> bool:
-    """Say whether names of columns are more than their numbers."""
+    """Return whether the names of columns are other than their numbers."""
     n = len(columns) + (target is not None)
     names = {column.name for column in columns}
     if target is not None:
@@ -404,7 +419,10 @@ def _have_names(columns: Sequence[Column], target: str | int | None) -> bool:
     return names != set(map(str, range(n)))
 
 
-def _target_if_there(table: _Table, target: str | None, task: str, features: Sequence[int | None]):
+def _target_if_present(
+    table: _Table, target: str | None, task: str, features: Sequence[int | None]
+) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Return targets and classes, both None if the table has no target."""
     try:
         j = -1 if target is None else table.names.index(target)
     except ValueError:
@@ -415,19 +433,20 @@ def _target_if_there(table: _Table, target: str | None, task: str, features: Seq
     return (None, None) if classes == ("",) else (y, classes)
 
 
-def _read_table(head: _Head, columns: Sequence[Column]) -> _Table:
-    has_texts = any(column.categories for column in columns)  # some of which may look like numbers
-    cells = None if has_texts else _all_numbers(head)
+def _read_table(file_format: _Format, columns: Sequence[Column]) -> _Table:
+    has_text = any(column.categories for column in columns)  # categories may look like numbers
+    cells = None if has_text else _read_numbers(file_format)
     if cells is not None:
-        return head.table(cells, range(head.skip + 1, head.skip + 1 + len(cells)))
-    return head.text_table(list(head.rows()))
+        first_line = file_format.skip + 1
+        return file_format.table(cells, range(first_line, first_line + len(cells)))
+    return file_format.text_table(list(file_format.rows()))
 
 
 @dataclass(frozen=True)
-class _Head:
-    """What the first lines of a file tell of it."""
+class _Format:
+    """Format of a file, detected from its first lines: delimiter, header, names and number of columns."""
 
-    path: str | Path
+    path: str | os.PathLike[str]
     delimiter: str
     has_header: bool
     names: list[str]
@@ -436,11 +455,11 @@ class _Head:
 
     @property
     def skip(self) -> int:
-        """Number of lines before the first that may be a sample."""
+        """Number of lines that are not samples, at the start of the file."""
         return self.first_line if self.has_header else 0
 
     def index(self, column: str | int) -> int:
-        """Find the column of this name or number."""
+        """Return the number of the column with this name or number."""
         n = len(self.names)
         if str(column) in self.names:
             return self.names.index(str(column))
@@ -450,7 +469,7 @@ class _Head:
             number = n
         if -n <= number < n:
             return number % n
-        raise ValueError(f"{self.path} has no column {column!r}; its {n} columns are {some(self.names, 10)}")
+        raise ValueError(f"{self.path} has no column {column!r}; its {n} columns are {first_few(self.names, 10)}")
 
     def feature_places(self, target: int | None) -> list[int]:
         """Return the places of all columns but the target; ValueError if there are none."""
@@ -466,11 +485,11 @@ class _Head:
     def table(
         self, cells: np.ndarray | list[list[str]], lines: Sequence[int], notations: dict[int, set[str]] | None = None
     ) -> _Table:
-        """Return these samples as a table."""
+        """Return samples as a table."""
         return _Table(self.path, self.delimiter, self.has_header, self.names, cells, lines, notations)
 
     def text_table(self, rows: Sequence[tuple[int, list[str]]], notations: dict[int, set[str]] | None = None) -> _Table:
-        """Return rows of text as a table; ValueError unless they are as wide as the first line, and not that again."""
+        """Return rows of text as a table; ValueError if one is of another width than the first line, or repeats it."""
         for line, row in rows:
             if len(row) != len(self.names):
                 raise ValueError(
@@ -481,32 +500,32 @@ class _Head:
         return self.table([row for _, row in rows], [line for line, _ in rows], notations)
 
 
-def _headed(path: str | Path, header: bool | None, layout: _Layout | None = None) -> _Head:
-    delimiter, lines = _sniffed(path)
+def _detect_format(path: str | os.PathLike[str], header: bool | None, layout: _Layout | None = None) -> _Format:
+    delimiter, lines = _detect_delimiter(path)
     first_line, first = lines[0]
     if header is None:
-        head = [row for _, row in lines]
-        header = layout.is_header(path, head, delimiter) if layout else _looks_like_header(head, delimiter)
+        rows = [row for _, row in lines]
+        header = layout.is_header(path, rows, delimiter) if layout else _looks_like_header(rows, delimiter)
     names = [
         (header and name) or (str(j) if not header or str(j) not in first else f"Unnamed: {j}")
         for j, name in enumerate(first)
     ]
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"{path}, line {first_line}: column name {twice[0]!r} occurs more than once")
+        repeated = min(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}, line {first_line}: column name {repeated!r} occurs more than once")
     if len(lines) == int(header):
         raise ValueError(f"{path}: a header, but no rows")
     unnamed = frozenset(j for j, name in enumerate(first) if header and not name)
-    return _Head(path, delimiter, header, names, unnamed, first_line)
+    return _Format(path, delimiter, header, names, unnamed, first_line)
 
 
-def _rows(path: str | Path, delimiter: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: str | os.PathLike[str], delimiter: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and stripped cells of every row that is not blank."""
     try:
         with io.TextIOWrapper(open_maybe_gzipped(path), encoding="utf-8-sig", newline="") as stream:  # type: ignore[type-var]
             reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=strict)
             for row in reader:
-                if len(row) > 1 or any(cell.strip() for cell in row):  # cells that are all empty are missing values
+                if len(row) > 1 or any(cell.strip() for cell in row):  # several empty cells are missing values
                     yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
@@ -516,23 +535,24 @@ def _rows(path: str | Path, delimiter: str, strict: bool = True) -> Iterator[tup
         raise ValueError(f"{path}: damaged gzip data ({error})") from None
 
 
-def _sniffed(path: str | Path) -> tuple[str, list[tuple[int, list[str]]]]:
-    """Return the first delimiter that divides the first rows into as many cells each, and those rows.
+def _detect_delimiter(path: str | os.PathLike[str]) -> tuple[str, list[tuple[int, list[str]]]]:
+    """Return the delimiter, and line number and cells of the first rows.
 
-    If none does, it is the one that makes the most cells.
+    It is the first delimiter that splits all of these rows into the same number of cells, more than one; otherwise
+    that which makes the most cells.
     """
-    heads = {delimiter: list(islice(_rows(path, delimiter, strict=False), 20)) for delimiter in DELIMITERS}
-    if not heads[","]:
+    first_rows = {delimiter: list(islice(_rows(path, delimiter, strict=False), 20)) for delimiter in DELIMITERS}
+    if not first_rows[","]:
         raise ValueError(f"{path} is empty")
-    widths = {delimiter: sorted(len(row) for _, row in head) for delimiter, head in heads.items()}
+    widths = {delimiter: sorted(len(row) for _, row in rows) for delimiter, rows in first_rows.items()}
     even = [delimiter for delimiter, w in widths.items() if 1 < w[0] == w[-1]]
     best = even[0] if even else max(DELIMITERS, key=lambda delimiter: median_low(widths[delimiter]))
-    return best, heads[best]
+    return best, first_rows[best]
 
 
-def _looks_like_header(head: list[list[str]], delimiter: str) -> bool:
-    """Say whether the first of the rows holds names; the rule is in the docstring of `read_csv`."""
-    first, below = head[0], list(zip(*head[1:], strict=False))
+def _looks_like_header(first_rows: list[list[str]], delimiter: str) -> bool:
+    """Return whether the first row is a header; the rule is in the docstring of `read_csv`."""
+    first, below = first_rows[0], list(zip(*first_rows[1:], strict=False))
     if not below:
         return not any(_is_number(text, delimiter) for text in first)
     pairs = list(zip(first, below, strict=False))
@@ -541,7 +561,7 @@ def _looks_like_header(head: list[list[str]], delimiter: str) -> bool:
         and all(_is_number(text, delimiter) for text in column)
         for column in below
     ]
-    # "5%" above plain numbers is the name of a quantile.
+    # "5%" above numbers without a unit is the name of a quantile.
     names = [
         not _is_number(text, delimiter) or (_unit(text) != "" and not any(map(_unit, column))) for text, column in pairs
     ]
@@ -551,17 +571,18 @@ def _looks_like_header(head: list[list[str]], delimiter: str) -> bool:
     numbers = [text for text in first if _is_number(text, delimiter) and not _is_missing(text)]
     if any(numeric) or len(numbers) == len(first):
         rows = [
-            [text for n, text in zip(numeric, row, strict=False) if n and not _is_missing(text)] for row in head[1:]
+            [text for n, text in zip(numeric, row, strict=False) if n and not _is_missing(text)]
+            for row in first_rows[1:]
         ]
         return differs and _are_column_numbers([numbers, *rows])
     return differs and len(set(first)) == len(first)
 
 
 def _are_column_numbers(rows: list[list[str]]) -> bool:
-    """Say whether the numbers of the first row are names: years, or 0, 1, 2 ... or 1, 2, 3 ..., as in no row below."""
+    """Return whether the numbers of the first row are names: years, or consecutive from 0 or 1, and no others are."""
 
     def steps(row: list[str]) -> tuple[bool, bool, set[int]]:
-        """Say whether they are integers, whether years, and how they go on."""
+        """Return whether they are integers, whether they are years, and the differences of neighbors."""
         if not row or not all(text.isascii() and text.isdecimal() and len(text) < 10 for text in row):
             return False, False, set()
         numbers = list(map(int, row))
@@ -572,31 +593,33 @@ def _are_column_numbers(rows: list[list[str]]) -> bool:
         return len(step) < 2 and step != {0} and not any(steps(row)[1] for row in rows[1:])
     return (
         are_integers
-        and len(rows[0]) >= MIN_RUN
+        and len(rows[0]) >= MIN_NUMBERED
         and step == {1}
         and int(rows[0][0]) in (0, 1)
         and not any(steps(row)[2] == {1} for row in rows[1:])
     )
 
 
-def _all_numbers(head: _Head) -> np.ndarray | None:
-    """Read a table of finite numbers by NumPy, which is much faster; None if it is none."""
+def _read_numbers(file_format: _Format) -> np.ndarray | None:
+    """Read a table of finite numbers by NumPy, which is much faster; None if there are other cells."""
     try:
-        with io.TextIOWrapper(open_maybe_gzipped(head.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
-            return _numeric(head, stream, skiprows=head.skip)
+        with io.TextIOWrapper(open_maybe_gzipped(file_format.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+            return _parse_numbers(file_format, stream, skiprows=file_format.skip)
     except (ValueError, EOFError, OSError, zlib.error):
         return None
 
 
-def _numeric(head: _Head, lines, **options) -> np.ndarray:
-    """Return lines of finite numbers as an array; ValueError if they are none."""
-    cells = np.loadtxt(lines, delimiter=head.delimiter, ndmin=2, comments=None, quotechar='"', **options)
-    if not cells.size or cells.shape[1] != len(head.names) or not np.isfinite(cells).all():
-        raise ValueError(f"{head.path} is not a table of finite numbers")
+def _parse_numbers(file_format: _Format, lines: Iterable[str], **options: Any) -> np.ndarray:
+    """Return lines of finite numbers as an array; ValueError if there are other cells."""
+    delimiter, n_columns = file_format.delimiter, len(file_format.names)
+    cells = np.loadtxt(lines, delimiter=delimiter, ndmin=2, comments=None, quotechar='"', **options)
+    if not cells.size or cells.shape[1] != n_columns or not np.isfinite(cells).all():
+        raise ValueError(f"{file_format.path} is not a table of finite numbers")
     return cells
 
 
 def _number(text: str, delimiter: str) -> float | None:
+    """Return the value of a cell; None if it is not a number."""
     try:
         return None if "_" in text else float(text if delimiter == "," else text.replace(",", "."))
     except ValueError:
@@ -607,7 +630,7 @@ def _number(text: str, delimiter: str) -> float | None:
 
 
 def _parts(text: str) -> tuple[str, str, str, str]:
-    """Return sign, currency, number, and the unit behind it; all but the number are empty if there is no unit."""
+    """Return sign, currency, number, and unit after it; all but the number are empty if there is no unit."""
     parts = _UNIT.fullmatch(text) if _SIGNS.search(text) else None
     return parts.groups() if parts else ("", "", text, "")  # type: ignore[return-value]
 
@@ -618,7 +641,7 @@ def _unit(text: str) -> str:
 
 
 def _notations(text: str, delimiter: str) -> Iterator[str]:
-    """Say how a number is written: its unit, and what its commas and points may be."""
+    """Yield how a number is written: its unit, and the possible meaning of its commas and points."""
     _, currency, text, unit = _parts(text)
     yield currency + unit
     if delimiter == ",":
@@ -632,14 +655,15 @@ def _notations(text: str, delimiter: str) -> Iterator[str]:
 
 
 def _all_notations(texts: Sequence[str], delimiter: str) -> set[str]:
+    """Return the notations of many numbers."""
     joined = "\n".join(texts)
-    if not _SIGNS.search(joined) and (delimiter == "," or "," not in joined):  # nearly always; points do no harm then
+    if not _SIGNS.search(joined) and (delimiter == "," or "," not in joined):  # points are decimal points
         return {"", "1.0" if "." in joined else "1"}
     return {notation for text in texts for notation in _notations(text, delimiter)}
 
 
 def _check_notations(found: set[str], where: str) -> None:
-    """Raise ValueError if the numbers of a column are written in ways that leave in doubt what they are."""
+    """Raise ValueError if the numbers of a column are written in ways that make their meaning ambiguous."""
     units = found & {"", "%", *CURRENCIES}
     if len(units - {""}) > 1 or {"", "%"} <= units:
         raise ValueError(f"{where}: numbers of several units: {', '.join(unit or 'none' for unit in sorted(units))}")
@@ -657,27 +681,24 @@ def _is_missing(text: str) -> bool:
 
 
 def _is_number(text: str, delimiter: str) -> bool:
-    """Say whether a cell is a number, or missing."""
+    """Return whether a cell is a number, or missing."""
     return _is_missing(text) or _number(text, delimiter) is not None
 
 
-# ------------------------------------------------------------------ features
-
-
 class _FeatureScan:
-    """What the values of a column tell, piece by piece: number, categories, or nothing that a network can use."""
+    """Scan of a column, chunk by chunk: numbers, text with its categories, or not a feature."""
 
-    def __init__(self, head: _Head, place: int) -> None:
-        self.name, self._place, self._head = head.names[place], place, head
-        self.error: ValueError | None = None  # raised in the end, unless the column is left out
+    def __init__(self, file_format: _Format, place: int) -> None:
+        self.name, self._place, self._format = file_format.names[place], place, file_format
+        self.error: ValueError | None = None  # raised at the end, unless the column is left out
         self._categories: set[str] | None = None
         self._n = self._n_sampled = self._n_texts = 0
-        self._sample: set = set()  # distinct values among the first
-        self._counts = True  # each number is the one before it and 1
+        self._sample: set[float | str] = set()  # distinct values among the first
+        self._steps_by_1 = True  # each number is the one before plus 1
         self._start = 0.0
 
     def add(self, table: _Table) -> None:
-        """Look at the next rows."""
+        """Scan the next rows."""
         j = self._place
         if self._n_sampled < SAMPLE:
             wanted = SAMPLE - self._n_sampled
@@ -689,7 +710,7 @@ class _FeatureScan:
             self._sample.update(texts)
             self._n_sampled += len(texts)
             self._n_texts += sum(isinstance(text, str) and _number(text, table.delimiter) is None for text in texts)
-        elif self.error and not self.differs:
+        elif self.error and not self.is_free_text:
             raise self.error
         if self.error is None:
             try:
@@ -704,7 +725,8 @@ class _FeatureScan:
             table._reject("text for a number" if is_text else "number for a text", self._place, [0], values)
         if not is_text:
             self._start = self._start if self._n else values[0]
-            self._counts = self._counts and bool(np.all(values == self._start + self._n + np.arange(len(values))))
+            expected = self._start + self._n + np.arange(len(values))
+            self._steps_by_1 = self._steps_by_1 and np.array_equal(values, expected)
             return
         known, texts = self._categories or set(), values.tolist()
         self._categories = known | set(texts)
@@ -716,27 +738,27 @@ class _FeatureScan:
             )
 
     @property
-    def differs(self) -> bool:
+    def is_free_text(self) -> bool:
         """Whether this is text that differs in nearly every row."""
-        return 2 * self._n_texts > self._n_sampled and len(self._sample) > max(1, DIFFERENT * self._n_sampled)
+        return 2 * self._n_texts > self._n_sampled and len(self._sample) > max(1, DISTINCT * self._n_sampled)
 
     @property
-    def counts(self) -> bool:
-        """Whether the numbers go up by 1 from row to row."""
-        return self._categories is None and self._counts and self._n >= MIN_COUNT
+    def is_consecutive(self) -> bool:
+        """Whether the numbers increase by 1 from row to row."""
+        return self._categories is None and self._steps_by_1 and self._n >= MIN_COUNTED
 
     @property
     def is_index(self) -> bool:
-        """Whether the numbers are those of the rows, by their name and values."""
+        """Whether these are the numbers of the rows, to judge by name and values."""
         if self.error or self._categories is not None or self._n < 2:
             return False
-        if not self._head.has_header:
-            return self.counts and self._start in (0, 1)
-        name = "" if self._place in self._head.unnamed else self.name.lower().rstrip(".")
-        numbers = [_number(str(value), self._head.delimiter) for value in self._sample]
+        if not self._format.has_header:
+            return self.is_consecutive and self._start in (0, 1)
+        name = "" if self._place in self._format.unnamed else self.name.lower().rstrip(".")
+        numbers = [_number(str(value), self._format.delimiter) for value in self._sample]
         are_integers = all(number is not None and number.is_integer() for number in numbers)
         return (name in IDS and are_integers and len(set(numbers)) == self._n_sampled) or (
-            name in ROW_NUMBERS and self._counts
+            name in ROW_NUMBERS and self._steps_by_1
         )
 
     def column(self) -> Column:
@@ -747,8 +769,8 @@ class _FeatureScan:
 
 
 def _features_found(scans: Sequence[_FeatureScan], leave_out: bool = True) -> tuple[tuple[Column, ...], list[str]]:
-    """Return the columns, those that are no features without categories, and remarks on them."""
-    reasons = {scan: "its text differs in nearly every row" for scan in scans if scan.differs} if leave_out else {}
+    """Return the columns, marked `LEFT_OUT` if they are not features, and warnings about them."""
+    reasons = {scan: "its text differs in nearly every row" for scan in scans if scan.is_free_text} if leave_out else {}
     indices = {scan: "it numbers the rows" for scan in scans if scan.is_index} if leave_out else {}
     if len(reasons) + len(indices) < len(scans):
         reasons |= indices
@@ -757,11 +779,11 @@ def _features_found(scans: Sequence[_FeatureScan], leave_out: bool = True) -> tu
     columns, remarks = [], []
     for scan in scans:
         columns.append(Column(scan.name, LEFT_OUT) if scan in reasons else scan.column())
-        where = f"{scan._head.path}, column {scan.name!r}"
+        where = f"{scan._format.path}, column {scan.name!r}"
         if scan in reasons:
             remarks.append(f"{where} is left out: {reasons[scan]}")
-        elif leave_out and scan.counts and len(scans) > 1:
+        elif leave_out and scan.is_consecutive and len(scans) > 1:
             remarks.append(f"{where} counts the rows: if it is only their number, leave it out")
-        elif leave_out and scan.differs and scan._n >= MIN_COUNT:
-            remarks.append(f"{where}: its text differs in nearly every row, so that nothing can be learnt from it")
+        elif leave_out and scan.is_free_text and scan._n >= MIN_COUNTED:
+            remarks.append(f"{where}: its text differs in nearly every row, so that nothing can be learned from it")
     return tuple(columns), remarks
