@@ -1,4 +1,4 @@
-"""What a wheel holds and asks for, and what importing the package brings along."""
+"""The content and the metadata of a wheel, and the modules that importing the package loads."""
 
 import importlib.util
 import os
@@ -57,27 +57,30 @@ def metadata(wheel):
     return message_from_string(wheel.read(name).decode())
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel):
-    names = set(wheel.namelist())
-    assert {name.split("/")[0] for name in names} == {"fastbp", f"fastbp-{fastbp.__version__}.dist-info"}
-    places = {"fastbp": "fastbp", "fastbp/datasets": "fastbp/datasets", "kernels": "fastbp/kernels"}
-    for folder, installed in places.items():
-        sources = {f"{installed}/{path.name}" for path in (ROOT / folder).glob("*.py")}
-        assert sources and sources <= names
-    data = {
-        f"fastbp/datasets/{path.name}"
-        for path in (ROOT / "fastbp" / "datasets").iterdir()
-        if path.is_file() and path.suffix != ".py"
-    }
-    assert data and data | {"fastbp/py.typed"} <= names
-    strangers = [name for name in names if not name.startswith("fastbp-") and not name.endswith((".py", "py.typed"))]
-    assert set(strangers) == data
+def test_wheel_holds_every_source_file_and_nothing_else(wheel):
+    """A package that is missing in pyproject.toml is missing in the wheel."""
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastbp").rglob("*.py")}
+    sources |= {f"fastbp/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels").rglob("*.py")}
+    data = {f"fastbp/datasets/{path.name}" for path in (ROOT / "fastbp" / "datasets").glob("digits.*")}
+    assert len(data) == 2
+    metadata = f"fastbp-{fastbp.__version__}.dist-info/"
+    in_wheel = {name for name in wheel.namelist() if not name.startswith(metadata)}
+    assert in_wheel == sources | data | {"fastbp/py.typed"}
+
+
+def test_wheel_holds_the_license(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith("LICENSE")]
+    assert name.startswith(f"fastbp-{fastbp.__version__}.dist-info/")
+    text = wheel.read(name).decode()
+    assert text == (ROOT / "fastbp" / "LICENSE").read_text()
+    assert "MIT License" in text and "2026 The fastbp developers" in text
 
 
 def test_metadata(metadata):
     assert metadata["Name"] == "fastbp"
     assert metadata["Version"] == fastbp.__version__ == version("fastbp")
-    assert metadata["License-Expression"] == "MIT"
+    assert metadata["License-Expression"] == "MIT" and metadata.get_all("License-File") == ["fastbp/LICENSE"]
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
     assert metadata["Requires-Python"] == ">=3.10"
     always = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     assert sorted(re.match(r"[\w.-]+", requirement).group() for requirement in always) == ["numba", "numpy"]
