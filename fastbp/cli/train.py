@@ -227,7 +227,7 @@ def _train(
                 if history.nonfinite:
                     raise ValueError(
                         f"the loss became infinite in epoch {trainer.epochs + 1}: "
-                        f"try a smaller --lr than {trainer.optimizer.lr:g}"
+                        f"try a smaller --lr than {trainer.lr:g}"
                     )
                 bar.update(task, completed=trainer.epochs, description=f"loss {history.loss[-1]:.4g}")
                 if trainer.epochs in shown:
