@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, one after the other, on files like those they name."""
+"""The README: its examples run unchanged, one after the other; it names every table row, and only files that exist."""
 
 import gzip
 import re
@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import fastbp
+from fastbp.activations import ACTIVATIONS
+from fastbp.cli.app import make_app
+from fastbp.losses import LOSSES
+from fastbp.metrics import METRICS
+from fastbp.optimizers import OPTIMIZERS
+from fastbp.schedules import Constant, Schedule
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 FEATURES = [
     "load_digits",
     "verify",
@@ -18,7 +26,7 @@ FEATURES = [
     "Quantile",
     "@njit",
     "LBFGS",
-    "Cosine",
+    "min_lr=",
     "dropout=",
     "EarlyStopping",
     "load_checkpoint",
@@ -57,6 +65,42 @@ def files(tmp_path, monkeypatch):
     return X, y
 
 
+def subclasses(base):
+    return {name for c in base.__subclasses__() for name in {c.__name__, *subclasses(c)}}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ACTIVATIONS,
+        LOSSES,
+        METRICS,
+        {optimizer.__name__ for optimizer in OPTIMIZERS},
+        subclasses(Schedule) - {Constant.__name__},
+    ],
+    ids=["activations", "losses", "metrics", "optimizers", "schedules"],
+)
+def test_every_name_of_a_table_is_in_the_reference(names):
+    words = set(re.findall(r"\w+", README.split("## Reference")[1]))
+    assert names and not set(names) - words
+
+
+def test_the_way_to_the_reference_is_short():
+    assert len(README.split("## Reference")[0].split()) <= 1000
+
+
+@pytest.mark.parametrize("document", ["README.md", ".github/CONTRIBUTING.md", "asv_bench/README.md"])
+def test_the_files_it_names_exist(document):
+    text = (ROOT / document).read_text()
+    names = set(re.findall(r"[\w/]+(?:\.py\b|\.toml\b|/(?=[\s`]))", text))
+    places = [path for folder in ("fastbp", "kernels", "tests", "asv_bench") for path in (ROOT / folder).rglob("*")]
+    files = [f"/{path.relative_to(ROOT).as_posix()}" for path in places] + ["/pyproject.toml", "/fastbp", "/kernels"]
+    assert len(names) > 3
+    assert not [name for name in names if not any(file.endswith(f"/{name.rstrip('/')}") for file in files)]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert not [link for link in links if not (ROOT / document).parent.joinpath(link).is_file()]
+
+
 def test_every_feature_has_an_example():
     text = "".join(blocks("python"))
     assert not [feature for feature in FEATURES if feature not in text]
@@ -72,8 +116,8 @@ def test_python_examples(files, capsys):
 
 
 def test_commands(files):
-    runner = pytest.importorskip("typer.testing").CliRunner()
-    app = pytest.importorskip("fastbp.cli").make_app()
+    runner = CliRunner()
+    app = make_app()
     commands = [
         line[2:].split("#")[0]
         for block in blocks("console")
