@@ -173,7 +173,7 @@ def _describe(screen: Screen, data: str, net: Network, preprocessor: Preprocesso
         f"{n_train:,} to train, {n_test:,} held out to test"
     )
     screen.say(
-        f"network {'-'.join(map(str, net.sizes))}, {', '.join(net.activations)}; "
+        f"network {'-'.join(map(str, net.sizes))}, {', '.join(map(str, net.activations))}; "
         f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}"
     )
 
