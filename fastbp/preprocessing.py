@@ -212,7 +212,7 @@ def _check_text(field: str, value: Any) -> None:
     _require(not re.search("[\0\ud800-\udfff]", value), field, "a text without NUL and lone surrogates", value)
 
 
-def _check_length(field: str, values: Sequence, n: int | None, each: str) -> None:
+def _check_length(field: str, values: Sequence[Any], n: int | None, each: str) -> None:
     _require(n in (None, len(values)), field, f"a list of {n}, {each}", values)
 
 

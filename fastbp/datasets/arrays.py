@@ -213,7 +213,7 @@ def _check_not_empty(path: str | os.PathLike[str], shape: tuple[int, ...]) -> No
         raise ValueError(f"{path}: expected samples, found shape {shape}")
 
 
-def _readable(path: str | os.PathLike[str], function: Callable, *arguments: Any) -> Any:
+def _readable(path: str | os.PathLike[str], function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function that reads from a zip file; damaged bytes raise a dozen kinds of errors, here a ValueError."""
     try:
         return function(*arguments)

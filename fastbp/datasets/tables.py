@@ -209,7 +209,7 @@ class CsvChunks:
         n = 0
         scans = [_FeatureScan(self._format, k) for k in self._places]
         self._notations.clear()
-        targets: set = set()
+        targets: set[float | str] = set()
         for table in self._read():
             for scan in scans:
                 scan.add(table)
@@ -231,7 +231,7 @@ class CsvChunks:
 
     def _number_tables(self) -> Iterator[_Table]:
         skip = self._format.skip
-        with io.TextIOWrapper(open_maybe_gzipped(self.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+        with _open_text(self.path) as stream:
             lines = ((i, text) for i, text in enumerate(stream, 1) if i > skip and not text.isspace())
             while chunk := list(islice(lines, self._n_rows)):
                 cells = _parse_numbers(self._format, [text for _, text in chunk])
@@ -319,7 +319,9 @@ class _Table:
         self._reject("unknown category", j, np.flatnonzero(~np.isin(values, categories)), values)
         return (values[:, None] == categories).astype(np.float64)
 
-    def _reject(self, what: str, j: int, rows: Sequence[int] | np.ndarray, values: Sequence | np.ndarray = ()) -> None:
+    def _reject(
+        self, what: str, j: int, rows: Sequence[int] | np.ndarray, values: Sequence[Any] | np.ndarray = ()
+    ) -> None:
         if len(rows):
             where = f"line{'s' * (len(rows) > 1)} {first_few([self.lines[i] for i in rows])}"
             example = f" {str(values[rows[0]])!r}" if len(values) else ""
@@ -500,6 +502,11 @@ class _Format:
         return self.table([row for _, row in rows], [line for line, _ in rows], notations)
 
 
+def _open_text(path: str | os.PathLike[str], newline: str | None = None) -> io.TextIOWrapper:
+    """Open a UTF-8 text file, gzipped or not, with or without a byte order mark."""
+    return io.TextIOWrapper(open_maybe_gzipped(path), encoding="utf-8-sig", newline=newline)
+
+
 def _detect_format(path: str | os.PathLike[str], header: bool | None, layout: _Layout | None = None) -> _Format:
     delimiter, lines = _detect_delimiter(path)
     first_line, first = lines[0]
@@ -522,7 +529,7 @@ def _detect_format(path: str | os.PathLike[str], header: bool | None, layout: _L
 def _rows(path: str | os.PathLike[str], delimiter: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and stripped cells of every row that is not blank."""
     try:
-        with io.TextIOWrapper(open_maybe_gzipped(path), encoding="utf-8-sig", newline="") as stream:  # type: ignore[type-var]
+        with _open_text(path, newline="") as stream:
             reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=strict)
             for row in reader:
                 if len(row) > 1 or any(cell.strip() for cell in row):  # several empty cells are missing values
@@ -603,7 +610,7 @@ def _are_column_numbers(rows: list[list[str]]) -> bool:
 def _read_numbers(file_format: _Format) -> np.ndarray | None:
     """Read a table of finite numbers by NumPy, which is much faster; None if there are other cells."""
     try:
-        with io.TextIOWrapper(open_maybe_gzipped(file_format.path), encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+        with _open_text(file_format.path) as stream:
             return _parse_numbers(file_format, stream, skiprows=file_format.skip)
     except (ValueError, EOFError, OSError, zlib.error):
         return None
