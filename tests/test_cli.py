@@ -49,13 +49,13 @@ def error_line(*arguments):
 
 
 def accuracy(text, which="test"):
-    """Accuracy in per cent, of a line such as `test accuracy 97.77% (351 of 359)`."""
+    """Accuracy in percent, from a line such as `test accuracy 97.77% (351 of 359)`."""
     return float(re.search(rf"^{which} accuracy ([\d.]+)%", text, re.MULTILINE)[1])
 
 
 @pytest.fixture
 def flowers(tmp_path):
-    """Make a CSV file of two kinds of flowers, told apart by their size; the color tells nothing."""
+    """Make a CSV file of two kinds of flowers, that differ in size, but not in color."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 2, 100)
     size = rng.normal(1e6, 1e5, 100) + np.where(kind, 4e5, -4e5)
@@ -140,7 +140,7 @@ def _digits_test_labels():
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 6))])
-def test_train_digits_reaches_97_percent_whatever_the_seed(seed):
+def test_train_digits_reaches_97_percent_for_several_seeds(seed):
     assert accuracy(run("train", "digits", "--seed", seed).stdout) >= 97
 
 
@@ -317,7 +317,7 @@ def test_targets_of_another_kind_are_not_compared(tmp_path):
     )
 
 
-def test_a_model_made_in_python_gives_bare_outputs(tmp_path):
+def test_a_model_made_in_python_gives_plain_outputs(tmp_path):
     net = fastbp.Network([2, 3, 2], seed=0, backend="numpy")
     net.save(tmp_path / "m.npz")
     columns = predictions(tmp_path / "m.npz", "xor")
@@ -345,7 +345,7 @@ def test_idx_files(tmp_path, pair):
 
 # ------------------------------------------------------------------ damaged models
 
-GOOD = {  # what version 0.1.0 wrote for a table of sizes, colors and kinds
+GOOD = {  # of version 0.1.0, for a table of sizes, colors and kinds
     "mean": [5.0, 0.25, 0.75],
     "scale": [2.0, 1.0, 0.5],
     "classes": ["lily", "rose"],
@@ -528,7 +528,7 @@ def test_inputs_of_float32_are_standardized_by_numbers_that_it_does_not_hold(mea
 
 @pytest.mark.filterwarnings("ignore:NaN or infinity in b2")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
+def test_outputs_that_are_not_finite_are_refused(tmp_path, flowers, bad):
     net = save_model(tmp_path / "m.npz", GOOD)
     net.biases[1][:] = [bad, 0]
     net.save(tmp_path / "m.npz", metadata={METADATA_KEY: json.dumps(GOOD)})
@@ -536,7 +536,7 @@ def test_outputs_that_are_not_finite_are_no_predictions(tmp_path, flowers, bad):
     assert f"the outputs of {model} are not finite for row 0 of {flowers}" in error_line("predict", model, flowers)
 
 
-def test_numbers_out_of_range_are_no_predictions(tmp_path):
+def test_predictions_that_overflow_are_refused(tmp_path):
     save_model(tmp_path / "m.npz", {**NUMBERS, "target_mean": [1.7e308] * 2, "target_scale": [1.7e308] * 2})
     (tmp_path / "t.csv").write_text("size,color\n1,red\n9,blue\n")
     assert "m.npz are not finite for row " in error_line("predict", tmp_path / "m.npz", tmp_path / "t.csv")
@@ -547,11 +547,11 @@ def test_numbers_out_of_range_are_no_predictions(tmp_path):
     assert f"the standardized inputs are not finite for row 1 of {tmp_path}/t.csv" in line
 
 
-# ------------------------------------------------------------------ what is left out of the score
+# ------------------------------------------------------------------ the score
 
 
 def score_lines(tmp_path, fields, lines):
-    """Predict lines of a table by a model; return its predictions and what it says of the score."""
+    """Predict lines of a table by a model; return its predictions and its messages on the score."""
     save_model(tmp_path / "m.npz", fields)
     (tmp_path / "t.csv").write_text("\n".join(["size,color,kind", *lines]) + "\n")
     result = run("predict", tmp_path / "m.npz", tmp_path / "t.csv")
@@ -589,10 +589,10 @@ UNKNOWN = "that the model does not know"
 )
 def test_the_score_leaves_out_only_targets_that_the_model_does_not_know(tmp_path, classes, targets, n_left, remark):
     lines = [f"{i},{'red' if i % 2 else 'blue'},{target}" for i, target in enumerate(targets)]
-    predicted, said = score_lines(tmp_path, {**GOOD, "classes": classes.split()}, lines)
+    predicted, messages = score_lines(tmp_path, {**GOOD, "classes": classes.split()}, lines)
     names = [{"1.0": "1"}.get(target, target) for target in targets]
     right = sum(name == guess for name, guess in zip(names, predicted, strict=True))
-    assert said[: 1 + (remark is not None)] == [
+    assert messages[: 1 + (remark is not None)] == [
         *([] if remark is None else [remark]),
         f"t.csv accuracy {right / n_left:.2%} ({right} of {n_left})",
     ]
@@ -614,9 +614,9 @@ def test_the_score_leaves_out_only_targets_that_the_model_does_not_know(tmp_path
         ),
     ],
 )
-def test_why_there_is_no_score_of_classes(tmp_path, targets, why):
-    _, said = score_lines(tmp_path, GOOD, [f"{i},red,{target}" for i, target in enumerate(targets)])
-    assert said == [f"no score: {why}"]
+def test_the_reason_for_no_score_of_classes(tmp_path, targets, why):
+    _, messages = score_lines(tmp_path, GOOD, [f"{i},red,{target}" for i, target in enumerate(targets)])
+    assert messages == [f"no score: {why}"]
 
 
 ONE_NUMBER = {**GOOD, "classes": None, "target_mean": [10.0], "target_scale": [3.0]}
@@ -696,12 +696,12 @@ def test_targets_of_arrays_that_the_model_does_not_know(tmp_path, fields, y, lin
     np.savez(data, X=np.eye(4, 3), y=np.array(y))
     result = run("predict", tmp_path / "m.npz", data)
     assert len(result.stdout.splitlines()) == 5
-    said = [line for line in result.stderr.splitlines() if not line.startswith(" ")]
-    assert len(said) == len(lines)
-    assert all(line.startswith(start.format(data=data)) for line, start in zip(said, lines, strict=True)), said
+    messages = [line for line in result.stderr.splitlines() if not line.startswith(" ")]
+    assert len(messages) == len(lines)
+    assert all(line.startswith(start.format(data=data)) for line, start in zip(messages, lines, strict=True)), messages
 
 
-def test_a_model_that_says_nothing_of_its_outputs_is_not_scored(tmp_path):
+def test_a_model_without_a_preprocessor_is_not_scored(tmp_path):
     fastbp.Network([2, 3, 2], seed=0, backend="numpy").save(tmp_path / "m.npz")
     assert run("predict", tmp_path / "m.npz", "xor").stderr == (
         "no score: the model does not say what its outputs mean, so the targets of xor are not compared\n"
@@ -750,7 +750,7 @@ def test_errors_far_larger_than_the_targets():
         ("ab" * 5, ["--test-fraction", 0], None),
     ],
 )
-def test_what_is_not_tested_is_said(tmp_path, targets, options, remark):
+def test_warnings_of_missing_test_samples(tmp_path, targets, options, remark):
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i * 7 % 5},{name}\n" for i, name in enumerate(targets)))
     error = run("train", tmp_path / "t.csv", "--epochs", 1, *options).stderr
     assert error == ("" if remark is None else f"{remark}\n")
@@ -775,20 +775,20 @@ def test_options_that_do_not_apply_are_refused(tmp_path, source, options, words)
     assert f"the option {words}" in error_line("train", source.format(**files), *options)
 
 
-# ------------------------------------------------------------------ names that steer a terminal
+# ------------------------------------------------------------------ control characters
 
-STEERING = "\x1b]title\x07\x1b[2J\x7f\x9b31m\u202eabc\u2066\u2028[red]x :cat: \\"
+HOSTILE = "\x1b]title\x07\x1b[2J\x7f\x9b31m\u202eabc\u2066\u2028[red]x :cat: \\"
 ESCAPED = r"\x1b]title\x07\x1b[2J\x7f\x9b31m\u202eabc\u2066\u2028[red]x :cat: " + "\\"
 
 
 def is_harmless(text):
-    """Whether a terminal writes every character of a text, rather than obeys it."""
+    """Whether a terminal displays every character of a text, instead of obeying it."""
     return not set(text) & {
         *map(chr, (*range(10), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A)))
     }
 
 
-def test_all_that_rich_prints_is_escaped():
+def test_everything_that_rich_prints_is_escaped():
     sources = "".join(path.read_text() for path in Path(cli.__file__).parent.glob("*.py"))
     printed = re.findall(r"(?:out|err|console)\.print\((\w+)", sources)
     assert len(printed) > 8 and set(printed) == {"plain", "Text", "table"}
@@ -797,7 +797,7 @@ def test_all_that_rich_prints_is_escaped():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (STEERING, ESCAPED),
+        (HOSTILE, ESCAPED),
         ("a\tb\r\nc\0", r"a\tb\r\nc\x00"),
         ("\ud800\u061c\u200f", r"\ud800\u061c\u200f"),
         *[("caf\xe9 \u4e2d\u6587 \U0001f33b \u0645\u06cc\u200c\u062e",) * 2],
@@ -810,34 +810,34 @@ def test_printable(text, expected):
 
 
 @pytest.fixture
-def steering(tmp_path):
-    """Make a CSV file whose name, columns and classes steer a terminal."""
-    path = tmp_path / f"{STEERING}.csv"
+def hostile(tmp_path):
+    """Make a CSV file with control characters in its name, columns and classes."""
+    path = tmp_path / f"{HOSTILE}.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows(
             [
-                ["size", f"c{STEERING}", f"t{STEERING}"],
-                *([i % 3, "a" + STEERING * (i % 2), f"{i % 3}{STEERING}"] for i in range(60)),
+                ["size", f"c{HOSTILE}", f"t{HOSTILE}"],
+                *([i % 3, "a" + HOSTILE * (i % 2), f"{i % 3}{HOSTILE}"] for i in range(60)),
             ]
         )
     return path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such file names")
-def test_names_steer_no_terminal(steering, tmp_path):
+def test_control_characters_in_names_are_escaped(hostile, tmp_path):
     out, written = tmp_path / "\x1b[3m.npz", tmp_path / "\x1b[3m.csv"
-    results = [run("train", steering, "--epochs", 20, "--out", out), run("predict", out, steering, "--out", written)]
+    results = [run("train", hostile, "--epochs", 20, "--out", out), run("predict", out, hostile, "--out", written)]
     assert all(is_harmless(result.output) for result in results)
     for result in results:
         assert re.search(rf"^ 1 1{re.escape(ESCAPED[:50])}.* \. +\d+ +\. $", result.output, re.MULTILINE)
     assert "\\x1b[3m.npz" in results[0].stdout and "predictions written to" in results[1].stderr
     with written.open(newline="", encoding="utf-8") as stream:
-        assert [row[0] for row in csv.reader(stream)] == ["prediction", *(f"{i % 3}{STEERING}" for i in range(60))]
-    assert STEERING in run("predict", out, steering).stdout
+        assert [row[0] for row in csv.reader(stream)] == ["prediction", *(f"{i % 3}{HOSTILE}" for i in range(60))]
+    assert HOSTILE in run("predict", out, hostile).stdout
 
 
-def test_many_classes_steer_no_terminal(tmp_path):
-    names = [f"{STEERING}{i}" for i in range(20)]
+def test_control_characters_in_many_classes_are_escaped(tmp_path):
+    names = [f"{HOSTILE}{i}" for i in range(20)]
     with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([i // 40, names[i // 20]] for i in range(400))
     text = run("train", tmp_path / "t.csv", "--epochs", 1).stdout
@@ -853,34 +853,34 @@ def test_long_names_are_cut(tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["train", STEERING],
-        ["train", "{path}", "--target", STEERING],
-        ["train", "{path}", "--loss", STEERING],
-        ["train", "{path}", "--hidden", STEERING],
-        ["train", "{path}", "--out", f"{STEERING}/m"],
+        ["train", HOSTILE],
+        ["train", "{path}", "--target", HOSTILE],
+        ["train", "{path}", "--loss", HOSTILE],
+        ["train", "{path}", "--hidden", HOSTILE],
+        ["train", "{path}", "--out", f"{HOSTILE}/m"],
         ["train", "{bad}"],
-        ["predict", STEERING, "digits"],
+        ["predict", HOSTILE, "digits"],
         ["predict", "{path}", "digits"],
         ["predict", "{model}", "{bad}"],
         ["predict", "{model}", "{path}"],
-        ["trace", STEERING],
-        [STEERING],
-        ["train", f"--{STEERING}"],
+        ["trace", HOSTILE],
+        [HOSTILE],
+        ["train", f"--{HOSTILE}"],
     ],
 )
-def test_errors_steer_no_terminal(steering, tmp_path, arguments):
-    save_model(tmp_path / f"{STEERING[:8]}.npz", {**GOOD, STEERING: 0} if "{path}" in arguments else GOOD)
-    bad = tmp_path / f"{STEERING}.bad.csv"
-    bad.write_text(f"size,color,kind\n1,{STEERING},lily\n2,red,lily\n3,red\n", encoding="utf-8")
-    names = {"path": steering, "bad": bad, "model": tmp_path / f"{STEERING[:8]}.npz"}
+def test_control_characters_in_errors_are_escaped(hostile, tmp_path, arguments):
+    save_model(tmp_path / f"{HOSTILE[:8]}.npz", {**GOOD, HOSTILE: 0} if "{path}" in arguments else GOOD)
+    bad = tmp_path / f"{HOSTILE}.bad.csv"
+    bad.write_text(f"size,color,kind\n1,{HOSTILE},lily\n2,red,lily\n3,red\n", encoding="utf-8")
+    names = {"path": hostile, "bad": bad, "model": tmp_path / f"{HOSTILE[:8]}.npz"}
     error = run(*(argument.format(**names) for argument in arguments), exit_code=2).stderr
     assert is_harmless(error) and "\\x1b]title" in error
 
 
 @pytest.mark.filterwarnings("always")
-def test_warnings_are_one_line_that_steers_no_terminal(monkeypatch):
+def test_warnings_are_one_escaped_line(monkeypatch):
     def read(*arguments, **options):
-        warnings.warn(f"two\nlines {STEERING}", stacklevel=1)
+        warnings.warn(f"two\nlines {HOSTILE}", stacklevel=1)
         raise ValueError("the end")
 
     monkeypatch.setattr(train, "read", read)
@@ -890,17 +890,17 @@ def test_warnings_are_one_line_that_steers_no_terminal(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals, and no such file names")
-def test_predictions_steer_no_terminal(steering, tmp_path):
-    run("train", steering, "--epochs", 20, "--out", tmp_path / "m.npz")
-    own, terminal = os.openpty()
-    command = [*LAUNCH, "predict", str(tmp_path / "m.npz"), str(steering), "--backend", "numpy"]
+def test_predictions_on_a_terminal_are_escaped(hostile, tmp_path):
+    run("train", hostile, "--epochs", 20, "--out", tmp_path / "m.npz")
+    reader, terminal = os.openpty()
+    command = [*LAUNCH, "predict", str(tmp_path / "m.npz"), str(hostile), "--backend", "numpy"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL, env=environment) as process:
         os.close(terminal)
         text = ""
-        with contextlib.suppress(OSError), open(own, encoding="utf-8", newline="") as stream:
-            while piece := stream.read(1):
-                text += piece
+        with contextlib.suppress(OSError), open(reader, encoding="utf-8", newline="") as stream:
+            while character := stream.read(1):
+                text += character
     assert process.returncode == 0
     lines = text.splitlines()
     assert is_harmless(text.replace("\r\n", "\n")) and len(lines) == 61 and lines[1].startswith(f"0{ESCAPED},")
@@ -949,14 +949,14 @@ def test_errors_are_one_line(curve, tmp_path, arguments, words):
     assert all(word in line for word in words), line
 
 
-def test_safetensors_that_is_not_installed_is_told_before_the_training(monkeypatch, tmp_path, curve):
+def test_missing_safetensors_is_reported_before_the_training(monkeypatch, tmp_path, curve):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     monkeypatch.setattr(train, "_train", None)
     assert "pip install 'fastbp[files]'" in error_line("train", curve, "--out", tmp_path / "m.safetensors")
 
 
-def test_one_class_is_none(tmp_path):
+def test_a_single_class_is_refused(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b\n" + "1,x\n2,x\n" * 5)
     assert "one class 'x'" in error_line("train", path)
@@ -966,7 +966,7 @@ def test_one_class_is_none(tmp_path):
 
 
 def interrupt_after(monkeypatch, epochs):
-    """Have Ctrl-C fall into training, or between two calls of `fit`, once that many epochs are done."""
+    """Interrupt training as by Ctrl-C after this number of epochs."""
     fit = fastbp.Trainer.fit
 
     def interrupted_fit(self, *args, **kwargs):
@@ -1081,7 +1081,7 @@ def test_preprocessor_survives_json(flowers):
     assert Preprocessor.from_metadata({"other": "text"}) is None and preprocessing.BUNDLED == ("digits", "xor")
 
 
-def test_a_model_is_kept_whatever_becomes_of_the_screen(flowers, tmp_path):
+def test_the_model_is_saved_when_the_output_is_closed(flowers, tmp_path):
     command = [*LAUNCH, "train", str(flowers), "--epochs", "60", "--out", str(tmp_path / "m.npz"), "--backend", "numpy"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -1104,7 +1104,7 @@ def test_files_that_are_read_are_not_written_over(flowers, tmp_path):
 def test_a_model_without_a_preprocessor_reads_features_alone_or_with_a_target(tmp_path):
     fastbp.Network([3, 3, 1], seed=0).save(tmp_path / "m.npz")
     results = []
-    names = "".join(f"1,2,3,name {i % 40}\n" for i in range(99))  # a target that no feature could be
+    names = "".join(f"1,2,3,name {i % 40}\n" for i in range(99))  # texts that could not be a feature
     for text in ("a,b,c\n1,2,3\n4,5,6\n", "a,b,c,t\n1,2,3,0\n4,5,6,1\n", "a,b,c,t\n" + names):
         (tmp_path / "t.csv").write_text(text)
         results.append(run("predict", tmp_path / "m.npz", tmp_path / "t.csv").stdout)
@@ -1137,7 +1137,7 @@ def test_columns_of_any_size_are_standardized(offset, width):
     )
 
 
-def test_whether_the_first_line_is_a_header_can_be_said(tmp_path):
+def test_the_header_option(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(f"{i + 100},{i % 7},{i % 3 / 2}" for i in range(40)))
     assert "40 samples" in run("train", tmp_path / "t.csv", "--epochs", 1).stdout
     assert "39 samples" in run("train", tmp_path / "t.csv", "--epochs", 1, "--header").stdout
@@ -1147,15 +1147,15 @@ def test_whether_the_first_line_is_a_header_can_be_said(tmp_path):
 
 
 def trained_on(tmp_path, text, forget=()):
-    """Train on this table; return the model, without some fields of its preprocessor, and what was said."""
+    """Train on this table; return the model, without some fields of its preprocessor, and the messages."""
     (tmp_path / "train.csv").write_text(text)
-    said = run("train", tmp_path / "train.csv", "--epochs", 200, "--out", tmp_path / "m.npz").stderr
+    messages = run("train", tmp_path / "train.csv", "--epochs", 200, "--out", tmp_path / "m.npz").stderr
     net = fastbp.load(tmp_path / "m.npz")
     fields = json.loads(net.metadata[METADATA_KEY])
     assert {"has_names", "columns", "target"} <= set(fields)
     kept = {name: value for name, value in fields.items() if name not in forget}
     net.save(tmp_path / "m.npz", metadata={METADATA_KEY: json.dumps(kept)})
-    return tmp_path / "m.npz", said
+    return tmp_path / "m.npz", messages
 
 
 def given(tmp_path, text):
@@ -1166,7 +1166,7 @@ def given(tmp_path, text):
 NAMELESS = "1,10,a\n2,20,a\n8,80,b\n9,90,b\n1,10,a\n9,90,b\n"
 
 
-@pytest.mark.parametrize("forget", [[], ["has_names"]])  # as models of earlier versions
+@pytest.mark.parametrize("forget", [[], ["has_names"]])  # missing in models of earlier versions
 def test_a_table_without_names_is_predicted_by_its_width(tmp_path, forget):
     model, _ = trained_on(tmp_path, NAMELESS, forget)
     assert "4 columns" in error_line("predict", model, given(tmp_path, "501,1,10,a\n502,9,90,b\n"))
@@ -1189,12 +1189,12 @@ def test_names_that_are_numbers_are_found_again(tmp_path):
     assert len(predictions(model, given(tmp_path, samples))["prediction"]) == 2
 
 
-def test_columns_that_are_no_features_are_left_out_and_said(tmp_path):
+def test_columns_that_are_not_features_are_left_out_with_a_warning(tmp_path):
     rng = np.random.default_rng(0)
     rows = [f"{i},n{i},{x:.3f},{x > 0:d}" for i, x in enumerate(rng.standard_normal(60))]
-    model, said = trained_on(tmp_path, "id,name,x,y\n" + "\n".join(rows))
+    model, messages = trained_on(tmp_path, "id,name,x,y\n" + "\n".join(rows))
     path = tmp_path / "train.csv"
-    assert said.splitlines() == [
+    assert messages.splitlines() == [
         f"warning: {path}, column 'id' is left out: it numbers the rows",
         f"warning: {path}, column 'name' is left out: its text differs in nearly every row",
     ]

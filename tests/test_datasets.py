@@ -1,4 +1,4 @@
-"""The bundled data, and the readers against files made on the fly."""
+"""The bundled data, and the readers of files that the tests write."""
 
 import gzip
 import hashlib
@@ -72,7 +72,7 @@ def test_xor():
     assert [(a, b, c) for (a, b), (c,) in zip(X, Y, strict=True)] == [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
 
 
-def test_a_dataset_is_a_pair_that_knows_more():
+def test_a_dataset_is_a_pair_with_attributes():
     data = bundled.load_digits()
     assert data[0] is data.X and data[1] is data.y and len(data) == 2
     again = pickle.loads(pickle.dumps(data))
@@ -101,7 +101,7 @@ def test_a_dataset_is_a_pair_that_knows_more():
         ("c,n,t\nred,1,.5\nblue,2,1.5\nred,3,1\n", [[0, 1, 1], [1, 0, 2], [0, 1, 3]], [0.5, 1.5, 1], None),  # one-hot
         ('1, "x, y"\n2, z\n', [[1], [2]], [0, 1], ("x, y", "z")),
         ("p,q\nu,v\nw,z\n", [[1, 0], [0, 1]], [0, 1], ("v", "z")),  # all text, a header
-        ("u,v\nw,v\nu,z\n", [[1, 0], [0, 1], [1, 0]], [0, 0, 1], ("v", "z")),  # all text, none
+        ("u,v\nw,v\nu,z\n", [[1, 0], [0, 1], [1, 0]], [0, 0, 1], ("v", "z")),  # all text, no header
         ("1e3,-2.5E-1\n+.5,1.\n", [[1000], [0.5]], [-0.25, 1], None),
     ],
 )
@@ -143,7 +143,7 @@ def test_csv_header_overrides_the_guess(table):
     assert len(data.X) == 2 and data.target == "2"
 
 
-def test_csv_long_number_table_is_the_same_by_both_roads(table):
+def test_csv_long_number_table_is_the_same_by_both_parsers(table):
     rng = np.random.default_rng(0)
     numbers = rng.standard_normal((200, 4))
     text = "\n".join(",".join(map(repr, row)) for row in numbers.tolist())
@@ -370,8 +370,8 @@ def test_idx_errors(tmp_path):
             read_idx(path, labels)
 
 
-def test_names_of_columns_that_are_numbers_and_categories_that_look_like_them(table):
-    """A model's columns say what the file before it holds, where the file alone does not tell."""
+def test_columns_and_categories_named_by_numbers(table):
+    """The columns of a model decide where the file itself is ambiguous."""
     columns = read_csv(table("y,2019,2020\n" + "\n".join(f"{i},{i * i},{-i}" for i in range(20))), "y").columns
     X = read_csv(table("2019,2020\n1,2\n3,4\n"), "y", columns=columns).X
     assert X.tolist() == [[1, 2], [3, 4]]
@@ -403,7 +403,7 @@ def test_labels_too_large_to_be_classes(tmp_path):
         read_idx(image, label)
 
 
-# ------------------------------------------------------------------ what a model was trained on, and what it is given
+# ------------------------------------------------------------------ tables for a trained model
 
 
 NAMELESS = "1,10,a\n2,20,a\n8,80,b\n9,90,b\n1,10,a\n9,90,b\n"
@@ -414,7 +414,7 @@ NUMBERED = "0,1,2,3\n" + "5,5,6,.5\n7,6,6,.5\n"
 
 
 def read_as(table, trained, text, header=None):
-    """Read a file as the model of another one has it."""
+    """Read a file for a model that was trained on another file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = read_csv(table(trained))
@@ -427,7 +427,7 @@ def read_as(table, trained, text, header=None):
         (NAMELESS, "1,10,a\n9,90,b\n", [[1, 10], [9, 90]], "ab"),
         (NAMELESS, "1;10;a\n9,5;90;b\n", [[1, 10], [9.5, 90]], "ab"),  # another delimiter
         (NAMELESS, "1,10\n9,90\n", [[1, 10], [9, 90]], None),
-        (NAMELESS, "1,10,a\n9,90,\n", [[1, 10], [9, 90]], ["a", ""]),  # the first row is none of names
+        (NAMELESS, "1,10,a\n9,90,\n", [[1, 10], [9, 90]], ["a", ""]),  # the first row is not a header
         (NAMELESS, "1,10,\n9,90,\n", [[1, 10], [9, 90]], None),
         (NAMELESS, "u,v,w\n1,10,a\n9,90,b\n", [[1, 10], [9, 90]], "ab"),  # names that the model does not have
         (NAMELESS, "u,v\n1,10\n", [[1, 10]], None),
@@ -451,7 +451,7 @@ def read_as(table, trained, text, header=None):
         ("country,2019,2020\nPeru,5,1.5\nChile,6,2.5\nPeru,6,2\n", "2019,country\n7,Peru\n", [[0, 1, 7]], None),
     ],
 )
-def test_a_table_for_a_model_is_read_as_the_one_before(table, trained, text, X, y):
+def test_a_table_for_a_model_is_read_like_its_training_data(table, trained, text, X, y):
     data = read_as(table, trained, text)
     found = data.y if data.y is None or data.classes is None else [data.classes[c] for c in data.y]
     assert data.X.tolist() == X and (y is None) == (found is None) and list(found if y else "") == list(y or "")
@@ -464,7 +464,7 @@ def test_a_table_for_a_model_is_read_as_the_one_before(table, trained, text, X, 
         (NAMELESS, "k,u,v,w\n501,1,10,a\n502,9,90,b\n", ["4 columns", "3 columns with the target"]),
         (NAMELESS, "1\n9\n", ["1 columns", "3 columns with the target"]),
         (NAMELESS, "u,10,a\n9,90,b\n", ["text among numbers 'u' in line 1"]),  # one wrong cell is no header
-        ("1.5,a\n2,b\n1,a\n4,b\n", "u,a\n2,b\n3,a\n", ["text among numbers 'u' in line 1"]),  # "a" comes again
+        ("1.5,a\n2,b\n1,a\n4,b\n", "u,a\n2,b\n3,a\n", ["text among numbers 'u' in line 1"]),  # "a" occurs again
         ("1.5,r,a\n2,s,b\n1,s,a\n4,r,b\n", "u,r,v\n2,s,b\n3,s,a\n", ["text among numbers 'u' in line 1"]),
         (NAMED, "z,y\n10,a\n90,b\n", ["no column 'x'", "z, y"]),
         (NAMED, "u,v\n10,1\n90,2\n", ["no column 'x', 'z'"]),
@@ -477,13 +477,13 @@ def test_a_table_for_a_model_is_read_as_the_one_before(table, trained, text, X, 
         ("country,2019,2020\nPeru,5,1.5\nChile,6,2.5\nPeru,6,2\n", "country,2018\nPeru,7\n", ["no column '2019'"]),
     ],
 )
-def test_a_table_that_is_not_as_the_one_before_is_refused(table, trained, text, words):
+def test_a_table_unlike_the_training_data_is_refused(table, trained, text, words):
     with pytest.raises(ValueError) as error:
         read_as(table, trained, text)
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_whether_a_table_has_names_can_be_told_from_columns_unless_they_are_numbers(table):
+def test_columns_named_by_numbers_leave_open_whether_there_is_a_header(table):
     model = read_csv(table(NAMELESS))
     assert model.has_names is False and read_csv(table(NAMED)).has_names
     for target in (model.target, -1):
@@ -516,7 +516,7 @@ def test_a_number_that_names_no_column_of_the_model_is_no_target(table):
         ("2019,2020\nlow,high\nlow,low\nlow,high\n", ("2019",)),
         ("label,0,1,2,3\nu,5,5,6,7\nv,5,6,6,7\nu,5,5,6,7\n", ("label", "0", "1", "2")),
         ("1,2,3,4,5\n5,5,6,7,.5\n5,6,6,7,1.5\n", ("1", "2", "3", "4")),
-        (",0,1,2,3\n5,5,5,6,.5\n5,5,6,6,1.5\n", ("Unnamed: 0", "0", "1", "2")),  # of pandas
+        (",0,1,2,3\n5,5,5,6,.5\n5,5,6,6,1.5\n", ("Unnamed: 0", "0", "1", "2")),  # written by pandas
         ("5%,50%,95%\n1,2,3.5\n4,5,6.5\n", ("5%", "50%")),
     ],
 )
@@ -547,13 +547,13 @@ def test_numbers_that_are_no_names(table, text):
         assert read_csv(table(text), task="numbers").has_names is False
 
 
-def test_a_header_that_comes_again_is_no_sample(table):
+def test_a_repeated_header_is_refused(table):
     for text in ("c,k\n" + TEXTS * 5 + "c,k\n" + TEXTS, "a,b\n" + "1,2.5\n" * 30 + "a,b\n1,2.5\n"):
         with pytest.raises(ValueError, match="line 27|32: the header of line 1 again"):
             read_csv(table(text))
 
 
-# ------------------------------------------------------------------ columns that are no features
+# ------------------------------------------------------------------ columns that are not features
 
 
 def columns_and_warnings(path, *args, **options):
@@ -570,7 +570,7 @@ OUT, COUNTS, DIFFERS = " is left out: it nu", " counts the rows: i", " is left o
 
 
 @pytest.mark.parametrize(
-    ("names", "column", "used", "said"),
+    ("names", "column", "used", "warned"),
     [
         ("id,x,y", [1, 2, 3, 4], ["x"], [("id", OUT)]),
         ("ID,x,y", [0, 1, 2, 3], ["x"], [("ID", OUT)]),
@@ -594,12 +594,12 @@ OUT, COUNTS, DIFFERS = " is left out: it nu", " counts the rows: i", " is left o
     ],
 )
 @pytest.mark.parametrize("targets", ["1212", "abab"])  # a table read by NumPy, and as text
-def test_a_column_that_numbers_the_rows_is_left_out(table, names, column, used, said, targets):
+def test_a_column_that_numbers_the_rows_is_left_out(table, names, column, used, warned, targets):
     rows = [f"{value},{x},{y}" for value, x, y in zip(column, (5, 3, 4, 3), targets, strict=True)]
-    assert columns_and_warnings(table("\n".join([names, *rows]).lstrip("\n"))) == (used, said)
+    assert columns_and_warnings(table("\n".join([names, *rows]).lstrip("\n"))) == (used, warned)
 
 
-def test_a_column_that_numbers_the_rows_is_kept_where_it_must_be(table):
+def test_a_column_that_numbers_the_rows_is_kept_as_the_only_feature_or_target(table):
     rows = "1,5.5\n2,6.5\n3,1.5\n4,2.5\n"
     assert columns_and_warnings(table("id,y\n" + rows)) == (["id"], [])  # the only feature
     assert columns_and_warnings(table("id,x\n" + rows), "id") == (["x"], [])  # the target
@@ -616,15 +616,15 @@ def test_a_column_that_numbers_the_rows_is_kept_where_it_must_be(table):
 )
 def test_text_that_differs_in_nearly_every_row_is_left_out(table, n, n_different, is_left_out):
     path = table("name,x,y\n" + "".join(f"n{i % n_different},{i % 2},{i % 3}.5\n" for i in range(n)))
-    used, said = columns_and_warnings(path)
+    used, warned = columns_and_warnings(path)
     assert used == ["x"] if is_left_out else ["name", "x"]
-    assert said == [("name", DIFFERS)] * is_left_out
+    assert warned == [("name", DIFFERS)] * is_left_out
 
 
-def test_text_that_is_left_out_may_be_missing_and_is_kept_if_it_is_all_there_is(table):
+def test_text_that_is_left_out_may_be_missing_and_is_kept_if_there_is_no_other_feature(table):
     assert columns_and_warnings(table("name,x,y\nann,5,1.5\n,4,3.5\ncid,5,4.5\n")) == (["x"], [("name", DIFFERS)])
-    used, said = columns_and_warnings(table("name,y\n" + "".join(f"n{i},{i % 2}.5\n" for i in range(9))))
-    assert used == ["name"] and said == [("name", ": its text differs ")]
+    used, warned = columns_and_warnings(table("name,y\n" + "".join(f"n{i},{i % 2}.5\n" for i in range(9))))
+    assert used == ["name"] and warned == [("name", ": its text differs ")]
     with pytest.raises(ValueError, match="missing value in line 3"):
         read_csv(table("name,x,y\nann,5,1.5\nbob,,3.5\ncid,5,4.5\n"))
 
@@ -664,7 +664,7 @@ def test_numbers_with_signs_and_separators(table, text, X):
         ("p,y\n1,$5\n2,5%\n", "column 'y': numbers of several units"),
     ],
 )
-def test_numbers_that_may_mean_two_things_are_refused(table, text, words):
+def test_ambiguous_numbers_are_refused(table, text, words):
     with pytest.raises(ValueError, match=words):
         read_csv(table(text), task="numbers")
 
@@ -681,7 +681,7 @@ def test_missing_values_of_texts_are_no_category(table, marker):
 @pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_every_bit_of_an_npz_file(tmp_path, save, step):
-    """A flipped bit is found, or it means nothing, such as a date."""
+    """A flipped bit is found, or has no effect, as in a date."""
     path = tmp_path / "d.npz"
     X, y = np.arange(4, dtype=np.float32).reshape(2, 2), np.array([0.5, 2])
     save(path, X=X, y=y)
@@ -721,8 +721,8 @@ def test_npz_reads_no_more_than_it_needs(tmp_path):
         lambda data: b"\0" + data,
     ],
 )
-def test_npz_members_of_another_length_than_their_headers_say(tmp_path, change):
-    """The checksums are right: the file was made so."""
+def test_npz_members_of_a_wrong_length(tmp_path, change):
+    """With correct checksums."""
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
         for name, array in {"X": np.ones((4, 2)), "y": np.arange(4.0)}.items():
             buffer = io.BytesIO()
@@ -750,7 +750,7 @@ def test_npz_orders(tmp_path, dtype, order):
     ],
 )
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_idx_shapes_that_cannot_be(tmp_path, data, words, pack):
+def test_impossible_idx_shapes(tmp_path, data, words, pack):
     path = tmp_path / "i"
     path.write_bytes(pack(data))
     for read in (read_idx, read_idx_array, lambda path: list(datasets.arrays.map_idx(path).chunks(2))):
@@ -770,7 +770,7 @@ def test_idx_reads_no_more_than_its_header_says(tmp_path):
 
 
 def samples(tmp_path):
-    """Return readers, each with a sound file."""
+    """Return readers, each with an undamaged file."""
     X, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 2
     net = fastbp.Network([3, 2], "softmax", "cross_entropy", seed=0, backend="numpy", dtype="float64")
     trainer = fastbp.Trainer(net, fastbp.SGD(0.1, momentum=0.9), seed=0)
@@ -810,7 +810,7 @@ def samples(tmp_path):
 
 
 def damaged(data, rng):
-    """Return a file with some bytes changed, cut out, put in, or the end left off."""
+    """Return a file with some bytes changed, removed or inserted, or truncated."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 4)):
         place, kind, n = rng.integers(len(data) + 1), rng.integers(5), rng.integers(1, 9)
@@ -828,7 +828,7 @@ def damaged(data, rng):
 
 
 @pytest.mark.parametrize("n", [30, pytest.param(250, marks=pytest.mark.exhaustive)])
-def test_damaged_files_give_value_errors_alone(tmp_path, n):
+def test_damaged_files_raise_value_errors_only(tmp_path, n):
     rng = np.random.default_rng(0)
     for name, read in samples(tmp_path):
         path = tmp_path / name
@@ -839,7 +839,7 @@ def test_damaged_files_give_value_errors_alone(tmp_path, n):
                 read(path)
             except ValueError as error:
                 refused += 1
-                assert name in str(error) or "rows 0 to 19" in str(error)  # of a stream, where a number is no number
+                assert name in str(error) or "rows 0 to 19" in str(error)  # of a stream, for NaN
         path.write_bytes(good)
         assert refused > 0.6 * n
         read(path)
@@ -847,7 +847,7 @@ def test_damaged_files_give_value_errors_alone(tmp_path, n):
 
 @pytest.mark.parametrize(("place", "value"), [(6, 1), (6, 64), (6, 32), (8, 99), (8, 12), (8, 14)])
 def test_zip_files_of_another_kind(tmp_path, place, value):
-    """Encrypted, patched, or of a compression that is not there: in both places where a zip file says so."""
+    """Encrypted, patched, or of an unknown compression, in both headers of the zip file."""
     np.savez(tmp_path / "d.npz", X=np.ones((4, 2)), y=np.arange(4.0))
     data = bytearray((tmp_path / "d.npz").read_bytes())
     for start, offset in ((data.index(b"PK\3\4"), place), (data.index(b"PK\1\2"), place + 2)):
