@@ -753,7 +753,7 @@ def test_npz_orders(tmp_path, dtype, order):
 def test_impossible_idx_shapes(tmp_path, data, words, pack):
     path = tmp_path / "i"
     path.write_bytes(pack(data))
-    for read in (read_idx, read_idx_array, lambda path: list(datasets.arrays.map_idx(path).chunks(2))):
+    for read in (read_idx, read_idx_array, lambda path: list(datasets.arrays.map_idx(path).read_in_chunks(2))):
         with pytest.raises(ValueError, match=f"/i: .*{words}"):
             read(path)
 

@@ -176,7 +176,7 @@ class IdxChunks:
         """Return the number of samples."""
         return self.shape[0]
 
-    def chunks(self, n_rows: int) -> Iterator[np.ndarray]:
+    def read_in_chunks(self, n_rows: int) -> Iterator[np.ndarray]:
         """Yield `n_rows` samples at a time, in native byte order; the last chunk may be shorter."""
         size = self.dtype.itemsize * math.prod(self.shape[1:])
         with open_maybe_gzipped(self.path) as stream:

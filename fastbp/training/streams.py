@@ -374,7 +374,7 @@ class _Arrays(_Source):
         self.X, self.Y, self.n_samples = X, Y, X.shape[0]
 
     def chunks(self, rng):
-        if any(hasattr(array, "chunks") for array in (self.X, self.Y)):  # can only be read from the start
+        if any(hasattr(array, "read_in_chunks") for array in (self.X, self.Y)):  # can only be read from the start
             rng = None
         ranges = list(self.ranges(rng))
         for (start, stop), X, Y in zip(ranges, _chunks_of(self.X, ranges), _chunks_of(self.Y, ranges), strict=True):
@@ -421,8 +421,8 @@ def _row_bytes(array: Any) -> int:
 
 
 def _chunks_of(array: Any, ranges: list[tuple[int, int]]) -> Iterator[Any]:
-    if hasattr(array, "chunks"):
-        yield from array.chunks(ranges[0][1] - ranges[0][0])
+    if hasattr(array, "read_in_chunks"):
+        yield from array.read_in_chunks(ranges[0][1] - ranges[0][0])
         return
     for start, stop in ranges:
         chunk = array[start:stop]
