@@ -1,9 +1,27 @@
 """What several test files share."""
 
+import os
+import platform
+import subprocess
+import sys
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
+import numpy as np
+import pytest
+
+from fastbp.activations import ACTIVATIONS
 from fastbp.engine import limits, threads
+from fastbp.losses import LOSSES
+
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+exhaustive = pytest.mark.exhaustive
+needs_x86 = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="names processors of the x86-64 family"
+)
+
+# Activations of hidden layers; softmax is for the output.
+HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
 
 # Threads even where they do not pay.
 NO_LIMITS = {"MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0, "MIN_PARALLEL_WORK": 0}
@@ -17,3 +35,33 @@ def threads_everywhere(n=None):
         if n is not None:
             stack.enter_context(mock.patch.object(threads, "_threads", n))
         yield
+
+
+def is_admissible(output, loss):
+    """Whether the outputs of this activation lie where the loss needs them."""
+    row, needs = ACTIVATIONS[output], LOSSES[loss]
+    return (row.within_01 or not needs.within_01) and (row.is_positive or not needs.is_positive)
+
+
+def run_python(*arguments, timeout=300, **environment):
+    """Run Python with these arguments, and these variables added to the environment; keep what it prints."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+    )
+
+
+@contextmanager
+def watch_threads():
+    """Collect how many threads run each job of several threads."""
+    used, slots = [], threads.ThreadPool.slots
+
+    def watched(pool, others):
+        used.append(others + 1)
+        return slots(pool, others)
+
+    with mock.patch.object(threads.ThreadPool, "slots", watched):
+        yield used
