@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from fastbp.kernels import training
 
 from fastbp.activations import ACTIVATIONS
 from fastbp.engine import limits, threads
@@ -65,3 +66,17 @@ def watch_threads():
 
     with mock.patch.object(threads.ThreadPool, "slots", watched):
         yield used
+
+
+@contextmanager
+def watch_kernels():
+    """Collect the names of the training kernels that are chosen."""
+    names, choose = set(), training.trainer_for
+
+    def watched(*arguments):
+        kernel = choose(*arguments)
+        names.add(kernel.name)
+        return kernel
+
+    with mock.patch.object(training, "trainer_for", watched):
+        yield names

@@ -1,27 +1,24 @@
 """The same seed gives the same bits: for any number of threads, and whatever the width of the vector registers.
 
-Run as a program it prints the hashes of all networks and the width of the registers, as JSON.
+Run as a program with the name of a processor, it prints the hashes of its networks and the width of the registers, as
+JSON.
 """
 
 import json
-import os
-import platform
-import subprocess
 import sys
 from hashlib import sha256
-from unittest import mock
+from typing import NamedTuple
 
 import kernel_table as table
 import numpy as np
 import pytest
-from fastbp.kernels import microkernel
-from shared import threads_everywhere
+from fastbp.kernels import microkernel, training
+from fastbp.kernels.native import NativeFunction
+from shared import HIDDEN, exhaustive, needs_x86, run_python, threads_everywhere, watch_kernels, watch_threads
 
 import fastbp
-from fastbp.activations import ACTIVATIONS
 from fastbp.losses import LOSSES
 
-HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
 PLAIN, CLASSICAL, NESTEROV = {}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}
 #           sizes, activations, loss, batch size, samples, options of SGD or of Trainer, options of Network
 NETWORKS = {
@@ -99,6 +96,10 @@ NETWORKS = {
 }
 
 
+# Networks that need every training kernel and few activations: compiling for another processor takes the time.
+QUICK = ("xor", "lanes", "online", "digits", "blocks", "deep sums", "wide", "adam, wide", "rmsprop, clipped")
+
+
 def trained(name, dtype, threads):
     """Hash of everything that training and evaluation of a network gave."""
     sizes, activations, loss, batch_size, n, options, more = NETWORKS[name]
@@ -128,10 +129,10 @@ def trained(name, dtype, threads):
     return sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in parts)).hexdigest()
 
 
-def all_hashes(threads=1, dtypes=("float32", "float64")):
-    """Hashes of every network, with threads even where they do not pay."""
+def all_hashes(threads=1, dtypes=("float32", "float64"), networks=NETWORKS):
+    """Hashes of networks, with threads even where they do not pay."""
     with threads_everywhere(threads):
-        return {f"{name} {dtype}": trained(name, dtype, threads) for dtype in dtypes for name in NETWORKS}
+        return {f"{name} {dtype}": trained(name, dtype, threads) for dtype in dtypes for name in networks}
 
 
 @pytest.fixture(scope="module")
@@ -144,57 +145,63 @@ def test_hashes_tell_networks_apart(hashes):
     assert trained("digits", "float32", None) == hashes["digits float32"]
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_do_not_change_the_bits(hashes, threads):
-    used = []
-    slots = threads.ThreadPool.slots
+@pytest.mark.parametrize(
+    "n_threads, networks",
+    [
+        pytest.param(1, NETWORKS, id="1"),
+        pytest.param(2, NETWORKS, id="2"),
+        pytest.param(3, QUICK, id="3"),
+        pytest.param(3, NETWORKS, id="3, all networks", marks=exhaustive),
+    ],
+)
+def test_threads_do_not_change_the_bits(hashes, n_threads, networks):
+    with watch_threads() as used:
+        for key, found in all_hashes(n_threads, networks=networks).items():
+            assert found == hashes[key], key
+    assert max(used, default=1) == n_threads
 
-    def watched(threads, others):
-        used.append(others + 1)
-        return slots(threads, others)
 
-    with mock.patch.object(threads.ThreadPool, "bells", watched):
-        assert all_hashes(threads) == hashes
-    assert max(used, default=1) == threads  # threads there were
+class Processor(NamedTuple):
+    """A processor to compile for, and what is trained on it; None where the width of its registers is not known."""
+
+    environment: dict
+    register_bytes: int | None
+    dtypes: tuple
+    networks: tuple = tuple(NETWORKS)
 
 
-PROCESSORS = {  # name: most bytes of a register, dtypes, environment
-    "haswell": (64, ["float32"], {"NUMBA_CPU_NAME": "haswell"}),
-    "avx2": (32, ["float32", "float64"], table.AVX2),
-    "sse2": (16, ["float32"], {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}),
+HASWELL = {"NUMBA_CPU_NAME": "haswell"}  # with the features of this processor
+SSE2 = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+PROCESSORS = {
+    "avx2": Processor(table.AVX2, 32, ("float32",), QUICK),
+    "avx2, all networks": Processor(table.AVX2, 32, ("float32", "float64")),
+    "haswell": Processor(HASWELL, None, ("float32",)),
+    "sse2": Processor(SSE2, 16, ("float32",)),
 }
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that compile for other processors, all at once."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        pytest.skip("names processors of the x86-64 family")
-    running = {
-        name: subprocess.Popen(
-            [sys.executable, __file__, *dtypes],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **environment},
-        )
-        for name, (_, dtypes, environment) in PROCESSORS.items()
-    }
-    yield running
-    for process in running.values():
-        process.kill()
-        process.communicate()
+@needs_x86
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "avx2" else exhaustive) for name in PROCESSORS]
+)
+def test_the_processor_does_not_change_the_bits(hashes, name):
+    processor = PROCESSORS[name]
+    result = run_python(__file__, name, timeout=500, **processor.environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    answer = json.loads(result.stdout)
+    if processor.register_bytes is not None:
+        assert answer["register_bytes"] == min(processor.register_bytes, microkernel.register_bytes())
+    keys = [f"{network} {dtype}" for network in processor.networks for dtype in processor.dtypes]
+    assert answer["hashes"] == {key: hashes[key] for key in keys}
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
-def test_the_processor_does_not_change_the_bits(hashes, processes, name):
-    register_bytes, dtypes, _ = PROCESSORS[name]
-    output, errors = processes[name].communicate(timeout=500)
-    assert processes[name].returncode == 0, errors[-3000:]
-    answer = json.loads(output)
-    assert answer["register_bytes"] == min(register_bytes, microkernel.register_bytes()) or name == "haswell"
-    assert answer["hashes"] == {key: value for key, value in hashes.items() if key.endswith(tuple(dtypes))}
+def test_the_quick_networks_need_every_training_kernel():
+    with watch_kernels() as kernels:
+        all_hashes(1, ("float32",), QUICK)
+    assert kernels == {f.name for f in vars(training).values() if isinstance(f, NativeFunction)} - {"evaluate"}
 
 
 if __name__ == "__main__":
-    print(json.dumps({"register_bytes": microkernel.register_bytes(), "hashes": all_hashes(dtypes=sys.argv[1:])}))
+    _, _, dtypes, networks = PROCESSORS[sys.argv[1]]
+    answer = {"register_bytes": microkernel.register_bytes(), "hashes": all_hashes(1, dtypes, networks)}
+    print(json.dumps(answer))

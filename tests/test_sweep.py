@@ -6,17 +6,14 @@ needs a value, its test fails and says so.
 """
 
 import inspect
-from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from itertools import product
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
 import pytest
-from fastbp.kernels import training
 from fastbp.kernels.simd import FEW_LANES
-from shared import HIDDEN, exhaustive, is_admissible, threads_everywhere, watch_threads
+from shared import HIDDEN, exhaustive, is_admissible, threads_everywhere, watch_kernels, watch_threads
 
 import fastbp
 from fastbp import schedules
@@ -184,20 +181,6 @@ def train_on_both(*arguments, **options):
 def is_changed(parameters, *arguments, **options):
     """Whether a training with these arguments, on numba alone, gives other parameters, beyond rounding."""
     return not np.allclose(parameters, train("numba", *arguments, **options)[0], 1e-6, 1e-7)
-
-
-@contextmanager
-def watch_kernels():
-    """Collect the names of the training kernels that are chosen."""
-    names, choose = set(), training.trainer_for
-
-    def watched(*arguments):
-        kernel = choose(*arguments)
-        names.add(kernel.name)
-        return kernel
-
-    with mock.patch.object(training, "trainer_for", watched):
-        yield names
 
 
 @each_path
