@@ -7,10 +7,7 @@ may not be touched; this runs in a process of its own, since the touch ends it.
 
 import ctypes
 import mmap
-import os
-import platform
 import signal
-import subprocess
 import sys
 from contextlib import ExitStack
 from itertools import product
@@ -22,10 +19,9 @@ import pytest
 from fastbp.kernels import plan
 from fastbp.kernels.layout import A_AT, DELTA_AT, DROP_AT, Z_AT
 from fastbp.kernels.optimizers import N_STATES
-from shared import threads_everywhere
+from shared import HIDDEN, each_dtype, exhaustive, needs_x86, run_python, threads_everywhere
 
 from fastbp import kernels
-from fastbp.activations import ACTIVATIONS
 from fastbp.engine import backend as engine_backend
 from fastbp.engine import workspace
 from fastbp.engine.backend import NumbaBackend
@@ -104,22 +100,31 @@ class GuardPages:
         print(what, flush=True)
 
 
+# Tests of some shapes and networks, and of all.
+each_extent = pytest.mark.parametrize(
+    "is_quick", [pytest.param(True, id="quick"), pytest.param(False, id="all", marks=exhaustive)]
+)
+
+
 # ------------------------------------------------------------------ the public kernels
 
 
-def shapes_of(row, step=1):
-    """Shapes from 1 to twice a tile and one in each direction, of the rank that the row takes."""
+def shapes_of(row, step):
+    """Every step-th shape from 1 to twice a tile and one in each direction, of the rank that the row takes.
+
+    With a step that has no factor in common with MAX_COLUMNS, every number of columns occurs.
+    """
     if row.shapes is table.ELEMENTS:
         return [(1, n) for n in range(1, 2 * MAX_COLUMNS)] + [(3, 7), (7, 11)]
     sides = list(product(range(1, MAX_ROWS + 1), range(1, MAX_COLUMNS + 1)))
     if row.shapes is table.SAMPLES:
-        return sides[:: 5 * step]
+        return sides[:: 4 * step]
     sides += [(rows, columns) for rows, most in MAX_OF_FEW.items() for columns in range(MAX_COLUMNS + 1, most + 1)]
     depths = [*range(1, 34), 255, 256, 257, 513]
     return [(*side, depths[(i * 5) % len(depths)]) for i, side in list(enumerate(sides))[::step]] + [(37, 259, 40)]
 
 
-def run_kernel(row, dtype, memory, step=1):
+def run_kernel(row, dtype, memory, step):
     """Run a kernel on every shape with all its arrays in such memory."""
     rng = np.random.default_rng(0)
     for shape in shapes_of(row, step):
@@ -133,10 +138,11 @@ def run_kernel(row, dtype, memory, step=1):
             assert name in row.written or np.asarray(given).tobytes() == np.asarray(now).tobytes()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_dtype
+@each_extent
 @pytest.mark.parametrize("row", table.TABLE, ids=table.name_of)
-def test_kernel_keeps_to_its_arrays(row, dtype):
-    run_kernel(row, dtype, Canaries())
+def test_kernel_keeps_to_its_arrays(row, is_quick, dtype):
+    run_kernel(row, dtype, Canaries(), step=7 if is_quick else 1)
 
 
 # ------------------------------------------------------------------ the engine
@@ -187,7 +193,10 @@ def network(i):
     return sizes, n, (1, n // 2 + 1, n)[i % 3]
 
 
-N_NETWORKS = len(CORNERS) + 3 * MAX_COLUMNS
+def networks(is_quick):
+    """Numbers of the networks to run: all, or the corners and every seventh of the others."""
+    n = len(CORNERS)
+    return [*range(n), *range(n, n + 3 * MAX_COLUMNS, 7 if is_quick else 1)]
 
 
 class Numpy:
@@ -220,8 +229,7 @@ def run_network(i, dtype, memory):
     rng = np.random.default_rng(i)
     sizes, n, batch_size = network(i)
     output, loss, labels = OUTPUTS[i % len(OUTPUTS)]
-    hidden = [name for name in ACTIVATIONS if name != "softmax"]
-    activations = (*[hidden[(i + l) % len(hidden)] for l in range(len(sizes) - 2)], output)
+    activations = (*[HIDDEN[(i + l) % len(HIDDEN)] for l in range(len(sizes) - 2)], output)
     reduction, momentum, nesterov = ("mean", "sum")[i % 2], (0.0, 0.8, 0.8)[i % 3], i % 3 == 2
     x_dtype = (dtype, np.uint8, np.float32, np.float64)[i % 4]
     X = (
@@ -362,57 +370,53 @@ def run_network(i, dtype, memory):
             check("labels that are no class")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("part", range(3))
-def test_engine_keeps_to_its_arrays(part, dtype):
-    for i in range(part, N_NETWORKS, 3):
+@each_dtype
+@each_extent
+def test_engine_keeps_to_its_arrays(is_quick, dtype):
+    for i in networks(is_quick):
         run_network(i, dtype, Canaries())
 
 
 # ------------------------------------------------------------------ pages that may not be touched
 
 
-def main(side, what="all"):
-    memory = GuardPages(at_end=side != "start")
+def main(side, extent="quick"):
+    memory, is_quick = GuardPages(at_end=side != "start"), extent == "quick"
     if side == "plant":
         beyond = np.lib.stride_tricks.as_strided(memory.put(np.zeros(5)), (6,))
         kernels.exp(np.ascontiguousarray(beyond[:5]), memory.put(np.zeros(5)))
         print("still here", flush=True)
         kernels.exp(beyond, np.zeros(6))
     else:
-        for dtype in (np.float32, np.float64)[: 2 if what == "all" else 1]:
-            for row in table.TABLE if what == "all" else []:
-                run_kernel(row, dtype, memory, step=7)
-            for i in range(0, N_NETWORKS, 1 if side == "end" else 4):
+        for dtype in (np.float32, np.float64):
+            for row in table.TABLE:
+                run_kernel(row, dtype, memory, step=22 if is_quick else 7)
+            for i in networks(is_quick or side == "start"):
                 run_network(i, dtype, memory)
     print("done")
 
 
 def touch(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-X", "faulthandler", __file__, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONWARNINGS": "error", **environment},
-    )
+    return run_python("-X", "faulthandler", __file__, *arguments, timeout=500, PYTHONWARNINGS="error", **environment)
 
 
 needs_mprotect = pytest.mark.skipif(sys.platform != "linux", reason="pages are forbidden by Linux' mprotect")
 
 
 @needs_mprotect
-@pytest.mark.parametrize(
-    "side, what, environment",
-    [("end", "all", {}), ("start", "all", {}), ("end", "engine", table.AVX2)],
-    ids=["after", "before", "after, AVX2"],
-)
-def test_nothing_touches_the_next_page(side, what, environment):
-    if environment and platform.machine().lower() not in ("x86_64", "amd64"):
-        pytest.skip("names a processor of the x86-64 family")
-    result = touch(side, what, **environment)
+@each_extent
+@pytest.mark.parametrize("side", ["start", "end"])
+def test_nothing_touches_the_next_page(side, is_quick, environment=None):
+    result = touch(side, "quick" if is_quick else "all", **(environment or {}))
     last = result.stdout.strip().splitlines()[-1:]
     assert result.returncode == 0 and last == ["done"], f"after {last}:\n{result.stderr[-3000:]}"
+
+
+@needs_mprotect
+@needs_x86
+@exhaustive
+def test_nothing_touches_the_next_page_with_registers_of_32_bytes():
+    test_nothing_touches_the_next_page("end", True, table.AVX2)
 
 
 @needs_mprotect
