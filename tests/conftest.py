@@ -1,15 +1,15 @@
 """Fixtures shared by the tests: both backends, the XOR data, central differences.
 
-``pytest`` runs the quick tests: all that are not marked `exhaustive` (`addopts` in pyproject.toml).  A quick test and its
-exhaustive version are one function, parametrized: the quick one takes some shapes, networks or processors and every
-code path, the exhaustive one takes all.  How to run
+``pytest`` runs the quick tests: all that are not marked `exhaustive` (`addopts` in pyproject.toml).  A quick test and
+its exhaustive version are one function, parametrized: the quick one takes every code path, on some of the shapes,
+networks or processors; the exhaustive one takes all of them.
 
-- the exhaustive ones alone: ``pytest -m exhaustive``
-- all, as `.ci/run` does: ``pytest -m "exhaustive or not exhaustive"``
-- on several cores: ``pytest -n 2 --dist loadfile``, with pytest-xdist.  Processes share the folder of compiled kernels,
+- ``pytest -m exhaustive`` runs the exhaustive ones.
+- ``pytest -m "exhaustive or not exhaustive"`` runs all, as `.ci/run` does.
+- ``pytest -n 2 --dist loadfile`` runs on two cores (pytest-xdist).  The processes share the folder of compiled kernels,
   whose locks make each kernel compile once; every other folder that a test writes to is its own (`tmp_path`).
 
-What several files need and pytest does not (threads everywhere, a Python process) is in shared.py.
+What several files share besides fixtures is in shared.py.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ from shared import threads_everywhere
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
-# Test processes that run side by side wait for what another one compiles, without a message on stderr, which tests read.
+# Processes that run tests side by side wait for what another one compiles.  They must not say so: tests read stderr.
 cache.LOCK_MESSAGE_S = float("inf")
 
 
