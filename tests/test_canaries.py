@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fastbp.kernels import plan
 from fastbp.kernels.layout import A_AT, DELTA_AT, DROP_AT, Z_AT
-from fastbp.kernels.optimizers import N_STATES
+from fastbp.kernels.optimizers import RULES
 from shared import HIDDEN, each_dtype, exhaustive, needs_x86, run_python, threads_everywhere
 
 from fastbp import kernels
@@ -250,8 +250,8 @@ def run_network(i, dtype, memory):
     def new(size, dtype):
         return memory.put(np.zeros(size, dtype) if np.dtype(dtype).kind == "i" else np.full(size, np.nan, dtype))
 
-    def make_plan(*arguments):
-        plan, free = apart(engine_make_plan(*arguments))
+    def make_plan(*arguments, **options):
+        plan, free = apart(engine_make_plan(*arguments, **options))
         frees.append(free)
         return plan
 
@@ -334,7 +334,9 @@ def run_network(i, dtype, memory):
         options = dict(batch_size=batch_size, update=update, threads=1 + i % 3)
         span = 0, -(-n // batch_size)
         weights = np.linspace(0, 2, n) if i % 4 == 0 else None
-        states = [State(N_STATES[update.rule], n_parameters, float_type) for float_type in (np.dtype(float), dtype)]
+        states = [
+            State(RULES[update.rule].n_states, n_parameters, float_type) for float_type in (np.dtype(float), dtype)
+        ]
         wanted = [parameters.astype(float), np.arange(n), np.zeros(2)]
         steps = exact.training(wanted[0], states[0], order=wanted[1], **options)(X, Y, weights, words, *span, wanted[2])
         given = [memory.put(parameters), memory.put(np.arange(n)), memory.put(np.zeros(2))]
@@ -360,7 +362,7 @@ def run_network(i, dtype, memory):
             Y[min(batch_size, n) - 1] = (sizes[-1], -1, 10**9, -(2**63))[i % 4]
             update = update._replace(label_smoothing=0.1 * (i % 2))
             given = memory.put(parameters)
-            state = State(N_STATES[update.rule], n_parameters, np.dtype(dtype))
+            state = State(RULES[update.rule].n_states, n_parameters, np.dtype(dtype))
             train = backend.training(given, state, order=memory.put(np.arange(n)), batch_size=batch_size, update=update)
             losses = memory.put(np.zeros(1))
             assert train(memory.put(X), memory.put(Y), None, None, *span, losses) == 0
