@@ -252,7 +252,7 @@ def _switch(builder, selector, blocks):
 def _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store):
     """Emit one epilogue: store the sums, or update C by them, which are then its gradient.
 
-    load(builder, n, of_velocity), store(builder, value, n, of_velocity) : access the n-th register of C or its velocity.
+    load(builder, n, of_velocity), store(builder, value, n, of_velocity) : access register n of C or of its velocity.
     """
 
     def fma(a, bs, cs):

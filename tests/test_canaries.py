@@ -25,7 +25,7 @@ from fastbp import kernels
 from fastbp.engine import backend as engine_backend
 from fastbp.engine import workspace
 from fastbp.engine.backend import NumbaBackend
-from fastbp.reference.backprop import NumpyBackend
+from fastbp.reference.training import NumpyBackend
 from fastbp.update import State, Update
 
 # Twice the tile of 12 rows and 32 columns (AVX-512, float32), and one; few rows have tiles of up to 128 columns.

@@ -26,7 +26,8 @@ from fastbp.engine import limits, workspace
 from fastbp.engine import threads as engine_threads
 from fastbp.engine.backend import NumbaBackend
 from fastbp.losses import LOSSES
-from fastbp.reference.backprop import NumpyBackend, layer_views
+from fastbp.reference.layout import layer_views
+from fastbp.reference.training import NumpyBackend
 from fastbp.update import State, Update
 
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
@@ -95,7 +96,9 @@ class Case:
         float_type = backend.dtype.type
         parameters = self.parameters.astype(float_type)
         rule = "nesterov" if nesterov else "momentum" if momentum else "sgd"
-        update = Update(**{"rule": rule, "hyperparameters": (momentum,) if momentum else (), "rates": (lr,), **settings})
+        update = Update(
+            **{"rule": rule, "hyperparameters": (momentum,) if momentum else (), "rates": (lr,), **settings}
+        )
         state = State(RULES[update.rule].n_states, parameters.size, backend.dtype)
         words = np.random.default_rng(seed).integers(0, 2**32, (epochs, self.n), dtype=np.uint32) if shuffles else None
         weights = None if weights is None else weights.astype(float_type)
@@ -560,7 +563,9 @@ def test_subnormal_numbers_are_zero_in_training_and_evaluation_and_only_there(ma
         assert (out > 0).all()
 
     case = Case((5, 150, 3), ("tanh", "identity"), "squared_error", dtype, n=24)
-    given = case.train(case.numba, 24, threads=2, rule="rmsprop", hyperparameters=(0.5, 1e-8), weights=np.full(24, tiny))
+    given = case.train(
+        case.numba, 24, threads=2, rule="rmsprop", hyperparameters=(0.5, 1e-8), weights=np.full(24, tiny)
+    )
     assert not ((given["velocity"] > 0) & (given["velocity"] < smallest)).any()
     check_this_thread()
     # half of the rows are another thread's
@@ -627,7 +632,7 @@ def test_threads_with_columns_of_their_own_put_them_back(many_threads, threads, 
 
 @numba.njit
 def walk(state, X, most):
-    """Return what `dense.next_prefetch_lines` prefetches, call by call: bytes from X on, and the stride of the lines."""
+    """Return what `dense.next_prefetch_lines` prefetches, call by call: bytes from X on, the stride of the lines."""
     x, places = simd.pointer(X, 0), []
     for _ in range(most):
         at, step, _ = dense.next_prefetch_lines(state.ctypes.data, x)

@@ -67,9 +67,9 @@ class Screen:
     def announce_compilation(self, net: Network) -> None:
         """Say so if the kernels have yet to be compiled."""
         if net.backend == "numba":
-            from ..engine.backend import is_compiled
+            from ..engine import backend
 
-            if not is_compiled(net.dtype):
+            if not backend.is_compiled(net):
                 self.err.print(plain("compiling kernels for this machine (once) ...", "dim"))
 
 
