@@ -67,9 +67,9 @@ class Screen:
     def announce_compilation(self, net: Network) -> None:
         """Say so if the kernels have yet to be compiled."""
         if net.backend == "numba":
-            from ..engine import backend
+            from ..engine.backend import is_compiled
 
-            if not backend.is_compiled(net):
+            if not is_compiled(net.dtype):
                 self.err.print(plain("compiling kernels for this machine (once) ...", "dim"))
 
 

@@ -158,6 +158,11 @@ class NumbaBackend:
         """Leave the workspaces behind."""
         return {**self.__dict__, "_free": {}, "_autotuners": {}}
 
+    def is_compiled(self) -> bool:
+        """Whether the native functions of plain training are compiled already, in memory or on disk."""
+        forward, backward, of_loss = network_functions(self.activations, self.loss)
+        return is_ready([kernels.train_in_blocks, *forward, *backward, *of_loss], self.dtype)
+
     def _threads_for(self, rows, products, most=None):
         """Choose the number of threads that pay for a block of this many rows."""
         if rows == 1 or self.n_parameters <= MAX_LANE_PARAMETERS:
@@ -497,9 +502,3 @@ def _check_indices(name, array):
     """Check indices of which the kernels get no more than the address."""
     if array.dtype != np.int64:
         raise TypeError(f"{name} must be int64 where it holds indices, got {array.dtype}")
-
-
-def is_compiled(net):
-    """Whether the native functions of plain training of a network are compiled already, in memory or on disk."""
-    forward, backward, of_loss = network_functions(net.activations, net._backend.loss)
-    return is_ready([kernels.train_in_blocks, *forward, *backward, *of_loss], net.dtype)
