@@ -250,10 +250,10 @@ def test_columns_of_long_names_have_numbers(tmp_path, monkeypatch):
 
 
 def test_the_compilation_is_announced(monkeypatch, flowers):
-    from fastbp.engine import backend
+    from fastbp.engine.backend import NumbaBackend
 
     for compiled in (False, True):
-        monkeypatch.setattr(backend, "is_compiled", lambda dtype, compiled=compiled: compiled)
+        monkeypatch.setattr(NumbaBackend, "is_compiled", lambda self, compiled=compiled: compiled)
         result = run("train", flowers, "--epochs", 1, "--backend", "numba")
         assert ("compiling kernels for this machine (once)" in result.stderr) != compiled
 

@@ -66,11 +66,8 @@ class Screen:
 
     def announce_compilation(self, net: Network) -> None:
         """Say so if the kernels have yet to be compiled."""
-        if net.backend == "numba":
-            from ..engine.backend import is_compiled
-
-            if not is_compiled(net.dtype):
-                self.err.print(plain("compiling kernels for this machine (once) ...", "dim"))
+        if net.backend == "numba" and not net._backend.is_compiled():
+            self.err.print(plain("compiling kernels for this machine (once) ...", "dim"))
 
 
 def show_score(console: Console, preprocessor: Preprocessor, y: np.ndarray, A: np.ndarray, name: str) -> None:
