@@ -1,6 +1,6 @@
-"""The table of public kernels: for each its arguments, whatever the shape.
+"""The table of public kernels: for each its arguments, for any shape.
 
-It drives the equivalence tests and those of the memory that kernels touch.  Twins have the names of the kernels, in
+It drives the equivalence tests and those of the memory that kernels access.  A kernel's twin has its name in
 `fastbp.reference`, so a new kernel needs one row here.
 """
 
@@ -19,8 +19,8 @@ class Row(NamedTuple):
     """One kernel, or one of the forms of its arguments.
 
     arguments : (rng, dtype, *shape) -> list of arrays and numbers, in the order of the call; `out` is full of NaN.
-    shapes : those that the equivalence test goes through.
-    terms : shape -> how many numbers an element of the result sums up, which bounds its rounding.
+    shapes : those of the exhaustive equivalence test.
+    terms : shape -> how many numbers an element of the result sums, which bounds its rounding.
     written : names of the arguments that the kernel writes.
     """
 
@@ -35,9 +35,14 @@ class Row(NamedTuple):
     def parameters(self):
         return list(inspect.signature(getattr(reference, self.name)).parameters)
 
+    @property
+    def quick_shapes(self):
+        """Some of the shapes; every size of every axis is among them."""
+        return self.shapes if len(self.shapes) < 30 else [*self.shapes[::5], *self.shapes[-6:]]
 
-# One above and below the lanes of a vector (8, 16), the registers of a tile row (4 ... 32; up to 128 for few rows), its
-# rows (6, 12) and the depth of a block (256); primes; ones.
+
+# One above and below the lanes of a vector (8, 16), the columns of a tile (4 ... 32; up to 128 for few rows), its rows
+# (6, 12) and KC (256); primes; ones.
 ROWS_OF_TILES = (1, 2, 5, 6, 7, 11, 12, 13, 23, 24, 25, 37)
 COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 63, 64, 65)
 FEW_ROWS, WIDE_ROWS = (1, 2, 3, 4), (95, 96, 97, 113, 127, 128, 129, 160, 255, 256, 257)
@@ -81,13 +86,13 @@ def derivative_of(activation):
     return arguments
 
 
-def of_samples(low, high, *numbers, low_y=None, is_derivative=False):
-    """A (or Z) between low and high, Y between low_y and high, and the numbers that a loss takes."""
+def of_samples(low, high, *loss_parameters, low_y=None, is_derivative=False):
+    """A (or Z) between low and high, Y between low_y and high, and the parameters of a loss."""
 
     def arguments(rng, dtype, n, m):
         A = uniform(rng, low, high, dtype, n, m)
         Y = uniform(rng, low if low_y is None else low_y, high, dtype, n, m)
-        return [A, Y, *map(dtype, numbers), nan(dtype, n, m) if is_derivative else nan(dtype, n)]
+        return [A, Y, *map(dtype, loss_parameters), nan(dtype, n, m) if is_derivative else nan(dtype, n)]
 
     return arguments
 
@@ -138,30 +143,30 @@ def sgd_momentum(nesterov):
     return arguments
 
 
-def named_randomly(names, share):
-    """X, the key and other names of the random numbers, and the share or size of them."""
+def random_numbers(n_names, size):
+    """X, the key and the other names of the random numbers, and their rate or size."""
     return lambda rng, dtype, n, m: [
         uniform(rng, -1, 1, dtype, n, m),
         -n * 10**15,
-        *range(m, m + names),
-        share,
+        *range(m, m + n_names),
+        size,
         nan(dtype, n, m),
     ]
 
 
-def update(numbers, *, n_states=2, running_products=False, has_steps=False):
-    """A rule with these settings: gradient, lr, settings, memory, states >= 0 (but the first of two), parameters."""
+def update(hyperparameters, *, n_states=2, running_products=False, has_steps=False):
+    """A rule: gradient, lr, hyperparameters, running products, states >= 0 (but the first of two), parameters."""
 
     def arguments(rng, dtype, n, m):
         states = [uniform(rng, -1 if i == 0 and n_states == 2 else 0.01, 1, dtype, n * m) for i in range(n_states)]
         if has_steps:
             states[1][::3] = 0
-        powers = [np.array([0.8, 0.9, 0.95, 7.0])] if running_products else []
+        products = [np.array([0.8, 0.9, 0.95, 7.0])] if running_products else []
         return [
             uniform(rng, -1, 1, dtype, n * m),
             dtype(0.01),
-            *map(dtype, numbers),
-            *powers,
+            *map(dtype, hyperparameters),
+            *products,
             *states,
             uniform(rng, -1, 1, dtype, n * m),
         ]
@@ -183,8 +188,13 @@ def max_norm(rng, dtype, n, m):
     return [dtype(np.sqrt(n / 3)), uniform(rng, -1, 1, dtype, n, m)]
 
 
-def learning_rate(kind, *numbers):
-    return lambda rng, dtype, n, m: [kind, np.array(numbers, float), rng.integers(0, 120, n * m), nan(float, n * m)]
+def learning_rate(kind, *hyperparameters):
+    return lambda rng, dtype, n, m: [
+        kind,
+        np.array(hyperparameters, float),
+        rng.integers(0, 120, n * m),
+        nan(float, n * m),
+    ]
 
 
 def shuffle(rng, dtype, n, m):
@@ -192,7 +202,7 @@ def shuffle(rng, dtype, n, m):
 
 
 def counted(name, *, labels=False):
-    """Outputs and targets to be counted, on top of what was counted before; few values, so that many are equal."""
+    """Outputs and targets to count, added to earlier counts; few distinct values, so that many are equal."""
 
     def arguments(rng, dtype, n, m):
         A = rng.integers(0, 4, (n, m)).astype(dtype) / 3
@@ -232,7 +242,7 @@ RULES = {  # arguments, and the written ones but the parameters
     "lion": (update((0.9, 0.8, 0.3), n_states=1), "m"),
     "rprop": (update((0.5, 1.2, 0.03, 0.9), has_steps=True), "last step"),
 }
-SCHEDULES = [  # settings, by code
+SCHEDULES = [  # hyperparameters, by code
     [(0.3,)],
     [(0.3, 0.5, 10)],
     [(0.3, 0.97)],
@@ -294,7 +304,7 @@ TABLE = [
     Row("propagate_delta", propagate_delta, TILES, sums_depth),
     Row("weight_gradient", weight_gradient, TILES, sums_depth),
     Row("bias_gradient", bias_gradient, SAMPLES, lambda n, m: n),
-    Row("layer_jacobian", layer_jacobian, TILES[::3]),
+    Row("layer_jacobian", layer_jacobian, TILES[:-6]),
     Row("sgd", sgd, ELEMENTS, written=("parameters",)),
     *[
         Row(
@@ -306,8 +316,8 @@ TABLE = [
         )
         for nesterov in (False, True)
     ],
-    Row("dropout", named_randomly(2, 0.4), SAMPLES),
-    Row("input_noise", named_randomly(1, 0.7), SAMPLES, terms=lambda n, m: 1000),  # its cosine is a series
+    Row("dropout", random_numbers(2, 0.4), SAMPLES),
+    Row("input_noise", random_numbers(1, 0.7), SAMPLES, terms=lambda n, m: 1000),  # its cosine is a series
     *[
         Row(name, arguments, ELEMENTS, lambda n, m: 3, written=(*written.split(), "parameters"))
         for name, (arguments, written) in RULES.items()
@@ -320,9 +330,9 @@ TABLE = [
     ],
     Row("max_norm", max_norm, SAMPLES, lambda n, m: n, written=("W",)),
     *[
-        Row("learning_rate", learning_rate(kind, *numbers), ELEMENTS, lambda n, m: 1, form=f"{kind}-{i}")
+        Row("learning_rate", learning_rate(kind, *hyperparameters), ELEMENTS, lambda n, m: 1, form=f"{kind}-{i}")
         for kind, settings in enumerate(SCHEDULES)
-        for i, numbers in enumerate(settings)
+        for i, hyperparameters in enumerate(settings)
     ],
     Row("shuffle", shuffle, ELEMENTS, written=("order",)),
     *[
@@ -336,12 +346,12 @@ TABLE = [
 
 
 def name_of(row):
-    """What the tests call a row."""
+    """The name of a row in the tests."""
     return f"{row.name}-{row.form}" if row.form else row.name
 
 
 def expected(row, arguments):
-    """What the twin, in float64, makes of the arguments: the written ones, by name."""
+    """The results of the twin in float64, by the names of the written arguments."""
     copies = [np.array(a, np.float64 if np.asarray(a).dtype.kind == "f" else None) for a in arguments]
     copies = [a if a.ndim else a[()] for a in copies]
     getattr(reference, row.name)(*copies)
@@ -349,19 +359,18 @@ def expected(row, arguments):
 
 
 def assert_results(row, shape, arguments, results):
-    """What the kernel wrote is what its twin writes, to the rounding of their dtype."""
+    """Assert that the kernel wrote what its twin writes, to the rounding of their dtype."""
     for name, a in zip(row.parameters, arguments, strict=True):
         if name in row.written:
             tolerance = 8 * (1 + row.terms(*shape)) * np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0
             np.testing.assert_allclose(a, results[name], tolerance, tolerance, err_msg=f"{name_of(row)} {shape} {name}")
 
 
-# A processor with registers of 32 bytes: this one without what makes them wider.
+# A processor with registers of 32 bytes: this one without the features that make them wider.
 WIDER = ("avx512", "avx10", "evex512", "amx")
 AVX2 = {
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": ",".join(
-        f"{'+' if there and not name.startswith(WIDER) else '-'}{name}"
-        for name, there in get_host_cpu_features().items()
+        f"{'+' if has and not name.startswith(WIDER) else '-'}{name}" for name, has in get_host_cpu_features().items()
     ),
 }
