@@ -1,4 +1,4 @@
-"""Largest difference from NumPy in float64: of every elementwise kernel, and of gradients."""
+"""Largest difference from NumPy in float64, for every elementwise kernel and for gradients."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Functions:
 
 
 class Derivatives:
-    """Largest difference in units of eps; those near 0 come from A, which is rounded already."""
+    """Largest difference in units of eps; derivatives near 0 are computed from A, which is already rounded."""
 
     param_names = ["kernel", "dtype"]
     params = [TWO_ARGUMENTS, DTYPES]
@@ -39,11 +39,11 @@ class Derivatives:
 
 
 class Gradients:
-    """Largest difference of a gradient, as a share of its largest element."""
+    """Largest difference of a gradient, relative to its largest element."""
 
     param_names = ["activation, loss", "dtype"]
     params = [[f"{name}, squared_error" for name in ACTIVATIONS] + [f"sigmoid, {name}" for name in LOSSES][1:], DTYPES]
-    unit = "share of the largest element"
+    unit = "fraction of the largest element"
 
     def track_largest_difference(self, names, dtype):
         activation, loss = names.split(", ")
@@ -65,7 +65,7 @@ class Gradients:
 
 
 def _both(kernel, *arguments):
-    """Result of the kernel, and of its NumPy twin in float64."""
+    """Return the result of the kernel, and of its NumPy twin in float64."""
     result, exact = np.empty_like(arguments[0]), np.empty(arguments[0].shape)
     getattr(kernels, kernel)(*arguments, result)
     getattr(reference, kernel)(*(argument.astype("f8") for argument in arguments), exact)

@@ -29,7 +29,7 @@ TWO_ARGUMENTS = [f"{name}_derivative" for name in ACTIVATIONS]
 
 
 class _Kernel:
-    """One call of `kernel(*arguments)`; the subclass makes the arguments in `arguments`."""
+    """One call of `kernel(*arguments)`; subclasses make the arguments in `arguments`."""
 
     rounds, repeat, warmup_time, min_run_count = 1, (3, 10, 1.0), 0.02, 1
 
@@ -44,7 +44,7 @@ class _Kernel:
 
 
 class Elementwise(_Kernel):
-    """`size` elements, between -4 and 4 or so; log of their magnitudes."""
+    """`size` elements, about -4 to 4; log takes their magnitudes."""
 
     param_names = ["kernel", "size", "dtype", "backend"]
     params = [ONE_ARGUMENT + TWO_ARGUMENTS, [1_000, 100_000], DTYPES, BACKENDS]

@@ -1,4 +1,4 @@
-"""fastbp beside other libraries in one process, in turn; those that are not installed are left out."""
+"""fastbp against other libraries that are installed, over interleaved runs in one process."""
 
 import importlib
 import statistics
@@ -8,13 +8,13 @@ import numpy as np
 
 import fastbp
 
-from .training import LADDER, seconds
+from .training import CASES, seconds
 
 CALL_SECONDS = 0.25  # of each call that is timed
 
 
 def _module(name):
-    """Import a peer; without it asv notes that the benchmark does not apply."""
+    """Import another library; without it asv skips the benchmark."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -22,7 +22,7 @@ def _module(name):
 
 
 def _jax_trainer(sizes, batch_size, X, Y, rule):
-    """Return run(epochs), many epochs to the call where they are of one step: the steps in lax.scan, optax's rule."""
+    """Return run(epochs) by lax.scan and optax, and the epochs of one call: many if an epoch is one step."""
     jax, optax = _module("jax"), _module("optax")
     jnp = jax.numpy
     parameters = [
@@ -61,21 +61,21 @@ def _jax_trainer(sizes, batch_size, X, Y, rule):
 
 
 def _per_unit(run, unit):
-    """Return how many units of a call take about CALL_SECONDS, after two calls that compile and load."""
+    """Return how many units of work take about CALL_SECONDS, after two calls to compile and load."""
     for _ in range(2):
         run(unit)
     return unit * max(1, round(CALL_SECONDS / min(seconds(run, unit) for _ in range(3))))
 
 
 class AgainstJax:
-    """How many times as long jax (and optax) takes for an epoch, both in calls of a quarter of a second."""
+    """Time of an epoch in jax and optax over that in fastbp, in calls of a quarter of a second."""
 
-    param_names = ["rung", "rule"]
-    params = [list(LADDER), ["sgd", "adam"]]
-    unit = "times as long as fastbp"
+    param_names = ["case", "rule"]
+    params = [list(CASES), ["sgd", "adam"]]
+    unit = "time over fastbp"
 
-    def setup(self, rung, rule):
-        sizes, batch_size, n_samples, _ = LADDER[rung]
+    def setup(self, case, rule):
+        sizes, batch_size, n_samples, _ = CASES[case]
         rng = np.random.default_rng(0)
         X = rng.standard_normal((n_samples, sizes[0])).astype(np.float32)
         Y = rng.random((n_samples, sizes[-1])).astype(np.float32)
@@ -86,7 +86,7 @@ class AgainstJax:
         self.ours = lambda epochs: trainer.fit(X, Y, epochs=epochs, progress=False)
         self.epochs, self.jax_epochs = _per_unit(self.ours, repeats), _per_unit(self.jax, repeats)
 
-    def track_speed_up(self, rung, rule):
+    def track_speed_up(self, case, rule):
         ratios = [
             seconds(self.jax, self.jax_epochs) / self.jax_epochs * self.epochs / seconds(self.ours, self.epochs)
             for _ in range(7)
@@ -139,14 +139,14 @@ PREDICTORS = {"jax": _jax_predictor, "torch": _torch_predictor, "sklearn": _skle
 
 
 class PredictAgainst:
-    """How many times as long a peer takes for the outputs of so many samples, from NumPy to NumPy."""
+    """Time of a prediction in another library over that in fastbp, from NumPy to NumPy."""
 
-    param_names = ["rung", "samples", "peer"]
+    param_names = ["case", "samples", "peer"]
     params = [["digits", "mnist"], [1, 100, 100_000], list(PREDICTORS)]
-    unit = "times as long as fastbp"
+    unit = "time over fastbp"
 
-    def setup(self, rung, samples, peer):
-        sizes = LADDER[rung][0]
+    def setup(self, case, samples, peer):
+        sizes = CASES[case][0]
         net = fastbp.Network(sizes, activations="sigmoid", loss="squared_error", dtype="float32", seed=0)
         X = np.random.default_rng(0).standard_normal((samples, sizes[0])).astype(np.float32)
         theirs = PREDICTORS[peer](list(zip(net.weights, net.biases, strict=True)))
@@ -163,7 +163,7 @@ class PredictAgainst:
 
         return run
 
-    def track_speed_up(self, rung, samples, peer):
+    def track_speed_up(self, case, samples, peer):
         def each(which):
             return seconds(self.runs[which], self.n[which]) / self.n[which]
 

@@ -1,4 +1,4 @@
-"""Time to begin: each in an interpreter of its own, the machine code compiled before."""
+"""Start-up time, each in a new interpreter, with compiled machine code on disk."""
 
 import fastbp
 
@@ -11,7 +11,7 @@ FIRST_FIT = """
 
 
 class Startup:
-    """Imports, and everything up to the end of the first epoch."""
+    """Imports, and the time up to the end of the first epoch."""
 
     rounds, repeat, number, warmup_time, min_run_count = 1, 3, 1, 0, 1
 

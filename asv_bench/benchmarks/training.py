@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
-from fastbp.kernels.microkernel import tile, tile_columns, tile_lanes, tile_shape
+from fastbp.kernels.microkernel import INIT_ZERO, STORE, tile, tile_columns, tile_lanes, tile_shape
 from fastbp.kernels.simd import as_float, pointer
 from numba import float32, njit
 
 import fastbp
 
 #    name         layer sizes              batch samples epochs of one call
-LADDER = {
+CASES = {
     "xor":       ([2, 2, 1],                  4,     4, 5000),
     "online":    ([8, 16, 1],                 1,  2000, 10),
     "surrogate": ([4, 32, 32, 1],            32,  6400, 10),
@@ -25,15 +25,15 @@ LADDER = {
 }  # fmt: skip
 
 
-class Ladder:
-    """One call of `fit` for the epochs of the rung, the kernels warm."""
+class Cases:
+    """One call of `fit` for the epochs of the case, the kernels warm."""
 
-    param_names = ["rung"]
-    params = [list(LADDER)]
+    param_names = ["case"]
+    params = [list(CASES)]
     rounds, repeat, number, warmup_time, min_run_count = 1, (3, 10, 3.0), 1, 0, 1
 
-    def setup(self, rung):
-        sizes, batch_size, n_samples, self.epochs = LADDER[rung]
+    def setup(self, case):
+        sizes, batch_size, n_samples, self.epochs = CASES[case]
         rng = np.random.default_rng(0)
         self.X = rng.standard_normal((n_samples, sizes[0])).astype(np.float32)
         self.Y = rng.random((n_samples, sizes[-1])).astype(np.float32)
@@ -41,10 +41,10 @@ class Ladder:
         self.trainer = fastbp.Trainer(net, optimizer=fastbp.SGD(lr=0.1), batch_size=batch_size, seed=0)
         self.trainer.fit(self.X, self.Y, progress=False)
 
-    def time_epochs(self, rung):
+    def time_epochs(self, case):
         self.trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
 
-    def peakmem_epochs(self, rung):
+    def peakmem_epochs(self, case):
         self.trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
 
 
@@ -64,26 +64,26 @@ SETTINGS = {
 
 
 class Rules:
-    """How many times as long an epoch takes as with plain SGD: by optimizer, and by setting of the trainer.
+    """Time of an epoch over that with plain SGD, by optimizer and by setting of the trainer.
 
-    Both run in turn; the median of ratios.
+    Medians of ratios over interleaved runs.
     """
 
-    param_names = ["rung", "what"]
+    param_names = ["case", "rule"]
     params = [["digits", "mnist", "mlp512"], [*OPTIMIZERS, *SETTINGS]]
-    unit = "times as long as plain SGD"
+    unit = "time over plain SGD"
 
-    def setup(self, rung, what):
-        Ladder.setup(self, rung)
-        sizes, batch_size, _, _ = LADDER[rung]
+    def setup(self, case, rule):
+        Cases.setup(self, case)
+        sizes, batch_size, _, _ = CASES[case]
         net = fastbp.Network(sizes, activations="sigmoid", loss="squared_error", dtype="float32", seed=0)
         self.other = fastbp.Trainer(
-            net, OPTIMIZERS.get(what, OPTIMIZERS["sgd"]), batch_size=batch_size, seed=0, **SETTINGS.get(what, {})
+            net, OPTIMIZERS.get(rule, OPTIMIZERS["sgd"]), batch_size=batch_size, seed=0, **SETTINGS.get(rule, {})
         )
         for trainer in (self.trainer, self.other):
             trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
 
-    def track_ratio(self, rung, what):
+    def track_ratio(self, case, rule):
         def run(trainer):
             trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
 
@@ -91,7 +91,7 @@ class Rules:
 
 
 class Evaluation:
-    """What validation data and metrics cost: an epoch's worth of them over what predict costs on the same data."""
+    """Time of validation and a metric in an epoch over that of predict on the same data."""
 
     def setup(self):
         rng = np.random.default_rng(0)
@@ -99,23 +99,23 @@ class Evaluation:
         self.few, self.many = (X[:10], Y[:10]), (X, Y)
         net = fastbp.Network([64, 30, 10], ["sigmoid", "softmax"], loss="cross_entropy", seed=0)
         self.trainer = fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=10, seed=0)
-        self.track_share()
+        self.track_ratio()
 
-    def track_share(self):
+    def track_ratio(self):
         def fit(metrics):
             self.trainer.fit(*self.few, epochs=5, validation_data=self.many, metrics=metrics, progress=False)
 
-        shares = []
+        ratios = []
         for _ in range(7):
             both = seconds(fit, ["accuracy"]) / 5
-            shares.append(both / seconds(self.trainer.net.predict, self.many[0]))
-        return statistics.median(shares)
+            ratios.append(both / seconds(self.trainer.net.predict, self.many[0]))
+        return statistics.median(ratios)
 
-    track_share.unit = "times as long as predict"
+    track_ratio.unit = "time over predict"
 
 
 class FullBatch:
-    """20 epochs of the methods that take all samples at once: the 6-20-1 network of a small regression."""
+    """20 epochs of the full-batch methods on the 6-20-1 network of a small regression."""
 
     param_names = ["optimizer"]
     params = [["LBFGS", "LevenbergMarquardt", "Rprop"]]
@@ -134,11 +134,11 @@ class FullBatch:
 
 
 class Streams:
-    """Speed of training on a mapped file, as a share of that on the same samples in memory; both in turn."""
+    """Speed of training on a mapped file over that on the same samples in memory; interleaved runs."""
 
     param_names = ["source"]
-    params = [["float32", "float64", "int16"]]  # the kernels read the map themselves, or rows converted from it
-    unit = "share of the speed in memory"
+    params = [["float32", "float64", "int16"]]  # the kernels read the map, or for int16 rows converted from it
+    unit = "fraction of the speed in memory"
 
     def setup_cache(self):
         rng = np.random.default_rng(0)
@@ -197,15 +197,15 @@ class Predict:
 
 
 @njit(nogil=True)
-def tile_rate(A, B, C, n):
-    """Run the widest register tile n times on operands that stay in the first-level cache."""
+def run_microkernel(A, B, C, n):
+    """Run the widest tile n times on operands that stay in the L1."""
     a, b, c = pointer(A, 0), pointer(B, 0), pointer(C, 0)
     nothing = as_float(0, a)
-    wide, lane = tile_columns(a)
+    columns, register = tile_columns(a)
     for _ in range(n):
         tile(
             A.shape[0],
-            wide // lane,
+            columns // register,
             a,
             A.shape[1],
             1,
@@ -214,10 +214,10 @@ def tile_rate(A, B, C, n):
             B.shape[0],
             c,
             C.shape[1],
-            lane,
-            0,
+            register,
+            INIT_ZERO,
             c,
-            0,
+            STORE,
             nothing,
             nothing,
             0,
@@ -234,18 +234,18 @@ def seconds(function, *arguments):
     return time.perf_counter() - start
 
 
-class Floor:
-    """How near training comes to the machine's limit: its multiply-adds at the rate of the register tile in cache.
+class FractionOfPeak:
+    """Rate of training over the microkernel's peak rate on all cores, its operands in the L1.
 
-    The tile and the training run in turn, on as many threads as the cores give; the share is a median of ratios.
+    The median of ratios over interleaved runs.
     """
 
-    param_names = ["rung"]
-    params = [list(LADDER)]
-    unit = "share of the tile's rate on all cores"
+    param_names = ["case"]
+    params = [list(CASES)]
+    unit = "fraction of the microkernel's peak rate on all cores"
 
-    def setup(self, rung):
-        Ladder.setup(self, rung)
+    def setup(self, case):
+        Cases.setup(self, case)
         self.trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
         rows, depth = tile_shape()[0], 256
         self.tiles = [
@@ -257,15 +257,17 @@ class Floor:
 
     def on_all_cores(self, n):
         with ThreadPoolExecutor(len(self.tiles)) as pool:
-            list(pool.map(lambda arrays: tile_rate(*arrays, n), self.tiles))  # the list raises what a thread raised
+            list(
+                pool.map(lambda arrays: run_microkernel(*arrays, n), self.tiles)
+            )  # list() raises the exceptions of the threads
 
-    def track_share(self, rung):
-        sizes, _, n_samples, epochs = LADDER[rung]
+    def track_fraction(self, case):
+        sizes, _, n_samples, epochs = CASES[case]
         layers = list(pairwise(sizes))
         flops = n_samples * epochs * sum(2 * m * n * (3 if l else 2) for l, (m, n) in enumerate(layers))
-        shares = []
+        fractions = []
         for _ in range(7):
             training = seconds(lambda: self.trainer.fit(self.X, self.Y, epochs=epochs, progress=False))
             tiles = seconds(self.on_all_cores, 20_000)
-            shares.append(flops / training / (20_000 * self.tile_flops * len(self.tiles) / tiles))
-        return statistics.median(shares)
+            fractions.append(flops / training / (20_000 * self.tile_flops * len(self.tiles) / tiles))
+        return statistics.median(fractions)
