@@ -280,7 +280,7 @@ def run_tiles(
     c, bias : pointer
         The strip's first row of C, and the bias, from column part.left on.
     c_prefetch, lines, prefetch
-        The strip of C and the cache lines to prefetch; if `prefetch` is not 0, instead what `next_prefetch_lines` says.
+        The tile of C and the cache lines to prefetch; if `prefetch` is not 0, `next_prefetch_lines` gives the lines.
     """
     for j in range(0, part.columns, blocking.tile):
         columns = min(blocking.tile, part.columns - j)

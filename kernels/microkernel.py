@@ -159,7 +159,7 @@ _RANK_K_ARGUMENTS = {
 
 
 def _numba_types(arguments, p):
-    """Return the arguments' Numba types, p being that of the pointers."""
+    """Return the Numba types of the arguments, p being that of the pointers."""
     return [{"p": p, "i": types.intp, "f": p.dtype}[kind] for kind in arguments.values()]
 
 
@@ -213,14 +213,14 @@ def _rank_k_table(module, dtype):
 
 
 def _prefetch(builder, address, locality):
-    """Prefetch one cache line for reading; locality 3: into the L1, 2: into the L2."""
+    """Emit the prefetch of one cache line for reading; locality 3: into the L1, 2: into the L2."""
     kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
     fn = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(fn, [address, i32(0), i32(locality), i32(1)])
 
 
 def _phis(builder, values):
-    """Phi nodes for values of these types, still without incoming values."""
+    """Emit phi nodes for values of these types, still without incoming values."""
     return [builder.phi(value.type) for value in values]
 
 
@@ -230,7 +230,7 @@ def _add_incoming(phis, values, block):
 
 
 def _branch_back(builder, condition, loop, after):
-    """End a loop: go back to its start while the condition holds.
+    """Emit the end of a loop: branch back to its start while the condition holds.
 
     LLVM must not unroll it: the loop over k would spill its accumulators to the stack.
     """
@@ -242,7 +242,7 @@ def _branch_back(builder, condition, loop, after):
 
 
 def _switch(builder, selector, blocks):
-    """Branch to the block whose key the selector holds, or to the first."""
+    """Emit a branch to the block whose key the selector holds, else to the first."""
     default, *others = blocks
     switch = builder.switch(selector, blocks[default])
     for key in others:
@@ -252,7 +252,7 @@ def _switch(builder, selector, blocks):
 def _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store):
     """Emit one epilogue: store the sums, or update C by them, which are then its gradient.
 
-    load(builder, n, of_velocity), store(builder, value, n, of_velocity) : access register n of C or of its velocity.
+    load(builder, n, of_velocity) and store(builder, value, n, of_velocity) access register n of C or of its velocity.
     """
 
     def fma(a, bs, cs):
@@ -283,7 +283,7 @@ def _tile_function(module, dtype, rows, columns):
 
 
 class _TileFunction:
-    """One tile function: its sums start somewhere, the products are added over k, and an epilogue takes the result.
+    """Emits one tile function: sums start at an init, the products over k are added, an epilogue writes the result.
 
     The accumulators are a flat list, row by row: (i, j) in `cells` are the row and the register of each.
     """
@@ -309,19 +309,19 @@ class _TileFunction:
         return self.fn
 
     def row(self, builder, base, i, stride, distance=None):
-        """Address of row i of a matrix, or of what lies `distance` elements after it."""
+        """Emit the address of row i of a matrix, or the one `distance` elements after it."""
         address = base if i == 0 else builder.gep(base, [builder.mul(stride, i64(i))])
         return address if distance is None else builder.gep(address, [distance])
 
     def load(self, builder, row, j):
-        """Load register j of a row; of the last one the first `last_lanes` lanes."""
+        """Emit the load of register j of a row; of the last register only the first `last_lanes` lanes."""
         address = builder.gep(row, [i64(j * self.lanes)])
         if j == self.columns - 1:
             return _emit_masked_load(builder, address, self.vector, self.itemsize, self.mask)
         return builder.load(_as_vector(builder, address, self.vector), align=self.itemsize)
 
     def store(self, builder, value, row, j):
-        """Store register j of a row, as `load` loads it."""
+        """Emit the store of register j of a row, masked as in `load`."""
         address = builder.gep(row, [i64(j * self.lanes)])
         if j == self.columns - 1:
             _emit_masked_store(builder, value, address, self.itemsize, self.mask)
@@ -329,7 +329,7 @@ class _TileFunction:
             builder.store(value, _as_vector(builder, address, self.vector), align=self.itemsize)
 
     def prefetch_c(self):
-        """Prefetch the tile of C at `c_prefetch`, this one or the next; not if the sum is short."""
+        """Emit the prefetch of the tile of C at `c_prefetch`, skipped if the sum is short."""
         args, entry = self.args, self.entry
         with entry.if_then(entry.icmp_signed(">", args.k, i64(MAX_RANK))):
             for i, j in self.cells:
@@ -471,7 +471,7 @@ def tile(
         STORE writes the sums to C.  SGD: C -= lr * sum.  MOMENTUM, NESTEROV: the same with the velocity, which lies
         `velocity` elements after C.
     c_prefetch : pointer
-        The tile of C to prefetch at once.
+        A tile of C to prefetch at the start: this one, or the next one.
     prefetch_at, prefetch_stride, prefetch_interval
         Two cache lines are prefetched after every `prefetch_interval` steps of the sum, the first two at
         `prefetch_at`, the next `prefetch_stride` elements after them, and so on.  Prefetched all at once they would

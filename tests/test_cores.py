@@ -1,4 +1,4 @@
-"""The default number of threads: affinity, variables of the environment, control groups."""
+"""The default number of threads: affinity, environment variables, control groups."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from fastbp.kernels import cores
 
 @pytest.fixture
 def limits(monkeypatch):
-    """Eight cores, and nothing else that limits; what was read before the test is read anew after it."""
+    """Eight cores without other limits; limits are read again in the test and after it."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     monkeypatch.setattr(cores, "_quota", lambda: 0)
     for name in cores.VARIABLES:
@@ -38,7 +38,7 @@ def limits(monkeypatch):
         ("abc", "2", 0, 2),
     ],
 )
-def test_the_least_limit_counts(omp, numba, quota, expected, limits):
+def test_the_minimum_counts(omp, numba, quota, expected, limits):
     for name, value in zip(cores.VARIABLES, (omp, numba), strict=True):
         if value is not None:
             limits.setenv(name, value)
@@ -46,7 +46,7 @@ def test_the_least_limit_counts(omp, numba, quota, expected, limits):
     assert cores.n_cores() == expected
 
 
-def test_the_affinity_is_asked_each_time(limits):
+def test_the_affinity_is_read_each_time(limits):
     assert cores.n_cores() == 8
     limits.setattr(os, "sched_getaffinity", lambda process: {5})
     assert cores.n_cores() == 1
@@ -93,7 +93,7 @@ def test_no_control_groups(tmp_path):
 
 
 @pytest.mark.parametrize("name", cores.VARIABLES)
-def test_what_a_process_starts_with(name):
+def test_the_default_of_a_process(name):
     code = (
         "import os; os.sched_getaffinity = lambda process: set(range(8))\n"
         "import fastbp; from fastbp.kernels import cores; cores._quota = lambda: 0\n"

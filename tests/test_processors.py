@@ -1,4 +1,4 @@
-"""What the kernels ask of the processor and the system, compiled for others too, and the waits measured by a clock."""
+"""Instructions and system calls of the kernels, compiled for other processors too, and waits against the clock."""
 
 import time
 
@@ -11,7 +11,7 @@ LINUX, ARM, WINDOWS = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "
 
 
 def compiled(triple, emit):
-    """Assembly of a function that returns what `emit` does with the i64 that it is given."""
+    """Assembly of a function that returns what `emit` makes of its i64 argument."""
     module = ir.Module("test")
     module.triple = triple
     function = ir.Function(module, ir.FunctionType(ir.IntType(64), [ir.IntType(64)]), "f")
@@ -36,7 +36,7 @@ def pauses(builder, _):
     atomics.emit_pause(builder)
 
 
-def offers_core(builder, _):
+def yields(builder, _):
     atomics.emit_yield(builder)
 
 
@@ -50,17 +50,17 @@ def reads_clock(builder, _):
         (LINUX, reads_control_word, ["stmxcsr"]),
         (LINUX, sets_control_word, ["ldmxcsr"]),
         (LINUX, pauses, ["pause"]),
-        (LINUX, offers_core, ["sched_yield"]),
+        (LINUX, yields, ["sched_yield"]),
         (LINUX, reads_clock, ["clock_gettime"]),
         (ARM, reads_control_word, ["mrs x0, fpcr"]),
         (ARM, sets_control_word, ["msr fpcr, x0"]),
         (ARM, pauses, ["isb"]),
-        (ARM, offers_core, ["bl sched_yield"]),
+        (ARM, yields, ["bl sched_yield"]),
         (ARM, reads_clock, ["bl clock_gettime"]),
         ("arm64-apple-darwin", reads_control_word, ["mrs x0, fpcr"]),
         ("arm64-apple-darwin", pauses, ["isb"]),
         (WINDOWS, pauses, ["pause"]),
-        (WINDOWS, offers_core, ["switchtothread"]),
+        (WINDOWS, yields, ["switchtothread"]),
         (WINDOWS, reads_clock, ["queryperformancecounter", "queryperformancefrequency"]),
         ("riscv64-unknown-linux-gnu", reads_control_word, []),
         ("riscv64-unknown-linux-gnu", sets_control_word, []),
@@ -75,7 +75,7 @@ def test_instructions(triple, emit, instructions):
 
 
 def test_the_bits_that_flush_subnormals():
-    """Bits 15 and 6 of MXCSR flush results and take operands for zero; bit 24 of FPCR does both."""
+    """Bits 15 and 6 of MXCSR are for results and operands; bit 24 of FPCR is for both."""
     assert (atomics.FLUSH_MXCSR, atomics.FLUSH_FPCR) == (1 << 15 | 1 << 6, 1 << 24)
 
     @numba.njit
@@ -100,13 +100,13 @@ def now():
 
 
 @numba.njit
-def wait_to_the_end():
-    """Wait for what never comes, until the core is offered to others: how long that took, and how many turns."""
-    begin, turn, start = atomics.nanoseconds(), 0, 0
+def wait_until_yield():
+    """Wait until the thread yields: nanoseconds, the number of waits, and `start` of the next one."""
+    begin, n, start = atomics.nanoseconds(), 0, 0
     while start >= 0:
-        turn += 1
-        start = threads.spin_wait(turn, start)
-    return atomics.nanoseconds() - begin, turn, threads.spin_wait(turn + 1, start)
+        n += 1
+        start = threads.spin_wait(n, start)
+    return atomics.nanoseconds() - begin, n, threads.spin_wait(n + 1, start)
 
 
 def test_the_clock_is_that_of_the_system():
@@ -122,22 +122,22 @@ def test_the_clock_is_that_of_the_system():
 
 
 def test_a_wait_lasts_its_time_however_short_a_pause_is(monkeypatch):
-    duration, turns, start = wait_to_the_end()
+    duration, n, start = wait_until_yield()
     assert (
         duration >= threads.SPIN_NS
-        and turns >= 2 * threads.PAUSES_PER_CLOCK
-        and turns % threads.PAUSES_PER_CLOCK == 0
+        and n >= 2 * threads.PAUSES_PER_CLOCK
+        and n % threads.PAUSES_PER_CLOCK == 0
         and start == -1
     )
-    monkeypatch.setattr(atomics, "emit_pause", lambda builder: None)  # as where there is no such instruction
-    spin_wait = numba.njit(threads.spin_wait.py_func)  # compiled anew, without
+    monkeypatch.setattr(atomics, "emit_pause", lambda builder: None)  # as on processors without such an instruction
+    spin_wait = numba.njit(threads.spin_wait.py_func)  # compiled again, without it
 
     @numba.njit
     def wait():
-        begin, turn, start = atomics.nanoseconds(), 0, 0
+        begin, n, start = atomics.nanoseconds(), 0, 0
         while start >= 0:
-            turn += 1
-            start = spin_wait(turn, start)
+            n += 1
+            start = spin_wait(n, start)
         return atomics.nanoseconds() - begin
 
     assert wait() >= threads.SPIN_NS

@@ -52,7 +52,8 @@ class ThreadPool:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._slots, self._addresses = [], np.empty(0, np.int64)
+        self._slots: list[np.ndarray] = []
+        self._addresses = np.empty(0, np.int64)
 
     def slots(self, n: int) -> np.ndarray:
         """Return the addresses of the slots of n workers; hold the lock until they have done the job."""
