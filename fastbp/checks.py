@@ -205,11 +205,8 @@ def metadata(value: Any) -> dict[str, str]:
     return dict(value)
 
 
-_KEPT = (
-    np.dtype(np.float32),
-    np.dtype(np.float64),
-    np.dtype(np.uint8),
-)  # dtypes of samples that kernels read without a copy
+# dtypes of samples that kernels read without a copy
+_KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8))
 _SQUARES = {dtype: float(np.finfo(dtype).max) ** 2 if dtype == np.float32 else math.inf for dtype in _KEPT[:2]}
 SUM_TOLERANCE = 1e-3  # of probabilities that should sum to 1
 _FEW = 32  # elements that Python checks faster than NumPy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -41,7 +41,13 @@ class Views(Sequence[np.ndarray]):
         """Return the number of layers."""
         return len(self._arrays)
 
-    def __getitem__(self, layer: Any) -> Any:
+    @overload
+    def __getitem__(self, layer: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, layer: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, layer: int | slice) -> np.ndarray | list[np.ndarray]:
         """Return the view of a layer."""
         return self._arrays[layer]
 
@@ -51,7 +57,7 @@ class Views(Sequence[np.ndarray]):
         self._arrays[layer][...] = values
 
     def __repr__(self) -> str:
-        """Return that of the list of arrays."""
+        """Return the representation of the list of arrays."""
         return repr(self._arrays)
 
 

@@ -345,7 +345,7 @@ def test_copies_and_pickles(backend, dtype):
 def test_a_file_does_not_hold_code(backend, tmp_path):
     for activations, loss, name in ((["tanh", BENT], "huber", "bent"), ("tanh", QUARTIC, "quartic")):
         net = fastbp.Network([3, 5, 4], activations, loss, backend=backend)
-        with pytest.raises(ValueError, match=f"{name}.*one of your own.*code"):
+        with pytest.raises(ValueError, match=f"{name}.*is custom.*code"):
             net.save(tmp_path / "m.npz")
     assert list(tmp_path.iterdir()) == []
 
