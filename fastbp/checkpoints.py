@@ -68,14 +68,14 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike], info: d
         Where the file cannot be written; what was at `path` is still there.
     """
     path = Path(os.path.realpath(path))
-    arrays = {name: _plain(name, array) for name, array in arrays.items()}
-    header = {"info": info, "arrays": {name: [array.dtype.str, array.shape] for name, array in arrays.items()}}
+    plain = {name: _plain(name, array) for name, array in arrays.items()}
+    header = {"info": info, "arrays": {name: [array.dtype.str, array.shape] for name, array in plain.items()}}
     try:
         head = json.dumps(header).encode()
     except (TypeError, ValueError) as error:
         raise TypeError(f"info must be what JSON can hold: {error}") from None
-    length = len(MAGIC) + _LENGTHS.size + len(head) + sum(array.nbytes for array in arrays.values()) + _SUM_BYTES
-    parts = [MAGIC, _LENGTHS.pack(VERSION, length, len(head)), head, *map(_bytes, arrays.values())]
+    length = len(MAGIC) + _LENGTHS.size + len(head) + sum(array.nbytes for array in plain.values()) + _SUM_BYTES
+    parts = [MAGIC, _LENGTHS.pack(VERSION, length, len(head)), head, *map(_bytes, plain.values())]
     checksum = hashlib.sha256()
     for part in parts:
         checksum.update(part)
@@ -252,7 +252,8 @@ def latest(place: str | os.PathLike[str]) -> Path | None:
         whose names differ in the last number alone, it is the number that counts.
     """
     if not os.path.isdir(place):
-        return (_members(place) or [(-1, None)])[-1][1]
+        members = _members(place)
+        return members[-1][1] if members else None
     files = [path for path in Path(place).iterdir() if _is_checkpoint(path)]
     heads = {_pattern_of(path): path for path in sorted(files, key=_last_number)}
     return max(heads.values(), key=_time, default=None)
@@ -511,7 +512,8 @@ def split_states(states: list[tuple[str, dict]]) -> tuple[list[tuple[str, Any]],
     states : list of (str, dict)
         Names of the classes and what ``state_dict`` returned.
     """
-    arrays, rests = {}, []
+    arrays: dict[str, np.ndarray] = {}
+    rests = []
     for i, (name, state) in enumerate(states):
         arrays_of_state = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
         arrays |= {f"callback {i} {key}": value for key, value in arrays_of_state.items()}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import singledispatch
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -39,8 +39,9 @@ def schedule_of(lr: float | Schedule) -> tuple[str, tuple[float, ...]]:
 
 def described(optimizer: Optimizer | FullBatchMethod) -> str:
     """Return the call that makes an optimizer; a number is the same whether it is Python's or NumPy's."""
-    values = {field.name: getattr(optimizer, field.name) for field in fields(optimizer)}
-    return repr(replace(optimizer, **{name: v.item() for name, v in values.items() if isinstance(v, np.generic)}))
+    settings = cast(Any, optimizer)  # each class is a dataclass
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return repr(replace(settings, **{name: v.item() for name, v in values.items() if isinstance(v, np.generic)}))
 
 
 def described_today(text: str) -> str:
@@ -91,7 +92,8 @@ class Optimizer:
     @property
     def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
-        return tuple(float(getattr(self, field.name)) for field in fields(self) if field.name != "lr")
+        names = [field.name for field in fields(cast(Any, self)) if field.name != "lr"]
+        return tuple(float(getattr(self, name)) for name in names)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, overload
+from typing import Any, ClassVar, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arguments, reference
+from . import arguments
+from .reference.schedules import learning_rate
 
 
 class Schedule:
@@ -32,7 +33,7 @@ class Schedule:
     @property
     def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
-        return tuple(float(getattr(self, field.name)) for field in fields(self))
+        return tuple(float(getattr(self, field.name)) for field in fields(cast(Any, self)))
 
     @overload
     def __call__(self, step: int) -> float: ...
@@ -60,7 +61,7 @@ class Schedule:
         if steps.size and steps.min() < 0:
             raise ValueError(f"step must be at least 0, got {steps.min()}")
         rates = np.empty(steps.shape)
-        reference.learning_rate(self.kind, self.hyperparameters, steps, rates)
+        learning_rate(self.kind, self.hyperparameters, steps, rates)
         return rates if rates.ndim else float(rates)
 
 

@@ -383,6 +383,64 @@ def test_tables_agree():
         assert all(type(number) is float for number in schedule.hyperparameters)
 
 
+@pytest.mark.parametrize("optimizer", [fastbp.LBFGS(), fastbp.LevenbergMarquardt()], ids=repr)
+def test_full_batch_methods_have_a_loop(optimizer):
+    assert optimizers.minimize.dispatch(type(optimizer)) is not optimizers.minimize.dispatch(object)
+    with pytest.raises(AttributeError, match="'minimise': it is called 'minimize'"):
+        optimizer.minimise(None)
+
+
+def test_optimizers_that_share_a_state():
+    rows = [fastbp.SGD(1), fastbp.SGD(1, 0.5), *[kind() for kind in optimizers.OPTIMIZERS[1:]]]
+    shared = {(type(a), type(b)) for a in rows for b in rows if a is not b and optimizers.share_state(a, b)}
+    assert shared == {(fastbp.Adam, fastbp.AdamW), (fastbp.AdamW, fastbp.Adam)}
+    assert all(optimizers.share_state(row, row) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "kind, settings, old, new",
+    [
+        (fastbp.Rprop, {}, "least", "min_step"),
+        (fastbp.Rprop, {}, "most", "max_step"),
+        (Cosine, {"lr": 0.5, "period": 5}, "least", "min_lr"),
+        (OneCycle, {"lr": 0.5, "steps": 9}, "rise", "pct_start"),
+    ],
+)
+def test_old_names_of_settings_are_refused(kind, settings, old, new):
+    with pytest.raises(TypeError, match=f"'{old}': it is called '{new}'"):
+        kind(**settings, **{old: 0.05})
+    with pytest.raises(AttributeError, match=f"'{old}': it is called '{new}'"):
+        getattr(kind(**settings), old)
+    value = getattr(kind(**settings, **{new: 0.25}), new)
+    assert value == 0.25
+    unpickled = object.__new__(kind)
+    unpickled.__setstate__({**settings, old: 0.25})
+    assert getattr(unpickled, new) == 0.25
+
+
+@pytest.mark.parametrize(
+    "optimizer, written",
+    [
+        (fastbp.Rprop(0.1, min_step=0.01), "Rprop(lr=0.1, eta_minus=0.5, eta_plus=1.2, least=0.01, most=50.0)"),
+        (
+            fastbp.Rprop(Cosine(0.1, 9, min_lr=0.01), max_step=2),
+            "Rprop(lr=Cosine(lr=0.1, period=9, least=0.01, warmup=0, restarts=False, multiplier=1), eta_minus=0.5, "
+            "eta_plus=1.2, least=1e-06, most=2)",
+        ),
+        (
+            fastbp.SGD(OneCycle(0.1, 40, pct_start=0.25)),
+            "SGD(lr=OneCycle(lr=0.1, steps=40, rise=0.25, div_factor=25.0, final_div_factor=10000.0), momentum=0.0, "
+            "nesterov=False)",
+        ),
+        (fastbp.Adam(0.1), "Adam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_how_version_0_1_described_an_optimizer_in_a_checkpoint(optimizer, written):
+    assert optimizers.described_today(written) == optimizers.described(optimizer)
+    assert optimizers.described_today(optimizers.described(optimizer)) == optimizers.described(optimizer)
+
+
 def test_schedule_of_a_learning_rate():
     assert optimizers.schedule_of(1) == ("constant", (1.0,))
     schedule = Exponential(0.1, 0.9)

@@ -324,6 +324,20 @@ def test_a_checkpoint_of_version_0_1_goes_on(backend):
         np.testing.assert_allclose(trainer.history[name], end[name], rtol=1e-9)
 
 
+def test_a_checkpoint_with_old_names_of_settings_is_loaded(tmp_path):
+    net = fastbp.Network([6, 3], seed=0, backend="numpy")
+    trainer = fastbp.Trainer(net, fastbp.Rprop(schedules.Cosine(0.1, 9, min_lr=0.01), min_step=0.01), seed=0)
+    trainer.save_checkpoint(tmp_path / "c")
+    arrays, info = checkpoints.read(tmp_path / "c")
+    for new, old in (("min_lr", "least"), ("min_step", "least"), ("max_step", "most")):
+        info["optimizer"] = info["optimizer"].replace(new, old)
+    checkpoints.write(tmp_path / "old", arrays, info)
+    trainer.load_checkpoint(tmp_path / "old")
+    checkpoints.write(tmp_path / "other", arrays, {**info, "optimizer": info["optimizer"].replace("most=50", "most=5")})
+    with pytest.raises(ValueError, match="is of another training: optimizer"):
+        trainer.load_checkpoint(tmp_path / "other")
+
+
 def small():
     """Return a trainer with state, and the callbacks of the library that have a state."""
     net = fastbp.Network([6, 3], "softmax", "cross_entropy", seed=0, backend="numpy")

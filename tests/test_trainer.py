@@ -833,6 +833,8 @@ def test_what_a_trainer_is_built_on_cannot_be_replaced(backend, name):
     for part in ("buffers", "running_products", "vectors"):
         with pytest.raises(AttributeError, match=f"{part} of a State cannot be replaced: write into it"):
             setattr(trainer.state, part, np.zeros(1))
+    with pytest.raises(AttributeError, match="'memory': it is called 'running_products'"):
+        trainer.state.memory[:] = 1
     trainer.state.buffers *= 0.5
     trainer.state = trainer.state
     trainer.fit(*data())
@@ -920,6 +922,20 @@ def test_settings_that_are_set_later_are_those_of_the_start(backend):
     assert trainers[0].net.parameters.tobytes() == trainers[1].net.parameters.tobytes()
     trainers[0].dropout = 0.0
     assert trainers[0].dropout == ()
+
+
+def test_a_pickle_without_a_setting_has_it_off(backend):
+    """As of a version that did not know the setting."""
+    trainer = fastbp.Trainer(make(backend), fastbp.SGD(0.1), seed=0)
+    kept = trainer.__getstate__()
+    for row in fields(UpdateSettings):
+        del kept[row.name]
+    twin = object.__new__(fastbp.Trainer)
+    twin.__setstate__({**kept, "net": make(backend)})
+    assert twin.dropout == () and twin.clip_norm == 0.0
+    for one in (trainer, twin):
+        one.fit(*data())
+    assert twin.net.parameters.tobytes() == trainer.net.parameters.tobytes()
 
 
 def read_only(array):

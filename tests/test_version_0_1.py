@@ -40,6 +40,8 @@ def test_a_pickled_trainer_goes_on(kept, problem, name):
 def test_pickled_settings_have_their_new_names(kept):
     optimizers = {name: trainer.optimizer for name, trainer in kept["trainers"].items()}
     assert repr(eval(repr(optimizers["rprop"]), vars(fastbp))) == repr(optimizers["rprop"])
+    assert (optimizers["rprop"].min_step, optimizers["rprop"].max_step) == (1e-5, 2.0)
+    assert optimizers["nadam"].lr.min_lr == 1e-4 and optimizers["one cycle"].lr.pct_start == 0.25
     for optimizer in optimizers.values():
         assert pickle.loads(pickle.dumps(optimizer)) == optimizer
 

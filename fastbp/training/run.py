@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import checks, reference
+from .. import checks
 from ..network import Network
+from ..reference.training import shuffle
 from ..update import State, Update
 from .history import History
 from .streams import Stream
@@ -132,9 +133,10 @@ class Run(Steps):
         self.n_batches = -(-self._n_samples // self._batch_size)
         self._shuffles = bool(shuffle) and self.n_batches > 1
         self._is_mean = net.reduction == "mean"
-        self._chunk = 1 if last is None else last._chunk  # steps of one call; grows until it takes CHUNK_SECONDS
+        self._chunk: int = 1 if last is None else last._chunk  # steps of one call; grows until it takes CHUNK_SECONDS
         self._update: Update | None = None
         self._threads: int | None = None
+        self._calls: list[_Call] = []  # since the last snapshot
         self._floats = [net.parameters, *state.buffers]
         self._arrays = [state.running_products, *self._floats]
         if self._shuffles:
@@ -277,7 +279,7 @@ class Run(Steps):
         for first, last, words in self._calls:
             if words is not None and first <= self._done < last and self.is_between_epochs():
                 order = np.empty_like(order)
-                reference.shuffle(words[(self._done - first) // self.n_batches], order)
+                shuffle(words[(self._done - first) // self.n_batches], order)
         start = self._done % self.n_batches * self._batch_size
         rows = order[start : start + self._batch_size]
         assert self._data is not None
@@ -303,7 +305,7 @@ class Run(Steps):
         for copy, array in zip(self._copies, self._arrays, strict=True):
             copy[...] = array
         self._snapshot_step, self._snapshot_time = self._done, time.perf_counter()
-        self._calls: list[_Call] = []
+        self._calls = []
 
     def _redo(self, step: int) -> None:
         """Do the steps from the snapshot up to `step` again."""
@@ -367,6 +369,7 @@ class StreamRun(Steps):
         self._last = last
         self._buffers: Iterator | None = None  # of the epoch under way
         self._part = History()  # of the buffer under way
+        self._n_samples = self._steps = 0  # of the epoch: samples that the loss is of, steps of the buffers done
 
     def advance(self, history: History, update: Update, threads: int | None, rng: np.random.Generator) -> None:
         """Train for about `CHUNK_SECONDS`, at most to the end of a buffer."""
@@ -389,7 +392,8 @@ class StreamRun(Steps):
             history.add(np.array([self._loss]), self._n_samples or np.nan, time.perf_counter() - self._start)
 
     def _begin_epoch(self, rng: np.random.Generator) -> None:
-        self._start, self._loss, self._n_samples, self._steps = time.perf_counter(), 0.0, 0, 0
+        self._start, self._loss = time.perf_counter(), 0.0
+        self._n_samples = self._steps = 0
         self._buffers = self._stream.buffers(
             self._net, rng, self._shuffle, self._batch_size, as_order=True, in_place=self._class_weight is None
         )

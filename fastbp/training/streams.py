@@ -173,7 +173,10 @@ class Stream:
             From the error of the user's source of chunks.
         """
         self.check_epochs(1)
-        order_rng = np.random.Generator(np.random.PCG64(rng.integers(0, 2**32, 4, np.uint32))) if shuffle else None
+        order_rng = None
+        if shuffle:
+            assert rng is not None
+            order_rng = np.random.Generator(np.random.PCG64(rng.integers(0, 2**32, 4, np.uint32)))
         closed = threading.Event()
         whole = self._source.in_place(net) if as_order and in_place else None
         if whole is None:
@@ -247,7 +250,9 @@ class Stream:
             raise ValueError("the stream gave no samples")
         n_rows = self._rows(X[:1].nbytes + Y[:1].nbytes + 8, batch_size)
         orders: list[np.ndarray] = []
-        n, last, current = 0, [], []  # rows in `orders`, and the chunks of the last buffer and of this one
+        last: list[np.ndarray] = []  # chunks of the last buffer
+        current: list[np.ndarray] = []  # and of this one
+        n = 0  # rows in `orders`
         source = cast(_Arrays, self._source)
         for start, stop in source.ranges(rng):
             if closed.is_set():
@@ -367,6 +372,8 @@ class _Source:
 
 class _Arrays(_Source):
     """A pair of arrays, mapped or not, or of gzipped IDX files."""
+
+    n_samples: int
 
     def __init__(self, X, Y):
         if not X.shape or not Y.shape or X.shape[0] != Y.shape[0]:

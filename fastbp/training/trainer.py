@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import arguments, checkpoints, checks, interrupts, optimizers, reference
+from .. import arguments, checkpoints, checks, interrupts, optimizers
 from ..attributes import Checked, Fixed
 from ..backends import kernels_of
 from ..callbacks import Callbacks
@@ -26,6 +26,7 @@ from ..losses import row_of
 from ..metrics import Measures, named
 from ..network import Network
 from ..optimizers import FullBatchMethod, Optimizer
+from ..reference.schedules import learning_rate
 from ..update import Setting, State, Update, UpdateSettings, at_least_0, settings_of
 from . import fullbatch  # noqa: F401 (registers the loops of the full-batch methods)
 from .history import History
@@ -37,6 +38,8 @@ PREDICTED_NUMBERS = 1 << 30  # multiply-adds of one call that evaluates: Ctrl-C 
 NUMBERS_OF_A_NEURON = 256  # upper limit of what its activation and its loss cost, in multiply-adds
 MAX_HISTORIES = 10_000  # of calls of fit, kept one by one
 EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of scikit-learn
+
+_STATE_HINT = "make a new Trainer, or write into state.buffers and state.running_products"
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Seed = None | int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
@@ -67,18 +70,16 @@ def _exclusive(method: Method) -> Method:
     return cast(Method, call)
 
 
-def _attribute(attribute: Checked, in_checkpoint: bool = False, **options: Any) -> Any:
-    """Return a field whose values a descriptor checks.
+def _attribute(attribute: Checked, in_checkpoint: bool = False) -> dict[str, Any]:
+    """Return the metadata of a field whose values a descriptor checks.
 
     Parameters
     ----------
     attribute : Checked
     in_checkpoint : bool
         Whether the trainer that loads a checkpoint must have the same value.
-    **options
-        Of `dataclasses.field`.
     """
-    return field(metadata={"attribute": attribute, "in_checkpoint": in_checkpoint}, **options)
+    return {"attribute": attribute, "in_checkpoint": in_checkpoint}
 
 
 def _network(trainer: Any, name: str, value: Any) -> Network:
@@ -123,12 +124,12 @@ def _key(trainer: Any, name: str, value: Any) -> int:
 class _LoopSettings:
     """The settings that stand before those of `UpdateSettings` in the constructor of `Trainer`."""
 
-    net: Network = _attribute(Fixed("make a new Trainer", _network))
-    optimizer: Optimizer | FullBatchMethod = _attribute(Setting(_optimizer))
-    batch_size: int | None = _attribute(Setting(_positive_or_none), True, default=32)
-    shuffle: bool = _attribute(Setting(_flag), True, default=True)
+    net: Network = field(metadata=_attribute(Fixed("make a new Trainer", _network)))
+    optimizer: Optimizer | FullBatchMethod = field(metadata=_attribute(Setting(_optimizer)))
+    batch_size: int | None = field(default=32, metadata=_attribute(Setting(_positive_or_none), in_checkpoint=True))
+    shuffle: bool = field(default=True, metadata=_attribute(Setting(_flag), in_checkpoint=True))
     seed: InitVar[Seed] = None
-    threads: int | None = _attribute(Setting(_positive_or_none), default=None)
+    threads: int | None = field(default=None, metadata=_attribute(Setting(_positive_or_none)))
 
 
 def _with_attributes(cls: type[Trainer]) -> type[Trainer]:
@@ -137,7 +138,7 @@ def _with_attributes(cls: type[Trainer]) -> type[Trainer]:
         attribute = row.metadata["attribute"]
         attribute.__set_name__(cls, row.name)
         setattr(cls, row.name, attribute)
-    del _LoopSettings.seed  # a keyword, not an attribute
+    delattr(_LoopSettings, "seed")  # a keyword, not an attribute
     if cls.__doc__ and UpdateSettings.__doc__:  # not under python -OO
         documentation = UpdateSettings.__doc__.split("----------\n")[1].rstrip()
         cls.__doc__ = cls.__doc__.replace("    UpdateSettings", documentation)
@@ -200,13 +201,11 @@ class Trainer(UpdateSettings, _LoopSettings):
     the same class.  `net` and `state` cannot be replaced.
     """
 
-    on_nonfinite: str = _attribute(Setting(_on_nonfinite), True, default="stop")
-    lr_scale: float = _attribute(Setting(at_least_0), init=False)
-    rng: np.random.Generator = _attribute(Setting(_generator), init=False)
-    key: int = _attribute(Setting(_key), init=False)
-    state: State = _attribute(
-        Fixed("make a new Trainer, or write into state.buffers and state.running_products"), init=False
-    )
+    on_nonfinite: str = field(default="stop", metadata=_attribute(Setting(_on_nonfinite), in_checkpoint=True))
+    lr_scale: float = field(init=False, metadata=_attribute(Setting(at_least_0)))
+    rng: np.random.Generator = field(init=False, metadata=_attribute(Setting(_generator)))
+    key: int = field(init=False, metadata=_attribute(Setting(_key)))
+    state: State = field(init=False, metadata=_attribute(Fixed(_STATE_HINT)))
 
     def __post_init__(self, seed: Seed) -> None:
         """Begin with no steps done."""
@@ -273,7 +272,7 @@ class Trainer(UpdateSettings, _LoopSettings):
             raise TypeError(f"{type(self.optimizer).__name__} has no learning rate")
         kind, rates = optimizers.schedule_of(self.optimizer.lr)
         out = np.empty(1)
-        reference.learning_rate(kind, rates, np.array([self.state.step]), out)
+        learning_rate(kind, rates, np.array([self.state.step]), out)
         return float(out[0]) * self.lr_scale
 
     @_exclusive
@@ -622,8 +621,9 @@ class _Fit:
         if isinstance(trainer.optimizer, FullBatchMethod):
             trainer.optimizer.check(net, trainer._update())
         elif is_stream:
+            batch_size = cast(int, trainer.batch_size)  # `_check_stream` refuses None
             self._steps = StreamRun(
-                net, trainer.state, trainer.batch_size, X, trainer.shuffle, class_weight, self._watch, trainer._last_run
+                net, trainer.state, batch_size, X, trainer.shuffle, class_weight, self._watch, trainer._last_run
             )
         else:
             run = trainer._run(len(X))
