@@ -69,9 +69,16 @@ class Callback:
 
 
 class Callbacks:
-    """The callbacks of one training: who is to be called when.
+    """The callbacks of one call of `fit`, and which methods they have.
 
-    Each `Checkpoint` comes last in each event, so that the file holds what the others did.
+    Each `Checkpoint` is called last in each event, so that the file holds what the others did.
+
+    Attributes
+    ----------
+    sees_epochs, sees_batches : bool
+        Whether any is called at the begin or the end of an epoch; after a batch.
+    final : list of str
+        Names of the classes that, having ended a training, end it again where it is resumed.
     """
 
     def __init__(self, callbacks: Any) -> None:
@@ -91,12 +98,9 @@ class Callbacks:
                     continue
                 if method is not None and getattr(method, "__func__", None) is not getattr(Callback, event):
                     methods.append((type(callback).__name__, method))
-        self._events = {event for event, methods in self._methods.items() if methods}
+        self.sees_batches = bool(self._methods["on_batch_end"])
+        self.sees_epochs = bool(self._methods["on_epoch_begin"] or self._methods["on_epoch_end"])
         self.final = [type(callback).__name__ for callback in callbacks if not isinstance(callback, TimeLimit)]
-
-    def has(self, *events: str) -> bool:
-        """Whether any callback has any of these methods."""
-        return not self._events.isdisjoint(events)
 
     def call(self, event: str, trainer: Any, history: Any, *arguments: Any) -> None:
         """Call all that have this method; note who first wanted to end the training."""

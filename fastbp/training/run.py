@@ -47,6 +47,9 @@ class Watch(NamedTuple):
     may_change: bool = False
 
 
+UNWATCHED = Watch()
+
+
 class Steps(ABC):
     """What the loop of `Trainer.fit` needs of the steps that it makes.
 
@@ -89,14 +92,6 @@ class Steps(ABC):
         """Let go of the data; return a run at rest, which may serve the next call of `fit`."""
 
 
-class _Call(NamedTuple):
-    """Steps `first` up to `last`, from the start of the run, and the random words of the epochs that begin there."""
-
-    first: int
-    last: int
-    words: np.ndarray | None
-
-
 class Run(Steps):
     """The steps of a call of `fit` over arrays.
 
@@ -127,7 +122,7 @@ class Run(Steps):
         shuffle: bool | None,
         last: Run | None = None,
     ) -> None:
-        self._key = net, state, batch_size, shuffle, len(order)
+        self._key = batch_size, shuffle, len(order)
         self._net, self._state, self._order, self._n_samples = net, state, order, len(order)
         self._batch_size = min(batch_size or self._n_samples, self._n_samples)
         self.n_batches = -(-self._n_samples // self._batch_size)
@@ -136,7 +131,7 @@ class Run(Steps):
         self._chunk: int = 1 if last is None else last._chunk  # steps of one call; grows until it takes CHUNK_SECONDS
         self._update: Update | None = None
         self._threads: int | None = None
-        self._calls: list[_Call] = []  # since the last snapshot
+        self._calls: list[tuple[int, int, np.ndarray | None]] = []  # first step, last step + 1, random words
         self._floats = [net.parameters, *state.buffers]
         self._arrays = [state.running_products, *self._floats]
         if self._shuffles:
@@ -153,8 +148,7 @@ class Run(Steps):
 
     def is_for(self, net: Network, state: State, batch_size: int | None, shuffle: bool, n_samples: int) -> bool:
         """Whether it serves a call of `fit` with these."""
-        key = self._key
-        return key[0] is net and key[1] is state and key[2:] == (batch_size, shuffle, n_samples)
+        return self._net is net and self._state is state and self._key == (batch_size, shuffle, n_samples)
 
     def begin(
         self,
@@ -166,7 +160,7 @@ class Run(Steps):
         rng: np.random.Generator,
     ) -> None:
         """Begin a call of `fit`."""
-        self._data: tuple | None = (X, Y, weights)
+        self._X, self._Y, self._weights = X, Y, weights
         self._watch, self._rng = watch, rng
         self._n_steps, self._done = epochs * self.n_batches, 0
         self._epoch_loss = self._epoch_seconds = 0.0  # sums of the epoch under way
@@ -178,19 +172,21 @@ class Run(Steps):
         """Train for about `CHUNK_SECONDS`, at most up to where the call is watched; add whole epochs to the history."""
         start = time.perf_counter()
         self._rng = rng
-        if self._is_snapshot_due(start):
+        if start - self._snapshot_time > self._snapshot_seconds or self._watch.may_change and self._may_be_changed():
             if self.is_nonfinite():
                 history.nonfinite = True
                 return
             self._copy()
         if update is not self._update or threads != self._threads:
             self._prepare(update, threads)
-        epoch, n_epochs, call = self._next_call(update.skips)
+        first = self._done
+        epoch, first_batch = divmod(first, self.n_batches)
+        n_epochs, n_steps = self._next_call(first_batch, update.skips)
+        words = self._draw_words(n_epochs) if self._shuffles and first_batch == 0 else None
         losses = np.zeros(n_epochs)
         losses[0] = self._epoch_loss
-        self._calls.append(call)
-        n_steps = call.last - call.first
-        done = self._train(call, losses)
+        self._calls.append((first, first + n_steps, words))
+        done = self._train(first, first + n_steps, words, losses)
         if self._watch.batches:
             self.batch_loss = self._loss_of_batch(losses[0] - self._epoch_loss) if done else float("nan")
         if update.skips:  # all were tried
@@ -201,18 +197,18 @@ class Run(Steps):
         history.nonfinite = done < n_steps
         seconds = time.perf_counter() - start
         self._chunk = max(1, min(int(n_steps * CHUNK_SECONDS / seconds), max(self._chunk, MAX_GROWTH * n_steps)))
-        self._record(history, losses, self._done // self.n_batches - epoch, seconds)
+        n_whole = self._done // self.n_batches - epoch
+        if n_whole:
+            self._record(history, losses[:n_whole], seconds)
+        else:
+            self._epoch_loss, self._epoch_seconds = losses[0], self._epoch_seconds + seconds
 
-    def _is_snapshot_due(self, now: float) -> bool:
-        """Whether the last snapshot is old, or callbacks may have changed what follows it."""
-        if now - self._snapshot_time > self._snapshot_seconds:
-            return True
-        watch = self._watch
-        return bool(watch.may_change and self._done and (watch.batches or self.is_between_epochs()))
+    def _may_be_changed(self) -> bool:
+        """Whether callbacks ran after the last step, so that the steps before cannot be done again."""
+        return self._done > 0 and (self._watch.batches or self.is_between_epochs())
 
-    def _next_call(self, skips: bool) -> tuple[int, int, _Call]:
-        """Return the epoch under way, how many epochs the next call has a part in, and the call."""
-        epoch, first_batch = divmod(self._done, self.n_batches)
+    def _next_call(self, first_batch: int, skips: bool) -> tuple[int, int]:
+        """Return the number of epochs, whole or in part, and of steps of the next call."""
         n_epochs = min(self._chunk, self._n_steps - self._done) // self.n_batches  # if so many fit into the call
         if self._watch.epochs or skips or first_batch or n_epochs < 1:
             n_epochs = 1
@@ -221,18 +217,14 @@ class Run(Steps):
             n_steps = min(n_steps, max(1, self.n_batches - 1 - first_batch))
         if self._watch.batches:
             n_epochs = n_steps = 1
-        words = self._draw_words(n_epochs) if self._shuffles and first_batch == 0 else None
-        return epoch, n_epochs, _Call(self._done, self._done + n_steps, words)
+        return n_epochs, n_steps
 
-    def _record(self, history: History, losses: np.ndarray, n_whole: int, seconds: float) -> None:
-        """Add the whole epochs of a call to the history, or keep the sums of the one under way."""
-        if not n_whole:
-            self._epoch_loss, self._epoch_seconds = losses[0], self._epoch_seconds + seconds
-            return
+    def _record(self, history: History, losses: np.ndarray, seconds: float) -> None:
+        """Add the whole epochs of a call to the history."""
         n_samples = self._n_samples - self._skipped  # skipping calls end with their epoch
         self.n_samples_of_loss = n_samples if self._is_mean else 1
         divisor = float(self.n_samples_of_loss) if n_samples else np.nan
-        history.add(losses[:n_whole], divisor, self._epoch_seconds + seconds)
+        history.add(losses, divisor, self._epoch_seconds + seconds)
         self._epoch_loss = self._epoch_seconds = 0.0
         self._skipped = 0
 
@@ -282,8 +274,7 @@ class Run(Steps):
                 shuffle(words[(self._done - first) // self.n_batches], order)
         start = self._done % self.n_batches * self._batch_size
         rows = order[start : start + self._batch_size]
-        assert self._data is not None
-        return self._data[0][rows], self._data[1][rows]
+        return self._X[rows], self._Y[rows]
 
     @property
     def of_batches(self) -> str:  # type: ignore[override]
@@ -292,7 +283,8 @@ class Run(Steps):
 
     def close(self) -> Run:
         """Let go of the data; return the run itself."""
-        self._data, self._calls = None, []
+        del self._X, self._Y, self._weights
+        self._calls = []
         return self
 
     def _draw_words(self, n_epochs: int) -> np.ndarray:
@@ -318,10 +310,10 @@ class Run(Steps):
             last = min(last, step)
             whole = first + (last - first) // self.n_batches * self.n_batches if first % self.n_batches == 0 else first
             if whole > first:
-                self._train(_Call(first, whole, words))
+                self._train(first, whole, words)
             if last > whole:
                 n_epochs = (whole - first) // self.n_batches
-                self._train(_Call(whole, last, None if words is None else words[n_epochs:]))
+                self._train(whole, last, None if words is None else words[n_epochs:])
 
     def _prepare(self, update: Update, threads: int | None) -> None:
         """Get the function of the backend that trains with these settings; see `NumpyBackend.training`."""
@@ -335,17 +327,17 @@ class Run(Steps):
             threads=threads or 0,
         )
 
-    def _train(self, call: _Call, losses: np.ndarray | None = None) -> int:
-        """Do the steps of a call; return the number of updates."""
-        first, last, words = call
+    def _train(self, first: int, last: int, words: np.ndarray | None, losses: np.ndarray | None = None) -> int:
+        """Do steps `first` up to `last`, batches of one epoch or whole epochs; return the number of updates."""
         n_epochs = -(-(last - first) // self.n_batches)
         if losses is None:
             losses = np.zeros(n_epochs)
         if words is not None:
             words = words[:n_epochs]
-        batches = first % self.n_batches, (last - 1) % self.n_batches + 1
-        assert self._data is not None
-        return count_updates(self._training, self._state, *self._data, words, *batches, losses)
+        first_batch, last_batch = first % self.n_batches, (last - 1) % self.n_batches + 1
+        return count_updates(
+            self._training, self._state, self._X, self._Y, self._weights, words, first_batch, last_batch, losses
+        )
 
 
 class StreamRun(Steps):

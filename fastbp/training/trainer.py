@@ -31,7 +31,7 @@ from ..update import Setting, State, Update, UpdateSettings, at_least_0, setting
 from . import fullbatch  # noqa: F401 (registers the loops of the full-batch methods)
 from .history import History
 from .progress import progress_bar
-from .run import BAD_LABEL, Run, Steps, StreamRun, Watch, count_updates, nonfinite_origin
+from .run import BAD_LABEL, UNWATCHED, Run, Steps, StreamRun, Watch, count_updates, nonfinite_origin
 from .streams import Stream
 
 PREDICTED_NUMBERS = 1 << 30  # multiply-adds of one call that evaluates: Ctrl-C waits until it returns
@@ -613,10 +613,11 @@ class _Fit:
         self._measures = self._measures_of(metrics) if metrics else None
         self._callbacks = _NO_CALLBACKS if _is_left_out(callbacks) else Callbacks(callbacks)
         self._bar = progress_bar(progress, self._epochs)
-        has_events = self._callbacks.has("on_epoch_begin", "on_epoch_end")
-        has_batches = self._callbacks.has("on_batch_end")
-        is_watched = bool(metrics) or validation_data is not None or tol is not None or has_events
-        self._watch = Watch(is_watched, has_batches, has_batches or has_events)
+        sees_epochs, sees_batches = self._callbacks.sees_epochs, self._callbacks.sees_batches
+        is_watched = sees_epochs or bool(metrics) or validation_data is not None or tol is not None
+        self._watch = (
+            Watch(is_watched, sees_batches, sees_batches or sees_epochs) if is_watched or sees_batches else UNWATCHED
+        )
         self._steps: Steps | None = None
         if isinstance(trainer.optimizer, FullBatchMethod):
             trainer.optimizer.check(net, trainer._update())
@@ -629,8 +630,9 @@ class _Fit:
             run = trainer._run(len(X))
             run.begin(X, Y, self._weights, self._epochs, self._watch, trainer.rng)
             self._steps = run
-        names = [prefix + name for prefix, *_ in self._sets for name in metrics]
-        history.record(names, validation_data is not None)
+        if metrics or validation_data is not None:
+            names = [prefix + name for prefix, *_ in self._sets for name in metrics]
+            history.record(names, validation_data is not None)
 
     def _measures_of(self, metrics: dict[str, Any]) -> Measures:
         net, targets = self._trainer.net, [Y for _, _, Y in self._sets]
