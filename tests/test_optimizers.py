@@ -12,7 +12,7 @@ import pytest
 from fastbp.kernels import optimizers as rules
 from fastbp.kernels import schedules as kinds
 from fastbp.kernels.jit import FLAGS
-from fastbp.kernels.simd import lanes, masked_load, masked_store, peek, pointer
+from fastbp.kernels.simd import as_float, call, lanes, masked_load, masked_store, peek, pointer
 
 import fastbp
 from fastbp import kernels, optimizers, reference, schedules
@@ -43,26 +43,38 @@ BY_STEPS = [kind for kind in optimizers.OPTIMIZERS if issubclass(kind, optimizer
 
 
 @numba.njit(**FLAGS)
-def rule_step(code, numbers, lr, memory, gradient, first, second, parameters, split):
-    """One update, in two pieces."""
-    factors = np.full(rules.FACTORS, np.nan, parameters.dtype)
-    rules.step_factors(code, pointer(numbers, 0), lr, pointer(memory, 0), pointer(factors, 0))
+def native_step(step_factors, update, rates, numbers, memory, gradient, first, second, parameters, split):
+    """One update by the native functions at these addresses, in two slices."""
+    factors = np.full(rules.N_FACTORS, np.nan, parameters.dtype)
+    p = pointer(factors, 0)
+    call(step_factors, pointer(numbers, 0), kinds.CONSTANT, pointer(rates, 0), 1.0, 0, pointer(memory, 0), p)
+    nothing = as_float(0, p)
     for start, stop in ((0, split), (split, parameters.size)):
-        rules.update_block(
-            code,
-            pointer(factors, 0),
+        call(
+            update,
+            p,
             pointer(gradient, start),
             pointer(parameters, start),
             pointer(first, start),
             pointer(second, start),
             stop - start,
+            nothing,
+            nothing,
+            nothing,
         )
+
+
+def rule_step(rule, numbers, lr, memory, gradient, first, second, parameters, split):
+    """One update by a rule, in two slices."""
+    addresses = [native(rule).address(parameters.dtype) for native in (rules.step_factors, rules.update_slice)]
+    numbers, rates = np.array([*numbers, 0.0]), np.array([lr], float)
+    native_step(*addresses, rates, numbers, memory, gradient, first, second, parameters, split)
 
 
 def kernel_step(rule, numbers, lr, memory, gradient, buffers, parameters, split=0):
     """The kernels' `reference.rule_step`."""
     states = [*buffers, np.zeros(0, parameters.dtype), np.zeros(0, parameters.dtype)][:2]
-    rule_step(rules.RULES[rule], np.array(numbers, float), lr, memory, gradient, *states, parameters, split)
+    rule_step(rule, numbers, lr, memory, gradient, *states, parameters, split)
 
 
 # ------------------------------------------------------------------ against PyTorch
@@ -207,7 +219,7 @@ def test_pieces_and_borders(optimizer, dtype):
         for split in (0, n // 3, n - 1):
             gradient, p, first, second = arrays = outer.copy()
             inside = [a[margin:-margin] for a in (gradient, first, second, p)]
-            rule_step(rules.RULES[optimizer.rule], numbers, 0.1, np.full(8, 0.9), *inside, split)
+            rule_step(optimizer.rule, numbers, 0.1, np.full(8, 0.9), *inside, split)
             changed = [
                 not np.array_equal(a, b) for a, b in zip(inside, (outer[[0, 2, 3, 1], margin:-margin]), strict=True)
             ]
@@ -284,8 +296,8 @@ def test_penalty_of_zero_is_zero():
 
 @numba.njit(**FLAGS)
 def blocks(W, first, last, limit):
-    rules.max_norm_block(pointer(W, 0), W.shape[0], W.shape[1], first, last, limit)
-    return rules.squares_block(pointer(W, 0), W.size)
+    rules.max_norm_columns(pointer(W, 0), W.shape[0], W.shape[1], first, last, limit)
+    return rules.squares_array(pointer(W, 0), W.size)
 
 
 @each_dtype
@@ -376,9 +388,8 @@ def test_tables_agree():
     assert list(reference.schedules.RATES) == list(kinds.KINDS)
     assert {schedule.kind for schedule, _ in EXAMPLES} == set(kinds.KINDS)
     for optimizer in (*[kind() for kind in BY_STEPS[1:]], fastbp.SGD(1), fastbp.SGD(1, 0.5), fastbp.SGD(1, 0.5, True)):
-        assert optimizer.n_states == rules.N_STATES[optimizer.rule]
+        assert optimizer.n_states == rules.RULES[optimizer.rule].n_states
         assert all(type(number) is float for number in optimizer.hyperparameters)
-    assert set(rules.N_STATES) == set(rules.RULES)
     for schedule, _ in EXAMPLES:
         assert all(type(number) is float for number in schedule.hyperparameters)
 

@@ -66,14 +66,14 @@ class _Claim:
 
     def __init__(self, backend, threads, key, keeps=True):
         self._backend, self._key, self._keeps = backend, key, keeps
-        self._pool = pools.pool() if threads > 1 else None
+        self._pool: pools.ThreadPool | None = pools.pool() if threads > 1 else None
         self.threads, self.slots = threads, 0
 
     def __enter__(self):
         if self._pool is not None and not self._pool.lock.acquire(blocking=False):
             self._pool, self.threads = None, 1
         try:
-            if self.threads > 1:
+            if self._pool is not None:
                 try:
                     self.slots = address_of(self._pool.slots(self.threads - 1))
                 except RuntimeError:  # no more threads can be started
@@ -181,12 +181,10 @@ class NumbaBackend:
         n_at_once = _blocks(products * self.n_parameters * rows) * rows
         is_finite = True
         for start in range(0, n, n_at_once):
-            arrays = X, Y, weights, losses, out
+            arrays = [X, Y, weights, losses, out]
             if n > n_at_once:
-                arrays = (
-                    array if array is None or array is self._no_losses else array[start : start + n_at_once]
-                    for array in arrays
-                )
+                some = slice(start, start + n_at_once)
+                arrays = [a if a is None or a is self._no_losses else a[some] for a in arrays]
             args = wants, scale, start > 0
             is_finite &= self._evaluate_rows(args, products, rows, parameters, gradient, y_kind, *arrays)
         return losses, gradient, is_finite
@@ -251,11 +249,11 @@ class NumbaBackend:
 
     def outputs_and_losses(self, parameters, X, Y):
         """Return what `predict` and `losses` do, in one pass."""
-        return self._outputs(kernels.WANT_OUTPUT | kernels.WANT_LOSS, parameters, X, Y, _kind_of(Y))
+        return self._outputs(kernels.WANT_OUTPUT | kernels.WANT_LOSS, parameters, X, Y)
 
-    def _outputs(self, wants, parameters, X, *targets):
+    def _outputs(self, wants, parameters, X, Y=None):
         out = np.empty((len(X), self.sizes[-1]), self.dtype)
-        losses, _, is_finite = self._evaluate(wants, parameters, X, *targets, out=out)
+        losses, _, is_finite = self._evaluate(wants, parameters, X, Y, _kind_of(Y), out=out)
         if not is_finite:  # or only so large that their squares are not
             checks.finite("X", X, self.dtype)
         return out, losses
