@@ -5,7 +5,7 @@
     python peers.py                       # ten seeds
     python peers.py --seeds 2 --activation tanh
 
-Every library gets the same split, the same standardised float32 numbers, one hidden layer, no penalty, the same batch
+Every library gets the same split, the same standardized float32 numbers, one hidden layer, no penalty, the same batch
 size, number of epochs and settings of the optimizer, and starts from Glorot-uniform weights (scikit-learn draws its
 biases too, the others start them at 0).  Only the random numbers differ: the table shows mean and standard deviation
 over the seeds, each of which is another split, another start and another order of the samples.

@@ -1,4 +1,4 @@
-"""The network: parameters, prediction, copies, initialisers, how it prints."""
+"""The network: parameters, prediction, copies, initializers, how it prints."""
 
 import copy
 import importlib.metadata
@@ -212,18 +212,18 @@ def test_seeds(backend):
         (initializers.Normal(std=3.0), 3, False),
     ],
 )
-def test_initialisers(name, std, bounded):
+def test_initializers(name, std, bounded):
     net = fastbp.Network([300, 200], init=name, seed=0, backend="numpy", dtype="float64")
     W, b = net.weights[0], net.biases[0]
     assert W.std() == pytest.approx(std, rel=0.02)
-    centre = 0.5 if name == "constant" else 0.0
-    assert (np.abs(W - centre).max() <= np.sqrt(3) * std + 1e-12) == bounded
+    center = 0.5 if name == "constant" else 0.0
+    assert (np.abs(W - center).max() <= np.sqrt(3) * std + 1e-12) == bounded
     uniform = name == "uniform" or isinstance(name, initializers.Uniform)
     assert b.any() == uniform and np.abs(b).max() <= np.abs(W).max()
-    assert abs(W.mean() - centre) < 5 * std / np.sqrt(W.size) + 1e-12
+    assert abs(W.mean() - center) < 5 * std / np.sqrt(W.size) + 1e-12
 
 
-def test_arrays_and_functions_as_initialisers():
+def test_arrays_and_functions_as_initializers():
     W, b = [[1, 2], [3, 4]], [5, 6]
     net = fastbp.Network([2, 2], init=[(W, b)], backend="numpy")
     np.testing.assert_array_equal(net.parameters, [1, 2, 3, 4, 5, 6])
