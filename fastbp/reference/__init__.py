@@ -7,6 +7,7 @@ float32 stays float32, float64 stays float64.  Rows are samples.  W is (n_in, n_
 # ruff: noqa: F403
 
 from . import dense, elementwise, losses, metrics, noise, optimizers, schedules, training
+from .backprop import rule_step as rule_step
 from .custom import twin_of as twin_of
 from .dense import *
 from .elementwise import *
@@ -18,7 +19,6 @@ from .optimizers import *
 from .schedules import *
 from .training import *
 from .training import NumpyBackend as NumpyBackend
-from .update import rule_step as rule_step
 
 __all__ = [
     name

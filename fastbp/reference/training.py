@@ -10,12 +10,11 @@ import numpy as np
 
 from .. import interrupts
 from ..losses import smoothing_classes
-from .backprop import Backpropagation
+from .backprop import Backpropagation, update_parameters
 from .custom import evaluated
 from .losses import one_hot_rows
 from .noise import dropout, input_noise
 from .schedules import learning_rate
-from .update import update
 
 __all__ = ["shuffle"]
 
@@ -117,4 +116,4 @@ class NumpyBackend(Backpropagation):
         learning_rate(settings.schedule, settings.rates, np.array([state.step]), rate)
         lr = settings.rate_scale * float(rate[0])
         with np.errstate(all="ignore"):
-            update(settings, lr, state.running_products, gradient, state.buffers, parameters, self.sizes)
+            update_parameters(settings, lr, state.running_products, gradient, state.buffers, parameters, self.sizes)
