@@ -1,4 +1,4 @@
-"""Metrics: against numbers recorded from scikit-learn (tests/data/make_metrics.py), in pieces, and in training."""
+"""Metrics: against numbers recorded from scikit-learn (tests/data/make_metrics.py), in chunks, and in training."""
 
 import json
 import pickle
@@ -41,15 +41,15 @@ def test_the_value_is_that_of_scikit_learn(case, name, dtype):
 @each_dtype
 @pytest.mark.parametrize("twin", [kernels, reference], ids=["kernels", "reference"])
 @pytest.mark.parametrize("case", CASES)
-def test_pieces_change_nothing(case, twin, dtype):
+def test_chunks_change_nothing(case, twin, dtype):
     A, Y = arrays(case, dtype)
     expected = CASES[case]["expected"]
     measures = Measures({name: by_name(name) for name in expected}, A.shape[1], [Y], twin)
     whole = measures.of([(A, Y)], Y)
     assert whole == pytest.approx(expected, rel=1e-12, nan_ok=True)
     for rows in (1, 4, 1000):
-        pieces = [(A[start : start + rows], Y[start : start + rows]) for start in range(0, len(A), rows)]
-        result = measures.of(iter(pieces), Y)
+        chunks = [(A[start : start + rows], Y[start : start + rows]) for start in range(0, len(A), rows)]
+        result = measures.of(iter(chunks), Y)
         if twin is kernels:
             np.testing.assert_array_equal(list(result.values()), list(whole.values()))
         else:

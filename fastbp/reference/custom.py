@@ -30,12 +30,12 @@ def twin_of(function: Any, suffix: str = "") -> Callable[..., None]:
 
 def custom_twin(function: CustomFunction, is_derivative: bool) -> Callable[..., None]:
     """Return the twin of a custom function or of its derivative, which calls it for one element after the other."""
-    elementwise = np.vectorize(function.guarded[is_derivative], otypes=[float])
+    vectorized = np.vectorize(function.guarded[is_derivative], otypes=[float])
 
     def twin(*arguments: np.ndarray) -> None:
         *given, out = arguments
         with np.errstate(all="ignore"):  # as in compiled code
-            values = elementwise(*given)
+            values = vectorized(*given)
         out[...] = values if out.ndim == values.ndim else values.sum(axis=1)
 
     return twin
