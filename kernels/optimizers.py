@@ -266,11 +266,11 @@ def _lion_factors(hyperparameters, lr, running_products, factors):
 
 @inline
 def _rprop(factors, g, p, last, step):
-    lr, eta_minus, eta_plus, least, most, _, _, _ = factors
+    lr, eta_minus, eta_plus, min_step, max_step, _, _, _ = factors
     agreement = g * _sign(last)  # not g * last, which may underflow
     step = where(step == 0.0, lr, step)
     step = step * where(agreement > 0.0, eta_plus, where(agreement < 0.0, eta_minus, 1.0))
-    step = _clamp(step, least, most)
+    step = _clamp(step, min_step, max_step)
     g = where(agreement < 0.0, 0.0, g)
     return fma(-_sign(g), step, p), g, step
 
@@ -399,7 +399,7 @@ def scale_array(g, factor, n):
 
 @internal
 def squares_array(g, n):
-    """Return the sum of the squares in float64, in a fixed order (of SQUARES_CHUNK elements at most, by custom)."""
+    """Return the sum of the squares in float64, in a fixed order (callers take chunks of SQUARES_CHUNK)."""
     width = lanes(g)
     total = squares_float64(masked_load(g, 0, 0))
     i = 0
@@ -647,11 +647,11 @@ def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
 
 
 @kernel
-def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters):
+def rprop(gradient, lr, eta_minus, eta_plus, min_step, max_step, last, step, parameters):
     """Resilient propagation (iRprop-: Igel and Hüsken 2000), in place, as PyTorch writes it.
 
     An element's step is multiplied by eta_plus where its gradient has the sign it had last, by eta_minus where it has
-    the other one, and held within [least, most]; where the sign changed the gradient counts as 0, for the next step
+    the other one, and held within [min_step, max_step]; where the sign changed the gradient counts as 0, for the next step
     too.  Then parameters -= sign(gradient) * step.
 
     Parameters
@@ -660,9 +660,9 @@ def rprop(gradient, lr, eta_minus, eta_plus, least, most, last, step, parameters
         `last`, the gradient before, and `step` start at 0.
     lr : float scalar
         Step of the elements that have none yet.
-    eta_minus, eta_plus, least, most : float scalars.
+    eta_minus, eta_plus, min_step, max_step : float scalars.
     """
-    hyperparameters = (np.float64(eta_minus), np.float64(eta_plus), np.float64(least), np.float64(most))
+    hyperparameters = (np.float64(eta_minus), np.float64(eta_plus), np.float64(min_step), np.float64(max_step))
     _one_step((_rprop, _rprop_factors, 2), hyperparameters, lr, np.ones(1), gradient, last, step, parameters)
 
 

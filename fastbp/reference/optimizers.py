@@ -143,8 +143,8 @@ def rprop(
     lr: float,
     eta_minus: float,
     eta_plus: float,
-    least: float,
-    most: float,
+    min_step: float,
+    max_step: float,
     last: np.ndarray,
     step: np.ndarray,
     parameters: np.ndarray,
@@ -153,7 +153,7 @@ def rprop(
     agreement = np.sign(gradient) * np.sign(last)
     step[step == 0] = lr
     step *= np.where(agreement > 0, eta_plus, np.where(agreement < 0, eta_minus, 1))
-    np.clip(step, least, most, out=step)
+    np.clip(step, min_step, max_step, out=step)
     last[...] = np.where(agreement < 0, 0, gradient)
     parameters -= np.sign(last) * step
 

@@ -19,7 +19,7 @@ def _inverse_scaling(rate, power, *, t):
     return rate / (t + 1) ** power
 
 
-def _cosine(rate, least, warmup, period, multiplier, *, t):
+def _cosine(rate, min_lr, warmup, period, multiplier, *, t):
     since = np.maximum(t - warmup, 0)
     if multiplier == 0:
         fraction = np.minimum(since / period, 1)
@@ -30,7 +30,7 @@ def _cosine(rate, least, warmup, period, multiplier, *, t):
         starts = np.concatenate([[0], np.cumsum(lengths)])
         k = np.searchsorted(starts, since, side="right") - 1
         fraction = (since - starts[k]) / lengths[k]
-    falling = least + (rate - least) * (1 + np.cos(np.pi * fraction)) / 2
+    falling = min_lr + (rate - min_lr) * (1 + np.cos(np.pi * fraction)) / 2
     return np.where(t < warmup, rate * (t + 1) / (warmup + 1), falling)
 
 
