@@ -487,13 +487,14 @@ MAX_NORM_COLUMNS = _native(max_norm_columns.py_func, "piiiif", "MAX_NORM_COLUMNS
 
 
 @inline
-def _one_step(rule, hyperparameters, lr, running_products, gradient, first, second, parameters):
-    """Make one whole update; `rule` are the first three fields of a `Rule`, `hyperparameters` a tuple of float64."""
-    rule_update, rule_factors, n_states = rule
+def _one_step(
+    update, write_factors, n_states, hyperparameters, lr, running_products, gradient, first, second, parameters
+):
+    """Make one whole update; the first three are the fields of a `Rule`, `hyperparameters` is a tuple of float64."""
     settings, factors = np.array(hyperparameters), np.zeros(N_FACTORS, parameters.dtype)
-    rule_factors(pointer(settings, 0), np.float64(lr), pointer(running_products, 0), pointer(factors, 0))
+    write_factors(pointer(settings, 0), np.float64(lr), pointer(running_products, 0), pointer(factors, 0))
     update_array(
-        rule_update,
+        update,
         n_states,
         pointer(factors, 0),
         pointer(gradient, 0),
@@ -513,8 +514,8 @@ def sgd(gradient, lr, parameters):
     gradient, parameters : contiguous arrays of the same float dtype and size; they may not overlap.
     lr : scalar step size, of the arrays' dtype.
     """
-    rule = (_sgd, _sgd_factors, 0)
-    _one_step(rule, (np.float64(0.0),), lr, np.ones(1), gradient, gradient, gradient, parameters)
+    hyperparameters = (np.float64(0.0),)
+    _one_step(_sgd, _sgd_factors, 0, hyperparameters, lr, np.ones(1), gradient, gradient, gradient, parameters)
 
 
 @kernel
@@ -531,12 +532,11 @@ def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
     nesterov : bool
     """
     hyperparameters = (np.float64(momentum),)
+    products, v, p = np.ones(1), velocity, parameters
     if nesterov:
-        rule = (_nesterov, _momentum_factors, 1)
-        _one_step(rule, hyperparameters, lr, np.ones(1), gradient, velocity, velocity, parameters)
+        _one_step(_nesterov, _momentum_factors, 1, hyperparameters, lr, products, gradient, v, v, p)
     else:
-        plain = (_momentum, _momentum_factors, 1)
-        _one_step(plain, hyperparameters, lr, np.ones(1), gradient, velocity, velocity, parameters)
+        _one_step(_momentum, _momentum_factors, 1, hyperparameters, lr, products, gradient, v, v, p)
 
 
 @kernel
@@ -552,7 +552,7 @@ def rmsprop(gradient, lr, rho, eps, square, parameters):
     lr, rho, eps : float scalars.
     """
     hyperparameters = (np.float64(rho), np.float64(eps))
-    _one_step((_rmsprop, _rmsprop_factors, 1), hyperparameters, lr, np.ones(1), gradient, square, square, parameters)
+    _one_step(_rmsprop, _rmsprop_factors, 1, hyperparameters, lr, np.ones(1), gradient, square, square, parameters)
 
 
 @kernel
@@ -567,7 +567,7 @@ def adagrad(gradient, lr, eps, total, parameters):
         `total` starts at 0.
     lr, eps : float scalars.
     """
-    _one_step((_adagrad, _adagrad_factors, 1), (np.float64(eps),), lr, np.ones(1), gradient, total, total, parameters)
+    _one_step(_adagrad, _adagrad_factors, 1, (np.float64(eps),), lr, np.ones(1), gradient, total, total, parameters)
 
 
 @kernel
@@ -586,7 +586,7 @@ def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps))
-    _one_step((_adamw, _adam_factors, 2), hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step(_adamw, _adam_factors, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
@@ -604,7 +604,7 @@ def adamw(gradient, lr, beta1, beta2, eps, weight_decay, running_products, m, v,
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(weight_decay))
-    _one_step((_adamw, _adamw_factors, 2), hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step(_adamw, _adamw_factors, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
@@ -626,7 +626,7 @@ def nadam(gradient, lr, beta1, beta2, eps, decay, running_products, m, v, parame
         mu[1] * ... * mu[t], beta2**t and decay**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(decay))
-    _one_step((_nadam, _nadam_factors, 2), hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step(_nadam, _nadam_factors, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
 
 
 @kernel
@@ -643,7 +643,7 @@ def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
     lr, beta1, beta2, weight_decay : float scalars.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(weight_decay))
-    _one_step((_lion, _lion_factors, 1), hyperparameters, lr, np.ones(1), gradient, m, m, parameters)
+    _one_step(_lion, _lion_factors, 1, hyperparameters, lr, np.ones(1), gradient, m, m, parameters)
 
 
 @kernel
@@ -651,8 +651,8 @@ def rprop(gradient, lr, eta_minus, eta_plus, min_step, max_step, last, step, par
     """Resilient propagation (iRprop-: Igel and Hüsken 2000), in place, as PyTorch writes it.
 
     An element's step is multiplied by eta_plus where its gradient has the sign it had last, by eta_minus where it has
-    the other one, and held within [min_step, max_step]; where the sign changed the gradient counts as 0, for the next step
-    too.  Then parameters -= sign(gradient) * step.
+    the other one, and held within [min_step, max_step]; where the sign changed the gradient counts as 0, for the next
+    step too.  Then parameters -= sign(gradient) * step.
 
     Parameters
     ----------
@@ -663,7 +663,7 @@ def rprop(gradient, lr, eta_minus, eta_plus, min_step, max_step, last, step, par
     eta_minus, eta_plus, min_step, max_step : float scalars.
     """
     hyperparameters = (np.float64(eta_minus), np.float64(eta_plus), np.float64(min_step), np.float64(max_step))
-    _one_step((_rprop, _rprop_factors, 2), hyperparameters, lr, np.ones(1), gradient, last, step, parameters)
+    _one_step(_rprop, _rprop_factors, 2, hyperparameters, lr, np.ones(1), gradient, last, step, parameters)
 
 
 @kernel
