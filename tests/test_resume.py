@@ -149,10 +149,10 @@ class Counter:
         self.count, self.numbers = state["count"], state["numbers"]
 
 
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("end", ["tol", "patience", "epochs"])
-def test_callbacks_and_tol_go_on_counting(end, backend, tmp_path):
+def test_callbacks_and_tol_go_on_counting(end, every, backend, tmp_path):
     """Wherever it is killed: the same end, bits, history, best epoch and log."""
-
     validation = X[:40], (Y[:40] + np.repeat([0, 1], 20)) % 3
 
     def run(folder, kill=None, path=None):
@@ -193,7 +193,7 @@ def test_callbacks_and_tol_go_on_counting(end, backend, tmp_path):
     assert whole[0] == {"tol": "tol", "patience": "EarlyStopping", "epochs": None}[end]
     epochs = len(whole[5]) - 1
     assert (epochs == 30) == (end == "epochs") and epochs >= 6 and whole[2] < 1
-    for kill in range(1, epochs):
+    for kill in range(1, epochs, every):
         folder = tmp_path / str(kill)
         assert run(folder, kill) is None
         assert run(folder, path=latest(folder / "run-{epoch}.ckpt")) == whole
@@ -603,7 +603,8 @@ np.save(sys.argv[1] + "/end.npy", trainer.net.parameters)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_killed_at_random_moments(tmp_path):
+@pytest.mark.parametrize("n_kills", [3, pytest.param(12, marks=pytest.mark.exhaustive)])
+def test_killed_at_random_moments(n_kills, tmp_path):
     whole = make(fastbp.Adam(), "numba")
     whole.fit(X, Y, epochs=200)
     rng, kills = np.random.default_rng(1), 0
@@ -612,7 +613,7 @@ def test_killed_at_random_moments(tmp_path):
             [sys.executable, "-c", WORKER, str(tmp_path), os.path.dirname(__file__)], stdout=subprocess.PIPE, text=True
         )
         assert worker.stdout.readline() == "begun\n"
-        deadline = time.monotonic() + (rng.uniform(0, 0.06) if attempt < 12 else 60)
+        deadline = time.monotonic() + (rng.uniform(0, 0.06) if attempt < n_kills else 60)
         while worker.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         if worker.poll() is None:
@@ -622,6 +623,6 @@ def test_killed_at_random_moments(tmp_path):
         if worker.wait() == 0:
             break
         assert worker.returncode == -signal.SIGKILL
-    assert kills >= 5
+    assert kills >= n_kills // 3
     assert np.load(tmp_path / "end.npy").tobytes() == whole.net.parameters.tobytes()
     assert len(list(tmp_path.glob("*.ckpt"))) == 3
