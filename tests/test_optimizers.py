@@ -1,6 +1,7 @@
 """Update rules and learning-rate schedules: against PyTorch's trajectories, formulas written out, edges of memory."""
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from fastbp.kernels import optimizers as rules
 from fastbp.kernels import schedules as kinds
 from fastbp.kernels.jit import FLAGS
-from fastbp.kernels.simd import as_float, call, lanes, masked_load, masked_store, peek, pointer
+from fastbp.kernels.simd import lanes, masked_load, masked_store, peek, pointer
 
 import fastbp
 from fastbp import kernels, optimizers, reference, schedules
@@ -42,39 +43,36 @@ each_rule = pytest.mark.parametrize(
 BY_STEPS = [kind for kind in optimizers.OPTIMIZERS if issubclass(kind, optimizers.Optimizer)]
 
 
-@numba.njit(**FLAGS)
-def native_step(step_factors, update, rates, numbers, memory, gradient, first, second, parameters, split):
-    """One update by the native functions at these addresses, in two slices."""
-    factors = np.full(rules.N_FACTORS, np.nan, parameters.dtype)
-    p = pointer(factors, 0)
-    call(step_factors, pointer(numbers, 0), kinds.CONSTANT, pointer(rates, 0), 1.0, 0, pointer(memory, 0), p)
-    nothing = as_float(0, p)
-    for start, stop in ((0, split), (split, parameters.size)):
-        call(
-            update,
-            p,
-            pointer(gradient, start),
-            pointer(parameters, start),
-            pointer(first, start),
-            pointer(second, start),
-            stop - start,
-            nothing,
-            nothing,
-            nothing,
-        )
+@functools.cache
+def rule_step(rule):
+    """Return a compiled function that makes one update by a rule of the kernels, in two parts."""
+    row = rules.RULES[rule]
+    update, write_factors, n_states = row.update, row.factors, row.n_states
+
+    @numba.njit(**FLAGS)
+    def step(hyperparameters, lr, running_products, gradient, first, second, parameters, split):
+        factors = np.full(rules.N_FACTORS, np.nan, parameters.dtype)
+        write_factors(pointer(hyperparameters, 0), lr, pointer(running_products, 0), pointer(factors, 0))
+        for start, stop in ((0, split), (split, parameters.size)):
+            rules.update_array(
+                update,
+                n_states,
+                pointer(factors, 0),
+                pointer(gradient, start),
+                pointer(parameters, start),
+                pointer(first, start),
+                pointer(second, start),
+                stop - start,
+            )
+
+    return step
 
 
-def rule_step(rule, numbers, lr, memory, gradient, first, second, parameters, split):
-    """One update by a rule, in two slices."""
-    addresses = [native(rule).address(parameters.dtype) for native in (rules.step_factors, rules.update_slice)]
-    numbers, rates = np.array([*numbers, 0.0]), np.array([lr], float)
-    native_step(*addresses, rates, numbers, memory, gradient, first, second, parameters, split)
-
-
-def kernel_step(rule, numbers, lr, memory, gradient, buffers, parameters, split=0):
+def kernel_step(rule, hyperparameters, lr, running_products, gradient, buffers, parameters, split=0):
     """The kernels' `reference.rule_step`."""
     states = [*buffers, np.zeros(0, parameters.dtype), np.zeros(0, parameters.dtype)][:2]
-    rule_step(rule, numbers, lr, memory, gradient, *states, parameters, split)
+    numbers = np.array(hyperparameters, float)
+    rule_step(rule)(numbers, float(lr), running_products, gradient, *states, parameters, split)
 
 
 # ------------------------------------------------------------------ against PyTorch
@@ -207,8 +205,8 @@ def test_nan_reaches_the_parameter_and_no_other(optimizer):
 
 @each_dtype
 @each_rule
-def test_pieces_and_borders(optimizer, dtype):
-    """Every size up to 40, in two pieces: nothing outside is touched, and the bits are those of one piece."""
+def test_parts_and_borders(optimizer, dtype):
+    """Every size up to 40, in two parts: nothing outside is touched, and the bits are those of one part."""
     rng = np.random.default_rng(0)
     numbers = np.array(optimizer.hyperparameters, float)
     for n in range(1, 41):
@@ -219,7 +217,7 @@ def test_pieces_and_borders(optimizer, dtype):
         for split in (0, n // 3, n - 1):
             gradient, p, first, second = arrays = outer.copy()
             inside = [a[margin:-margin] for a in (gradient, first, second, p)]
-            rule_step(optimizer.rule, numbers, 0.1, np.full(8, 0.9), *inside, split)
+            rule_step(optimizer.rule)(numbers, 0.1, np.full(8, 0.9), *inside, split)
             changed = [
                 not np.array_equal(a, b) for a, b in zip(inside, (outer[[0, 2, 3, 1], margin:-margin]), strict=True)
             ]
@@ -295,7 +293,7 @@ def test_penalty_of_zero_is_zero():
 
 
 @numba.njit(**FLAGS)
-def blocks(W, first, last, limit):
+def max_norm_columns(W, first, last, limit):
     rules.max_norm_columns(pointer(W, 0), W.shape[0], W.shape[1], first, last, limit)
     return rules.squares_array(pointer(W, 0), W.size)
 
@@ -305,11 +303,11 @@ def test_max_norm_of_some_columns(dtype):
     W = np.random.default_rng(0).normal(size=(5, 37)).astype(dtype)
     wanted, parts = W.copy(), W.copy()
     kernels.max_norm(dtype(1), wanted)
-    blocks(parts, 7, 30, 1.0)
+    max_norm_columns(parts, 7, 30, 1.0)
     np.testing.assert_array_equal(parts[:, 7:30], wanted[:, 7:30])
     np.testing.assert_array_equal(parts[:, [*range(7), *range(30, 37)]], W[:, [*range(7), *range(30, 37)]])
-    blocks(parts, 0, 7, 1.0)
-    squares = blocks(parts, 30, 37, 1.0)
+    max_norm_columns(parts, 0, 7, 1.0)
+    squares = max_norm_columns(parts, 30, 37, 1.0)
     np.testing.assert_array_equal(parts, wanted)
     assert math.isclose(squares, (wanted.astype(float) ** 2).sum(), rel_tol=1e-14)
 
@@ -317,8 +315,8 @@ def test_max_norm_of_some_columns(dtype):
 # ------------------------------------------------------------------ schedules
 
 
-def half_cosine(share):
-    return (1 + math.cos(math.pi * share)) / 2
+def half_cosine(fraction):
+    return (1 + math.cos(math.pi * fraction)) / 2
 
 
 EXAMPLES = [  # schedule, step -> rate
@@ -369,8 +367,8 @@ def test_a_schedule_takes_a_number_or_an_array():
 
 
 @numba.njit(**FLAGS)
-def rate(kind, numbers, step):
-    return kinds.rate_at(kind, pointer(numbers, 0), step), peek(pointer(numbers, 0), 0)
+def rate(kind, hyperparameters, step):
+    return kinds.rate_at(kind, pointer(hyperparameters, 0), step), peek(pointer(hyperparameters, 0), 0)
 
 
 def test_rate_of_one_step_in_compiled_code():
