@@ -1,4 +1,4 @@
-"""Callbacks: what else happens during ``Trainer.fit(..., callbacks=[EarlyStopping(), CSVLogger("run.csv")])``.
+"""Callbacks: objects that are called during ``Trainer.fit(..., callbacks=[EarlyStopping(), CSVLogger("run.csv")])``.
 
 A callback is an object with any of the methods of `Callback`; it need not inherit from it.
 """
@@ -32,7 +32,7 @@ EVENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "o
 
 
 class Callback:
-    """The methods that a callback may have; those that are not overridden are never called.
+    """Base class of callbacks; methods that are not overridden are never called.
 
     A method that returns True, or sets ``trainer.stop_training = True``, ends the training.  `trainer` and its
     ``trainer.net`` are live; ``history.recorded`` has what was recorded so far, by name.
@@ -42,7 +42,7 @@ class Callback:
         """Before the first epoch of a call of `fit`."""
 
     def on_train_end(self, trainer: Any, history: Any) -> None:
-        """After the last epoch, however it ended, by Ctrl-C and exceptions too."""
+        """After the last epoch, however training ended, by Ctrl-C and exceptions too."""
 
     def on_epoch_begin(self, trainer: Any, history: Any) -> bool | None:
         """Before each epoch."""
@@ -53,19 +53,16 @@ class Callback:
     def on_batch_end(self, trainer: Any, history: Any, step: int, loss: float) -> bool | None:
         """After each update: the number of the step, and the loss of its batch before it.
 
-        It has the network trained by one native call for every batch, and its parameters copied, which is slow for
-        small ones.  Methods of the full batch have no updates of their own.
+        With it, each batch is one native call and a copy of the parameters, which is slow for small batches.  It is
+        not called for full-batch methods.
         """
 
     def state_dict(self) -> dict:
-        """Return what it must know to go on within a training: a dict of arrays and what JSON can hold.
-
-        A checkpoint keeps it.
-        """
+        """Return the state from which a resumed training goes on, for a checkpoint: arrays and what JSON can hold."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` gave; called after `on_train_begin` by the first `fit` of a resumed training."""
+        """Restore a state of `state_dict`; called after `on_train_begin` by the first `fit` of a resumed training."""
 
 
 class Callbacks:
@@ -103,24 +100,23 @@ class Callbacks:
         self.final = [type(callback).__name__ for callback in callbacks if not isinstance(callback, TimeLimit)]
 
     def call(self, event: str, trainer: Any, history: Any, *arguments: Any) -> None:
-        """Call all that have this method; note who first wanted to end the training."""
+        """Call all that have this method; record the name of the first that ends the training."""
         for name, method in self._methods[event]:
-            wants_end = method(trainer, history, *arguments)
+            ends = method(trainer, history, *arguments)
             if event == "on_train_end":
                 continue
-            trainer.stop_training = trainer.stop_training or bool(wants_end)
+            trainer.stop_training = trainer.stop_training or bool(ends)
             if trainer.stop_training and history.stopped is None:
                 history.stopped = name
 
     def states(self) -> list:
-        """Return what the callbacks must know to go on: pairs of a class name and a dict."""
+        """Return the states of the callbacks: pairs of a class name and a dict."""
         return [(name, dict(method())) for name, method in self._methods["state_dict"]]
 
     def load_states(self, states: list, path: str) -> None:
-        """Give each callback the state that one of its class had; those of the same class in their order.
+        """Restore each callback from the first state left of its class that has the same `monitor`, if any.
 
-        The state of one that monitors something is for one that monitors the same.  A CheckpointError says which file,
-        `path`, has a state that no callback gives.
+        A CheckpointError names the file, `path`, whose state a callback refuses.
         """
         states = list(states)
         for name, method in self._methods["load_state_dict"]:
@@ -135,7 +131,7 @@ class Callbacks:
 
 
 class _Monitor(Callback):
-    """Watches one of the recorded series and knows its best value.
+    """Base class of callbacks that follow the best value of one recorded series.
 
     Parameters
     ----------
@@ -162,7 +158,7 @@ class _Monitor(Callback):
         self.check_name(history)
 
     def check_name(self, history: Any) -> None:
-        """Check that what is monitored is recorded."""
+        """Check that the monitored series is recorded."""
         if self.monitor not in history.recorded:
             hint = "; pass validation_data to fit" if self.monitor.startswith("validation_") else ""
             if self.monitor.startswith("val_"):
@@ -173,7 +169,7 @@ class _Monitor(Callback):
             )
 
     def is_better(self, history: Any) -> bool:
-        """Take the last value; whether it is the best so far by more than min_delta."""
+        """Whether the last value is the best so far by more than min_delta; then it is the new best."""
         value = history.recorded[self.monitor][-1]
         better = self.sign * value < self.sign * self.best - self.min_delta
         if better:
@@ -185,12 +181,12 @@ class _Monitor(Callback):
         return {"monitor": self.monitor, "best": self.best}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
+        """Restore it."""
         self.best = check_number("best", state.get("best"))
 
 
 class EarlyStopping(_Monitor):
-    """Stops when what is monitored was no better for some epochs.
+    """Stops when the monitored series has not improved for some epochs.
 
     Each call of `fit` starts anew: best value, patience and best parameters are those of that call.
 
@@ -203,8 +199,8 @@ class EarlyStopping(_Monitor):
     min_delta : float
         A value is better only if it is so by more than this.
     restore_best : bool
-        Put back the parameters of the best epoch at the end, however the training ended.  What the optimizer
-        remembers stays that of the last epoch.
+        Restore the parameters of the best epoch at the end, however training ended.  The state of the optimizer stays
+        that of the last epoch.
     mode : "min", "max" or None
         Whether smaller or larger is better; None tells it from the name.
 
@@ -231,13 +227,13 @@ class EarlyStopping(_Monitor):
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Start anew."""
-        self._parameters = None  # of a call whose end was not told, because another callback failed
+        self._parameters = None  # of a call without on_train_end, because another callback failed
         super().on_train_begin(trainer, history)
         self.best_epoch = history.first_epoch - 1
         self._of_network = trainer.net.parameters.shape, trainer.net.dtype
 
     def on_epoch_end(self, trainer: Any, history: Any) -> bool:
-        """Keep the parameters if they are the best; else see whether that lasted too long."""
+        """Keep the parameters if they are the best; return whether the patience is exhausted."""
         if self.is_better(history):
             self.best_epoch = trainer.epochs
             if self.restore_best:
@@ -250,7 +246,7 @@ class EarlyStopping(_Monitor):
         return {**super().state_dict(), "best_epoch": self.best_epoch, **parameters}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
+        """Restore it."""
         super().load_state_dict(state)
         self.best_epoch = check_number(
             "best_epoch", state.get("best_epoch"), is_integer=True, at_least=0, below=1 << 62
@@ -266,7 +262,7 @@ class EarlyStopping(_Monitor):
         self._parameters = parameters if self.restore_best else None
 
     def on_train_end(self, trainer: Any, history: Any) -> None:
-        """Put back the best parameters."""
+        """Restore the best parameters."""
         if self._parameters is not None:
             trainer.net.parameters[:] = self._parameters
             self._parameters = None
@@ -284,7 +280,7 @@ class ModelCheckpoint(_Monitor):
         Where `Network.save` puts it; may name what was recorded, as in ``"{epoch:03d}_{validation_loss:.3f}.npz"``.
     monitor, mode : as for `EarlyStopping`
     save_best_only : bool
-        Otherwise the monitor is not looked at.
+        Otherwise save each; the monitor is not used.
 
     Attributes
     ----------
@@ -315,7 +311,7 @@ class ModelCheckpoint(_Monitor):
             ) from None
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
-        """Save, if it is time."""
+        """Save, if the network is the best so far or each is to be saved."""
         if not self.save_best_only or self.is_better(history):
             values = {name: series[-1] for name, series in history.recorded.items()}
             trainer.net.save(self.path.with_name(self.path.name.format(epoch=trainer.epochs, **values)))
@@ -342,7 +338,7 @@ class Checkpoint(Callback):
     Warns
     -----
     RuntimeWarning
-        Where there are such, for `checkpoints.latest` will take them for this training's.
+        Where there are such: `checkpoints.latest` would return one of them.
     """
 
     def __init__(self, path: str | Path, every: int = 1, keep: int = 3) -> None:
@@ -353,7 +349,7 @@ class Checkpoint(Callback):
         self.every, self.keep = arguments.integer("every", every), arguments.integer("keep", keep)
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
-        """See that the folder is there, and no checkpoint of a later epoch."""
+        """Check that the folder exists, and warn of checkpoints of later epochs."""
         if not Path(self.path).parent.is_dir():
             raise FileNotFoundError(f"the folder of Checkpoint({str(self.path)!r}) does not exist")
         last = checkpoints.last_number(self.path)
@@ -366,17 +362,17 @@ class Checkpoint(Callback):
             )
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
-        """Write one, and delete the oldest of too many."""
+        """Write a checkpoint every so many epochs, and delete the oldest."""
         if trainer.epochs % self.every == 0:
             trainer.save_checkpoint(checkpoints.numbered(self.path, trainer.epochs))
             checkpoints.rotate(self.path, self.keep, trainer.epochs)
 
 
 class ReduceLROnPlateau(_Monitor):
-    """Makes the steps smaller when what is monitored was no better for some epochs.
+    """Lowers the learning rate when the monitored series has not improved for some epochs.
 
-    It lowers ``trainer.lr_scale``, the factor of the optimizer's learning rate or schedule, and leaves it there for
-    later calls of `fit`, each of which starts anew with best value and patience.
+    It lowers ``trainer.lr_scale``, the factor of the optimizer's learning rate or schedule, which stays for later
+    calls of `fit`; each of these starts anew with best value and patience.
 
     Parameters
     ----------
@@ -386,7 +382,7 @@ class ReduceLROnPlateau(_Monitor):
     patience : int
         Epochs in a row without a better value.
     min_lr : float
-        The rate is not made smaller than this.
+        Lower limit of the rate.
     """
 
     def __init__(
@@ -406,11 +402,11 @@ class ReduceLROnPlateau(_Monitor):
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Start anew."""
         super().on_train_begin(trainer, history)
-        _ = trainer.lr  # a method of the full batch says that it has none
+        _ = trainer.lr  # a full-batch method has none, and raises
         self._since = history.first_epoch - 1
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
-        """Lower the rate, if it is time."""
+        """Lower the rate if the patience is exhausted."""
         if self.is_better(history):
             self._since = trainer.epochs
         elif trainer.epochs - self._since >= self.patience:
@@ -424,7 +420,7 @@ class ReduceLROnPlateau(_Monitor):
         return {**super().state_dict(), "since": self._since}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there."""
+        """Restore it."""
         super().load_state_dict(state)
         self._since = check_number("since", state.get("since"), is_integer=True, at_least=0, below=1 << 62)
 
@@ -446,7 +442,7 @@ class CSVLogger(Callback):
         self._is_begun = False
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
-        """See that the file can be written, and that the lines to come fit it."""
+        """Check that the file can be written, and that its columns are those to come."""
         self.path.open("a").close()
         columns = ["epoch", *history.recorded, "seconds"]
         if self._columns is None:
@@ -475,7 +471,7 @@ class CSVLogger(Callback):
         return {"columns": self._columns, "size": self.path.stat().st_size if self._is_begun else 0}
 
     def load_state_dict(self, state: dict) -> None:
-        """Add to the file where it was then; where it is gone, begin it anew."""
+        """Continue the file from its length in that state; begin it anew if it is another file."""
         given, size = (
             state.get("columns"),
             check_number("size", state.get("size"), is_integer=True, at_least=0, below=1 << 62),
@@ -492,7 +488,7 @@ class CSVLogger(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes all that is recorded for TensorBoard (package tensorboardX), one scalar by name and epoch.
+    """Writes all recorded series for TensorBoard (package tensorboardX), one scalar by name and epoch.
 
     Parameters
     ----------
@@ -534,16 +530,16 @@ class TimeLimit(Callback):
     Parameters
     ----------
     seconds : float
-        From the begin of the call of `fit`.  A training that is resumed has as much time again.
+        From the start of the call of `fit`; a resumed training starts anew.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = arguments.number("seconds", seconds, above=0)
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
-        """Look at the clock."""
+        """Start the clock."""
         self._end = time.monotonic() + self.seconds
 
     def on_epoch_end(self, trainer: Any, history: Any) -> bool:
-        """Look at the clock."""
+        """Return whether the time is up."""
         return time.monotonic() >= self._end

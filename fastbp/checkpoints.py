@@ -1,10 +1,10 @@
-"""Checkpoint files: all that is needed to go on exactly where training was, whole or not at all.
+"""Checkpoint files: all that is needed to resume a training exactly, written completely or not at all.
 
 The format, without pickle: the line `MAGIC`; the version of the format and the lengths of the whole file and of the
 header, three little-endian unsigned 64-bit numbers; the header, JSON with `info` and each array's dtype (one of
 `DTYPES`) and shape; the arrays one after the other, C order, little-endian; the SHA-256 of everything before it.
 
-The checksum finds damage, but whoever crafts a file can compute it: nothing that a file says is used unchecked.
+The checksum finds damage, but a crafted file can have a right one: nothing in a file is used unchecked.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _NAMES = {np.dtype(dtype).name for dtype in DTYPES}
 _MAX_AXES = 32  # NumPy 1.26 has no more
 _MAX_BYTES = 1 << 62
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
-_PLACES = {"pos": 624, "buffer_pos": 4}  # of generators in their buffers, which NumPy reads there unchecked
+_POSITIONS = {"pos": 624, "buffer_pos": 4}  # of generators in their buffers, which NumPy reads there unchecked
 _MAX_POOL = 1024  # numbers of a SeedSequence: seeding takes the square of it
 _FIELD = re.compile(r"\{\w*(?::(\d*d?))?\}")  # of a path: {epoch} or {epoch:04d}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint file is damaged, cut short, no such file, or holds what no training writes."""
+    """A file is damaged, cut short, no checkpoint, or holds what no training writes."""
 
 
 # ------------------------------------------------------------------ one file
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike], info: dict[str, Any]) -> None:
-    """Write a checkpoint at once or not at all: beside `path`, forced to disk, then renamed.
+    """Write a checkpoint completely or not at all: beside `path`, forced to disk, then renamed.
 
-    What writers of this path that were killed left beside it is deleted, once it is older than the file at `path`.
+    Files that killed writers of this path left beside it are deleted if they are older than the file at `path`.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike], info: d
     TypeError
         For an array of anything else, or `info` that JSON cannot hold; nothing is written then.
     OSError
-        Where the file cannot be written; what was at `path` is still there.
+        Where the file cannot be written; the file that was at `path` is still there.
     """
     path = Path(os.path.realpath(path))
     plain = {name: _plain(name, array) for name, array in arrays.items()}
@@ -169,7 +169,7 @@ def _checked_array(name: str, declared: Any) -> tuple[str, list[int], int]:
 
 
 def short(value: Any) -> str:
-    """Return how a message names a value from a file, however long or deep it is."""
+    """Return a value from a file as text for a message, however long or deep it is."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # of an integer of thousands of digits
@@ -254,8 +254,8 @@ def latest(place: str | os.PathLike[str]) -> Path | None:
     if not os.path.isdir(place):
         members = _members(place)
         return members[-1][1] if members else None
-    files = [path for path in Path(place).iterdir() if _is_checkpoint(path)]
-    heads = {_pattern_of(path): path for path in sorted(files, key=_last_number)}
+    files = [file for file in Path(place).iterdir() if _is_checkpoint(file)]
+    heads = {_pattern_of(file): file for file in sorted(files, key=_last_number)}
     return max(heads.values(), key=_time, default=None)
 
 
@@ -267,7 +267,7 @@ def last_number(pattern: str | os.PathLike[str]) -> int:
 def rotate(pattern: str | os.PathLike[str], keep: int, last: int | None = None) -> list[Path]:
     """Keep the checkpoints of the highest `keep` numbers and delete the others of this pattern.
 
-    What writers that were killed left beside them is deleted too, once it is older than all that is kept.
+    Files that killed writers left beside them are deleted too if they are older than all that are kept.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def rotate(pattern: str | os.PathLike[str], keep: int, last: int | None = None) 
     Returns
     -------
     list of Path
-        What is kept, the newest last.
+        Those kept, the newest last.
     """
     keep = arguments.integer("keep", keep)
     members = [path for number, path in _members(pattern) if last is None or number <= last]
@@ -319,7 +319,7 @@ def _members(pattern: str | os.PathLike[str]) -> list[tuple[int, Path]]:
 
 
 def _before(path: Path) -> Iterator[Path]:
-    """Yield the checkpoints that may stand in for `path`, the newest first.
+    """Yield the checkpoints that may replace `path`, the newest first.
 
     Of files whose names differ in the last number alone those of lower numbers; then all others of the same suffix.
     """
@@ -344,7 +344,7 @@ def _last_number(path: Path) -> int:
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
-    """Return all that a random generator holds, as JSON can keep it.
+    """Return the state of a random generator as JSON can hold it.
 
     Parameters
     ----------
@@ -383,7 +383,7 @@ def check_number(
 
 
 def restore_generator(state: Any) -> np.random.Generator:
-    """Return a generator that goes on exactly where the one of `generator_state` was.
+    """Return a generator that continues exactly from a state of `generator_state`.
 
     Raises
     ------
@@ -420,11 +420,11 @@ def _is_like(value, example, key=None):
         return isinstance(value, list) and len(value) == len(example) and all(map(_is_like, value, example))
     if isinstance(example, str):
         return value == example
-    return type(value) is int and 0 <= value <= _PLACES.get(key, value)
+    return type(value) is int and 0 <= value <= _POSITIONS.get(key, value)
 
 
 def _seed_sequence(kept):
-    """Return the arguments of a SeedSequence; what they hold besides the ranges checked here NumPy checks."""
+    """Return the arguments of a SeedSequence; NumPy checks what is not checked here."""
     if not isinstance(kept, dict) or set(kept) != {"entropy", "spawn_key", "pool_size", "n_children_spawned"}:
         raise ValueError("the seed sequence has not the values that it needs")
     arguments.integer("pool_size", kept["pool_size"])

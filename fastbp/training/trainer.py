@@ -42,7 +42,6 @@ EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of s
 _STATE_HINT = "make a new Trainer, or write into state.buffers and state.running_products"
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-Seed = None | int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator
 
 
 def _exclusive(method: Method) -> Method:
@@ -128,7 +127,7 @@ class _LoopSettings:
     optimizer: Optimizer | FullBatchMethod = field(metadata=_attribute(Setting(_optimizer)))
     batch_size: int | None = field(default=32, metadata=_attribute(Setting(_positive_or_none), in_checkpoint=True))
     shuffle: bool = field(default=True, metadata=_attribute(Setting(_flag), in_checkpoint=True))
-    seed: InitVar[Seed] = None
+    seed: InitVar[arguments.Seed] = None
     threads: int | None = field(default=None, metadata=_attribute(Setting(_positive_or_none)))
 
 
@@ -207,7 +206,7 @@ class Trainer(UpdateSettings, _LoopSettings):
     key: int = field(init=False, metadata=_attribute(Setting(_key)))
     state: State = field(init=False, metadata=_attribute(Fixed(_STATE_HINT)))
 
-    def __post_init__(self, seed: Seed) -> None:
+    def __post_init__(self, seed: arguments.Seed) -> None:
         """Begin with no steps done."""
         self.lr_scale = 1.0
         self.rng = arguments.generator("seed", seed)
