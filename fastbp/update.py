@@ -97,7 +97,7 @@ class UpdateSettings:
 
 @dataclass(kw_only=True)
 class Update(UpdateSettings):
-    """All that backends are told of every step of a training; never changed once it is made.
+    """All settings of the steps of a training, as backends take them; not to be changed once it is made.
 
     Limits of 0, and no dropout at all, are off.
 

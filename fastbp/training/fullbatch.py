@@ -1,4 +1,4 @@
-"""Methods that look at all samples before each step: L-BFGS and Levenberg-Marquardt.
+"""Loops of the full-batch methods, which see all samples before each step: L-BFGS and Levenberg-Marquardt.
 
 Both minimize E = loss of the network by its reduction + l2 / 2 * sum W**2.  Their vectors are float64; losses,
 gradients and Jacobians are computed in the dtype of the network.  One iteration is one epoch of the `Trainer`.

@@ -88,7 +88,7 @@ def _network(trainer: Any, name: str, value: Any) -> Network:
 
 
 def _optimizer(trainer: Any, name: str, value: Any) -> Optimizer | FullBatchMethod:
-    """Check an optimizer, and that it can go on with the state of the one before."""
+    """Check an optimizer, and that it can use the state of the one before."""
     checks.optimizer(value, optimizers.OPTIMIZERS)
     before = vars(trainer).get(name)
     if before is not None and not optimizers.share_state(before, value):
@@ -399,7 +399,7 @@ class Trainer(UpdateSettings, _LoopSettings):
         return float(losses[0] / (len(X) if net.reduction == "mean" else 1))
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Write all that is needed to go on exactly here, at once or not at all; see `fastbp.checkpoints`.
+        """Write all that is needed to resume exactly here, completely or not at all; see `fastbp.checkpoints`.
 
         Parameters, the rule's state, the step of the schedule, the state of the generator, the history, and the
         versions it was made with; called by a callback, also what `tol` and the other callbacks count.  Meant for the
@@ -491,7 +491,7 @@ class Trainer(UpdateSettings, _LoopSettings):
         return {**arrays, "vectors": self.state.vectors} if len(self.state.vectors) else arrays
 
     def _config(self) -> dict[str, Any]:
-        """Return what two trainers must have in common for one to go on where the other was, as JSON has it."""
+        """Return what two trainers must have in common for one to load a checkpoint of the other, as JSON has it."""
         net = self.net
         network = {
             "sizes": net.sizes,
@@ -523,7 +523,7 @@ class Trainer(UpdateSettings, _LoopSettings):
                 )
 
     def _update(self) -> Update:
-        """Return what the backend is told of every step; the same object while nothing changes."""
+        """Return the settings of every step for the backend; the same object while no setting changes."""
         if self._last_update is None:
             rule: dict[str, Any] = {}
             if not isinstance(self.optimizer, FullBatchMethod):
@@ -684,7 +684,7 @@ class _Fit:
         trainer._resumed = None
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold for another call to go on within this one."""
+        """Return the part of a checkpoint from which another call resumes this one."""
         return {
             "callbacks": self._callbacks.states(),
             "plateau": (self._plateau.best, self._plateau.count),
