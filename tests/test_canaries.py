@@ -6,6 +6,7 @@ may not be touched; this runs in a process of its own, since the touch ends it.
 """
 
 import ctypes
+import dataclasses
 import mmap
 import signal
 import sys
@@ -360,7 +361,7 @@ def run_network(i, dtype, memory):
 
         if labels:  # one that is no class, the last of a batch
             Y[min(batch_size, n) - 1] = (sizes[-1], -1, 10**9, -(2**63))[i % 4]
-            update = update._replace(label_smoothing=0.1 * (i % 2))
+            update = dataclasses.replace(update, label_smoothing=0.1 * (i % 2))
             given = memory.put(parameters)
             state = State(RULES[update.rule].n_states, n_parameters, np.dtype(dtype))
             train = backend.training(given, state, order=memory.put(np.arange(n)), batch_size=batch_size, update=update)
