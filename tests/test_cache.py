@@ -375,6 +375,7 @@ sys.stdin.read()
 def waiting(monkeypatch):
     """Call three kernels, in a time that passes only while waiting: seconds waited."""
     clock = [0.0]
+    monkeypatch.setattr(cache, "LOCK_MESSAGE_S", 2.0)
     monkeypatch.setattr(
         cache,
         "time",

@@ -61,11 +61,12 @@ class Autotuner:
         list of (threads, slice of epochs, first batch, end of the batches)
         """
         self._calls += 1
+        if self.seconds and self._calls % limits.CALLS_BETWEEN_TRIALS:
+            return [(None, slice(0, epochs), first, last)]
         order = [1, self._threads] * limits.TRIALS
         n = self._trial_size((last - first) // (2 * len(order)), self._work)
         n_epochs = self._trial_size(epochs // (2 * len(order)), self._work * last)
-        is_due = not self.seconds or self._calls % limits.CALLS_BETWEEN_TRIALS == 0
-        if not is_due or not (n or n_epochs):
+        if not (n or n_epochs):
             return [(None, slice(0, epochs), first, last)]
         self._trial = {}
         if not n:
