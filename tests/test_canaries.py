@@ -6,7 +6,6 @@ may not be touched; this runs in a process of its own, since the touch ends it.
 """
 
 import ctypes
-import dataclasses
 import mmap
 import signal
 import sys
@@ -324,14 +323,13 @@ def run_network(i, dtype, memory):
             {"l2": 0.1, "dropout": (0.3,) * (len(sizes) - 2), "input_noise": 0.1, "clip_value": 0.5},
             {"clip_norm": 0.3, "max_norm": 0.5, "rule": "adam", "hyperparameters": (0.9, 0.99, 1e-8)},
         ][i // 3 % 3]
-        update = Update(
-            **{
-                "rule": rule,
-                "hyperparameters": (momentum,) if momentum else (),
-                "rates": (0.02 / (n if i % 2 else 1),),
-                **settings,
-            }
-        )
+        settings = {
+            "rule": rule,
+            "hyperparameters": (momentum,) if momentum else (),
+            "rates": (0.02 / (n if i % 2 else 1),),
+            **settings,
+        }
+        update = Update(**settings)
         options = dict(batch_size=batch_size, update=update, threads=1 + i % 3)
         span = 0, -(-n // batch_size)
         weights = np.linspace(0, 2, n) if i % 4 == 0 else None
@@ -361,7 +359,7 @@ def run_network(i, dtype, memory):
 
         if labels:  # one that is no class, the last of a batch
             Y[min(batch_size, n) - 1] = (sizes[-1], -1, 10**9, -(2**63))[i % 4]
-            update = dataclasses.replace(update, label_smoothing=0.1 * (i % 2))
+            update = Update(**settings, label_smoothing=0.1 * (i % 2))
             given = memory.put(parameters)
             state = State(RULES[update.rule].n_states, n_parameters, np.dtype(dtype))
             train = backend.training(given, state, order=memory.put(np.arange(n)), batch_size=batch_size, update=update)
