@@ -4,7 +4,7 @@
 its exhaustive version are one function, parametrized: the quick one takes every code path, on some of the shapes,
 networks or processors; the exhaustive one takes all of them.
 
-- ``pytest -m exhaustive`` runs the exhaustive ones.
+- ``pytest -m exhaustive`` runs the exhaustive ones; one that is named on the command line needs this too.
 - ``pytest -m "exhaustive or not exhaustive"`` runs all, as `.ci/run` does.
 - ``pytest -n 2 --dist loadfile`` runs on two cores (pytest-xdist).  The processes share the folder of compiled kernels,
   whose locks make each kernel compile once; every other folder that a test writes to is its own (`tmp_path`).

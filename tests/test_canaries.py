@@ -402,23 +402,27 @@ def touch(*arguments, **environment):
     return run_python("-X", "faulthandler", __file__, *arguments, timeout=500, PYTHONWARNINGS="error", **environment)
 
 
+def check_pages(side, extent, **environment):
+    result = touch(side, extent, **environment)
+    last = result.stdout.strip().splitlines()[-1:]
+    assert result.returncode == 0 and last == ["done"], f"after {last}:\n{result.stderr[-3000:]}"
+
+
 needs_mprotect = pytest.mark.skipif(sys.platform != "linux", reason="pages are forbidden by Linux' mprotect")
 
 
 @needs_mprotect
 @each_extent
 @pytest.mark.parametrize("side", ["start", "end"])
-def test_nothing_touches_the_next_page(side, is_quick, environment=None):
-    result = touch(side, "quick" if is_quick else "all", **(environment or {}))
-    last = result.stdout.strip().splitlines()[-1:]
-    assert result.returncode == 0 and last == ["done"], f"after {last}:\n{result.stderr[-3000:]}"
+def test_nothing_touches_the_next_page(side, is_quick):
+    check_pages(side, "quick" if is_quick else "all")
 
 
 @needs_mprotect
 @needs_x86
 @exhaustive
 def test_nothing_touches_the_next_page_with_registers_of_32_bytes():
-    test_nothing_touches_the_next_page("end", True, table.AVX2)
+    check_pages("end", "quick", **table.AVX2)
 
 
 @needs_mprotect
