@@ -22,12 +22,11 @@ if not (_Path(__file__).parent / "kernels").is_dir():
     # A checkout, not an installed wheel: kernels/ stands beside fastbp/.  So `import fastbp` works in its folder too.
     __path__.append(str(_Path(__file__).parent.parent))
 
-from . import callbacks, losses, metrics, moved, schedules  # noqa: E402
+from . import callbacks, losses, metrics, moved, optimizers, schedules  # noqa: E402
 from .activations import Activation  # noqa: E402
 from .losses import Loss  # noqa: E402
 from .network import Gradients, Network, load  # noqa: E402
-from .optimizers import SGD, Adagrad, Adam, AdamW, Lion, Nadam, RMSprop, Rprop  # noqa: E402
-from .training.fullbatch import LBFGS, LevenbergMarquardt  # noqa: E402
+from .optimizers import *  # noqa: E402
 from .training.history import History  # noqa: E402
 from .training.trainer import Trainer  # noqa: E402
 
@@ -40,20 +39,10 @@ _SUBMODULES = ("checkpoints", "datasets", "kernels")
 
 __all__ = [
     "Activation",
-    "Adagrad",
-    "Adam",
-    "AdamW",
     "Gradients",
     "History",
-    "LBFGS",
-    "LevenbergMarquardt",
-    "Lion",
     "Loss",
-    "Nadam",
     "Network",
-    "RMSprop",
-    "Rprop",
-    "SGD",
     "Trainer",
     "callbacks",
     "checkpoints",
@@ -66,6 +55,7 @@ __all__ = [
     "set_num_threads",
     "stream",
 ]
+__all__ += optimizers.__all__
 
 
 if not TYPE_CHECKING:  # which would give every unknown name the type Any

@@ -1,6 +1,6 @@
 """The table of optimizers: the settings of each update rule, validated once.
 
-A new one is a class here, listed in `OPTIMIZERS`, whose `rule` names a kernel and its twin.
+A new one is a class here, listed in `__all__` and `OPTIMIZERS`, whose `rule` names a kernel and its twin.
 """
 
 from __future__ import annotations
@@ -15,6 +15,20 @@ import numpy as np
 
 from . import arguments
 from .schedules import Constant, Schedule
+
+# fastbp itself offers these.
+__all__ = [
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "LBFGS",
+    "LevenbergMarquardt",
+    "Lion",
+    "Nadam",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+]
 
 N_RUNNING_PRODUCTS = 8  # numbers that an optimizer may carry from step to step, such as beta**t
 

@@ -23,7 +23,14 @@ class Setting(Checked):
         trainer._last_update = None
 
 
-def setting(default: Any, check: Callable[[Any, str, Any], Any], *, off: Any = None, full_batch: bool = False) -> Any:
+def setting(
+    default: Any,
+    check: Callable[[Any, str, Any], Any],
+    *,
+    off: Any = None,
+    small_steps: bool = False,
+    full_batch: bool = False,
+) -> Any:
     """Return the field of a setting that backends are told in an `Update`.
 
     Parameters
@@ -34,11 +41,14 @@ def setting(default: Any, check: Callable[[Any, str, Any], Any], *, off: Any = N
         Returns what backends are told, or raises.
     off
         What `check` makes of the default; None: the same.
+    small_steps : bool
+        Whether the kernels for small steps know it (`kernels/online.py` and `lanes.py`); otherwise a training with it
+        is left to the kernel for blocks.
     full_batch : bool
         Whether methods of the full batch support it; otherwise they refuse what is not 0.
     """
-    metadata = {"attribute": Setting(check), "off": default if off is None else off, "full_batch": full_batch}
-    return field(default=default, metadata=metadata)
+    metadata = {"attribute": Setting(check), "off": default if off is None else off}
+    return field(default=default, metadata={**metadata, "small_steps": small_steps, "full_batch": full_batch})
 
 
 def at_least_0(trainer: Any, name: str, value: Any) -> float:
@@ -85,11 +95,11 @@ class UpdateSettings:
         Standard deviation of the normal noise added to the inputs in training.
     """
 
-    l1: float = setting(0.0, at_least_0)
-    l2: float = setting(0.0, at_least_0, full_batch=True)
+    l1: float = setting(0.0, at_least_0, small_steps=True)
+    l2: float = setting(0.0, at_least_0, small_steps=True, full_batch=True)
     dropout: float | Sequence[float] = setting(0.0, _dropout, off=())
-    clip_norm: float | None = setting(None, _limit, off=0.0)
-    clip_value: float | None = setting(None, _limit, off=0.0)
+    clip_norm: float | None = setting(None, _limit, off=0.0, small_steps=True)
+    clip_value: float | None = setting(None, _limit, off=0.0, small_steps=True)
     max_norm: float | None = setting(None, _limit, off=0.0)
     label_smoothing: float = setting(0.0, _label_smoothing)
     input_noise: float = setting(0.0, at_least_0)
@@ -130,6 +140,12 @@ class Update(UpdateSettings):
         for row in fields(UpdateSettings):
             if getattr(self, row.name) == row.default:
                 setattr(self, row.name, row.metadata["off"])
+
+    @property
+    def suits_small_steps(self) -> bool:
+        """Whether the kernels for small steps know all settings that are on."""
+        unknown = [row.name for row in fields(UpdateSettings) if not row.metadata["small_steps"]]
+        return not (self.skips or any(np.any(getattr(self, name)) for name in unknown))
 
 
 def settings_of(trainer: UpdateSettings) -> dict[str, Any]:

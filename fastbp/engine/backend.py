@@ -108,10 +108,7 @@ class _Rules:
         self.update, self.row = update, RULES[update.rule]
         self.arrays = np.array([*update.hyperparameters, 0.0]), np.array(update.rates, np.float64)
         self.dropout = update.dropout if any(update.dropout) else ()
-        # what the kernels for small steps do not know
-        self.is_plain = not (
-            self.dropout or update.input_noise or update.label_smoothing or update.max_norm or update.skips
-        )
+        self.is_plain = update.suits_small_steps
         has_more = update.l1 or update.l2 or update.clip_value or update.clip_norm
         self.epilogue = STORE if has_more else self.row.epilogue
         self.advances = update.schedule != "constant" or self.row.advances
