@@ -1,7 +1,8 @@
 """The table of public kernels: for each its arguments, for any shape.
 
 It drives the equivalence tests and those of the memory that kernels access.  A kernel's twin has its name in
-`fastbp.reference`, so a new kernel needs one row here.
+`fastbp.reference`.  Activations, losses and update rules stand here by the library's tables; another new kernel needs
+one row.
 """
 
 import inspect
@@ -11,8 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_features
+from shared import HIDDEN
 
 from fastbp import reference
+from fastbp.losses import LOSSES, settings_of
+from fastbp.optimizers import OPTIMIZERS
 
 
 class Row(NamedTuple):
@@ -232,16 +236,30 @@ def sums_depth(rows, columns, depth):
     return depth
 
 
+def rule_row(kind):
+    """The row of an optimizer's update rule."""
+    hyperparameters = HYPERPARAMETERS.get(kind.rule, kind(0.01).hyperparameters)
+    written = list(inspect.signature(getattr(reference, kind.rule)).parameters)[2 + len(hyperparameters) :]
+    arguments = update(
+        hyperparameters,
+        n_states=kind.n_states,
+        running_products="running_products" in written,
+        has_steps=kind.rule == "rprop",
+    )
+    return Row(kind.rule, arguments, ELEMENTS, lambda n, m: 3, written=tuple(written))
+
+
 ADAM = (0.9, 0.99, 1e-3)
-RULES = {  # arguments, and the written ones but the parameters
-    "rmsprop": (update((0.9, 1e-3), n_states=1), "square"),
-    "adagrad": (update((1e-3,), n_states=1), "total"),
-    "adam": (update(ADAM, running_products=True), "running_products m v"),
-    "adamw": (update((*ADAM, 0.3), running_products=True), "running_products m v"),
-    "nadam": (update((*ADAM, 0.98), running_products=True), "running_products m v"),
-    "lion": (update((0.9, 0.8, 0.3), n_states=1), "m"),
-    "rprop": (update((0.5, 1.2, 0.03, 0.9), has_steps=True), "last step"),
+HYPERPARAMETERS = {  # of update rules; of the others the defaults
+    "rmsprop": (0.9, 1e-3),
+    "adagrad": (1e-3,),
+    "adam": ADAM,
+    "adamw": (*ADAM, 0.3),
+    "nadam": (*ADAM, 0.98),
+    "lion": (0.9, 0.8, 0.3),
+    "rprop": (0.5, 1.2, 0.03, 0.9),
 }
+RULES = [kind for kind in OPTIMIZERS if isinstance(getattr(kind, "rule", None), str)]  # those of SGD stand in the table
 SCHEDULES = [  # hyperparameters, by code
     [(0.3,)],
     [(0.3, 0.5, 10)],
@@ -251,43 +269,25 @@ SCHEDULES = [  # hyperparameters, by code
     [(0.01, 0.3, 0.001, 20.6, 90)],
     [(0, 0.3), (3, 1, 10, 50, 0.3, 0.2, 0.4, 0.1)],
 ]
-ACTIVATIONS = (
-    "sigmoid",
-    "tanh",
-    "relu",
-    "leaky_relu",
-    "elu",
-    "softplus",
-    "silu",
-    "gelu",
-    "identity",
-    "selu",
-    "mish",
-    "softsign",
-    "hard_sigmoid",
-    "hard_tanh",
-    "exponential",
-)
-LOSSES = {
-    "squared_error": (-2, 2),
-    "absolute_error": (-2, 2),
-    "huber": (-2, 2, 0.75),
-    "log_cosh": (-2, 2),
-    "quantile": (-2, 2, 0.875),
-    "hinge": (-2, 2),
-    "poisson": (0.02, 3),
-    "binary_cross_entropy": (0.02, 0.98),
-    "focal": (0.02, 0.98, 1.75),
-}
+
+
+def ends_of(name):
+    """Where outputs and targets of a loss lie, and its parameter, if any, somewhat off the default."""
+    row = LOSSES[name]
+    ends = (0.02, 0.98) if row.within_01 else (0.02, 3) if row.is_positive else (-2, 2)
+    return *ends, *(0.875 * value for value in settings_of(name).values())
+
+
+ENDS = {name: ends_of(name) for name, row in LOSSES.items() if not row.takes_labels}
 TABLE = [
     Row("exp", elementwise(-80, 80), ELEMENTS),
     Row("log", elementwise(1e-30, 9), ELEMENTS),
-    *[Row(name, elementwise(-6, 6), ELEMENTS) for name in ACTIVATIONS],
-    *[Row(f"{name}_derivative", derivative_of(name), ELEMENTS) for name in ACTIVATIONS],
+    *[Row(name, elementwise(-6, 6), ELEMENTS) for name in HIDDEN],
+    *[Row(f"{name}_derivative", derivative_of(name), ELEMENTS) for name in HIDDEN],
     Row("softmax", elementwise(-4, 4), SAMPLES, sums_columns),
     Row("softmax_backward", of_samples(0, 1, is_derivative=True), SAMPLES, sums_columns),
-    *[Row(name, of_samples(*ends), SAMPLES, sums_columns) for name, ends in LOSSES.items()],
-    *[Row(f"{name}_derivative", of_samples(*ends, is_derivative=True), SAMPLES) for name, ends in LOSSES.items()],
+    *[Row(name, of_samples(*ends), SAMPLES, sums_columns) for name, ends in ENDS.items()],
+    *[Row(f"{name}_derivative", of_samples(*ends, is_derivative=True), SAMPLES) for name, ends in ENDS.items()],
     Row("binary_cross_entropy_logits", of_samples(-9, 1, low_y=0), SAMPLES, sums_columns),
     *[
         Row(
@@ -318,10 +318,7 @@ TABLE = [
     ],
     Row("dropout", random_numbers(2, 0.4), SAMPLES),
     Row("input_noise", random_numbers(1, 0.7), SAMPLES, terms=lambda n, m: 1000),  # its cosine is a series
-    *[
-        Row(name, arguments, ELEMENTS, lambda n, m: 3, written=(*written.split(), "parameters"))
-        for name, (arguments, written) in RULES.items()
-    ],
+    *map(rule_row, RULES),
     Row("penalize", penalize, ELEMENTS, written=("gradient",)),
     Row("clip_value", limited(0.6), ELEMENTS, written=("gradient",)),
     *[
