@@ -2,9 +2,11 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -42,6 +44,14 @@ def is_admissible(output, loss):
     """Whether the outputs of this activation lie where the loss needs them."""
     row, needs = ACTIVATIONS[output], LOSSES[loss]
     return (row.within_01 or not needs.within_01) and (row.is_positive or not needs.is_positive)
+
+
+def copy_package(folder):
+    """Copy fastbp, with its kernels, into a folder to import it from; return the copy."""
+    copy, ignore = folder / "fastbp", shutil.ignore_patterns("__pycache__", "*.nbc")
+    shutil.copytree(Path(limits.__file__).parents[1], copy, ignore=ignore)
+    shutil.copytree(Path(training.__file__).parent, copy / "kernels", ignore=ignore, dirs_exist_ok=True)
+    return copy
 
 
 def run_python(*arguments, timeout=300, **environment):

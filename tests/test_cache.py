@@ -19,15 +19,13 @@ from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
-import fastbp.kernels
 import numpy as np
 import pytest
 from fastbp.kernels import backprop, cache, cores, elementwise, jit, native, parallel_compile
 from fastbp.kernels.layout import GEMM
 from numba.core import config
 from numba.core.errors import NumbaError
-
-import fastbp
+from shared import copy_package
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no file locks, owners and permissions")
 exhaustive = pytest.mark.exhaustive
@@ -485,11 +483,7 @@ SUMS = [6.0, 9.0]
 @pytest.fixture
 def package(tmp_path):
     """A copy of fastbp, with its kernels, in a folder to import it from."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.nbc")
-    target = tmp_path / "package" / "fastbp"
-    shutil.copytree(Path(fastbp.__file__).parent, target, ignore=ignore)
-    shutil.copytree(Path(fastbp.kernels.__file__).parent, target / "kernels", ignore=ignore, dirs_exist_ok=True)
-    return tmp_path / "package"
+    return copy_package(tmp_path / "package").parent
 
 
 def start(package, code, **environment):
