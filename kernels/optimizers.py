@@ -582,7 +582,7 @@ def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
     gradient, m, v, parameters : contiguous arrays of the same float dtype and size; they may not overlap.
         `m` and `v` start at 0.
     lr, beta1, beta2, eps : float scalars.
-    memory : float64 array of two or more numbers
+    running_products : float64 array of two or more numbers
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps))
@@ -600,7 +600,7 @@ def adamw(gradient, lr, beta1, beta2, eps, weight_decay, running_products, m, v,
     gradient, m, v, parameters : contiguous arrays of the same float dtype and size; they may not overlap.
         `m` and `v` start at 0.
     lr, beta1, beta2, eps, weight_decay : float scalars.
-    memory : float64 array of two or more numbers
+    running_products : float64 array of two or more numbers
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(weight_decay))
@@ -622,7 +622,7 @@ def nadam(gradient, lr, beta1, beta2, eps, decay, running_products, m, v, parame
     lr, beta1, beta2, eps : float scalars.
     decay : float scalar
         0.96**0.004 in the paper.
-    memory : float64 array of three or more numbers
+    running_products : float64 array of three or more numbers
         mu[1] * ... * mu[t], beta2**t and decay**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(decay))
