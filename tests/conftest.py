@@ -6,8 +6,9 @@ networks or processors; the exhaustive one takes all of them.
 
 - ``pytest -m exhaustive`` runs the exhaustive ones; one that is named on the command line needs this too.
 - ``pytest -m "exhaustive or not exhaustive"`` runs all, as `.ci/run` does.
-- ``pytest -n 2 --dist loadfile`` runs on two cores (pytest-xdist).  The processes share the folder of compiled kernels,
-  whose locks make each kernel compile once; every other folder that a test writes to is its own (`tmp_path`).
+- Two processes run them side by side, a file in one of them (pytest-xdist); ``pytest -n 0`` runs them in one, as
+  ``pytest --pdb`` does.  They share the folder of compiled kernels, whose locks make each kernel compile once; every
+  other folder that a test writes to is its own (`tmp_path`).
 
 What several files share besides fixtures is in shared.py.
 """
