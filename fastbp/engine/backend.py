@@ -111,7 +111,18 @@ class _Rules:
         self.is_plain = update.suits_small_steps
         has_more = update.l1 or update.l2 or update.clip_value or update.clip_norm
         self.epilogue = STORE if has_more else self.row.epilogue
-        self.advances = update.schedule != "constant" or self.row.advances
+        hyperparameters, rates = map(address_of, self.arrays)
+        # TrainArgs that follow from the update alone; fields that are named as those of the Update are its
+        self.args = {
+            **dict.fromkeys(PER_CALL, 0),
+            **{field: getattr(update, field) for field in TrainArgs._fields if hasattr(update, field)},
+            "epilogue": STORE,
+            "schedule": KINDS[update.schedule],
+            "hyperparameters": hyperparameters,
+            "rates": rates,
+            "advances": update.schedule != "constant" or self.row.advances,
+            "key": update.key - 2**64 if update.key >= 2**63 else update.key,  # as a signed number
+        }
 
     def update_path(self, batch_size, n_parameters):
         """Return where the update of batches of this size happens: IN_EPILOGUE, BY_SLICE or AFTER_GRADIENT."""
@@ -345,31 +356,25 @@ class _Training:
         self._addresses = address_of(parameters), address_of(self._gradient)
 
     def _train_args(self, update):
-        """Return the TrainArgs of all calls: fields that are named as those of the Update are its."""
+        """Return the TrainArgs of all calls."""
         backend, rules, state = self._backend, self._rules, self._state
-        offsets = [
-            (address_of(buffer) - address_of(self._parameters)) // backend.dtype.itemsize for buffer in state.buffers
-        ]
-        hyperparameters, rates = map(address_of, rules.arrays)
-        classes = smoothing_classes(backend.loss, backend.sizes[-1])
+        start, itemsize = address_of(self._parameters), backend.dtype.itemsize
+        offsets = [(address_of(buffer) - start) // itemsize for buffer in state.buffers]
         values = {
-            **dict.fromkeys(PER_CALL, 0),
-            **{field: getattr(update, field) for field in TrainArgs._fields if hasattr(update, field)},
+            **rules.args,
             "batch_size": self._batch_size,
             "is_mean": backend.reduction == "mean",
             "update_path": self._path,
-            "epilogue": rules.epilogue if self._path == IN_EPILOGUE else STORE,
-            "schedule": KINDS[update.schedule],
-            "hyperparameters": hyperparameters,
-            "rates": rates,
             "sums": 0 if self._sums is None else address_of(self._sums),
             "n_states": len(offsets),
             "to_first": offsets[0] if offsets else 0,
             "to_second": offsets[1] if len(offsets) > 1 else 0,
-            "advances": rules.advances,
-            "smoothing_share": update.label_smoothing / classes,
-            "key": update.key - 2**64 if update.key >= 2**63 else update.key,  # as a signed number
+            "smoothing_share": 0.0,
         }
+        if self._path == IN_EPILOGUE:
+            values["epilogue"] = rules.epilogue
+        if update.label_smoothing:
+            values["smoothing_share"] = update.label_smoothing / smoothing_classes(backend.loss, backend.sizes[-1])
         assert self._path != AFTER_GRADIENT or self._gradient.size == backend.n_parameters, "no memory for the gradient"
         return TrainArgs(**values)
 
