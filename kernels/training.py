@@ -303,7 +303,7 @@ def _train_with(train_batches, name, repeats_batches):
 
 @inline
 def read(job):
-    """Return Call, Places, Plan and Data of a job."""
+    """Return CallArgs, Pointers, Plan and Data of a job."""
     call_args, pointers = (
         unpacked(offset(job, CALL_ARGS_AT), CallArgs, ()),
         unpacked(offset(job, POINTERS_AT), Pointers, ()),
