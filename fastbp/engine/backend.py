@@ -187,14 +187,14 @@ class NumbaBackend:
         products = 3 if wants & kernels.WANT_GRADIENT else 1
         scale = 1.0 / n if self.reduction == "mean" else 1.0
         n_at_once = _blocks(products * self.n_parameters * rows) * rows
+        common, arrays = (products, rows, parameters, gradient, y_kind), (X, Y, weights, losses, out)
+        if n <= n_at_once:
+            return losses, gradient, self._evaluate_rows((wants, scale, False), *common, *arrays)
         is_finite = True
         for start in range(0, n, n_at_once):
-            arrays = [X, Y, weights, losses, out]
-            if n > n_at_once:
-                some = slice(start, start + n_at_once)
-                arrays = [a if a is None or a is self._no_losses else a[some] for a in arrays]
-            args = wants, scale, start > 0
-            is_finite &= self._evaluate_rows(args, products, rows, parameters, gradient, y_kind, *arrays)
+            some = slice(start, start + n_at_once)
+            parts = (a if a is None or a is self._no_losses else a[some] for a in arrays)
+            is_finite &= self._evaluate_rows((wants, scale, start > 0), *common, *parts)
         return losses, gradient, is_finite
 
     def _evaluate_rows(self, args, products, rows, parameters, gradient, y_kind, X, Y, weights, losses, out):
