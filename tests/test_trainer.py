@@ -287,7 +287,8 @@ def test_earlier_calls_do_not_change_what_is_led_back_to(backend, monkeypatch):
     for calls in ([1000], [2, 998], [2, 3, 995], "other data"):
         net = fastbp.Network([3, 2], "leaky_relu", "absolute_error", init="zeros", backend=backend)
         trainer = fastbp.Trainer(net, fastbp.SGD(3e38, 0.5), batch_size=2, seed=0)
-        if calls == "other data":
+        others = calls == "other data"
+        if others:
             trainer.fit(X[:5], Y[:5], epochs=1)
             trainer.net.parameters[:] = trainer.velocity[:] = 0
             trainer.rng, calls = np.random.default_rng(0), [1000]
@@ -295,7 +296,12 @@ def test_earlier_calls_do_not_change_what_is_led_back_to(backend, monkeypatch):
             trainer.fit(X, Y, epochs=epochs)
         with pytest.warns(RuntimeWarning, match="non-finite"):
             trainer.fit(X, Y, epochs=calls[-1])
-        ends.append((net.parameters.tobytes(), trainer.velocity.tobytes()))
+        steps = trainer.state.step - (3 if others else 0)
+        ends.append((net.parameters.tobytes(), trainer.velocity.tobytes(), steps))
+        drawn = np.random.default_rng(0)  # as far as for the order of the epoch that became non-finite
+        for _ in range(trainer.epochs + (0 if others else 1)):
+            drawn.integers(0, 2**32, 7, dtype=np.uint32)
+        assert trainer.rng.bit_generator.state == drawn.bit_generator.state
     assert ends == ends[:1] * 4 and net.parameters.any()
 
 
