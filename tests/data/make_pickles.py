@@ -1,4 +1,6 @@
-"""Write pickles of version 0.1, which every later version reads: run it with that version alone.
+"""Write pickles of version 0.1, which every later version reads.
+
+Run it with that version, and with the oldest NumPy that is allowed: an older one may not read what a newer one pickles.
 
 version_0_1_table.npz was written by `fastbp train version_0_1_table.csv --epochs 5 --backend numpy --seed 1`.
 """
