@@ -902,3 +902,23 @@ def test_records_leave_no_workspace_behind():
     assert not any(backend._free.values())
     backend.predict(parameters, np.ones((5, 3)))
     assert [len(kept) for kept in backend._free.values() if kept] == [1]
+
+
+def test_a_rule_at_the_addresses_of_another_is_not_taken_for_it():
+    """As where the settings of a rule that nobody needs any more are freed, and those of the next lie there."""
+    config = (3, 4, 2), ("tanh", "sigmoid"), "squared_error", "mean", np.dtype(np.float64)
+    updates = [Update(rule=rule, hyperparameters=(0.9,), rates=(0.1,), l2=0.01) for rule in ("momentum", "nesterov")]
+    X, Y, order, ends = np.eye(8, 3), np.ones((8, 2)), np.arange(8), []
+    for shared in (True, False):
+        backend, parameters = NumbaBackend(*config), np.linspace(-1, 1, 26)
+        state = State(1, parameters.size, parameters.dtype)
+        kept = [engine_backend._Rules(update) for update in updates]
+        if shared:
+            kept[1].arrays = kept[0].arrays
+            kept[1].args.update({name: kept[0].args[name] for name in ("hyperparameters", "rates")})
+        for rules in kept:
+            backend._rules = rules
+            train = backend.training(parameters, state, batch_size=4, order=order, update=rules.update)
+            train(X, Y, None, None, 0, 2, np.zeros(3))
+        ends.append(parameters.tolist())
+    assert ends[0] == ends[1]

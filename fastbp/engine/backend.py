@@ -435,7 +435,7 @@ class _Training:
         start = time.perf_counter()
         with _Claim(backend, threads, (self._rows, most, *self._kind)) as claim:
             workspace, threads = claim.workspace, claim.threads
-            if workspace.holds != (self._args, data):
+            if workspace.holds != (self._rules.update.rule, self._args, data):
                 self._write_args(workspace, data)
             products = state.running_products if threads == 1 else np.tile(state.running_products, threads)
             pack_call(
@@ -481,7 +481,7 @@ class _Training:
         workspace.load_training(kernel, rules.update, self._path)
         pack(workspace.job, DATA_AT, data)
         pack(workspace.job, TASK_AT, self._args)
-        workspace.holds = self._args, data
+        workspace.holds = rules.update.rule, self._args, data  # addresses may come again, with another rule
 
 
 def _blocks(work):

@@ -103,7 +103,7 @@ class Workspace:
             loss_parameter=next(iter(settings_of(backend.loss).values()), 0.0),
         )
         self._backend, self._dtype, self._loaded = backend, backend.dtype, set()
-        self.job, self.holds = bytearray(8 * JOB_SIZE), None  # the TrainArgs and Data that are in it
+        self.job, self.holds = bytearray(8 * JOB_SIZE), None  # the rule, TrainArgs and Data that it is made for
         self._words = (ctypes.c_ssize_t * JOB_SIZE).from_buffer(self.job)
         self.address, self.kernel = ctypes.addressof(self._words), 0
         self.array = aligned_zeros(self.plan.size, backend.dtype)
