@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 Class = TypeVar("Class", bound=type)
-Seed: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+Seed: TypeAlias = "int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None"
 
 # Names of scikit-learn, PyTorch and Keras, in lower-case letters and digits alone: for the hints of messages.
 _ALIASES = {

@@ -18,13 +18,15 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import arguments
 from .files import _clear_unfinished, _time, _write_at_once
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 MAGIC = b"fastbp checkpoint\n"
 VERSION = 1

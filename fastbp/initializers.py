@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import arguments, checks
 
-Initializer: TypeAlias = Callable[[np.random.Generator, int, int], tuple[ArrayLike, ArrayLike]]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Initializer: TypeAlias = "Callable[[np.random.Generator, int, int], tuple[ArrayLike, ArrayLike]]"
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
 
 from . import arguments, checks, files, losses
 from .activations import Activation
@@ -18,9 +17,13 @@ from .initializers import Initializer, draw
 from .losses import Loss, Parameterized
 from .reference.custom import evaluated, twin_of
 from .reference.layout import layer_views
-from .trace import Trace, trace
 from .update import aligned_zeros
-from .verify import Report, verify
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from .trace import Trace
+    from .verify import Report
 
 
 class Gradients(NamedTuple):
@@ -369,6 +372,8 @@ class Network:
         -------
         fastbp.trace.Trace
         """
+        from .trace import trace
+
         return trace(self, *self._data(X, Y)[:2])
 
     def verify(self, X: ArrayLike, Y: ArrayLike) -> Report:
@@ -381,6 +386,8 @@ class Network:
         -------
         fastbp.verify.Report
         """
+        from .verify import verify
+
         return verify(self, *self._data(X, Y)[:2])
 
     def _inputs(self, X: ArrayLike) -> tuple[np.ndarray, bool]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import arguments
 from .reference.schedules import learning_rate
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 class Schedule:

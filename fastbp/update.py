@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from . import arguments, checks
 from .attributes import Checked, fixed
 from .optimizers import N_RUNNING_PRODUCTS
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 class Setting(Checked):

@@ -1,6 +1,8 @@
 """Who may import what: each table is an order, and a file imports only what stands before it."""
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -146,3 +148,8 @@ def test_no_file_is_long():
         f"{package}/{name}": text.count("\n") for package, files in packages().items() for name, text in files.items()
     }
     assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
+def test_importing_the_package_imports_no_more_than_it_needs():
+    code = "import sys, fastbp; print(*{'numba', 'numpy.random', 'numpy.typing', 'fastbp.verify'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

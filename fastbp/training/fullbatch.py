@@ -4,14 +4,20 @@ Both minimize E = loss of the network by its reduction + l2 / 2 * sum W**2.  The
 gradients and Jacobians are computed in the dtype of the network.  One iteration is one epoch of the `Trainer`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .. import checks, interrupts
 from ..backends import kernels_of
 from ..network import Network
 from ..optimizers import LBFGS, LevenbergMarquardt, minimize
 from ..reference.backprop import layer_views
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 CHUNK_BYTES = 1 << 26  # rows of the Jacobian held together, in float64
 MIN_DAMPING = 1e-15

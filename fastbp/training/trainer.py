@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from functools import wraps
 from importlib.metadata import version
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .. import arguments, checkpoints, checks, interrupts, optimizers
 from ..attributes import Checked, Fixed
@@ -33,6 +32,9 @@ from .history import History
 from .progress import progress_bar
 from .run import BAD_LABEL, UNWATCHED, Run, Steps, StreamRun, Watch, count_updates, nonfinite_origin
 from .streams import Stream
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 PREDICTED_NUMBERS = 1 << 30  # multiply-adds of one call that evaluates: Ctrl-C waits until it returns
 NUMBERS_OF_A_NEURON = 256  # upper limit of what its activation and its loss cost, in multiply-adds
