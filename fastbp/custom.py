@@ -27,8 +27,8 @@ class CustomFunction:
         from numba import njit
         from numba.extending import is_jitted
 
+        from .kernels.compiler import FLAGS
         from .kernels.custom import guarded
-        from .kernels.jit import FLAGS
 
         functions: tuple[Any, Any] = function, derivative
         for argument, value, letters in zip(("function", "derivative"), functions, self.arguments, strict=True):

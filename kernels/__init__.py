@@ -1,26 +1,27 @@
 """The compiled kernels, usable one by one, also inside your own `@njit` functions.
 
-Arrays are contiguous, of one float dtype, and trusted: nothing is checked here.  Results go into `out`, the last
-argument; what may alias is said in each docstring.  The NumPy twins of the same names are in `fastbp.reference`.
+Arrays are contiguous, of one float dtype, and trusted: nothing but that is checked here.  Results go into `out`, the
+last argument; what may alias is said in each docstring.  The NumPy twins of the same names are in `fastbp.reference`;
+with NUMBA_DISABLE_JIT=1 these names are the twins.
 """
 
-from . import dense, elementwise, losses, metrics, noise, optimizers, schedules, training
-from .dense import *
-from .elementwise import *
-from .losses import *
-from .metrics import *
-from .noise import *
-from .optimizers import *
-from .schedules import *
-from .training import *
+from importlib import import_module
 
-__all__ = [
-    *dense.__all__,
-    *elementwise.__all__,
-    *losses.__all__,
-    *metrics.__all__,
-    *noise.__all__,
-    *optimizers.__all__,
-    *schedules.__all__,
-    *training.__all__,
-]
+from .cache import setting
+from .tables import PUBLIC
+
+__all__ = sorted(PUBLIC)
+
+
+def __getattr__(name):
+    if name not in PUBLIC:
+        raise AttributeError(f"{__name__} has no {name!r}")
+    if setting("DISABLE_JIT") not in ("", "0"):
+        return getattr(import_module("..reference", __name__), name)
+    from .public import kernel
+
+    return kernel(name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

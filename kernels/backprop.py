@@ -6,8 +6,8 @@ one more row of the weight gradient.  Each function does one thread's part.
 
 import numpy as np
 
-from . import dense, noise
-from .elementwise import BY_ROW, IDENTITY, _identity, map_array
+from . import dense
+from .elementwise import _identity, map_array
 from .jit import inline, internal
 from .layout import (
     A_AT,
@@ -25,12 +25,16 @@ from .layout import (
     N_OUT,
     NOISE,
     OUTPUT_GRADIENT,
+    PREFETCH_SIZE,
     PREPARE_GRADIENT,
     ROW_STRIDE,
     SAMPLE_LOSSES,
     SCALE,
+    SQUARES_CHUNK,
     STEP_FACTORS,
+    STORE,
     SUM_OF_SQUARES,
+    SYNC_SIZE,
     THRESHOLD,
     UPDATE,
     W_AT,
@@ -42,11 +46,8 @@ from .layout import (
     Y_ROWS,
     Z_AT,
 )
-from .microkernel import INIT_BIAS, INIT_C, INIT_ZERO, LINE_BYTES, STORE, tile_columns
-from .native import NativeFunction
-from .optimizers import MAX_NORM_COLUMNS, SCALE_ARRAY, SQUARES_CHUNK
-from .optimizers import PREPARE_GRADIENT as PREPARE_GRADIENT_FUNCTION
-from .optimizers import SUM_OF_SQUARES as SUM_OF_SQUARES_FUNCTION
+from .microkernel import INIT_BIAS, INIT_C, INIT_ZERO, LINE_BYTES, tile_columns
+from .native import native
 from .plan import COLUMN_BLOCK, MAX_SCRATCH
 from .simd import (
     as_float,
@@ -64,6 +65,7 @@ from .simd import (
     poke,
     store,
 )
+from .tables import BY_ROW, IDENTITY
 from .threads import barrier, partition
 
 # ------------------------------------------------------------------------------------------- moving samples
@@ -97,6 +99,7 @@ def _copied_rows(source, columns, scale, order, start, in_order, first, last, ou
             masked_store(target, j, masked_load(origin, j, columns - j) * scale, columns - j)
 
 
+@native("iiifpiiiiffpioiiiiii")
 @internal
 def gather(
     x_address,
@@ -164,35 +167,7 @@ def gather(
                 poke(y, at, peek(y, at) * (one - smoothing) + smoothing_share)
 
 
-SYNC_SIZE = 16  # numbers of sync before the state of the prefetches, PREFETCH_SIZE for each thread
-
-
-def sync_size(threads):
-    """Return how many numbers sync has for so many threads."""
-    return SYNC_SIZE + dense.PREFETCH_SIZE * threads
-
-
 FLAT_ROW = 65  # rows up to this length go through elementwise activations as one array, padding and all
-
-
-# -------------------------------------------------------------------------------------- native functions, callers
-
-
-def _native(function, arguments, expression):
-    return NativeFunction(function.py_func, arguments, None, expression)
-
-
-# Native functions that are the same for all networks, by place in Plan.functions.
-FUNCTIONS = {
-    GEMM: _native(dense.gemm, "iiipiipiipiipiffipi", "backprop.FUNCTIONS[backprop.GEMM]"),
-    GATHER: _native(gather, "iiifpiiiiffpioiiiiii", "backprop.FUNCTIONS[backprop.GATHER]"),
-    DROP: _native(noise.drop_rows, "iiiipipiiiii", "backprop.FUNCTIONS[backprop.DROP]"),
-    NOISE: _native(noise.noise_rows, "iifpiiiii", "backprop.FUNCTIONS[backprop.NOISE]"),
-    PREPARE_GRADIENT: PREPARE_GRADIENT_FUNCTION,
-    SUM_OF_SQUARES: SUM_OF_SQUARES_FUNCTION,
-    SCALE: SCALE_ARRAY,
-    MAX_NORM: MAX_NORM_COLUMNS,
-}
 
 
 @internal
@@ -596,7 +571,7 @@ def backward(plan, context, rows, step, place):
 def init_prefetch(plan, args, data, order, sync, thread):
     """Initialize the state of a thread's prefetches, in sync; return its address, or 0 where it would not pay."""
     size = plan.layers[0, N_IN] * (4 if data.x_kind == X_FLOAT32 else 8 if data.x_kind == X_FLOAT64 else 1)
-    address = sync + 8 * (SYNC_SIZE + dense.PREFETCH_SIZE * thread)
+    address = sync + 8 * (SYNC_SIZE + PREFETCH_SIZE * thread)
     prefetch = pointer_at(address, np.int64)
     poke(prefetch, dense.PREFETCH_X, data.x_address)
     poke(prefetch, dense.PREFETCH_ROW_BYTES, size)

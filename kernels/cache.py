@@ -1,10 +1,4 @@
-"""The disk cache of compiled kernels.
-
-Numba's own disk cache tracks only the file of the cached function: it misses edits of functions from other files that
-were compiled into it, and changed compile flags; two processes that compile at the same time may mix up its numbered
-entries; and it raises at import when no folder is writable.  Here an entry is one file, named by a hash of everything
-that went into it (the source of all kernels, signature, processor, versions, flags) and renamed into place when
-complete.  A first compile holds a lock, so that of several processes only one compiles.
+"""The folder of the compiled library, and the locks of the processes that share it.
 
 Files of the cache are executed.  So a folder or file is used only if it belongs to the process's effective user and
 nobody else can write to it.  Parent folders are not checked: a user who may rename entries there can put another
@@ -12,9 +6,7 @@ folder in place, but cannot make it, or a file in it, belong to this user.
 """
 
 import functools
-import hashlib
 import os
-import pickle
 import stat
 import sys
 import tempfile
@@ -22,13 +14,6 @@ import time
 import warnings
 import zlib
 from pathlib import Path
-
-import llvmlite
-import numba
-from numba.core import compiler, config
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.serialize import dumps
-from numba.misc.appdirs import AppDirs
 
 try:
     import fcntl
@@ -38,33 +23,43 @@ except ImportError:  # Windows: first compiles are not serialized there
 
 LOCK_TIMEOUT_S, LOCK_MESSAGE_S = 60.0, 2.0
 _HERE = Path(__file__).parent
-_WINDOWS = os.name == "nt"
+WINDOWS = os.name == "nt"
+_VARIABLES = {"DEBUGINFO_DEFAULT": "NUMBA_DEBUGINFO"}  # of settings that are not called as their variable
+_DEFAULTS = {"OPT": 3, "DEBUGINFO_DEFAULT": 0, "DISABLE_JIT": 0}
 
 
-@functools.cache
-def source_hash():
-    """Return a hash of the source of every kernel."""
-    digest = hashlib.sha256()
-    for path in sorted(_HERE.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+def setting(name):
+    """Return a setting of Numba as text, "" where it is not set; without importing Numba where that is possible."""
+    if "numba" in sys.modules or Path(".numba_config.yaml").exists():
+        from numba.core import config
+
+        value = getattr(config, name)
+    else:
+        value = os.environ.get(_VARIABLES.get(name, f"NUMBA_{name}")) or _DEFAULTS.get(name)
+    return "" if value is None else str(value)
 
 
 def _folders():
     """Return the folders that may hold compiled kernels, best first."""
-    user = Path(AppDirs("fastbp", appauthor=False).user_cache_dir)
-    if not user.is_absolute():  # an empty or relative XDG_CACHE_HOME counts as not set
-        user = Path(os.path.expanduser("~/.cache/fastbp"))
+    home = Path(os.path.expanduser("~"))
+    if WINDOWS:
+        user = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "fastbp" / "Cache"
+    elif sys.platform == "darwin":
+        user = home / "Library" / "Caches" / "fastbp"
+    else:
+        user = Path(os.environ.get("XDG_CACHE_HOME", "")) / "fastbp"
+        if not user.is_absolute():  # an empty or relative one counts as not set
+            user = home / ".cache" / "fastbp"
     # The user's folder comes first: files left beside an installed package outlive it and hide the next one.
     folders = [user, _HERE / "__pycache__" / "fastbp"]
-    return [Path(config.CACHE_DIR) / "fastbp", *folders] if config.CACHE_DIR else folders
+    return [Path(setting("CACHE_DIR")) / "fastbp", *folders] if setting("CACHE_DIR") else folders
 
 
-def _why_unsafe(info):
+def why_unsafe(info):
     """Return why another user could change a folder or file, by its `os.stat_result`; None if none could."""
     if stat.S_ISLNK(info.st_mode):
         return "is a symbolic link"
-    if _WINDOWS:  # its stat_result has no owners and permissions
+    if WINDOWS:  # its stat_result has no owners and permissions
         return None
     if info.st_uid != os.geteuid():
         return f"belongs to user {info.st_uid}, not to user {os.geteuid()}"
@@ -81,7 +76,7 @@ def cache_folder():
             if folder.is_absolute():
                 for path in (*reversed(folder.parents), folder):
                     path.mkdir(0o700, exist_ok=True)
-                reason = _why_unsafe(folder.lstat())
+                reason = why_unsafe(folder.lstat())
             if reason:
                 unsafe.append(f"{folder} {reason}")
                 continue
@@ -107,125 +102,6 @@ def cache_folder():
 def open_beside(path, flags):
     """Open a file of the cache folder, never through a symbolic link; a new one is readable by its owner only."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
-
-
-class KernelCache:
-    """The cache of one Numba dispatcher, with its interface: one file per compiled signature."""
-
-    _has_warned = False  # about a file that is unsafe to read; once in a process
-
-    def __init__(self, py_func):
-        self._py_func = py_func
-        self._lock = None
-
-    @property
-    def cache_path(self):
-        """The folder."""
-        return str(cache_folder())
-
-    def path(self, sig, codegen):
-        """Return the file of one signature, or None without a folder."""
-        folder = cache_folder()
-        if folder is None:
-            return None
-        arguments = getattr(sig, "args", sig)  # a signature, or the bare argument types
-        parts = (
-            self._py_func.__module__,
-            self._py_func.__qualname__,
-            str(arguments),
-            codegen.magic_tuple(),
-            source_hash(),
-            numba.__version__,
-            llvmlite.__version__,
-            sys.version_info[:2],
-            config.BOUNDSCHECK,
-            str(config.OPT),
-            config.DEBUGINFO_DEFAULT,
-        )
-        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-        return folder / f"fastbp-{self._py_func.__name__}-{digest}.nbc"
-
-    def load_overload(self, sig, target_context):
-        """Return the compiled function, or None; its lock is then held until `serialized` has compiled it."""
-        target_context.refresh()
-        path = self.path(sig, target_context.codegen())
-        if path is None:
-            return None
-        found = self._read(path, target_context)
-        if found is None and self._lock is None:
-            self._lock = Lock.acquire(path.name)
-            found = self._read(path, target_context)  # by now another process may have compiled it
-        return found
-
-    def save_overload(self, sig, cres):
-        """Write one compiled function with its checksum: a temporary file, then a rename."""
-        path = self.path(sig, cres.codegen)
-        if path is None or cres.library.has_dynamic_globals:
-            return
-        data = dumps(cres._reduce())
-        try:
-            if self._lock is not None:  # remove what a killed process left
-                for left in path.parent.glob(f"{path.name}.*.tmp"):
-                    left.unlink(missing_ok=True)
-            descriptor, temporary = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)  # a new file, mode 0600
-            try:
-                with open(descriptor, "wb") as file:
-                    file.write(hashlib.sha256(data).digest() + data)
-                os.replace(temporary, path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-        except OSError as error:
-            if _WINDOWS and isinstance(error, PermissionError) and path.exists():
-                return  # another process has saved it, and a third one reads it
-            warnings.warn(f"fastbp: compiled kernels were not saved: {error}", RuntimeWarning, stacklevel=2)
-
-    def _read(self, path, target_context):
-        try:
-            with open(path, "rb", opener=open_beside) as file:
-                reason, content = _why_unsafe(os.fstat(file.fileno())), file.read()
-            if reason:
-                if not KernelCache._has_warned:
-                    KernelCache._has_warned = True
-                    warnings.warn(
-                        f"fastbp: compiled kernels are not read from {path}, which {reason}; compiling again",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-                return None
-            if hashlib.sha256(content[32:]).digest() != content[:32]:
-                raise ValueError("wrong checksum")
-            return compiler.CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # a damaged file: compiled again and overwritten
-            if _WINDOWS and isinstance(error, PermissionError):
-                return None  # another process is putting a new one in its place
-            warnings.warn(
-                f"fastbp: {path.name} is damaged ({type(error).__name__}: {error}); compiling again",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return None
-
-    def serialized(self, compile_one):
-        """Wrap a compiling function: release the lock when it returns or raises."""
-
-        @functools.wraps(compile_one)
-        def compile_and_release(*args):
-            with global_compiler_lock:  # reentrant
-                try:
-                    return compile_one(*args)
-                finally:
-                    if self._lock is not None:
-                        lock, self._lock = self._lock, None
-                        lock.release()
-
-        return compile_and_release
-
-    def flush(self):
-        """Do nothing: no entry is held in memory."""
-
-    enable = disable = flush
 
 
 class Lock:

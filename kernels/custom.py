@@ -6,10 +6,10 @@ other, so that results do not depend on vectors or threads.
 
 import numba
 
+from .compiler import FLAGS
 from .elementwise import BACKWARD, FORWARD
-from .jit import FLAGS
 from .losses import OUTPUT_GRADIENT, SAMPLE_LOSSES
-from .native import NativeFunction
+from .native import UserFunction
 from .simd import or_nan, peek, poke
 
 
@@ -37,7 +37,7 @@ def activation_functions(function, derivative):
             for i in range(r * row_stride, r * row_stride + columns):
                 poke(delta, i, peek(delta, i) * derivative(peek(z, i), peek(a, i)))
 
-    return NativeFunction(activation_forward, FORWARD), NativeFunction(activation_backward, BACKWARD)
+    return UserFunction(activation_forward, FORWARD), UserFunction(activation_backward, BACKWARD)
 
 
 def loss_functions(function, derivative):
@@ -55,4 +55,4 @@ def loss_functions(function, derivative):
             for i in range(r * row_stride, r * row_stride + columns):
                 poke(out, i, derivative(peek(a, i), peek(y, i)) * scale)
 
-    return NativeFunction(sample_losses, SAMPLE_LOSSES), NativeFunction(output_gradient, OUTPUT_GRADIENT)
+    return UserFunction(sample_losses, SAMPLE_LOSSES), UserFunction(output_gradient, OUTPUT_GRADIENT)

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import layout
 from .atomics import flush_subnormals, restore_mxcsr
 from .elementwise import map_pair
 from .jit import inline, internal, kernel
+from .layout import GROUP_BYTES, KC, PANEL, STRIP_STRIDE
 from .microkernel import (
     INIT_BIAS,
     INIT_C,
@@ -25,7 +27,10 @@ from .microkernel import (
     tile_columns,
     tile_rows,
 )
+from .native import native
 from .simd import (
+    address,
+    allocate,
     as_float,
     by_dtype,
     lanes,
@@ -38,17 +43,14 @@ from .simd import (
     pointer_at,
     pointer_like,
     poke,
+    release,
     store,
     transpose_full,
     transpose_masked,
 )
+from .tables import DONE, NO_MEMORY
 
-__all__ = ["affine_forward", "bias_gradient", "layer_jacobian", "propagate_delta", "weight_gradient"]
-
-KC = 256  # the sums over k are cut at multiples of it: a packed panel of B then fills most of the L1
-PANEL = 64  # most columns of one packed panel
-GROUP_BYTES = 2048  # of a row of B: the panels packed together for dW; KC rows of them take part of the L2
-STRIP_STRIDE = 16  # distance of the rows in a packed strip of A, at least the rows of a tile
+pack_size = inline(layout.pack_size)
 PACK_STRIDE_BYTES = 1024  # B with rows further apart is packed: they fall into few cache sets and many pages
 MIN_RANK_K_ROWS = 12  # rows of C for which `rank_k_update` pays, since it loads all of B first
 RANK_K_ROWS = 16  # rows of C that `rank_k_update` works on together: they stay in the cache from panel to panel
@@ -65,7 +67,6 @@ MIN_PREFETCH_INTERVAL = 8  # steps of a tile's sum between two pairs of prefetch
     PREFETCH_PLACE,
     PREFETCH_LINES,
 ) = range(7)
-PREFETCH_SIZE = 8  # numbers in the prefetch state, with padding to a whole cache line
 
 
 class Matrix(NamedTuple):
@@ -114,12 +115,7 @@ class Prefetch(NamedTuple):
     interval: int
 
 
-@inline
-def pack_size(columns):
-    """Return the elements that `gemm` needs to pack operands for a result with so many columns."""
-    return (KC + 16) * (max(PANEL, min(GROUP_BYTES // 4, columns) + PANEL) + STRIP_STRIDE)
-
-
+@native("iiipiipiipiipiffipi")
 @internal
 def gemm(
     rows,
@@ -473,7 +469,7 @@ def _product(rows, columns, depth, a, a_row_stride, a_col_stride, b, b_row_strid
         lr=nothing,
         momentum=nothing,
         velocity=0,
-        pack=pointer(pack, 0),
+        pack=pack,
         prefetch=0,
     )
 
@@ -485,7 +481,9 @@ def affine_forward(A_prev, W, b, out):
     C-contiguous arrays of one float dtype; `out` overlaps no other.
     """
     n_in, n_out = W.shape
-    pack, control = np.empty(pack_size(PANEL), out.dtype), flush_subnormals()
+    pack, control = allocate(pack_size(PANEL), pointer(out, 0)), flush_subnormals()
+    if address(pack) == 0:
+        return NO_MEMORY
     _product(
         A_prev.shape[0],
         n_out,
@@ -502,6 +500,8 @@ def affine_forward(A_prev, W, b, out):
         pack=pack,
     )
     restore_mxcsr(control)
+    release(pack)
+    return DONE
 
 
 @kernel
@@ -511,7 +511,9 @@ def propagate_delta(delta, W, derivative, out):
     C-contiguous arrays of one float dtype; `out` overlaps no other.
     """
     n_in, n_out = W.shape
-    pack, control = np.empty(pack_size(PANEL), out.dtype), flush_subnormals()
+    pack, control = allocate(pack_size(PANEL), pointer(out, 0)), flush_subnormals()
+    if address(pack) == 0:
+        return NO_MEMORY
     p = pointer(out, 0)
     _product(
         delta.shape[0],
@@ -530,6 +532,8 @@ def propagate_delta(delta, W, derivative, out):
     )
     map_pair(_times, p, pointer(derivative, 0), p, out.size)
     restore_mxcsr(control)
+    release(pack)
+    return DONE
 
 
 @kernel
@@ -539,7 +543,9 @@ def weight_gradient(A_prev, delta, out):
     C-contiguous arrays of one float dtype; `out` overlaps no other.
     """
     n_in, n_out = out.shape
-    pack, control = np.empty(pack_size(n_out), out.dtype), flush_subnormals()
+    pack, control = allocate(pack_size(n_out), pointer(out, 0)), flush_subnormals()
+    if address(pack) == 0:
+        return NO_MEMORY
     _product(
         n_in,
         n_out,
@@ -556,6 +562,8 @@ def weight_gradient(A_prev, delta, out):
         pack=pack,
     )
     restore_mxcsr(control)
+    release(pack)
+    return DONE
 
 
 @kernel

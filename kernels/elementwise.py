@@ -12,8 +12,6 @@ kernels in 60-digit arithmetic.  erfc follows the form of Numerical Recipes, 6.2
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
 
 from .jit import inline, kernel
 from .native import NativeFunction
@@ -39,43 +37,7 @@ from .simd import (
     store,
     where,
 )
-
-__all__ = [
-    "elu",
-    "elu_derivative",
-    "exp",
-    "exponential",
-    "exponential_derivative",
-    "gelu",
-    "gelu_derivative",
-    "hard_sigmoid",
-    "hard_sigmoid_derivative",
-    "hard_tanh",
-    "hard_tanh_derivative",
-    "identity",
-    "identity_derivative",
-    "leaky_relu",
-    "leaky_relu_derivative",
-    "log",
-    "mish",
-    "mish_derivative",
-    "relu",
-    "relu_derivative",
-    "selu",
-    "selu_derivative",
-    "sigmoid",
-    "sigmoid_derivative",
-    "silu",
-    "silu_derivative",
-    "softmax",
-    "softmax_backward",
-    "softplus",
-    "softplus_derivative",
-    "softsign",
-    "softsign_derivative",
-    "tanh",
-    "tanh_derivative",
-]
+from .tables import ACTIVATIONS, RELU, SIGMOID, TANH
 
 LEAKY_SLOPE = 0.01
 ELU_ALPHA = 1.0
@@ -472,54 +434,10 @@ def softmax_backward_row(a, d_a, delta, n):
         masked_store(delta, full, masked_load(a, full, n - full) * (masked_load(d_a, full, n - full) - mean), n - full)
 
 
-# ------------------------------------------------------------------------------------------------ the table
+# -------------------------------------------------------------------------------------- inline, and by address
 
-
-class Activation(NamedTuple):
-    """The functions of an activation, and what the engine must know of them.
-
-    forward, derivative : f(z), and f'(z) as d(z, a) with a = f(z), of one vector of elements.  If not `is_elementwise`
-        they are of one row: forward(z, a, n) writes a and returns log(sum(exp(z))); derivative(a, d_a, delta, n).
-    needs_z : whether the derivative needs z; all others need only a, and Z is not kept.
-    """
-
-    forward: Callable
-    derivative: Callable
-    needs_z: bool = False
-    is_elementwise: bool = True
-
-
-# An activation is a row here, two functions of one vector above, two public kernels below, and a twin.
-ACTIVATIONS = {
-    "identity": Activation(_identity, _identity_derivative),
-    "sigmoid": Activation(_sigmoid, _sigmoid_derivative),
-    "tanh": Activation(_tanh, _tanh_derivative),
-    "relu": Activation(_relu, _relu_derivative),
-    "leaky_relu": Activation(_leaky_relu, _leaky_relu_derivative),
-    "elu": Activation(_elu, _elu_derivative),
-    "softplus": Activation(_softplus, _softplus_derivative),
-    "silu": Activation(_silu, _silu_derivative, needs_z=True),
-    "gelu": Activation(_gelu, _gelu_derivative, needs_z=True),
-    "selu": Activation(_selu, _selu_derivative),
-    "mish": Activation(_mish, _mish_derivative, needs_z=True),
-    "softsign": Activation(_softsign, _softsign_derivative, needs_z=True),
-    "hard_sigmoid": Activation(_hard_sigmoid, _hard_sigmoid_derivative),
-    "hard_tanh": Activation(_hard_tanh, _hard_tanh_derivative),
-    "exponential": Activation(_exp, _exponential_derivative),
-    "softmax": Activation(softmax_row, softmax_backward_row, is_elementwise=False),
-}
-CUSTOM = Activation(None, None, needs_z=True, is_elementwise=False)  # its functions are the user's (`custom`)
-
-# Activations that the kernels for small steps compute inline, by code: a call takes longer than the arithmetic.
-INLINE_ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu")
-IDENTITY, SIGMOID, TANH, RELU, ELEMENTWISE, BY_ROW = range(6)  # the others are called, over whole slices or row by row
-
-
-def code_of(activation):
-    """Return the code of an activation by name: that of an inline one, ELEMENTWISE or BY_ROW."""
-    if activation in INLINE_ACTIVATIONS:
-        return INLINE_ACTIVATIONS.index(activation)
-    return ELEMENTWISE if ACTIVATIONS.get(activation, CUSTOM).is_elementwise else BY_ROW
+# The functions of activations whose name is not that of their vector function above.
+_exponential, _softmax, _softmax_derivative = _exp, softmax_row, softmax_backward_row
 
 
 @inline
@@ -555,7 +473,7 @@ def forward(activation):
 
     It writes a = f(z), rows `row_stride` elements apart; for softmax also lse = log(sum(exp(z))) of each row.
     """
-    function = ACTIVATIONS[activation].forward
+    function = globals()[f"_{activation}"]
 
     def activation_forward(z, a, row_stride, columns, lse, rows):
         if columns == row_stride:
@@ -568,7 +486,7 @@ def forward(activation):
             poke(lse, r, function(offset(z, r * row_stride), offset(a, r * row_stride), columns))
 
     loop = activation_forward if ACTIVATIONS[activation].is_elementwise else activation_forward_by_row
-    return NativeFunction(loop, FORWARD, f"{activation}_forward", f"elementwise.forward({activation!r})")
+    return NativeFunction(loop, FORWARD)
 
 
 @functools.cache
@@ -577,7 +495,7 @@ def backward(activation):
 
     Delta *= f'(z): from d loss / d a to d loss / d z, rows `row_stride` elements apart.
     """
-    function = ACTIVATIONS[activation].derivative
+    function = globals()[f"_{activation}_derivative"]
 
     def activation_backward(z, a, delta, row_stride, columns, rows):
         if columns == row_stride:
@@ -599,7 +517,7 @@ def backward(activation):
             function(offset(a, r * row_stride), delta_row, delta_row, columns)
 
     loop = activation_backward if ACTIVATIONS[activation].is_elementwise else activation_backward_by_row
-    return NativeFunction(loop, BACKWARD, f"{activation}_backward", f"elementwise.backward({activation!r})")
+    return NativeFunction(loop, BACKWARD)
 
 
 # ------------------------------------------------------------------------------------------ the public kernels

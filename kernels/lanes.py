@@ -7,20 +7,11 @@ squared error or binary cross-entropy of sigmoid outputs (`plan.make_plan`).
 import numpy as np
 
 from .backprop import gather_block, step_factors, update_parameters
-from .elementwise import (
-    IDENTITY,
-    inline_activation,
-    times_inline_derivative,
-)
+from .elementwise import inline_activation, times_inline_derivative
 from .jit import inline, internal
-from .layout import ACTIVATION, N_IN, N_OUT, ROW_STRIDE, W_AT
-from .losses import (
-    SIGMOID_CROSS_ENTROPY,
-    _binary_cross_entropy_logits,
-    _squared_error,
-)
-from .microkernel import NESTEROV, SGD, STORE
-from .optimizers import RATE, momentum_step
+from .layout import ACTIVATION, N_IN, N_OUT, NESTEROV, RATE, ROW_STRIDE, SGD, STORE, W_AT
+from .losses import _binary_cross_entropy_logits, _squared_error
+from .optimizers import momentum_step
 from .simd import (
     as_float,
     fma,
@@ -36,6 +27,7 @@ from .simd import (
     select_lanes,
     store,
 )
+from .tables import IDENTITY, SIGMOID_CROSS_ENTROPY
 
 
 @inline

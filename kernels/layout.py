@@ -1,10 +1,11 @@
-"""Codes, and how a network and a job lie in memory, as plain Python.
+"""Codes and sizes, and how a network and a job lie in memory, as plain Python.
 
 A job is a block of 8-byte words: how many steps were done, Pointers, the numbers of a Plan, Data, CallArgs, and
 TrainArgs or EvalArgs.  Kernels read them from there (`simd.unpacked`): as arguments they would take longer than a
 small step, and so any thread can take up a job at its address.
 """
 
+import ctypes
 import struct
 from typing import NamedTuple
 
@@ -53,6 +54,48 @@ Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)  # kinds of targets
 # Where the update happens: in the epilogue of the microkernel that sums the gradient; slice by slice, right after each
 # slice of the gradient; or after the whole gradient of the batch, which needs a buffer for it.
 IN_EPILOGUE, BY_SLICE, AFTER_GRADIENT = range(3)
+STORE, SGD, MOMENTUM, NESTEROV = range(4)  # epilogues of the microkernel
+
+VECTOR_BYTES = 64
+FEW_LANES = 4  # lanes of the vectors behind a `simd.narrow` pointer
+N_FACTORS = 16  # room for the numbers of one step, of any update rule
+RATE = 8  # place of the learning rate among them, after the rule's own
+SQUARES_CHUNK = 4096  # elements of a sum of squares; the sums of these chunks are added up in order
+WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8  # what `training.evaluate` computes
+SKIPPED = 12  # place in sync: steps left out because their loss was not finite
+NOT_FINITE = 13  # place in sync: 1 where inputs may not be finite
+SYNC_SIZE = 16  # numbers of sync before the state of the prefetches
+PREFETCH_SIZE = 8  # numbers in the prefetch state of a thread (`dense.next_prefetch_lines`), a whole cache line
+STATE, JOB, THREAD, SEMAPHORE, SLOT_SIZE = *range(4), 16  # fields of a worker's slot, int64 (`threads`)
+SLEEPING, SPINNING, POSTED = range(3)  # states of a slot
+
+KC = 256  # the sums over k are cut at multiples of it: a packed panel of B then fills most of the L1
+PANEL = 64  # most columns of one packed panel
+GROUP_BYTES = 2048  # of a row of B: the panels packed together for dW; KC rows of them take part of the L2
+STRIP_STRIDE = 16  # distance of the rows in a packed strip of A, at least the rows of a tile
+
+
+def pack_size(columns):
+    """Return the elements that `dense.gemm` needs to pack operands for a result with so many columns."""
+    return (KC + 16) * (max(PANEL, min(GROUP_BYTES // 4, columns) + PANEL) + STRIP_STRIDE)
+
+
+def sync_size(threads):
+    """Return how many numbers sync has for so many threads."""
+    return SYNC_SIZE + PREFETCH_SIZE * threads
+
+
+_word, _HEADER = ctypes.c_ssize_t, object.__basicsize__
+
+
+def address_of(array):
+    """Return the address of an array's data."""
+    return _word.from_address(id(array) + _HEADER).value
+
+
+# An array object begins with the address of its data, as Numba's own code and that of every extension knows; asked in
+# another way it takes ten times as long.
+assert all(address_of(array) == array.ctypes.data for array in (np.empty(3), np.empty((2, 3), np.uint8)[1:]))
 
 
 class Plan(NamedTuple):

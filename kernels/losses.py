@@ -5,10 +5,6 @@ the logits Z: both are right however far the outputs are saturated, where 1 - A 
 sigmoid and binary cross-entropy, and with softmax and cross-entropy, delta is A - Y.  Twins: `fastbp.reference`.
 """
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 
 from .elementwise import (
@@ -24,9 +20,11 @@ from .elementwise import (
     _tanh,
     softmax_row,
 )
-from .jit import inline, internal, kernel
+from .jit import inline, kernel
 from .native import NativeFunction
 from .simd import (
+    address,
+    allocate,
     as_float,
     by_dtype,
     fabs,
@@ -40,35 +38,12 @@ from .simd import (
     peek,
     pointer,
     poke,
+    release,
     select_lanes,
     store,
     where,
 )
-
-__all__ = [
-    "absolute_error",
-    "absolute_error_derivative",
-    "binary_cross_entropy",
-    "binary_cross_entropy_derivative",
-    "binary_cross_entropy_logits",
-    "cross_entropy",
-    "cross_entropy_derivative",
-    "cross_entropy_logits",
-    "focal",
-    "focal_derivative",
-    "hinge",
-    "hinge_derivative",
-    "huber",
-    "huber_derivative",
-    "log_cosh",
-    "log_cosh_derivative",
-    "poisson",
-    "poisson_derivative",
-    "quantile",
-    "quantile_derivative",
-    "squared_error",
-    "squared_error_derivative",
-]
+from .tables import DONE, LOGIT_FORMS, NO_MEMORY
 
 # ------------------------------------------------------- functions of one vector of outputs a and targets y
 
@@ -298,39 +273,6 @@ def _cross_entropy_derivative(a, y, unused):
 
 
 # ------------------------------------------------------------------------------------------------ the table
-
-
-class Loss(NamedTuple):
-    """The functions of a loss: value(a, y, parameter) of one vector of outputs and targets, and its derivative by a."""
-
-    value: Callable
-    derivative: Callable
-
-
-# A loss is a row here, two functions of one vector above, two public kernels below, and a twin; and if an output
-# activation takes its logarithm with it, a row in LOGIT_FORMS.
-LOSSES = {
-    "squared_error": Loss(_squared_error, _squared_error_derivative),
-    "absolute_error": Loss(_absolute_error, _absolute_error_derivative),
-    "huber": Loss(_huber, _huber_derivative),
-    "binary_cross_entropy": Loss(_binary_cross_entropy, _binary_cross_entropy_derivative),
-    "cross_entropy": Loss(_cross_entropy, _cross_entropy_derivative),
-    "log_cosh": Loss(_log_cosh, _log_cosh_derivative),
-    "quantile": Loss(_quantile, _quantile_derivative),
-    "hinge": Loss(_hinge, _hinge_derivative),
-    "poisson": Loss(_poisson, _poisson_derivative),
-    "focal": Loss(_focal, _focal_derivative),
-}
-
-# Losses that the kernels for small steps compute inline, by code; NOT_INLINE are all others.
-NOT_INLINE, SQUARED_ERROR, SIGMOID_CROSS_ENTROPY = range(3)
-
-
-def inline_code(loss, activation):
-    """Return the code of an inline loss of outputs of an activation, both by name."""
-    if loss == "squared_error":
-        return SQUARED_ERROR
-    return SIGMOID_CROSS_ENTROPY if (activation, loss) == ("sigmoid", "binary_cross_entropy") else NOT_INLINE
 
 
 # ------------------------------------------------------------------------------------------ loops over rows
@@ -680,9 +622,8 @@ def output_label_gradient(z, a, labels, scale, out, rows, columns, row_stride):
     label_gradient(a, labels, scale, out, rows, columns, row_stride, False)
 
 
-# Pairs of output activation and loss whose losses and deltas come from the logits: both are right however far the
-# outputs are saturated, where 1 - a or a itself is rounded to 0.  Each gives its two loops.
-LOGIT_FORMS = {
+# The two loops of each pair of `tables.LOGIT_FORMS`.
+LOGIT_LOOPS = {
     ("sigmoid", "binary_cross_entropy"): _sigmoid_cross_entropy,
     ("softmax", "cross_entropy"): _softmax_cross_entropy,
     ("sigmoid", "cross_entropy"): lambda: _cross_entropy_of(
@@ -701,27 +642,24 @@ LOGIT_FORMS = {
 def _loops(loss, activation):
     """Return the two loops of a loss of outputs of an activation, both by name; by the logits where there is a form."""
     if (activation, loss) in LOGIT_FORMS:
-        return LOGIT_FORMS[activation, loss]()
-    loops = _from_outputs(*LOSSES[loss])
+        return LOGIT_LOOPS[activation, loss]()
+    loops = _from_outputs(globals()[f"_{loss}"], globals()[f"_{loss}_derivative"])
     if loss == "cross_entropy":
         loops = _cross_entropy_of(loops, output_label_losses, output_label_gradient)
     return loops
 
 
-@functools.cache
-def native_functions(loss, activation):
-    """Return the native functions (sample_losses, output_gradient) of a loss of outputs of an activation, by name.
+def sample_losses(loss, activation=None):
+    """Return the native function of the losses of samples, by the names of the loss and of the output activation.
 
-    Pairs without a logit form share those of the loss alone.
+    Only pairs with a logit form depend on the activation.
     """
-    if (activation, loss) not in LOGIT_FORMS and activation is not None:
-        return native_functions(loss, None)
-    name, expression = f"{activation or 'any'}_{loss}", f"losses.native_functions({loss!r}, {activation!r})"
-    losses, gradient = _loops(loss, activation)
-    return (
-        NativeFunction(losses, SAMPLE_LOSSES, f"{name}_losses", f"{expression}[0]"),
-        NativeFunction(gradient, OUTPUT_GRADIENT, f"{name}_gradient", f"{expression}[1]"),
-    )
+    return NativeFunction(_loops(loss, activation)[0], SAMPLE_LOSSES)
+
+
+def output_gradient(loss, activation=None):
+    """Return the native function of the gradient by outputs, or by logits where there is a form, likewise."""
+    return NativeFunction(_loops(loss, activation)[1], OUTPUT_GRADIENT)
 
 
 # ------------------------------------------------------------------------------------------ the public kernels
@@ -863,45 +801,71 @@ def binary_cross_entropy_logits(Z, Y, out):
     losses_of(_binary_cross_entropy_logits, 0, Z, Y, out)
 
 
-@internal
-def targets(Y, dtype):
-    """Targets as the engine keeps them: flat, labels as floats too."""
-    return Y.reshape(Y.size).astype(dtype)
+@inline
+def of_labels(function, a, Y, extra, rows, columns, out):
+    """Call function(a, labels, extra, ...), the labels as numbers of the dtype; `extra` is a pointer that it takes."""
+    labels = allocate(rows, a)
+    if address(labels) == 0:
+        return NO_MEMORY
+    for r in range(rows):
+        poke(labels, r, as_float(Y[r], a))
+    function(a, labels, extra, out, rows, columns)
+    release(labels)
+    return DONE
+
+
+@inline
+def _label_losses(a, labels, lse, out, rows, columns):
+    output_label_losses(a, a, labels, out, rows, columns, columns)
+
+
+@inline
+def _label_gradient(a, labels, lse, out, rows, columns):
+    output_label_gradient(a, a, labels, as_float(1, a), out, rows, columns, columns)
+
+
+@inline
+def _label_logit_losses(z, labels, lse, out, rows, columns):
+    softmax_label_losses(z, labels, lse, out, rows, columns, columns)
 
 
 @kernel
 def cross_entropy(A, Y, out):
     """Sum of -Y log A of each sample, or -log A[label]; A is kept off 0."""
     rows, n = A.shape
-    y, p = targets(Y, out.dtype), pointer(A, 0)
+    p = pointer(A, 0)
     if Y.ndim == 1:
-        output_label_losses(p, p, pointer(y, 0), pointer(out, 0), rows, n, n)
-    else:
-        sum_rows(_cross_entropy, as_float(0, p), p, pointer(y, 0), pointer(out, 0), rows, n, n)
+        return of_labels(_label_losses, p, Y, p, rows, n, pointer(out, 0))
+    sum_rows(_cross_entropy, as_float(0, p), p, pointer(Y, 0), pointer(out, 0), rows, n, n)
+    return DONE
 
 
 @kernel
 def cross_entropy_derivative(A, Y, out):
     """Its derivative by A, for each sample (no 1/n)."""
     rows, n = A.shape
-    y, p = targets(Y, out.dtype), pointer(A, 0)
+    p = pointer(A, 0)
     if Y.ndim == 1:
-        output_label_gradient(p, p, pointer(y, 0), as_float(1, p), pointer(out, 0), rows, n, n)
-    else:
-        scaled_derivative(
-            _cross_entropy_derivative, as_float(0, p), p, pointer(y, 0), as_float(1, p), pointer(out, 0), A.size
-        )
+        return of_labels(_label_gradient, p, Y, p, rows, n, pointer(out, 0))
+    one = as_float(1, p)
+    scaled_derivative(_cross_entropy_derivative, as_float(0, p), p, pointer(Y, 0), one, pointer(out, 0), A.size)
+    return DONE
 
 
 @kernel
 def cross_entropy_logits(Z, Y, out):
     """Cross-entropy of softmax(Z) of each sample, finite for every finite Z."""
     rows, n = Z.shape
-    y, lse, scratch = targets(Y, out.dtype), np.empty(rows, out.dtype), np.empty(n, out.dtype)
+    z = pointer(Z, 0)
+    lse = allocate(rows + n, z)
+    if address(lse) == 0:
+        return NO_MEMORY
     for r in range(rows):
-        lse[r] = softmax_row(pointer(Z, r * n), pointer(scratch, 0), n)
-    z, normalizers = pointer(Z, 0), pointer(lse, 0)
+        poke(lse, r, softmax_row(offset(z, r * n), offset(lse, rows), n))
+    result = DONE
     if Y.ndim == 1:
-        softmax_label_losses(z, pointer(y, 0), normalizers, pointer(out, 0), rows, n, n)
+        result = of_labels(_label_logit_losses, z, Y, lse, rows, n, pointer(out, 0))
     else:
-        softmax_loss_rows(z, pointer(y, 0), normalizers, pointer(out, 0), rows, n, n)
+        softmax_loss_rows(z, pointer(Y, 0), lse, pointer(out, 0), rows, n, n)
+    release(lse)
+    return result

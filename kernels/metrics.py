@@ -4,15 +4,14 @@ Each kernel adds to the totals it is given, sample after sample, counts in int64
 may come in chunks, and the result depends neither on the chunks nor on the width of a vector.
 
 A is (n_samples, n_out), Y the same, or, where a docstring says so, int64 class labels (n_samples,); all are
-C-contiguous.  A label that is no class raises ValueError; the samples before it have then been counted.
+C-contiguous.  At a label that is no class a kernel stops; the samples before it have then been counted.
 """
 
 import numpy as np
 
 from .jit import inline, kernel
 from .simd import first_equal, hmax_no_nan, lanes, masked_load, offset, pointer, select_lanes, where
-
-__all__ = ["class_counts", "error_sums", "label_counts", "top_counts"]
+from .tables import BAD_LABEL, DONE
 
 SUMS = 7  # rows of the totals of `error_sums`
 
@@ -42,12 +41,10 @@ def class_of(A, r):
 
 @inline
 def true_class(Y, r, n_out):
-    """Return the class of a sample from its label or target row; raise ValueError where a label is no class."""
+    """Return the class of a sample from its label or target row; -1 where a label is no class."""
     if Y.ndim == 1:
         label = Y[r]
-        if label < 0 or label >= n_out:
-            raise ValueError("Y holds a label that is no class: labels must be 0 to n_out - 1")
-        return label
+        return label if 0 <= label < n_out else -1
     return class_of(Y, r)
 
 
@@ -63,10 +60,13 @@ def class_counts(A, Y, counts):
     """
     for r in range(A.shape[0]):
         predicted, true = class_of(A, r), true_class(Y, r, A.shape[1])
+        if true < 0:
+            return BAD_LABEL
         counts[1, predicted] += 1
         counts[2, true] += 1
         if predicted == true:
             counts[0, true] += 1
+    return DONE
 
 
 @kernel
@@ -106,6 +106,8 @@ def top_counts(A, Y, k, right):
     """
     for r in range(A.shape[0]):
         true = true_class(Y, r, A.shape[1])
+        if true < 0:
+            return BAD_LABEL
         larger = 0
         for j in range(A.shape[1]):  # negated, so that NaN counts as larger
             if j < true:
@@ -113,6 +115,7 @@ def top_counts(A, Y, k, right):
             elif j > true:
                 larger += not A[r, j] < A[r, true]
         right[0] += larger < k
+    return DONE
 
 
 @kernel

@@ -14,6 +14,7 @@ from numba.core.registry import cpu_target
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
+from .layout import MOMENTUM, NESTEROV, SGD, STORE
 from .simd import (
     _FLOATS,
     _SUFFIX,
@@ -28,7 +29,7 @@ from .simd import (
 )
 
 INITS = INIT_ZERO, INIT_BIAS, INIT_C = 0, 1, 2
-EPILOGUES = STORE, SGD, MOMENTUM, NESTEROV = 0, 1, 2, 3
+EPILOGUES = STORE, SGD, MOMENTUM, NESTEROV
 MAX_RANK = 13  # of `rank_k_update`: B takes two registers for each k, and five more are in use
 MAX_REGISTERS = 8  # of columns, of any tile
 ROWS_PER_POINTER = 3  # rows of A that one pointer reaches; with a pointer for each row the addresses would not fit

@@ -1,79 +1,90 @@
-"""Native functions: compiled once for each dtype, and called by address."""
+"""Native functions: compiled once for each dtype, and called by address.
+
+Numba copies every function that a kernel calls into that kernel and compiles it again there; for large ones this would
+multiply the time to compile, for users' own compiled loops too.  And a kernel that calls an address (`simd.call`) need
+not know which activation, loss or update rule is behind it.
+
+Native functions have a name, such as "elementwise.forward.sigmoid": module, function, arguments of the function.  By it
+`library` finds their machine code, of this or an earlier process.
+"""
+
+import itertools
+from importlib import import_module
 
 import numba
 import numpy as np
 from numba import types
-from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
 
-from .cache import KernelCache
-from .jit import FLAGS
+from .compiler import compile_object
+from .library import load_code
 
 
 class NativeFunction:
-    """A function compiled once for each dtype and called by other kernels through its address (`simd.call`).
-
-    Numba copies every function that a kernel calls into that kernel and compiles it again there; for large ones this
-    would multiply the time to compile, for users' own compiled loops too.  And a kernel that calls an address need not
-    know which activation, loss or update rule is behind it.
+    """What a native function is compiled from.
 
     Parameters
     ----------
     function : function
-        Of what `simd` and the other kernels offer; it returns nothing.
+        Of what `simd` and the other kernels offer; it returns nothing or an integer.
     arguments : str
-        A letter for each argument: i integer, f number of the dtype, p pointer to the dtype, o pointer to int64, w
-        float64, d pointer to float64.
-    name : str, optional
-        Of this one of several functions from the same source, such as "sigmoid_forward".
-    expression : str, optional
-        What gives it in another process, as "elementwise.forward('sigmoid')"; without one it is a user's, and its
-        machine code is not kept on disk.
+        A letter for each argument: i integer, f number of the dtype, p pointer to the dtype, o pointer to int64, u
+        pointer to uint32, w float64, d pointer to float64.
     """
 
-    def __init__(self, function, arguments, name=None, expression=None):
-        if name is not None:
-            function.__name__ = function.__qualname__ = name  # the disk cache tells functions apart by it
-        self._function, self._arguments, self._compiled, self._addresses = function, arguments, {}, {}
-        self.name, self.expression = function.__name__, expression
+    def __init__(self, function, arguments):
+        self.function, self.arguments = function, arguments
 
-    def _cfunc(self, dtype):
-        if dtype not in self._compiled:
-            scalar = numba.from_dtype(dtype)
-            kinds = {
-                "i": types.intp,
-                "f": scalar,
-                "p": types.CPointer(scalar),
-                "o": types.CPointer(types.int64),
-                "w": types.float64,
-                "d": types.CPointer(types.float64),
-            }
-            sig = types.void(*[kinds[letter] for letter in self._arguments])
-            cfunc = CFunc(self._function, (sig.args, sig.return_type), {}, FLAGS)
-            if self.expression is not None:
-                cfunc._cache = cache = KernelCache(self._function)
-                cfunc.compile = cache.serialized(cfunc.compile)
-            self._compiled.setdefault(dtype, cfunc)
-        return self._compiled[dtype]
+    def compile(self, dtype, symbol, standalone=True):
+        """Return its object code for a dtype, with this name; see `compiler.compile_object`."""
+        scalar = numba.from_dtype(np.dtype(dtype))
+        kinds = {
+            "i": types.intp,
+            "f": scalar,
+            "p": types.CPointer(scalar),
+            "o": types.CPointer(types.int64),
+            "u": types.CPointer(types.uint32),
+            "w": types.float64,
+            "d": types.CPointer(types.float64),
+        }
+        return compile_object(self.function, [kinds[letter] for letter in self.arguments], symbol, standalone)
+
+
+class UserFunction:
+    """A native function made of a user's functions: compiled in each process, and not kept on disk."""
+
+    def __init__(self, function, arguments):
+        self._native, self._addresses = NativeFunction(function, arguments), {}
 
     def address(self, dtype):
-        """Return the address of its machine code for a dtype, compiled or loaded now if need be."""
-        if dtype not in self._addresses:
-            with global_compiler_lock:  # a second thread's would take the place of the first's code
-                if dtype not in self._addresses:
-                    cfunc = self._cfunc(np.dtype(dtype))
-                    cfunc.compile()
-                    self._addresses[dtype] = cfunc.address
-        return self._addresses[dtype]
+        """Return the address of its machine code for a dtype, compiled now if need be."""
+        dtype = np.dtype(dtype)
+        with global_compiler_lock:
+            if dtype not in self._addresses:
+                symbol = f"fastbp_user_{next(_numbers)}"
+                self._addresses[dtype] = load_code(self._native.compile(dtype, symbol, standalone=False), symbol)
+            return self._addresses[dtype]
 
     def is_cached(self, dtype):
-        """Whether its machine code is in memory or on disk."""
-        dtype = np.dtype(dtype)
-        if dtype in self._addresses:
-            return True
-        if self.expression is None:
-            return False
-        cfunc = self._cfunc(dtype)
-        path = cfunc._cache.path(cfunc._sig.args, cpu_target.target_context.codegen())
-        return path is not None and path.exists()
+        """Whether its machine code is in memory."""
+        return np.dtype(dtype) in self._addresses
+
+
+_numbers = itertools.count()  # symbols are unique
+
+
+def native(arguments):
+    """Decorate a function, or an `internal` one, which others may call by address too; see `NativeFunction`."""
+
+    def decorate(function):
+        function.native = lambda: NativeFunction(getattr(function, "py_func", function), arguments)
+        return function
+
+    return decorate
+
+
+def resolve(name):
+    """Return the `NativeFunction` of a name."""
+    module, function, *arguments = name.split(".")
+    source = getattr(import_module(f".{module}", __package__), function)
+    return source.native(*arguments) if hasattr(source, "native") else source(*arguments)

@@ -8,8 +8,9 @@ hash of C. Wellons, "lowbias32").
 
 import numpy as np
 
-from .elementwise import _log
+from .elementwise import _identity, _log, map_array
 from .jit import inline, internal, kernel
+from .native import native
 from .simd import (
     fma,
     keep_mask,
@@ -23,8 +24,6 @@ from .simd import (
     sqrt,
     where,
 )
-
-__all__ = ["dropout", "input_noise"]
 
 # sin(pi t) = t * polynomial(t**2) for |t| <= 1/2, by its Taylor series: the first omitted term is below 1e-13
 SINE = (
@@ -54,6 +53,7 @@ def row_seed(key, step, layer, row):
     return z ^ (z >> np.uint64(31))
 
 
+@native("iiiipipiiiii")
 @internal
 def drop_rows(key, step, layer, threshold, a, a_row_stride, out, out_row_stride, rows, start, left, right):
     """Set each element of columns left to right - 1 to 0 with probability p = threshold / 2**32, else divide by 1 - p.
@@ -71,6 +71,7 @@ def drop_rows(key, step, layer, threshold, a, a_row_stride, out, out_row_stride,
             masked_store(target, j, kept, n)
 
 
+@native("iifpiiiii")
 @internal
 def noise_rows(key, step, deviation, x, x_row_stride, first, last, start, columns):
     """Add normal random numbers to rows first to last - 1, in place (Box and Muller 1958)."""
@@ -121,7 +122,7 @@ def dropout(A, key, step, layer, rate, out):
 def input_noise(X, key, step, deviation, out):
     """Out = X + deviation * normal random numbers; X and out (n_samples, n_in), key and step as for `dropout`."""
     rows, columns = X.shape
-    out[:] = X
+    map_array(_identity, pointer(X, 0), pointer(out, 0), X.size)
     noise_rows(
         key,
         step,

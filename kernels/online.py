@@ -8,18 +8,25 @@ loss is called by its address.
 import numpy as np
 
 from .backprop import activation_backward, gather_block, output_delta, sample_losses, step_factors, update_parameters
-from .elementwise import (
-    ELEMENTWISE,
-    inline_activation,
-    times_inline_derivative,
-)
+from .elementwise import inline_activation, times_inline_derivative
 from .jit import inline, internal
-from .layout import A_AT, ACTIVATION, DELTA_AT, FORWARD_AT, N_IN, N_OUT, W_AT, X_FLOAT32, X_FLOAT64, Z_AT
-from .losses import (
-    SQUARED_ERROR,
+from .layout import (
+    A_AT,
+    ACTIVATION,
+    DELTA_AT,
+    FORWARD_AT,
+    N_IN,
+    N_OUT,
+    NESTEROV,
+    RATE,
+    SGD,
+    STORE,
+    W_AT,
+    X_FLOAT32,
+    X_FLOAT64,
+    Z_AT,
 )
-from .microkernel import NESTEROV, SGD, STORE
-from .optimizers import RATE, momentum_step
+from .optimizers import momentum_step
 from .simd import (
     as_float,
     by_dtype,
@@ -38,6 +45,7 @@ from .simd import (
     select_lanes,
     store,
 )
+from .tables import ELEMENTWISE, SQUARED_ERROR
 
 
 @inline

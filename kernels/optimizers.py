@@ -29,17 +29,12 @@ States start at 0 and running products at 1.  The factors of one step are a matt
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from .jit import inline, internal, kernel
-from .microkernel import MOMENTUM as EPILOGUE_MOMENTUM
-from .microkernel import NESTEROV as EPILOGUE_NESTEROV
-from .microkernel import SGD as EPILOGUE_SGD
-from .microkernel import STORE
-from .native import NativeFunction
+from .layout import N_FACTORS, RATE, SQUARES_CHUNK
+from .native import NativeFunction, native
 from .schedules import rate_at
 from .simd import (
     as_float,
@@ -49,10 +44,12 @@ from .simd import (
     is_single,
     lanes,
     load,
+    local,
     masked_load,
     masked_store,
     peek,
     pointer,
+    pointer_at,
     poke,
     rsqrt_estimate,
     sqrt,
@@ -60,27 +57,7 @@ from .simd import (
     store,
     where,
 )
-
-__all__ = [
-    "adagrad",
-    "adam",
-    "adamw",
-    "clip_norm",
-    "clip_value",
-    "lion",
-    "max_norm",
-    "nadam",
-    "penalize",
-    "rmsprop",
-    "rprop",
-    "sgd",
-    "sgd_momentum",
-]
-
-N_FACTORS = 16  # room for the numbers of one step, of any rule
-RATE = 8  # place of the learning rate among them, after the rule's own
-SQUARES_CHUNK = 4096  # elements that `sum_of_squares` is called with; the sums of these are added up in order
-
+from .tables import RULES
 
 # ------------------------------------------------------------------------- functions of one vector of elements
 
@@ -321,39 +298,8 @@ def update_array(function, n_states, factors, g, p, first, second, n):
             masked_store(second, i, b, m)
 
 
-# ------------------------------------------------------------------------------------------------ the table
-
-
-class Rule(NamedTuple):
-    """The functions of an update rule, and what the engine must know of it.
-
-    update : (factors, g, p, first, second) -> (p, first, second), vectors of the gradient, the parameters and states.
-    factors : writes the factors of a step: (hyperparameters, lr, running_products, factors).
-    n_states : numbers kept for each parameter.
-    advances : whether the factors differ from step to step even at a constant learning rate.
-    epilogue : that of the microkernel which makes the same update, to the same bits; STORE where there is none.
-    """
-
-    update: Callable
-    factors: Callable
-    n_states: int
-    advances: bool = False
-    epilogue: int = STORE
-
-
-# An update rule is a row here, the two functions above, a public kernel below, and a twin.
-RULES = {
-    "sgd": Rule(_sgd, _sgd_factors, 0, epilogue=EPILOGUE_SGD),
-    "momentum": Rule(_momentum, _momentum_factors, 1, epilogue=EPILOGUE_MOMENTUM),
-    "nesterov": Rule(_nesterov, _momentum_factors, 1, epilogue=EPILOGUE_NESTEROV),
-    "rmsprop": Rule(_rmsprop, _rmsprop_factors, 1),
-    "adagrad": Rule(_adagrad, _adagrad_factors, 1),
-    "adam": Rule(_adamw, _adam_factors, 2, advances=True),
-    "adamw": Rule(_adamw, _adamw_factors, 2, advances=True),
-    "nadam": Rule(_nadam, _nadam_factors, 2, advances=True),
-    "lion": Rule(_lion, _lion_factors, 1),
-    "rprop": Rule(_rprop, _rprop_factors, 2),
-}
+# The functions of rules that share them.
+_adam, _nesterov_factors = _adamw, _momentum_factors
 
 
 # ------------------------------------------------------------------------- gradients before, weights after an update
@@ -385,6 +331,7 @@ def clip_array(g, limit, n):
         masked_store(g, i, _clamp(masked_load(g, i, n - i), -limit, limit), n - i)
 
 
+@native("pfi")
 @internal
 def scale_array(g, factor, n):
     """Multiply n elements by a factor."""
@@ -411,6 +358,7 @@ def squares_array(g, n):
     return hsum(total)
 
 
+@native("piiiif")
 @internal
 def max_norm_columns(w, n_in, n_out, first, last, limit):
     """Scale columns `first` up to `last` of W (n_in, n_out), each so that its Euclidean norm is at most `limit`."""
@@ -431,6 +379,7 @@ def max_norm_columns(w, n_in, n_out, first, last, limit):
 # ------------------------------------------------------------------------------------------- native functions
 
 
+@native("ppifff")
 @internal
 def prepare_gradient(gradient, parameters, n, l1, l2, clip_value):
     """Add the gradient of the penalties, then clip each element if `clip_value` is not 0."""
@@ -443,14 +392,14 @@ def prepare_gradient(gradient, parameters, n, l1, l2, clip_value):
 @functools.cache
 def step_factors(rule):
     """Return the native function that writes the factors of a step, the learning rate too, by the rule's name."""
-    rule_factors = RULES[rule].factors
+    rule_factors = globals()[f"_{rule}_factors"]
 
     def step_factors(hyperparameters, schedule, rates, scale, step, running_products, factors):
         lr = rate_at(schedule, rates, step) * scale
         rule_factors(hyperparameters, lr, running_products, factors)
         poke(factors, RATE, as_float(lr, factors))
 
-    return NativeFunction(step_factors, "didwidp", f"{rule}_factors", f"optimizers.step_factors({rule!r})")
+    return NativeFunction(step_factors, "didwidp")
 
 
 @functools.cache
@@ -460,43 +409,45 @@ def update_slice(rule):
     (factors, gradient, parameters, first, second, n, l1, l2, clip_value): penalties, clipping, and the rule.  It
     overwrites the gradient.  States that the rule does not have may be anything.
     """
-    function, n_states = RULES[rule].update, RULES[rule].n_states
+    function, n_states = globals()[f"_{rule}"], RULES[rule].n_states
 
     def update_slice(factors, gradient, parameters, first, second, n, l1, l2, clip_value):
         prepare_gradient(gradient, parameters, n, l1, l2, clip_value)
         update_array(function, n_states, factors, gradient, parameters, first, second, n)
 
-    return NativeFunction(update_slice, "pppppifff", f"{rule}_update", f"optimizers.update_slice({rule!r})")
+    return NativeFunction(update_slice, "pppppifff")
 
 
-def _sum_of_squares(gradient, n, out):
+@native("pid")
+def sum_of_squares(gradient, n, out):
+    """Write the sum of the squares of a chunk."""
     poke(out, 0, squares_array(gradient, n))
-
-
-def _native(function, arguments, name):
-    return NativeFunction(function, arguments, name.lower(), f"optimizers.{name}")
-
-
-PREPARE_GRADIENT = _native(prepare_gradient.py_func, "ppifff", "PREPARE_GRADIENT")
-SUM_OF_SQUARES = _native(_sum_of_squares, "pid", "SUM_OF_SQUARES")
-SCALE_ARRAY = _native(scale_array.py_func, "pfi", "SCALE_ARRAY")
-MAX_NORM_COLUMNS = _native(max_norm_columns.py_func, "piiiif", "MAX_NORM_COLUMNS")
 
 
 # ------------------------------------------------------------------------------------------------- public kernels
 
 
 @inline
+def no_products():
+    """Return the running products of rules that have none."""
+    return pointer_at(0, np.float64)
+
+
+@inline
 def _one_step(
     update, write_factors, n_states, hyperparameters, lr, running_products, gradient, first, second, parameters
 ):
-    """Make one whole update; the first three are the fields of a `Rule`, `hyperparameters` is a tuple of float64."""
-    settings, factors = np.array(hyperparameters), np.zeros(N_FACTORS, parameters.dtype)
-    write_factors(pointer(settings, 0), np.float64(lr), pointer(running_products, 0), pointer(factors, 0))
+    """Make one whole update: the functions of a rule, its number of states, hyperparameters as a tuple of float64."""
+    settings, factors = local(8, running_products), local(N_FACTORS, pointer(parameters, 0))
+    for i in range(len(hyperparameters)):
+        poke(settings, i, hyperparameters[i])
+    for i in range(N_FACTORS):
+        poke(factors, i, 0)
+    write_factors(settings, lr, running_products, factors)
     update_array(
         update,
         n_states,
-        pointer(factors, 0),
+        factors,
         pointer(gradient, 0),
         pointer(parameters, 0),
         pointer(first, 0),
@@ -515,7 +466,7 @@ def sgd(gradient, lr, parameters):
     lr : scalar step size, of the arrays' dtype.
     """
     hyperparameters = (np.float64(0.0),)
-    _one_step(_sgd, _sgd_factors, 0, hyperparameters, lr, np.ones(1), gradient, gradient, gradient, parameters)
+    _one_step(_sgd, _sgd_factors, 0, hyperparameters, lr, no_products(), gradient, gradient, gradient, parameters)
 
 
 @kernel
@@ -532,7 +483,7 @@ def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
     nesterov : bool
     """
     hyperparameters = (np.float64(momentum),)
-    products, v, p = np.ones(1), velocity, parameters
+    products, v, p = no_products(), velocity, parameters
     if nesterov:
         _one_step(_nesterov, _momentum_factors, 1, hyperparameters, lr, products, gradient, v, v, p)
     else:
@@ -552,7 +503,7 @@ def rmsprop(gradient, lr, rho, eps, square, parameters):
     lr, rho, eps : float scalars.
     """
     hyperparameters = (np.float64(rho), np.float64(eps))
-    _one_step(_rmsprop, _rmsprop_factors, 1, hyperparameters, lr, np.ones(1), gradient, square, square, parameters)
+    _one_step(_rmsprop, _rmsprop_factors, 1, hyperparameters, lr, no_products(), gradient, square, square, parameters)
 
 
 @kernel
@@ -567,7 +518,7 @@ def adagrad(gradient, lr, eps, total, parameters):
         `total` starts at 0.
     lr, eps : float scalars.
     """
-    _one_step(_adagrad, _adagrad_factors, 1, (np.float64(eps),), lr, np.ones(1), gradient, total, total, parameters)
+    _one_step(_adagrad, _adagrad_factors, 1, (np.float64(eps),), lr, no_products(), gradient, total, total, parameters)
 
 
 @kernel
@@ -586,7 +537,7 @@ def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps))
-    _one_step(_adamw, _adam_factors, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step(_adamw, _adam_factors, 2, hyperparameters, lr, pointer(running_products, 0), gradient, m, v, parameters)
 
 
 @kernel
@@ -604,7 +555,7 @@ def adamw(gradient, lr, beta1, beta2, eps, weight_decay, running_products, m, v,
         beta1**t and beta2**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(weight_decay))
-    _one_step(_adamw, _adamw_factors, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step(_adamw, _adamw_factors, 2, hyperparameters, lr, pointer(running_products, 0), gradient, m, v, parameters)
 
 
 @kernel
@@ -626,7 +577,7 @@ def nadam(gradient, lr, beta1, beta2, eps, decay, running_products, m, v, parame
         mu[1] * ... * mu[t], beta2**t and decay**t, advanced by this step; they start at 1.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps), np.float64(decay))
-    _one_step(_nadam, _nadam_factors, 2, hyperparameters, lr, running_products, gradient, m, v, parameters)
+    _one_step(_nadam, _nadam_factors, 2, hyperparameters, lr, pointer(running_products, 0), gradient, m, v, parameters)
 
 
 @kernel
@@ -643,7 +594,7 @@ def lion(gradient, lr, beta1, beta2, weight_decay, m, parameters):
     lr, beta1, beta2, weight_decay : float scalars.
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(weight_decay))
-    _one_step(_lion, _lion_factors, 1, hyperparameters, lr, np.ones(1), gradient, m, m, parameters)
+    _one_step(_lion, _lion_factors, 1, hyperparameters, lr, no_products(), gradient, m, m, parameters)
 
 
 @kernel
@@ -663,7 +614,7 @@ def rprop(gradient, lr, eta_minus, eta_plus, min_step, max_step, last, step, par
     eta_minus, eta_plus, min_step, max_step : float scalars.
     """
     hyperparameters = (np.float64(eta_minus), np.float64(eta_plus), np.float64(min_step), np.float64(max_step))
-    _one_step(_rprop, _rprop_factors, 2, hyperparameters, lr, np.ones(1), gradient, last, step, parameters)
+    _one_step(_rprop, _rprop_factors, 2, hyperparameters, lr, no_products(), gradient, last, step, parameters)
 
 
 @kernel

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backprop, elementwise, losses, optimizers, training
 from .cache import cache_folder, fcntl, open_beside
 from .cores import n_cores
 from .layout import GEMM
+from .library import NativeFunctionHandle, native_function
+from .tables import FUNCTIONS
 
 _asked = set()
 
@@ -30,23 +31,23 @@ def start_compile_helper(functions, dtype):
 
     Parameters
     ----------
-    functions : sequence of NativeFunction
-        What this process compiles, in this order; the helper begins with the last.
+    functions : sequence of native functions
+        What this process compiles, in this order; the helper begins with the last.  Those of users have no name.
     dtype : numpy.dtype
     """
-    expressions = [function.expression for function in reversed(functions) if function.expression is not None]
-    key = (*expressions, dtype)
+    names = [function.name for function in reversed(functions) if isinstance(function, NativeFunctionHandle)]
+    key = (*names, dtype)
     if key in _asked:
         return
     _asked.add(key)
     is_python = Path(sys.executable or "").name.lower().startswith("python")  # not a program that contains one
-    gemm = backprop.FUNCTIONS[GEMM]
+    gemm = native_function(FUNCTIONS[GEMM])
     if fcntl is None or not is_python or n_cores() < 2 or gemm.is_cached(dtype) or cache_folder() is None:
         return
     lock = _lock()
     if lock is None:
         return  # another process is being helped already
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; work({expressions!r}, {dtype.name!r})"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; work({names!r}, {dtype.name!r})"
     command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]  # as multiprocessing does
     try:
         helper = subprocess.Popen(
@@ -81,8 +82,7 @@ def _end(helper):
     helper.wait()
 
 
-def work(expressions, dtype):
-    """Compile, in the helper process: native functions by the expressions that give them."""
-    modules = {"backprop": backprop, "elementwise": elementwise, "losses": losses, "optimizers": optimizers}
-    for expression in expressions:
-        eval(expression, {**modules, "training": training}).address(np.dtype(dtype))
+def work(names, dtype):
+    """Compile native functions by name, in the helper process."""
+    for name in names:
+        native_function(name).address(np.dtype(dtype))

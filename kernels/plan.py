@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from .dense import pack_size
-from .elementwise import ACTIVATIONS, CUSTOM, INLINE_ACTIVATIONS, code_of
-from .layout import BY_COLUMNS, N_FUNCTIONS, N_LAYER_COLUMNS, ROW_STRIDE, Plan
-from .losses import LOGIT_FORMS, NOT_INLINE, inline_code
-from .optimizers import N_FACTORS
+from .layout import BY_COLUMNS, FEW_LANES, N_FACTORS, N_FUNCTIONS, N_LAYER_COLUMNS, ROW_STRIDE, Plan, pack_size
+from .tables import ACTIVATIONS, CUSTOM, INLINE_ACTIVATIONS, LOGIT_FORMS, NOT_INLINE, code_of, inline_code
 
 MIN_COLUMNS = 64  # of a layer for each thread: then threads split its columns, else the samples
 MIN_PRIVATE_COLUMNS = 12  # the same of the first layer in training, whose columns a thread has to itself
@@ -86,7 +83,7 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
     private_row_stride = widest if x_size and widest <= MAX_PRIVATE_COLUMNS else 0
     private_size = (sizes[0] + 1) * private_row_stride
     private_stride = private_size * (1 + (n_states or 0))
-    panels = _padded(pack_size.py_func(max(sizes[1:])))
+    panels = _padded(pack_size(max(sizes[1:])))
     scratch_size = 0 if n_states is None else _padded(min(n_parameters, MAX_SCRATCH + max(sizes[1:])))
     places = {
         "x_at": memory.take(x_size * threads or rows * x_row_stride),
@@ -156,3 +153,21 @@ def _splits_columns(n_in, n_out, activation, threads, is_trained, is_first):
         and activation != "softmax"
         and (is_trained or n_in * n_out >= MIN_SHARED_W)
     )
+
+
+def trainer_for(plan, batch_size, lanes, is_plain):
+    """Return the name of the kernel for batches of this size.
+
+    Parameters
+    ----------
+    plan : Plan
+    batch_size : int
+    lanes : int
+        Of a vector of the dtype.
+    is_plain : bool
+        The kernels for small steps know nothing of sample weights, input noise, label smoothing, dropout, the limit of
+        norms, and steps left out.
+    """
+    if is_plain and plan.lanes_at >= 0 and batch_size <= lanes:
+        return "training.train_in_few_lanes" if batch_size <= FEW_LANES else "training.train_in_many_lanes"
+    return "training.train_online" if is_plain and batch_size == 1 else "training.train_in_blocks"

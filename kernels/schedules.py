@@ -21,15 +21,8 @@ import numpy as np
 from .elementwise import _exp, _log
 from .jit import inline, internal, kernel
 from .simd import hmax, masked_load, peek, pointer, poke, polynomial
+from .tables import KINDS
 
-__all__ = ["learning_rate"]
-
-KINDS = {
-    name: code
-    for code, name in enumerate(
-        ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise"]
-    )
-}
 (CONSTANT, STEP, EXPONENTIAL, INVERSE_SCALING, COSINE, ONE_CYCLE, PIECEWISE) = KINDS.values()
 
 # sin(pi u) / u as a polynomial in u**2, for |u| <= 1/2: largest error 7e-19

@@ -16,13 +16,14 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
+from numba.core.errors import RequireLiteralValue
 from numba.core.imputils import lower_builtin, lower_cast
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
-VECTOR_BYTES = 64
+from .layout import FEW_LANES
+
 LANES = {types.float32: 16, types.float64: 8}
-FEW_LANES = 4  # lanes of the vectors behind a `narrow` pointer
 
 i1, i32, i64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -505,7 +506,6 @@ def unpacked(typingctx, words, kind, first):
             value = builder.load(address)
             fields.append(cgutils.is_not_null(builder, value) if field is types.boolean else value)
         result = context.make_tuple(builder, sig.return_type, fields)
-        context.nrt.incref(builder, sig.return_type, result)  # it holds the arrays of `first` too
         return result
 
     return signature(types.NamedTuple([*first, *rest], cls), words, kind, first), codegen
@@ -585,6 +585,51 @@ def poke(typingctx, p, n, value):
         )
 
     return signature(types.void, p, n, value), codegen
+
+
+@intrinsic
+def local(typingctx, n, like):
+    """Return a pointer like `like` to n numbers on the stack, not initialized; n is a constant."""
+    size = getattr(n, "literal_value", None)
+    if size is None:
+        raise RequireLiteralValue("n")
+
+    def codegen(context, builder, sig, args):
+        return cgutils.alloca_once(builder, context.get_value_type(sig.args[1].dtype), size=i32(size))
+
+    return signature(like, n, like), codegen
+
+
+@intrinsic
+def allocate(typingctx, n, like):
+    """Return a pointer like `like` to n numbers, not initialized, for `release`; its address is 0 without memory."""
+
+    def codegen(context, builder, sig, args):
+        size = builder.mul(context.cast(builder, args[0], sig.args[0], types.intp), i64(_itemsize(sig.args[1])))
+        kind = ir.FunctionType(ir.IntType(8).as_pointer(), [i64])
+        fn = cgutils.get_or_insert_function(builder.module, kind, "PyMem_RawMalloc")
+        return builder.bitcast(builder.call(fn, [size]), context.get_value_type(sig.return_type))
+
+    return signature(like, n, like), codegen
+
+
+@intrinsic
+def release(typingctx, p):
+    """Free the memory from `allocate`."""
+
+    def codegen(context, builder, sig, args):
+        byte = ir.IntType(8).as_pointer()
+        fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [byte]), "PyMem_RawFree")
+        builder.call(fn, [builder.bitcast(args[0], byte)])
+        return context.get_dummy_value()
+
+    return signature(types.void, p), codegen
+
+
+@intrinsic
+def address(typingctx, p):
+    """Return the address of a pointer, an integer."""
+    return signature(types.intp, p), lambda context, builder, sig, args: builder.ptrtoint(args[0], i64)
 
 
 def _element(context, builder, sig, args):

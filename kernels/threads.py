@@ -6,31 +6,19 @@ with 100 rows took 151 us on one thread and takes 90 on two.  A waiting thread y
 woken on the very core that waits for it.
 """
 
-import ctypes
-
 import numpy as np
 
 from .atomics import atomic_add, atomic_exchange, atomic_load, compare_exchange, nanoseconds, spin_pause, yield_thread
-from .jit import inline, internal, kernel
-from .layout import CALL_ARGS_AT, CallArgs
-from .native import NativeFunction
-from .simd import call, offset, peek, pointer, pointer_at, pointer_like, poke, unpacked
+from .jit import inline, internal
+from .layout import CALL_ARGS_AT, JOB, POSTED, SEMAPHORE, SLEEPING, SPINNING, STATE, THREAD, CallArgs
+from .native import native
+from .simd import call, offset, peek, pointer_at, pointer_like, poke, unpacked
 
-STATE, JOB, THREAD, SEMAPHORE, SLOT_SIZE = *range(4), 16  # fields of a worker's slot, int64
-SLEEPING, SPINNING, POSTED = range(3)  # states of a slot
 SPIN_BEFORE_SLEEP_NS = 5_000_000
 PAUSES_BEFORE_YIELD = 400  # of an idle worker, before it yields and reads the clock: 5 to 20 us
 SPIN_NS = 20_000  # of a thread that waits for others, before it yields
 PAUSES_PER_CLOCK = 64  # pauses between two readings of the clock; a wait that is over before reads none
 ARRIVALS, GENERATION = 0, 8  # fields of the shared counters, on cache lines of their own
-
-_python = ctypes.pythonapi  # its locks need no interpreter
-_python.PyThread_allocate_lock.restype = ctypes.c_void_p
-_python.PyThread_acquire_lock.argtypes = ctypes.c_void_p, ctypes.c_int
-ACQUIRE, RELEASE = (
-    ctypes.cast(function, ctypes.c_void_p).value
-    for function in (_python.PyThread_acquire_lock, _python.PyThread_release_lock)
-)
 
 
 @inline
@@ -85,23 +73,16 @@ def barrier(sync, threads):
                 start = spin_wait(n_waits, start)
 
 
-def init_slot(slot):
-    """Make a slot, int64 (SLOT_SIZE,) zeros, ready for `worker_loop`."""
-    slot[SEMAPHORE] = _python.PyThread_allocate_lock()
-    _python.PyThread_acquire_lock(int(slot[SEMAPHORE]), 1)
-    slot[STATE] = SPINNING
-
-
-@kernel
-def worker_loop(slot, acquire):
+@native("oi")
+def worker_loop(fields, acquire):
     """Run the jobs that are posted to a slot, one after the other, for ever.
 
     Parameters
     ----------
-    slot : int64 (SLOT_SIZE,), from `init_slot`.
+    fields : pointer to int64
+        The slot (SLOT_SIZE,), with a semaphore and in the state SPINNING.
     acquire : address of PyThread_acquire_lock.
     """
-    fields = pointer(slot, 0)
     while True:
         n_waits, start = 0, 0
         while atomic_load(fields, STATE) != POSTED:
@@ -120,7 +101,7 @@ def worker_loop(slot, acquire):
         atomic_exchange(fields, STATE, SPINNING)
 
 
-@internal
+@native("i")
 def launch(job):
     """Run a job on this thread and on the workers of its slots; return when all are done.
 
@@ -144,6 +125,3 @@ def launch(job):
         while atomic_load(slot, STATE) == POSTED:
             n_waits += 1
             start = spin_wait(n_waits, start)
-
-
-launch = NativeFunction(launch, "i")

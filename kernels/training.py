@@ -42,14 +42,24 @@ from .layout import (
     DELTA_AT,
     DONE_AT,
     IN_EPILOGUE,
+    N_FACTORS,
     N_FUNCTIONS,
     N_IN,
     N_LAYER_COLUMNS,
     N_OUT,
+    NOT_FINITE,
     PLAN_AT,
     POINTERS_AT,
+    RATE,
     ROW_STRIDE,
+    SGD,
+    SKIPPED,
+    STORE,
     TASK_AT,
+    WANT_GRADIENT,
+    WANT_INPUT_GRADIENT,
+    WANT_LOSS,
+    WANT_OUTPUT,
     X_FLOAT32,
     X_FLOAT64,
     CallArgs,
@@ -60,12 +70,10 @@ from .layout import (
     ThreadContext,
     TrainArgs,
 )
-from .microkernel import INIT_C, INIT_ZERO, SGD, STORE
-from .native import NativeFunction
+from .microkernel import INIT_C, INIT_ZERO
+from .native import native
 from .online import online
-from .optimizers import N_FACTORS, RATE
 from .simd import (
-    FEW_LANES,
     as_float,
     by_dtype,
     distance,
@@ -83,12 +91,6 @@ from .simd import (
     unpacked,
 )
 from .threads import barrier, partition
-
-__all__ = ["shuffle"]
-
-SKIPPED = 12  # place in sync: steps left out because their loss was not finite
-NOT_FINITE = 13  # place in sync: 1 where inputs may not be finite
-WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8
 
 # ------------------------------------------------------------------------------------------------ the kernels
 
@@ -298,7 +300,8 @@ def _train_with(train_batches, name, repeats_batches):
         if thread == 0:
             poke(job, DONE_AT, done)
 
-    return NativeFunction(train, "opi", name, f"training.{name}")
+    train.__name__ = train.__qualname__ = name
+    return native("opi")(train)
 
 
 @inline
@@ -320,24 +323,6 @@ train_in_few_lanes = _train_with(in_few_lanes, "train_in_few_lanes", True)
 train_in_many_lanes = _train_with(in_many_lanes, "train_in_many_lanes", True)
 
 
-def trainer_for(plan, batch_size, lanes, is_plain):
-    """Return the kernel for batches of this size; `is_plain` is without weights, noise, smoothing, dropout and limits.
-
-    Parameters
-    ----------
-    plan : Plan
-    batch_size : int
-    lanes : int
-        Of a vector of the dtype.
-    is_plain : bool
-        The kernels for small steps know nothing of sample weights, input noise, label smoothing, dropout, the limit of
-        norms, and steps left out.
-    """
-    if is_plain and plan.lanes_at >= 0 and batch_size <= lanes:
-        return train_in_few_lanes if batch_size <= FEW_LANES else train_in_many_lanes
-    return train_online if is_plain and batch_size == 1 else train_in_blocks
-
-
 @internal
 def is_finite(x, row, rows, columns):
     """Whether the sum of the squares of a block is finite; then all of it is."""
@@ -357,7 +342,7 @@ def is_finite(x, row, rows, columns):
     return np.isfinite(hsum(total + other))
 
 
-@internal
+@native("opi")
 def evaluate(job, parameters, thread):
     """Compute what is wanted: outputs, sample losses, gradients; one thread's part of it.
 
@@ -464,6 +449,3 @@ def evaluate(job, parameters, thread):
                 poke(losses, start + r, peek(work, plan.losses_at + r))
         barrier(sync, threads)  # the next block's rows may be another thread's in this one
     restore_mxcsr(control)
-
-
-evaluate = NativeFunction(evaluate.py_func, "opi", None, "training.evaluate")

@@ -5,11 +5,9 @@
 
 import time
 
-import numba
 import numpy as np
 
 from .. import checks, interrupts
-from ..kernels import training as kernels
 from ..kernels.layout import (
     A_AT,
     AFTER_GRADIENT,
@@ -19,9 +17,18 @@ from ..kernels.layout import (
     DELTA_AT,
     IN_EPILOGUE,
     N_OUT,
+    NOT_FINITE,
     PER_CALL,
     ROW_STRIDE,
+    SKIPPED,
+    SQUARES_CHUNK,
+    STORE,
     TASK_AT,
+    VECTOR_BYTES,
+    WANT_GRADIENT,
+    WANT_INPUT_GRADIENT,
+    WANT_LOSS,
+    WANT_OUTPUT,
     X_FLOAT32,
     X_FLOAT64,
     X_UINT8,
@@ -34,23 +41,22 @@ from ..kernels.layout import (
     Data,
     EvalArgs,
     TrainArgs,
+    address_of,
     pack,
     pack_call,
 )
-from ..kernels.microkernel import STORE
-from ..kernels.optimizers import RULES, SQUARES_CHUNK
+from ..kernels.library import native_function
 from ..kernels.parallel_compile import is_ready
-from ..kernels.plan import MAX_LANE_PARAMETERS, max_slice
-from ..kernels.schedules import KINDS
-from ..kernels.simd import LANES
-from ..kernels.threads import RELEASE
+from ..kernels.plan import MAX_LANE_PARAMETERS, max_slice, trainer_for
+from ..kernels.tables import KINDS, RULES
 from ..losses import smoothing_classes
 from ..reference.backprop import Pass
 from ..update import Update, aligned_zeros
 from . import limits
 from . import threads as pools
 from .autotune import Autotuner
-from .workspace import Workspace, address_of, network_functions
+from .threads import RELEASE
+from .workspace import EVALUATE, Workspace, network_functions
 
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
 
@@ -158,7 +164,7 @@ class NumbaBackend:
         self._free = {}  # arguments of Workspace -> those that nobody uses
         self._autotuners = {}  # (rows, threads) -> Autotuner of training
         self._rules = _Rules(Update())  # of the last training
-        self._lanes = LANES[numba.from_dtype(self.dtype)]
+        self._lanes = VECTOR_BYTES // self.dtype.itemsize
         self._nothing = np.empty(0, self.dtype)
         self._no_losses = np.empty(0)
 
@@ -169,7 +175,7 @@ class NumbaBackend:
     def is_compiled(self) -> bool:
         """Whether the native functions of plain training are compiled already, in memory or on disk."""
         forward, backward, of_loss = network_functions(self.activations, self.loss)
-        return is_ready([kernels.train_in_blocks, *forward, *backward, *of_loss], self.dtype)
+        return is_ready([native_function("training.train_in_blocks"), *forward, *backward, *of_loss], self.dtype)
 
     def _threads_for(self, rows, products, most=None):
         """Choose the number of threads that pay for a block of this many rows."""
@@ -182,9 +188,9 @@ class NumbaBackend:
         """Evaluate samples: (losses, gradient, whether the inputs are surely finite), as far as wanted."""
         n = len(X)
         rows = limits.FEW_ROWS if n <= limits.FEW_ROWS else limits.BLOCK_ROWS
-        losses = np.empty(n) if wants & kernels.WANT_LOSS else self._no_losses
-        gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & kernels.WANT_GRADIENT else self._nothing
-        products = 3 if wants & kernels.WANT_GRADIENT else 1
+        losses = np.empty(n) if wants & WANT_LOSS else self._no_losses
+        gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & WANT_GRADIENT else self._nothing
+        products = 3 if wants & WANT_GRADIENT else 1
         scale = 1.0 / n if self.reduction == "mean" else 1.0
         n_at_once = _blocks(products * self.n_parameters * rows) * rows
         common, arrays = (products, rows, parameters, gradient, y_kind), (X, Y, weights, losses, out)
@@ -206,14 +212,14 @@ class NumbaBackend:
         if most == 1 or work >= limits.CERTAIN_WORK:
             with _Claim(self, most, (rows, most)) as claim:
                 self._launch_evaluation(claim, args, *arrays)
-                return not (wants & kernels.WANT_OUTPUT and claim.workspace.take(kernels.NOT_FINITE))
+                return not (wants & WANT_OUTPUT and claim.workspace.take(NOT_FINITE))
         # Other threads of this process or others may want the cores too: then one thread is several times as fast.
         autotuner = self._autotuners.setdefault((most,), Autotuner(most, work))
         threads, is_trial = autotuner.choose()
         start = time.perf_counter()
         with _Claim(self, threads, (rows, most)) as claim:
             self._launch_evaluation(claim, args, *arrays)
-            is_finite = not (wants & kernels.WANT_OUTPUT and claim.workspace.take(kernels.NOT_FINITE))
+            is_finite = not (wants & WANT_OUTPUT and claim.workspace.take(NOT_FINITE))
         autotuner.record(threads, (time.perf_counter() - start) / work, is_trial)
         return is_finite
 
@@ -232,7 +238,7 @@ class NumbaBackend:
             n=len(X),
         )
         call_args = CallArgs(
-            kernel=kernels.evaluate.address(self.dtype),
+            kernel=EVALUATE.address(self.dtype),
             slots=claim.slots,
             n_slots=claim.threads - 1,
             release=RELEASE,
@@ -253,11 +259,11 @@ class NumbaBackend:
 
     def predict(self, parameters, X):
         """Return outputs (n, n_out) of samples (n, n_in), which must be finite."""
-        return self._outputs(kernels.WANT_OUTPUT, parameters, X)[0]
+        return self._outputs(WANT_OUTPUT, parameters, X)[0]
 
     def outputs_and_losses(self, parameters, X, Y):
         """Return what `predict` and `losses` do, in one pass."""
-        return self._outputs(kernels.WANT_OUTPUT | kernels.WANT_LOSS, parameters, X, Y)
+        return self._outputs(WANT_OUTPUT | WANT_LOSS, parameters, X, Y)
 
     def _outputs(self, wants, parameters, X, Y=None):
         out = np.empty((len(X), self.sizes[-1]), self.dtype)
@@ -268,21 +274,21 @@ class NumbaBackend:
 
     def losses(self, parameters, X, Y):
         """Return the loss of each sample, float64 (n,), before the mean or sum."""
-        return self._evaluate(kernels.WANT_LOSS, parameters, X, Y, _kind_of(Y))[0]
+        return self._evaluate(WANT_LOSS, parameters, X, Y, _kind_of(Y))[0]
 
     def gradient(self, parameters, X, Y, weights=None):
         """(sample losses, flat gradient of the reduced loss), both with the weights of the samples, (n,) or None."""
-        wants = kernels.WANT_LOSS | kernels.WANT_GRADIENT
+        wants = WANT_LOSS | WANT_GRADIENT
         return self._evaluate(wants, parameters, X, Y, _kind_of(Y), weights=weights)[:2]
 
     def gradient_from(self, parameters, X, dA):
         """Return the flat gradient for an output gradient dA."""
-        return self._evaluate(kernels.WANT_GRADIENT, parameters, X, dA, Y_GRADIENT)[1]
+        return self._evaluate(WANT_GRADIENT, parameters, X, dA, Y_GRADIENT)[1]
 
     def input_gradient(self, parameters, X, Y):
         """Return the gradient of the reduced loss with respect to X."""
         dX = np.empty((len(X), self.sizes[0]), self.dtype)
-        self._evaluate(kernels.WANT_INPUT_GRADIENT, parameters, X, Y, _kind_of(Y), out=dX)
+        self._evaluate(WANT_INPUT_GRADIENT, parameters, X, Y, _kind_of(Y), out=dX)
         dX *= self.dtype.type(self.scale)
         return dX
 
@@ -291,11 +297,11 @@ class NumbaBackend:
         n, is_backward = len(X), Y is not None or dA is not None
         wants, losses, gradient, dX = 0, self._no_losses, self._nothing, None
         if is_backward:
-            wants = kernels.WANT_GRADIENT | kernels.WANT_INPUT_GRADIENT
+            wants = WANT_GRADIENT | WANT_INPUT_GRADIENT
             gradient = aligned_zeros(self.n_parameters, self.dtype)
             dX = np.empty((n, self.sizes[0]), self.dtype)
         if dA is None and is_backward:
-            wants, losses = wants | kernels.WANT_LOSS, np.empty(n)
+            wants, losses = wants | WANT_LOSS, np.empty(n)
         targets, kind = (Y, _kind_of(Y)) if dA is None else (dA, Y_GRADIENT)
         args = wants, 1.0 / n if self.reduction == "mean" else 1.0, False
         # a workspace as large as these data, on one thread: its arrays hold every intermediate
@@ -462,7 +468,7 @@ class _Training:
             )
             done = claim.launch()
             if self._rules.update.skips:
-                state.skipped += workspace.take(kernels.SKIPPED)
+                state.skipped += workspace.take(SKIPPED)
         if threads > 1:
             state.running_products[:] = products[: state.running_products.size]
         state.step += done
@@ -477,8 +483,8 @@ class _Training:
         """Write into the job of a workspace what does not differ from call to call."""
         backend, rules = self._backend, self._rules
         is_plain = rules.is_plain and not data.weights
-        kernel = kernels.trainer_for(workspace.plan, self._batch_size, backend._lanes, is_plain)
-        workspace.load_training(kernel, rules.update, self._path)
+        kernel = trainer_for(workspace.plan, self._batch_size, backend._lanes, is_plain)
+        workspace.load_training(native_function(kernel), rules.update, self._path)
         pack(workspace.job, DATA_AT, data)
         pack(workspace.job, TASK_AT, self._args)
         workspace.holds = rules.update.rule, self._args, data  # addresses may come again, with another rule

@@ -5,15 +5,22 @@ import functools
 import os
 import threading
 
-import numba
 import numpy as np
 
 from .. import arguments
-from ..kernels import threads as native
 from ..kernels.cores import n_cores
+from ..kernels.layout import SEMAPHORE, SLOT_SIZE, SPINNING, STATE, address_of
+from ..kernels.library import native_function
 from ..update import aligned_zeros
-from .workspace import address_of
 
+_DTYPE = np.float32  # whose library holds the functions of no dtype
+_python = ctypes.pythonapi  # its locks need no interpreter
+_python.PyThread_allocate_lock.restype = ctypes.c_void_p
+_python.PyThread_acquire_lock.argtypes = ctypes.c_void_p, ctypes.c_int
+ACQUIRE, RELEASE = (
+    ctypes.cast(function, ctypes.c_void_p).value
+    for function in (_python.PyThread_acquire_lock, _python.PyThread_release_lock)
+)
 _threads: int | None = None
 
 
@@ -47,6 +54,15 @@ def set_num_threads(n: int | None) -> None:
     _threads = n
 
 
+def new_slot() -> np.ndarray:
+    """Return a slot for `worker_loop`."""
+    slot = aligned_zeros(SLOT_SIZE, np.int64)
+    slot[SEMAPHORE] = _python.PyThread_allocate_lock()
+    _python.PyThread_acquire_lock(int(slot[SEMAPHORE]), 1)
+    slot[STATE] = SPINNING
+    return slot
+
+
 class ThreadPool:
     """Worker threads that run a job together (`kernels.threads`); idle ones sleep, and none ever ends."""
 
@@ -58,10 +74,9 @@ class ThreadPool:
     def slots(self, n: int) -> np.ndarray:
         """Return the addresses of the slots of n workers; hold the lock until they have done the job."""
         while len(self._slots) < n:
-            slot = aligned_zeros(native.SLOT_SIZE, np.int64)
-            native.init_slot(slot)
-            native.worker_loop.compile((numba.typeof(slot), numba.intp))  # an error would be lost in the thread
-            threading.Thread(target=native.worker_loop, args=(slot, native.ACQUIRE), daemon=True, name="fastbp").start()
+            slot = new_slot()
+            loop = worker_loop()  # compiled here: an error would be lost in the thread
+            threading.Thread(target=loop, args=(address_of(slot), ACQUIRE), daemon=True, name="fastbp").start()
             self._slots.append(slot)
         if len(self._addresses) != len(self._slots):
             self._addresses = np.array([address_of(slot) for slot in self._slots], np.int64)
@@ -79,7 +94,14 @@ def pool() -> ThreadPool:
 @functools.cache
 def launcher():
     """Return `kernels.threads.launch` as a ctypes function, which releases the interpreter's lock."""
-    return ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(native.launch.address(np.float64))
+    return ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(native_function("threads.launch").address(_DTYPE))
+
+
+@functools.cache
+def worker_loop():
+    """Return `kernels.threads.worker_loop` likewise: it takes the addresses of a slot and of PyThread_acquire_lock."""
+    address = native_function("threads.worker_loop").address(_DTYPE)
+    return ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_ssize_t)(address)
 
 
 def _discard_pool():

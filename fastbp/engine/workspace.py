@@ -6,8 +6,6 @@ import numpy as np
 
 from .. import interrupts
 from ..custom import CustomFunction
-from ..kernels import elementwise, losses, optimizers, training
-from ..kernels.backprop import FUNCTIONS, sync_size
 from ..kernels.layout import (
     AFTER_GRADIENT,
     BACKWARD_AT,
@@ -29,25 +27,22 @@ from ..kernels.layout import (
     STEP_FACTORS,
     SUM_OF_SQUARES,
     UPDATE,
+    WANT_GRADIENT,
+    WANT_INPUT_GRADIENT,
+    WANT_LOSS,
     Pointers,
+    address_of,
     pack,
+    sync_size,
 )
+from ..kernels.library import native_function
 from ..kernels.parallel_compile import start_compile_helper
 from ..kernels.plan import make_plan
+from ..kernels.tables import FUNCTIONS, LOGIT_FORMS
 from ..losses import name_of, settings_of
 from ..update import aligned_zeros
 
-_word, _HEADER = ctypes.c_ssize_t, object.__basicsize__
-
-
-def address_of(array):
-    """Return the address of an array's data."""
-    return _word.from_address(id(array) + _HEADER).value
-
-
-# An array object begins with the address of its data, as Numba's own code and that of every extension knows; asked in
-# another way it takes ten times as long.
-assert all(address_of(array) == array.ctypes.data for array in (np.empty(3), np.empty((2, 3), np.uint8)[1:]))
+EVALUATE = native_function("training.evaluate")
 
 
 def network_functions(activations, loss):
@@ -55,18 +50,26 @@ def network_functions(activations, loss):
 
     Returns
     -------
-    forward, backward : lists of NativeFunction
+    forward, backward : lists of native functions
         Of the activations of the layers.
-    of_loss : tuple of NativeFunction
+    of_loss : tuple of native functions
         Sample losses and output gradient.
     """
-    custom = {item: item.native_functions() for item in (*activations, loss) if isinstance(item, CustomFunction)}
-    forward = [custom[item][0] if item in custom else elementwise.forward(item) for item in activations]
-    backward = [custom[item][1] if item in custom else elementwise.backward(item) for item in activations]
-    if loss in custom:
-        return forward, backward, custom[loss]
-    output = activations[-1] if activations[-1] not in custom else None
-    return forward, backward, losses.native_functions(name_of(loss), output)
+    forward, backward = (
+        [
+            item.native_functions()[place]
+            if isinstance(item, CustomFunction)
+            else native_function(f"elementwise.{name}.{item}")
+            for item in activations
+        ]
+        for place, name in enumerate(("forward", "backward"))
+    )
+    if isinstance(loss, CustomFunction):
+        return forward, backward, loss.native_functions()
+    form = name_of(loss)
+    if (str(activations[-1]), form) in LOGIT_FORMS:
+        form = f"{form}.{activations[-1]}"
+    return forward, backward, tuple(native_function(f"losses.{n}.{form}") for n in ("sample_losses", "output_gradient"))
 
 
 def training_functions(update, path):
@@ -77,14 +80,14 @@ def training_functions(update, path):
     update : fastbp.update.Update
     path : IN_EPILOGUE, BY_SLICE or AFTER_GRADIENT
     """
-    result = {STEP_FACTORS: optimizers.step_factors(update.rule)}
+    result = {STEP_FACTORS: native_function(f"optimizers.step_factors.{update.rule}")}
     if path != IN_EPILOGUE:
-        result[UPDATE] = optimizers.update_slice(update.rule)
+        result[UPDATE] = native_function(f"optimizers.update_slice.{update.rule}")
     if path == AFTER_GRADIENT and (update.clip_norm or update.l1 or update.l2):
-        result.update({place: FUNCTIONS[place] for place in (PREPARE_GRADIENT, SUM_OF_SQUARES, SCALE)})
+        result.update({place: native_function(FUNCTIONS[place]) for place in (PREPARE_GRADIENT, SUM_OF_SQUARES, SCALE)})
     for place, is_used in ((DROP, any(update.dropout)), (NOISE, update.input_noise), (MAX_NORM, update.max_norm)):
         if is_used:
-            result[place] = FUNCTIONS[place]
+            result[place] = native_function(FUNCTIONS[place])
     return result
 
 
@@ -117,7 +120,7 @@ class Workspace:
             inputs = self.array[start : start + rows * self.plan.x_row_stride].reshape(rows, -1)
             inputs[:, backend.sizes[0]] = 1
 
-    def load_evaluation(self, wants, kernel=training.evaluate):
+    def load_evaluation(self, wants, kernel=EVALUATE):
         """Put the native functions that `wants` needs (a sum of WANT_...) into the plan, compiling them if need be."""
         if wants not in self._loaded:
             self._load(wants, {}, kernel)
@@ -125,7 +128,7 @@ class Workspace:
 
     def load_training(self, kernel, update, path):
         """Put the native functions of a training into the plan, compiling them and the kernel if need be."""
-        self._load(training.WANT_LOSS | training.WANT_GRADIENT, training_functions(update, path), kernel)
+        self._load(WANT_LOSS | WANT_GRADIENT, training_functions(update, path), kernel)
         with interrupts.allowed():
             self.kernel = kernel.address(self._dtype)
 
@@ -133,17 +136,17 @@ class Workspace:
         forward, backward, (sample_losses, output_gradient) = network_functions(
             self._backend.activations, self._backend.loss
         )
-        functions = {GEMM: FUNCTIONS[GEMM], GATHER: FUNCTIONS[GATHER]}
+        functions = {place: native_function(FUNCTIONS[place]) for place in (GEMM, GATHER)}
         layers = {FORWARD_AT: forward}
-        if wants & training.WANT_LOSS:
+        if wants & WANT_LOSS:
             functions[SAMPLE_LOSSES] = sample_losses
-        if wants & (training.WANT_GRADIENT | training.WANT_INPUT_GRADIENT):
+        if wants & (WANT_GRADIENT | WANT_INPUT_GRADIENT):
             functions[OUTPUT_GRADIENT] = output_gradient
             layers[BACKWARD_AT] = backward
         functions.update(others)
         needed = list(dict.fromkeys([*functions.values(), *(item for column in layers.values() for item in column)]))
         with interrupts.allowed():
-            start_compile_helper([*needed, training.evaluate, kernel], self._dtype)
+            start_compile_helper([*needed, EVALUATE, kernel], self._dtype)
             for place, function in functions.items():
                 self.plan.functions[place] = function.address(self._dtype)
             for column, of_layers in layers.items():
