@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import numbers
@@ -95,10 +94,12 @@ def name(argument: str, value: Any, known: Collection[str]) -> str:
 
 def did_you_mean(value: str, known: Collection[str], write: str = "{!r}") -> str:
     """Return the end of a message about an unknown name: those of `known` that it may mean, or nothing."""
+    from difflib import get_close_matches
+
     plain = {_plain(key): key for key in known}
     key = re.sub("(loss|score|initializer)$", "", _plain(value))
     meant = [plain[key]] if key in plain else [name for name in _ALIASES.get(key, "").split() if name in known]
-    meant = meant or [plain[close] for close in difflib.get_close_matches(key, plain, 1, 0.7)]
+    meant = meant or [plain[close] for close in get_close_matches(key, plain, 1, 0.7)]
     return f"; did you mean {' or '.join(map(write.format, meant))}?" if meant else ""
 
 

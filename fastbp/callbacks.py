@@ -3,7 +3,6 @@
 A callback is an object with any of the methods of `Callback`; it need not inherit from it.
 """
 
-import csv
 import math
 import os
 import time
@@ -458,6 +457,8 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Write a line."""
+        import csv
+
         values = [series[-1] for series in history.recorded.values()]
         with self.path.open("a" if self._is_begun else "w", newline="") as file:
             writer = csv.writer(file)
@@ -472,6 +473,8 @@ class CSVLogger(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         """Continue the file from its length in that state; begin it anew if it is another file."""
+        import csv
+
         given, size = (
             state.get("columns"),
             check_number("size", state.get("size"), is_integer=True, at_least=0, below=1 << 62),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import numbers
 import reprlib
+import sys
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -445,6 +445,8 @@ def _from_objects(argument, value, array):
     """
     kinds = set(map(type, array.flat))
     missing = tuple(kind for kind in kinds if kind.__name__ in ("NoneType", "NAType"))  # the latter is pandas.NA
+    from decimal import Decimal
+
     wrong = tuple(kind for kind in kinds - set(missing) if not issubclass(kind, numbers.Real | Decimal | np.bool_))
     if wrong:
         position = next(i for i, item in enumerate(array.flat) if type(item) in wrong)
@@ -481,6 +483,8 @@ def _text_hint(argument):
 
 def unmasked(argument: str, value: Any) -> None:
     """Check that no element of an array, or of arrays within lists, is masked: a masked element has no value."""
+    if "numpy.ma" not in sys.modules:  # then there are no masked arrays
+        return
     place = _masked_place(value)
     if place is not None:
         raise ValueError(f"{argument}[{', '.join(map(str, place))}] is masked: leave such rows out, or fill them")

@@ -13,14 +13,12 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
+import stat
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +26,9 @@ from . import arguments, checks
 from .backends import Config
 from .custom import CustomFunction
 from .losses import LOSSES
+
+if TYPE_CHECKING:
+    import zipfile
 
 try:
     import fcntl
@@ -161,6 +162,8 @@ def _encode_npz(header: str, arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def _decode_npz(data: bytes) -> tuple[str, Callable[[str], np.ndarray]]:
+    import zipfile
+
     archive = zipfile.ZipFile(io.BytesIO(data))
     check_members(archive)
 
@@ -251,7 +254,7 @@ def _write_at_once(path: Path, *chunks: Any) -> None:
 
     Unfinished files of writers of this path that were killed are deleted.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    beside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         with open(beside, "xb") as file:
             if fcntl is not None:
@@ -262,7 +265,7 @@ def _write_at_once(path: Path, *chunks: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
             if path.exists():
-                shutil.copymode(path, beside)
+                beside.chmod(stat.S_IMODE(path.stat().st_mode))
             if fcntl is None:
                 file.close()  # Windows renames no open file
             os.replace(beside, path)

@@ -6,7 +6,6 @@ and fails for any other name.
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -21,16 +20,19 @@ MOVED = {
 PICKLED = {"fastbp.fullbatch": ("LBFGS", "LevenbergMarquardt"), "fastbp.trainer": ("History", "Trainer")}
 
 
-class Finder(MetaPathFinder, Loader):
+class Finder:
     """The last of `sys.meta_path`: it is asked for modules that nobody else finds."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Refuse an old path, or return the spec of a module for pickles."""
         if name in PICKLED:
-            return ModuleSpec(name, self)
+            return ModuleSpec(name, self)  # type: ignore[arg-type]
         if name in MOVED:
             raise refusal(name)
         return None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Let Python make the module."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Fill in the classes that pickles name."""
@@ -51,4 +53,4 @@ def refusal(name: str) -> ImportError:
     return ImportError(f"{name} is now {MOVED[name]}", name=name)
 
 
-sys.meta_path.append(Finder())
+sys.meta_path.append(Finder())  # not of the classes of importlib.abc, whose import takes longer than all of this

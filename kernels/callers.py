@@ -15,7 +15,7 @@ from numba.core.typing.templates import make_intrinsic_template, signature
 from numba.np.numpy_support import as_dtype
 
 from .library import symbol_of
-from .public import FAILED, MESSAGES, Array, check, letters_of, native_name, parameters_of
+from .public import MESSAGES, Array, check, letters_of, native_name, parameters_of
 from .tables import DONE
 
 i64 = ir.IntType(64)
@@ -70,8 +70,7 @@ def _emit_call(name, symbol, letters, context, builder, sig, args):
         for code, (kind, text) in MESSAGES.items():
             with builder.if_then(builder.icmp_signed("==", result, i64(code)), likely=False):
                 context.call_conv.return_user_exc(builder, kind, (f"{name}: {text}",))
-        kind, text = FAILED
-        context.call_conv.return_user_exc(builder, kind, (f"{name}: {text}",))
+        builder.unreachable()  # a kernel returns nothing else
     return context.get_dummy_value()
 
 

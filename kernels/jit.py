@@ -1,7 +1,6 @@
 """Decorators that compile functions with this package's flags: `kernel`, `internal` and `inline`."""
 
 import inspect
-from types import FunctionType
 
 import numba
 from numba import carray
@@ -25,18 +24,24 @@ def kernel(function):
     """Compile as the C function of a public kernel, which `tables.PUBLIC` names."""
     dispatcher, names = inline(function), list(inspect.signature(function).parameters)
     assert names == list(parameters_of(function.__name__)), f"{function.__name__} and tables.PUBLIC differ"
-    dispatcher.native = lambda form="": _c_function(dispatcher, function.__name__, form)
+    dispatcher.native = Source(dispatcher, function.__name__)
     return dispatcher
 
 
-def _c_function(kernel, name, form):
-    """Return the native function that makes arrays of their addresses and dimensions, and calls a kernel with them."""
-    arguments, values = [], []
-    for parameter, letters in letters_of(name, form).items():
-        dimensions = [f"{parameter}_{i}" for i in range(len(letters) - 1)]
-        arguments += [parameter, *dimensions]
-        values.append(f"carray({parameter}, ({', '.join(dimensions)},))" if dimensions else parameter)
-    source = f"def {name}({', '.join(arguments)}):\n    return kernel({', '.join(values)})\n"
-    code = next(c for c in compile(source, __file__, "exec").co_consts if hasattr(c, "co_code"))
-    function = FunctionType(code, {"carray": carray, "kernel": kernel})
-    return NativeFunction(function, "".join(letters_of(name, form).values()))
+class Source:
+    """What gives the native functions of a public kernel, one for each form of its arguments."""
+
+    def __init__(self, kernel, name):
+        self._kernel, self._name = kernel, name
+
+    def __call__(self, form=""):
+        """Return the one that makes arrays of their addresses and dimensions, and calls the kernel with them."""
+        arguments, values = [], []
+        for parameter, letters in letters_of(self._name, form).items():
+            dimensions = [f"{parameter}_{i}" for i in range(len(letters) - 1)]
+            arguments += [parameter, *dimensions]
+            values.append(f"carray({parameter}, ({', '.join(dimensions)},))" if dimensions else parameter)
+        source = f"lambda {', '.join(arguments)}: kernel({', '.join(values)})"
+        function = eval(source, {"carray": carray, "kernel": self._kernel})
+        function.__name__ = function.__qualname__ = self._name
+        return NativeFunction(function, "".join(letters_of(self._name, form).values()))

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -275,10 +276,9 @@ class Library:
             raise RuntimeError(
                 "fastbp's kernels are machine code, but NUMBA_DISABLE_JIT is set: unset it, or use backend='numpy'"
             )
-        from .native import resolve
-
         file = self._find_file()
-        code = resolve(name).compile(self._dtype, symbol_of(name, self._dtype))
+        native = import_module(".native", __package__)  # which imports Numba
+        code = native.resolve(name).compile(self._dtype, symbol_of(name, self._dtype))
         if file is not None:
             file.add(name, module_hash(name.split(".")[0]), code)
             _remove_unused(file.path.parent)
@@ -351,9 +351,7 @@ def address_of_symbol(symbol):
 
     Users' compiled functions call this, through Python's C interface; see `callers`.
     """
-    from .public import names_of_symbols
-
-    known = names_of_symbols().get(symbol)
+    known = import_module(".public", __package__).names_of_symbols().get(symbol)
     return 0 if known is None else _library(known[1]).address(known[0])
 
 

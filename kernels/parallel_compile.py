@@ -6,7 +6,6 @@ compile in the disk cache, and its locks make one wait for what the other is com
 
 import atexit
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -47,6 +46,8 @@ def start_compile_helper(functions, dtype):
     lock = _lock()
     if lock is None:
         return  # another process is being helped already
+    import subprocess
+
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; work({names!r}, {dtype.name!r})"
     command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]  # as multiprocessing does
     try:

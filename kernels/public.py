@@ -15,7 +15,7 @@ import numpy as np
 
 from .layout import address_of
 from .library import native_function, symbol_of
-from .tables import BAD_LABEL, DONE, NO_MEMORY, PUBLIC, WRITTEN
+from .tables import BAD_LABEL, DONE, NO_MEMORY, PUBLIC, RAISED, WRITTEN
 
 DTYPES = {"i": np.dtype(np.int64), "u": np.dtype(np.uint32), "w": np.dtype(np.float64)}  # of arrays, by kind
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -24,8 +24,8 @@ LABELS = "labels"  # the form of a kernel whose Y are class labels
 MESSAGES = {
     BAD_LABEL: (ValueError, "Y holds a label that is no class: labels must be 0 to n_out - 1"),
     NO_MEMORY: (MemoryError, "no memory for a copy of the data"),
+    RAISED: (IndexError, "an index is out of bounds"),  # which is noticed with NUMBA_BOUNDSCHECK
 }
-FAILED = (RuntimeError, "failed")  # for every other code
 _SCALARS = {np.dtype(np.float32): ctypes.c_float, np.dtype(np.float64): ctypes.c_double}
 
 
@@ -135,9 +135,8 @@ class Kernel:
 
     @property
     def _numba_type_(self):
-        from .callers import type_of
-
-        return type_of(self)
+        """Its type in functions compiled by Numba, which asks for it."""
+        return import_module(".callers", __package__).type_of(self)
 
     def _compiled(self):
         """Return what Numba compiles it from."""
@@ -161,7 +160,7 @@ class Kernel:
             values.extend(value.shape if n == value.ndim else (value.size,))
         result = function(*values)
         if result != DONE:
-            kind, text = MESSAGES.get(result, FAILED)
+            kind, text = MESSAGES[result]
             raise kind(f"{self.__name__}: {text}")
 
     def _c_function(self, dtype, form):

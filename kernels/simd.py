@@ -529,17 +529,19 @@ def as_float(typingctx, x, like):
 
 @intrinsic
 def call(typingctx, address, *args):
-    """Call the native function at an address; every integer is passed as a 64-bit one (see `native.NativeFunction`)."""
+    """Call the native function at an address and return its result, an integer.
+
+    Every integer is passed as a 64-bit one (see `native.NativeFunction`).
+    """
     kinds = [types.intp if isinstance(types.unliteral(a), types.Integer | types.Boolean) else a for a in args]
 
     def codegen(context, builder, sig, values):
         address, given = values[0], cgutils.unpack_tuple(builder, values[1])
         given = [context.cast(builder, v, have, want) for v, have, want in zip(given, args, kinds, strict=True)]
-        kind = ir.FunctionType(ir.VoidType(), [v.type for v in given])
-        builder.call(builder.inttoptr(address, kind.as_pointer()), given)
-        return context.get_dummy_value()
+        kind = ir.FunctionType(i64, [v.type for v in given])
+        return builder.call(builder.inttoptr(address, kind.as_pointer()), given)
 
-    return signature(types.void, types.intp, types.StarArgTuple(args)), codegen
+    return signature(types.intp, types.intp, types.StarArgTuple(args)), codegen
 
 
 @intrinsic

@@ -217,5 +217,5 @@ for _name, _parameter in LOSSES.items():
 
 # Arguments that kernels write to, besides the last one.
 WRITTEN = ("counts", "last", "m", "running_products", "square", "step", "total", "v", "velocity")
-# What a public kernel returns; None counts as DONE.
-DONE, BAD_LABEL, NO_MEMORY = range(3)
+# What a public kernel returns; None counts as DONE.  RAISED is what `compiler` makes of an exception.
+DONE, BAD_LABEL, NO_MEMORY, RAISED = 0, 1, 2, -1

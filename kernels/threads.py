@@ -103,7 +103,7 @@ def worker_loop(fields, acquire):
 
 @native("i")
 def launch(job):
-    """Run a job on this thread and on the workers of its slots; return when all are done.
+    """Run a job on this thread and on the workers of its slots; return this thread's result when all are done.
 
     Parameters
     ----------
@@ -118,10 +118,12 @@ def launch(job):
         poke(slot, THREAD, i + 1)
         if atomic_exchange(slot, STATE, POSTED) == SLEEPING:
             call(args.release, peek(slot, SEMAPHORE))
-    call(args.kernel, fields, pointer_like(args.parameters, fields), 0)  # a pointer is a pointer, whatever the dtype
+    # a pointer is a pointer, whatever the dtype
+    result = call(args.kernel, fields, pointer_like(args.parameters, fields), 0)
     for i in range(args.n_slots):
         slot = pointer_at(peek(slots, i), np.int64)
         n_waits, start = 0, 0
         while atomic_load(slot, STATE) == POSTED:
             n_waits += 1
             start = spin_wait(n_waits, start)
+    return result

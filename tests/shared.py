@@ -11,10 +11,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fastbp.kernels import training
+from fastbp.kernels import layout
 
 from fastbp.activations import ACTIVATIONS
-from fastbp.engine import limits, threads
+from fastbp.engine import backend, limits, threads
 from fastbp.losses import LOSSES
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -48,9 +48,9 @@ def is_admissible(output, loss):
 
 def copy_package(folder):
     """Copy fastbp, with its kernels, into a folder to import it from; return the copy."""
-    copy, ignore = folder / "fastbp", shutil.ignore_patterns("__pycache__", "*.nbc")
+    copy, ignore = folder / "fastbp", shutil.ignore_patterns("__pycache__", "*.fastbp")
     shutil.copytree(Path(limits.__file__).parents[1], copy, ignore=ignore)
-    shutil.copytree(Path(training.__file__).parent, copy / "kernels", ignore=ignore, dirs_exist_ok=True)
+    shutil.copytree(Path(layout.__file__).parent, copy / "kernels", ignore=ignore, dirs_exist_ok=True)
     return copy
 
 
@@ -81,12 +81,12 @@ def watch_threads():
 @contextmanager
 def watch_kernels():
     """Collect the names of the training kernels that are chosen."""
-    names, choose = set(), training.trainer_for
+    names, choose = set(), backend.trainer_for
 
     def watched(*arguments):
         kernel = choose(*arguments)
-        names.add(kernel.name)
+        names.add(kernel.removeprefix("training."))
         return kernel
 
-    with mock.patch.object(training, "trainer_for", watched):
+    with mock.patch.object(backend, "trainer_for", watched):
         yield names

@@ -74,11 +74,9 @@ def train_and_evaluate(sizes, activations, loss, batch_size):
 
 def main(is_exhaustive):
     assert fails(kernels.shuffle, np.zeros(3, np.uint32), np.zeros(9, np.int64)), "the flag is not in force"
-    errors = []  # of the engine's kernels, which nobody can catch
-    sys.unraisablehook = lambda error: errors.append(error.exc_value)
     if is_exhaustive:
-        train_one_batch_too_many()
-        assert isinstance(errors.pop(), IndexError) and not errors, "the engine's errors are not seen"
+        with pytest.raises(IndexError):
+            train_one_batch_too_many()
     rng = np.random.default_rng(0)
     for row in table.TABLE:
         if row.name.startswith(INDEXED) and (is_exhaustive or not row.name.startswith("cross_entropy")):
@@ -86,7 +84,6 @@ def main(is_exhaustive):
                 getattr(kernels, row.name)(*row.arguments(rng, np.float64, *shape))
     for case in CASES if is_exhaustive else QUICK:
         train_and_evaluate(*case)
-    assert not errors, errors
     print("done")
 
 

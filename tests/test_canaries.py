@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fastbp.kernels import plan
 from fastbp.kernels.layout import A_AT, DELTA_AT, DROP_AT, Z_AT
-from fastbp.kernels.optimizers import RULES
+from fastbp.kernels.tables import RULES
 from shared import HIDDEN, each_dtype, exhaustive, needs_x86, run_python, threads_everywhere
 
 from fastbp import kernels

@@ -12,10 +12,9 @@ from itertools import product
 import numba
 import numpy as np
 import pytest
-from fastbp.kernels import dense, simd
+from fastbp.kernels import dense, layout, simd
 from fastbp.kernels import plan as plans
-from fastbp.kernels import threads as kernel_threads
-from fastbp.kernels.optimizers import RULES
+from fastbp.kernels.tables import RULES
 from shared import NO_LIMITS
 
 import fastbp
@@ -648,7 +647,7 @@ def test_the_lines_of_the_next_samples_are_all_asked_for(n_in, dtype):
     rng, X = np.random.default_rng(0), np.zeros((40, n_in), dtype)
     order, size = rng.permutation(40), n_in * X.itemsize
     for first, last, lines in ((0, 40, 1), (3, 9, 4), (39, 40, 100), (7, 7, 2)):
-        state = np.zeros(dense.PREFETCH_SIZE, np.int64)
+        state = np.zeros(layout.PREFETCH_SIZE, np.int64)
         for place, value in (
             (dense.PREFETCH_X, X.ctypes.data),
             (dense.PREFETCH_ROW_BYTES, size),
@@ -806,15 +805,12 @@ def test_threads_sleep_and_are_woken(many_threads, monkeypatch):
     for i in range(60):
         np.testing.assert_array_equal(case.numba.predict(case.parameters, case.X), alone)
         slots = engine_threads._pool._slots[:2]
-        assert len(slots) == 2 and kernel_threads.POSTED not in [slot[kernel_threads.STATE] for slot in slots]
+        assert len(slots) == 2 and layout.POSTED not in [slot[layout.STATE] for slot in slots]
         if i % 10 == 9:
             deadline = time.monotonic() + 60
-            while (
-                any(slot[kernel_threads.STATE] != kernel_threads.SLEEPING for slot in slots)
-                and time.monotonic() < deadline
-            ):
+            while any(slot[layout.STATE] != layout.SLEEPING for slot in slots) and time.monotonic() < deadline:
                 time.sleep(0.001)
-            slept += all(slot[kernel_threads.STATE] == kernel_threads.SLEEPING for slot in slots)
+            slept += all(slot[layout.STATE] == layout.SLEEPING for slot in slots)
     assert slept == 6
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import test_readme
 import test_sweep as sweep
-from fastbp.kernels.optimizers import RULES
+from fastbp.kernels.tables import RULES
 from shared import HIDDEN, copy_package
 
 import fastbp
@@ -91,7 +91,6 @@ def NAME_derivative(Z: np.ndarray, A: np.ndarray, out: np.ndarray) -> None:
 ''',
         ),
         Edit("kernels/elementwise.py", "    sqrt,\n", before="    store,\n", once=True),
-        exported("kernels/elementwise.py", "NAME", "NAME_derivative"),
         Edit(
             "kernels/elementwise.py",
             """@inline
@@ -105,13 +104,9 @@ def _NAME_derivative(z, a):
 
 
 """,
-            before="class Activation(NamedTuple):\n",
+            before="# The functions of activations whose name is not",
         ),
-        Edit(
-            "kernels/elementwise.py",
-            '    "NAME": Activation(_NAME, _NAME_derivative, needs_z=True),\n',
-            before='    "softmax": Activation(',
-        ),
+        Edit("kernels/tables.py", '    "NAME": Activation(needs_z=True),\n', before='    "softmax": Activation('),
         Edit(
             "kernels/elementwise.py",
             '''@kernel
@@ -127,7 +122,7 @@ def NAME_derivative(Z, A, out):
 ''',
         ),
     ),
-    most_files=3,
+    most_files=4,
 )
 LOSS = Part(
     "pseudo_huber",
@@ -166,7 +161,6 @@ def NAME_derivative(A: np.ndarray, Y: np.ndarray, width: float, out: np.ndarray)
 ''',
         ),
         Edit("kernels/losses.py", "    sqrt,\n", before="    store,\n", once=True),
-        exported("kernels/losses.py", "NAME", "NAME_derivative"),
         Edit(
             "kernels/losses.py",
             """@inline
@@ -182,13 +176,9 @@ def _NAME_derivative(a, y, width):
 
 
 """,
-            before="class Loss(NamedTuple):\n",
+            before=f"# {'-' * 90} loops over rows",
         ),
-        Edit(
-            "kernels/losses.py",
-            '    "NAME": Loss(_NAME, _NAME_derivative),\n',
-            before='    "quantile": Loss(',
-        ),
+        Edit("kernels/tables.py", '    "NAME": "width",\n', before='    "quantile": "q",\n'),
         Edit(
             "kernels/losses.py",
             '''@kernel
@@ -204,7 +194,7 @@ def NAME_derivative(A, Y, width, out):
 ''',
         ),
     ),
-    most_files=3,
+    most_files=4,
 )
 OPTIMIZER = Part(
     "averaged",
@@ -259,7 +249,6 @@ class CLASS(Optimizer):
     parameters -= lr / (1 - float(running_products[0])) * m
 ''',
         ),
-        exported("kernels/optimizers.py", "NAME"),
         Edit(
             "kernels/optimizers.py",
             """@inline
@@ -279,12 +268,13 @@ def _NAME_factors(hyperparameters, lr, running_products, factors):
 
 
 """,
-            before="class Rule(NamedTuple):\n",
+            before="# The functions of rules that share them.\n",
         ),
+        Edit("kernels/tables.py", '    "NAME": Rule(1, advances=True),\n', after="\nRULES = {\n"),
         Edit(
-            "kernels/optimizers.py",
-            '    "NAME": Rule(_NAME, _NAME_factors, 1, advances=True),\n',
-            after="\nRULES = {\n",
+            "kernels/tables.py",
+            '    "NAME": ("optimizers", "gradient:f* lr:w beta:w running_products:w1 m:f* parameters:f*"),\n',
+            after="\nPUBLIC = {\n",
         ),
         Edit(
             "kernels/optimizers.py",
@@ -292,11 +282,11 @@ def _NAME_factors(hyperparameters, lr, running_products, factors):
 def NAME(gradient, lr, beta, running_products, m, parameters):
     """Gradient averaged over the steps, in place."""
     hyperparameters = (np.float64(beta),)
-    _one_step(_NAME, _NAME_factors, 1, hyperparameters, lr, running_products, gradient, m, m, parameters)
+    _one_step(_NAME, _NAME_factors, 1, hyperparameters, lr, pointer(running_products, 0), gradient, m, m, parameters)
 ''',
         ),
     ),
-    most_files=3,
+    most_files=4,
 )
 METRIC = Part(
     "bias",

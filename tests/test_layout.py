@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAX_LINES = 950
 KERNELS = """
-    simd atomics microkernel
-    cores cache signature jit layout native
+    cores cache layout tables plan library public parallel_compile
+    simd atomics microkernel compiler native jit
     elementwise losses schedules noise optimizers metrics dense
-    plan threads backprop custom online lanes training parallel_compile
+    threads backprop custom online lanes training callers
     __init__
 """.split()
 FASTBP = """

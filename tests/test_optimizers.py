@@ -11,8 +11,9 @@ import numpy as np
 import problem
 import pytest
 from fastbp.kernels import optimizers as rules
-from fastbp.kernels import schedules as kinds
-from fastbp.kernels.jit import FLAGS
+from fastbp.kernels import schedules as schedule_kernels
+from fastbp.kernels import tables
+from fastbp.kernels.compiler import FLAGS
 from fastbp.kernels.simd import lanes, masked_load, masked_store, peek, pointer
 
 import fastbp
@@ -46,8 +47,8 @@ BY_STEPS = [kind for kind in optimizers.OPTIMIZERS if issubclass(kind, optimizer
 @functools.cache
 def rule_step(rule):
     """Return a compiled function that makes one update by a rule of the kernels, in two parts."""
-    row = rules.RULES[rule]
-    update, write_factors, n_states = row.update, row.factors, row.n_states
+    update, write_factors = getattr(rules, f"_{rule}"), getattr(rules, f"_{rule}_factors")
+    n_states = tables.RULES[rule].n_states
 
     @numba.njit(**FLAGS)
     def step(hyperparameters, lr, running_products, gradient, first, second, parameters, split):
@@ -102,7 +103,7 @@ def test_trajectory_is_pytorchs(name, settings, wanted, step, dtype, tolerance):
 
 def rates_of_kernel(schedule, steps):
     out = np.full(len(steps), np.nan)
-    kernels.learning_rate(kinds.KINDS[schedule.kind], np.array(schedule.hyperparameters), np.array(steps), out)
+    kernels.learning_rate(tables.KINDS[schedule.kind], np.array(schedule.hyperparameters), np.array(steps), out)
     return out
 
 
@@ -368,12 +369,12 @@ def test_a_schedule_takes_a_number_or_an_array():
 
 @numba.njit(**FLAGS)
 def rate(kind, hyperparameters, step):
-    return kinds.rate_at(kind, pointer(hyperparameters, 0), step), peek(pointer(hyperparameters, 0), 0)
+    return schedule_kernels.rate_at(kind, pointer(hyperparameters, 0), step), peek(pointer(hyperparameters, 0), 0)
 
 
 def test_rate_of_one_step_in_compiled_code():
     schedule = Cosine(0.5, 8, 0.1)
-    assert rate(kinds.KINDS[schedule.kind], np.array(schedule.hyperparameters), 4) == (
+    assert rate(tables.KINDS[schedule.kind], np.array(schedule.hyperparameters), 4) == (
         pytest.approx(0.3, rel=1e-15),
         0.5,
     )
@@ -383,10 +384,10 @@ def test_rate_of_one_step_in_compiled_code():
 
 
 def test_tables_agree():
-    assert list(reference.schedules.RATES) == list(kinds.KINDS)
-    assert {schedule.kind for schedule, _ in EXAMPLES} == set(kinds.KINDS)
+    assert list(reference.schedules.RATES) == list(tables.KINDS)
+    assert {schedule.kind for schedule, _ in EXAMPLES} == set(tables.KINDS)
     for optimizer in (*[kind() for kind in BY_STEPS[1:]], fastbp.SGD(1), fastbp.SGD(1, 0.5), fastbp.SGD(1, 0.5, True)):
-        assert optimizer.n_states == rules.RULES[optimizer.rule].n_states
+        assert optimizer.n_states == tables.RULES[optimizer.rule].n_states
         assert all(type(number) is float for number in optimizer.hyperparameters)
     for schedule, _ in EXAMPLES:
         assert all(type(number) is float for number in schedule.hyperparameters)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from fastbp.kernels.simd import FEW_LANES
+from fastbp.kernels.layout import FEW_LANES
 from shared import HIDDEN, exhaustive, is_admissible, threads_everywhere, watch_kernels, watch_threads
 
 import fastbp

@@ -103,7 +103,8 @@ class _Claim:
 
     def launch(self):
         """Run the job in the workspace; return the steps done."""
-        pools.launcher()(self.workspace.address)
+        if pools.launcher()(self.workspace.address) != 0:
+            raise IndexError("an index is out of bounds")  # which is noticed with NUMBA_BOUNDSCHECK
         return self.workspace.steps_done()
 
 

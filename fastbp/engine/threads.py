@@ -94,7 +94,7 @@ def pool() -> ThreadPool:
 @functools.cache
 def launcher():
     """Return `kernels.threads.launch` as a ctypes function, which releases the interpreter's lock."""
-    return ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)(native_function("threads.launch").address(_DTYPE))
+    return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(native_function("threads.launch").address(_DTYPE))
 
 
 @functools.cache

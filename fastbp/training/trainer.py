@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from functools import wraps
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -419,6 +418,8 @@ class Trainer(UpdateSettings, _LoopSettings):
         caller = self._callers.get("at work")
         if caller is not None and caller[0] == os.getpid() and caller[1] != threading.get_ident():
             raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
+        from importlib.metadata import version
+
         warn_if_nonfinite(self.net, path)
         arrays = self._arrays()
         info = {
