@@ -70,7 +70,7 @@ def _emit_call(name, symbol, letters, context, builder, sig, args):
         for code, (kind, text) in MESSAGES.items():
             with builder.if_then(builder.icmp_signed("==", result, i64(code)), likely=False):
                 context.call_conv.return_user_exc(builder, kind, (f"{name}: {text}",))
-        builder.unreachable()  # a kernel returns nothing else
+        context.call_conv.return_user_exc(builder, RuntimeError, (f"{name}: error of another version of fastbp",))
     return context.get_dummy_value()
 
 
