@@ -34,8 +34,10 @@ def setting(name):
         from numba.core import config
 
         value = getattr(config, name)
+        value = int(value) if isinstance(value, int) else value  # OPT is of a class that shows itself otherwise
     else:
         value = os.environ.get(_VARIABLES.get(name, f"NUMBA_{name}")) or _DEFAULTS.get(name)
+        value = 3 if value == "max" else value  # as Numba reads OPT
     return "" if value is None else str(value)
 
 
