@@ -148,11 +148,12 @@ class LibraryFile:
         except Exception as error:  # a damaged file: compiled again and overwritten
             if WINDOWS and isinstance(error, PermissionError):
                 return None  # another process is putting a new one in its place
-            self._state, self._entries = None, {}
+            self._entries.pop(name, None)
             _warn(f"{self.path.name} is damaged ({type(error).__name__}: {error}); compiling again")
             return None
 
     def _read_header(self, file):
+        self._entries = {}
         magic, size, checksum = file.readline(200).rsplit(b" ", 2)
         if magic != MAGIC:
             raise ValueError("it is no library of this package")
@@ -168,7 +169,7 @@ class LibraryFile:
         try:
             codes = {name: (source, code)}
             self.read(name, source)
-            for other, entry in self._entries.items():
+            for other, entry in list(self._entries.items()):
                 if other != name and (kept := self.read(other, entry.source)) is not None:
                     codes[other] = entry.source, kept
             self._write(codes)
