@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
@@ -18,14 +17,19 @@ from .layout import MOMENTUM, NESTEROV, SGD, STORE
 from .simd import (
     _FLOATS,
     _SUFFIX,
-    _as_vector,
     _emit_masked_load,
     _emit_masked_store,
     _lane_mask,
     _llvm,
     _splat,
+    emit_load,
+    emit_store,
+    emit_store_pieces,
+    has_masked_loads,
+    has_masked_stores,
     i32,
     i64,
+    target_machine,
 )
 
 INITS = INIT_ZERO, INIT_BIAS, INIT_C = 0, 1, 2
@@ -39,36 +43,40 @@ LINE_BYTES = 64
 # ---------------------------------------------------------------------------------------- the shape of the tile
 
 
-@functools.cache
 def register_bytes():
-    """Bytes in the widest vector register that LLVM uses for this target: 64, 32 or 16.
+    """Bytes in the widest vector register that LLVM uses for this target: 64, 32 or 16."""
+    return _register_bytes(target_machine())
 
-    The code generator itself is asked, so the answer holds for every host and for NUMBA_CPU_NAME.
-    """
+
+@functools.cache
+def _register_bytes(machine):
+    """Return `register_bytes`; the code generator itself is asked, so it holds for every host and NUMBA_CPU_NAME."""
     text = """define void @probe(ptr %p) {
         %v = load <16 x float>, ptr %p, align 4
         %w = fadd <16 x float> %v, %v
         store <16 x float> %w, ptr %p, align 4
         ret void }"""
-    machine = cpu_target.target_context.codegen()._tm
     assembly = machine.emit_assembly(binding.parse_assembly(text))
     return 64 if "zmm" in assembly else 32 if "ymm" in assembly else 16
 
 
 def _has_32_registers():
-    """Whether there are 32 vector registers where they have 16 bytes."""
-    return cpu_target.target_context.codegen()._llvm_module.triple.startswith(("aarch64", "arm64"))
+    """Whether there are 32 vector registers, as on AVX-512 and ARM, not 16."""
+    return register_bytes() == 64 or target_machine().triple.startswith(("aarch64", "arm64"))
 
 
 def tile_shape():
-    """(most rows, most registers of columns) of the tile: its accumulators fill most of the register file."""
-    return {64: (12, 2), 32: (6, 2), 16: (12, 2) if _has_32_registers() else (6, 2)}[register_bytes()]
+    """(most rows, most registers of columns) of the tile: enough accumulators to hide the latency of their sums.
+
+    ARM's 16 accumulators are those of OpenBLAS for its processors; with 24 the tiles would be twice as much code.
+    """
+    return {64: (12, 2), 32: (6, 2), 16: (8, 2) if _has_32_registers() else (6, 2)}[register_bytes()]
 
 
 def tile_widths(rows):
     """Return the most registers of columns of a tile with this many rows: few rows need more of them to keep busy."""
-    most_rows, columns = tile_shape()
-    return {1: 8, 2: 4, 3: 4 if most_rows == 12 else columns}.get(rows, columns)
+    columns = tile_shape()[1]
+    return {1: 8, 2: 4, 3: 4 if _has_32_registers() else columns}.get(rows, columns)
 
 
 def tile_lanes(dtype):
@@ -78,7 +86,7 @@ def tile_lanes(dtype):
 
 def max_rank_of_host():
     """Return the most outer products that `rank_k_update` adds up: with fewer registers the tile is as fast."""
-    return MAX_RANK if tile_shape()[0] == 12 else 0
+    return MAX_RANK if _has_32_registers() else 0
 
 
 @intrinsic
@@ -189,16 +197,19 @@ def _add_table(module, name, functions):
 
 
 def _tile_table(module, dtype):
-    """Return a global table of the tile functions, [rows - 1][columns - 1], null where there is none."""
+    """Return a global table of the tile functions, [rows - 1][columns], null where there is none.
+
+    Without masked stores the tiles with 0 columns are those of less than one register.
+    """
     name = f"fastbp_tiles_{_SUFFIX[dtype]}"
     if name not in module.globals:
-        null = ir.Constant(_llvm_type(_TILE_ARGUMENTS, dtype).as_pointer(), None)
-        shapes = ((rows + 1, n + 1) for rows in range(tile_shape()[0]) for n in range(MAX_REGISTERS))
-        _add_table(
-            module,
-            name,
-            [_tile_function(module, dtype, rows, n) if n <= tile_widths(rows) else null for rows, n in shapes],
-        )
+        null, first = ir.Constant(_llvm_type(_TILE_ARGUMENTS, dtype).as_pointer(), None), int(has_masked_stores())
+        shapes = ((rows + 1, n) for rows in range(tile_shape()[0]) for n in range(MAX_REGISTERS + 1))
+        functions = [
+            _TileFunction(module, dtype, rows, n).emit() if first <= n <= tile_widths(rows) else null
+            for rows, n in shapes
+        ]
+        _add_table(module, name, functions)
     return module.globals[name]
 
 
@@ -253,51 +264,55 @@ def _switch(builder, selector, blocks):
 def _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store):
     """Emit one epilogue: store the sums, or update C by them, which are then its gradient.
 
-    load(builder, n, of_velocity) and store(builder, value, n, of_velocity) access register n of C or of its velocity.
+    load(of_velocity) returns the registers of C or of its velocity, store(values, of_velocity) sets them.
     """
 
     def fma(a, bs, cs):
         return [_llvm(builder, "fma", b.type, a, b, c) for b, c in zip(bs, cs, strict=True)]
 
-    # Every load comes before every store: the footprint of a masked store reaches into the next row, whose load
-    # would wait for it (2.2 times slower on 784-30 with 10 samples).
-    registers = range(len(sums))
     values, velocities = sums, []
     if epilogue in (MOMENTUM, NESTEROV):
-        values = velocities = fma(mu, (load(builder, n, True) for n in registers), sums)
+        values = velocities = fma(mu, load(True), sums)
     if epilogue == NESTEROV:
         values = fma(mu, velocities, sums)
     if epilogue != STORE:
-        values = fma(minus_lr, values, (load(builder, n, False) for n in registers))
-    for n, value in enumerate(velocities):
-        store(builder, value, n, True)
-    for n, value in enumerate(values):
-        store(builder, value, n, False)
+        values = fma(minus_lr, values, load(False))
+    if velocities:
+        store(velocities, True)
+    store(values, False)
 
 
 # ------------------------------------------------------------------------------------------------- the microkernel
-
-
-def _tile_function(module, dtype, rows, columns):
-    """Add one tile function to the module: `rows` rows times `columns` registers."""
-    return _TileFunction(module, dtype, rows, columns).emit()
 
 
 class _TileFunction:
     """Emits one tile function: sums start at an init, the products over k are added, an epilogue writes the result.
 
     The accumulators are a flat list, row by row: (i, j) in `cells` are the row and the register of each.
+
+    The last register of a row may be partial.  With masked stores it is masked.  Without them it ends with the row and
+    overlaps the register before it: columns in both are computed twice, to the same bits.  A row of less than one
+    register (`columns` is 0) is stored in pieces.
     """
 
     def __init__(self, module, dtype, rows, columns):
         name = f"fastbp_tile_{_SUFFIX[dtype]}_{rows}x{columns}"
         self.fn, self.args = _add_function(module, name, _TILE_ARGUMENTS, dtype)
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns, self.is_short = rows, max(columns, 1), columns == 0
         self.lanes, self.itemsize = tile_lanes(dtype), dtype.bitwidth // 8
         self.vector = ir.VectorType(_FLOATS[dtype], self.lanes)
-        self.cells = [(i, j) for i in range(rows) for j in range(columns)]
+        self.cells = [(i, j) for i in range(rows) for j in range(self.columns)]
         self.entry = ir.IRBuilder(self.fn.append_basic_block("entry"))
-        self.mask = _lane_mask(self.entry, self.args.last_lanes, self.lanes)
+        self.register_at = [i64(j * self.lanes) for j in range(self.columns)]
+        self.masks_stores, self.mask, last_lanes = has_masked_stores(), None, self.args.last_lanes
+        if self.masks_stores or self.is_short and has_masked_loads():
+            self.mask = _lane_mask(self.entry, last_lanes, self.lanes)
+        elif self.is_short:
+            last = self.entry.sub(last_lanes, i64(1))
+            is_column = (self.entry.icmp_signed("<", i64(lane), last) for lane in range(self.lanes - 1))
+            self.lane_at = [self.entry.select(it, i64(lane), last) for lane, it in enumerate(is_column)]
+        elif self.columns > 1:
+            self.register_at[-1] = self.entry.add(last_lanes, i64((self.columns - 2) * self.lanes))
 
     def emit(self):
         """Emit the whole function and return it."""
@@ -315,19 +330,29 @@ class _TileFunction:
         return address if distance is None else builder.gep(address, [distance])
 
     def load(self, builder, row, j):
-        """Emit the load of register j of a row; of the last register only the first `last_lanes` lanes."""
-        address = builder.gep(row, [i64(j * self.lanes)])
-        if j == self.columns - 1:
-            return _emit_masked_load(builder, address, self.vector, self.itemsize, self.mask)
-        return builder.load(_as_vector(builder, address, self.vector), align=self.itemsize)
+        """Emit the load of register j of a row; lanes that are no columns have meaningless values."""
+        address = builder.gep(row, [self.register_at[j]])
+        if self.mask is not None and j == self.columns - 1:
+            return _emit_masked_load(builder, address, self.vector, self.mask)
+        if not self.is_short:
+            return emit_load(builder, address, self.vector)
+        value = ir.Constant(self.vector, None)
+        for lane, at in enumerate(self.lane_at):  # the last column again where there are no more
+            element = builder.load(builder.gep(row, [at]), align=self.itemsize)
+            value = builder.insert_element(value, element, i32(lane))
+        return value
 
-    def store(self, builder, value, row, j):
-        """Emit the store of register j of a row, masked as in `load`."""
-        address = builder.gep(row, [i64(j * self.lanes)])
-        if j == self.columns - 1:
-            _emit_masked_store(builder, value, address, self.itemsize, self.mask)
-        else:
-            builder.store(value, _as_vector(builder, address, self.vector), align=self.itemsize)
+    def store(self, builder, values, cells, rows):
+        """Emit the stores of registers to these cells, with the addresses of their rows."""
+        addresses = [builder.gep(row, [self.register_at[j]]) for row, (_, j) in zip(rows, cells, strict=True)]
+        if self.is_short:
+            emit_store_pieces(builder, values, addresses, self.args.last_lanes)
+            return
+        for value, address, (_, j) in zip(values, addresses, cells, strict=True):
+            if self.masks_stores and j == self.columns - 1:
+                _emit_masked_store(builder, value, address, self.mask)
+            else:
+                emit_store(builder, value, address)
 
     def prefetch_c(self):
         """Emit the prefetch of the tile of C at `c_prefetch`, skipped if the sum is short."""
@@ -375,11 +400,11 @@ class _TileFunction:
         n_left, b, *rest = inner_state
         a, sums = rest[: len(pointers)], rest[len(pointers) :]
         sums = self.add_products(inner, a, b, sums)
-        n_left = inner.sub(n_left, i64(1))
+        n_left = inner.sub(n_left, i64(1))  # compared with zero, it needs no other instruction
         b, a = inner.gep(b, [args.b_row_stride]), [inner.gep(pointer, [args.a_col_stride]) for pointer in a]
         _add_incoming(inner_state, [n_left, b, *a, *sums], loop)
         latch = self.fn.append_basic_block("latch")
-        _branch_back(inner, inner.icmp_signed(">", n_left, i64(0)), loop, latch)
+        _branch_back(inner, inner.icmp_signed("!=", n_left, i64(0)), loop, latch)
         # the end of the interval
         outer = ir.IRBuilder(latch)
         left = outer.sub(left, n_steps)
@@ -407,25 +432,40 @@ class _TileFunction:
         blocks = {epilogue: self.fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
         _switch(builder, args.epilogue, blocks)
 
-        def row(builder, i, of_velocity):
-            return self.row(builder, args.c, i, args.c_row_stride, args.velocity if of_velocity else None)
-
-        def load(builder, n, of_velocity):
-            i, j = self.cells[n]
-            return self.load(builder, row(builder, i, of_velocity), j)
-
-        def store(builder, value, n, of_velocity):
-            i, j = self.cells[n]
-            self.store(builder, value, row(builder, i, of_velocity), j)
-
         for epilogue, block in blocks.items():
-            builder = ir.IRBuilder(block)
-            minus_lr = mu = None
+            builder, minus_lr, mu = ir.IRBuilder(block), None, None
             if epilogue != STORE:
                 minus_lr = _splat(builder, builder.fneg(args.lr), self.lanes)
                 mu = _splat(builder, args.momentum, self.lanes)
-            _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store)
+            for cells in self.groups():
+                self.epilogue(builder, epilogue, cells, dict(zip(self.cells, sums, strict=True)), minus_lr, mu)
             builder.ret_void()
+
+    def groups(self):
+        """Return the cells whose loads come before their stores: those of one row, or all.
+
+        The footprint of a masked store reaches into the next row, whose load would wait for it (2.2 times slower on
+        784-30 with 10 samples).
+        """
+        if self.masks_stores or self.is_short:
+            return [self.cells]
+        return [self.cells[i * self.columns : (i + 1) * self.columns] for i in range(self.rows)]
+
+    def epilogue(self, builder, epilogue, cells, sums, minus_lr, mu):
+        """Emit one epilogue for some cells."""
+        args = self.args
+
+        def rows(of_velocity):
+            distance = args.velocity if of_velocity else None
+            return [self.row(builder, args.c, i, args.c_row_stride, distance) for i, _ in cells]
+
+        def load(of_velocity):
+            return [self.load(builder, row, j) for row, (_, j) in zip(rows(of_velocity), cells, strict=True)]
+
+        def store(values, of_velocity):
+            self.store(builder, values, cells, rows(of_velocity))
+
+        _emit_epilogue(builder, epilogue, [sums[cell] for cell in cells], minus_lr, mu, load, store)
 
 
 @intrinsic
@@ -482,10 +522,14 @@ def tile(
 
     def codegen(context, builder, sig, args):
         table = _tile_table(builder.module, a.dtype)
-        row, column = (builder.sub(count, i64(1)) for count in args[:2])
-        index = builder.add(builder.mul(row, i64(MAX_REGISTERS)), column)
-        fn = builder.load(builder.gep(table, [i64(0), index]))
-        builder.call(fn, args[2:])
+        rows, columns, *rest = args
+        if not has_masked_stores():
+            last_lanes = rest[list(_TILE_ARGUMENTS).index("last_lanes")]
+            is_whole = builder.icmp_signed(">=", last_lanes, i64(tile_lanes(a.dtype)))
+            is_short = builder.icmp_signed("<", columns, builder.select(is_whole, i64(1), i64(2)))
+            columns = builder.select(is_short, i64(0), columns)
+        index = builder.add(builder.mul(builder.sub(rows, i64(1)), i64(MAX_REGISTERS + 1)), columns)
+        builder.call(builder.load(builder.gep(table, [i64(0), index])), rest)
         return context.get_dummy_value()
 
     return sig, codegen
@@ -501,14 +545,14 @@ def _rank_k_function(module, dtype, k):
     vector = ir.VectorType(_FLOATS[dtype], lanes)
     columns = i64(0), args.second  # where the two registers of a row start; they may overlap
 
-    def register(builder, row, n):
-        return _as_vector(builder, builder.gep(row, [columns[n]]), vector)
+    def load_row(builder, row):
+        return [emit_load(builder, builder.gep(row, [column]), vector) for column in columns]
 
     entry = ir.IRBuilder(fn.append_basic_block("entry"))
     b = []
     for step in range(k):
         b_row = entry.gep(args.b, [entry.mul(args.b_row_stride, i64(step))])
-        b.append([entry.load(register(entry, b_row, n), align=itemsize) for n in range(2)])
+        b.append(load_row(entry, b_row))
     minus_lr, mu = _splat(entry, entry.fneg(args.lr), lanes), _splat(entry, args.momentum, lanes)
     a_columns = [entry.mul(args.a_col_stride, i64(step)) for step in range(k)]
     loop_block, next_block, done = (fn.append_basic_block(name) for name in ("loop", "next", "done"))
@@ -526,17 +570,19 @@ def _rank_k_function(module, dtype, k):
     blocks = {epilogue: fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
     _switch(loop, args.epilogue, blocks)
 
-    def row(builder, of_velocity):
-        return builder.gep(c, [args.velocity]) if of_velocity else c
-
-    def load(builder, n, of_velocity):
-        return builder.load(register(builder, row(builder, of_velocity), n), align=itemsize)
-
-    def store(builder, value, n, of_velocity):
-        builder.store(value, register(builder, row(builder, of_velocity), n), align=itemsize)
-
     for epilogue, block in blocks.items():
         builder = ir.IRBuilder(block)
+
+        def row(of_velocity, builder=builder):
+            return builder.gep(c, [args.velocity]) if of_velocity else c
+
+        def load(of_velocity, builder=builder, row=row):
+            return load_row(builder, row(of_velocity))
+
+        def store(values, of_velocity, builder=builder, row=row):
+            for value, column in zip(values, columns, strict=True):
+                emit_store(builder, value, builder.gep(row(of_velocity), [column]))
+
         _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store)
         builder.branch(next_block)
 

@@ -12,12 +12,13 @@ import functools
 import math
 import operator
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
 from numba.core.errors import RequireLiteralValue
 from numba.core.imputils import lower_builtin, lower_cast
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
@@ -668,6 +669,43 @@ def store(typingctx, p, n, v):
     return signature(types.void, p, n, v), codegen
 
 
+# ---------------------------------------------------------------------------------------------- partial vectors
+# AVX-512 has masked loads and stores.  AVX2 has masked loads, but AMD's processors run its masked stores as microcode.
+# NEON and SSE have neither, and LLVM makes a test and a branch for each lane.  Where a target has no fast instruction,
+# the first lanes of a vector are moved in pieces of 1, 2, 4, ... lanes, by one function that the whole module shares.
+
+
+def target_machine():
+    """Return LLVM's description of the processor that is compiled for: this host, or the one in NUMBA_CPU_NAME."""
+    return cpu_target.target_context.codegen()._tm
+
+
+def has_masked_loads():
+    """Whether a masked load is one instruction on this target."""
+    return _masked_memory(target_machine())[0]
+
+
+def has_masked_stores():
+    """Whether a masked store is one fast instruction on this target."""
+    return _masked_memory(target_machine())[1]
+
+
+@functools.cache
+def _masked_memory(machine):
+    """Return `has_masked_loads` and `has_masked_stores`; the code generator itself is asked."""
+    module, vector = ir.Module(), ir.VectorType(ir.FloatType(), 16)
+    module.triple = machine.triple
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [vector.element.as_pointer(), i64]), "probe")
+    builder = ir.IRBuilder(function.append_basic_block())
+    address, count = function.args
+    mask = _lane_mask(builder, count, vector.count)
+    _emit_masked_store(builder, _emit_masked_load(builder, address, vector, mask), address, mask)
+    builder.ret_void()
+    assembly = machine.emit_assembly(binding.parse_assembly(str(module)))
+    has_branches = "BB0_" in assembly  # a label
+    return not has_branches, not has_branches and "vmaskmov" not in assembly
+
+
 def _lane_mask(builder, count, lanes):
     """Emit the mask of the lanes below `count`, an i64."""
     ints = ir.VectorType(i32, lanes)
@@ -676,23 +714,140 @@ def _lane_mask(builder, count, lanes):
     )
 
 
-def _emit_masked_load(builder, address, vector, itemsize, mask):
+def _emit_masked_load(builder, address, vector, mask):
     ptr = _as_vector(builder, address, vector)
     name = f"llvm.masked.load.v{vector.count}{_SUFFIX_OF[str(vector.element)]}.p0"
     fn = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(vector, [ptr.type, i32, mask.type, vector]), name
     )
-    return builder.call(fn, [ptr, ir.Constant(i32, itemsize), mask, ir.Constant(vector, None)])
+    return builder.call(fn, [ptr, ir.Constant(i32, _align(vector)), mask, ir.Constant(vector, None)])
 
 
-def _emit_masked_store(builder, value, address, itemsize, mask):
+def _emit_masked_store(builder, value, address, mask):
     vector = value.type
     ptr = _as_vector(builder, address, vector)
     name = f"llvm.masked.store.v{vector.count}{_SUFFIX_OF[str(vector.element)]}.p0"
     fn = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(ir.VoidType(), [vector, ptr.type, i32, mask.type]), name
     )
-    builder.call(fn, [value, ptr, ir.Constant(i32, itemsize), mask])
+    builder.call(fn, [value, ptr, ir.Constant(i32, _align(vector)), mask])
+
+
+def _align(vector):
+    """Return the alignment of a vector in memory: that of its elements."""
+    return 4 if isinstance(vector.element, ir.FloatType) else 8
+
+
+def emit_load(builder, address, vector):
+    """Emit the load of a whole vector."""
+    return builder.load(_as_vector(builder, address, vector), align=_align(vector))
+
+
+def emit_store(builder, value, address):
+    """Emit the store of a whole vector."""
+    builder.store(value, _as_vector(builder, address, value.type), align=_align(value.type))
+
+
+def _phis_of(builder, *incoming):
+    """Emit the phi nodes for lists of values that come from blocks: (block, values) pairs."""
+    phis = [builder.phi(value.type) for value in incoming[0][1]]
+    for block, values in incoming:
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(value, block)
+    return phis
+
+
+def emit_load_pieces(builder, addresses, vector, count):
+    """Emit the loads of the first lanes of a vector from each address; the other lanes are zero.
+
+    count : i64, the number of lanes, 0 to all but one.
+    """
+    if vector.count == 1:
+        return [ir.Constant(vector, None)] * len(addresses)
+    half = ir.VectorType(vector.element, vector.count // 2)
+    has_half = builder.icmp_unsigned(">=", count, i64(half.count))
+    start = builder.select(has_half, i64(half.count), i64(0))  # of the lanes that are no whole half
+    rest = [builder.gep(address, [start]) for address in addresses]
+    rest = emit_load_pieces(builder, rest, half, builder.sub(count, start))
+    before, zeros = builder.block, [ir.Constant(half, None)] * len(addresses)
+    with builder.if_then(has_half):
+        halves, inside = [emit_load(builder, address, half) for address in addresses], builder.block
+    low = _phis_of(builder, (before, rest), (inside, halves))
+    high = _phis_of(builder, (before, zeros), (inside, rest))
+    both = ir.Constant(ir.VectorType(i32, vector.count), list(range(vector.count)))
+    return [builder.shuffle_vector(*pair, both) for pair in zip(low, high, strict=True)]
+
+
+def emit_store_pieces(builder, values, addresses, count):
+    """Emit the stores of the first lanes of each vector at its address; count as in `emit_load_pieces`."""
+    if values[0].type.count == 1:
+        return
+    halves = [_halves(builder, value) for value in values]
+    size = i64(halves[0][0].type.count)
+    has_half = builder.icmp_unsigned(">=", count, size)
+    with builder.if_then(has_half):
+        for (low, _), address in zip(halves, addresses, strict=True):
+            emit_store(builder, low, address)
+    start = builder.select(has_half, size, i64(0))
+    rest = [builder.select(has_half, high, low) for low, high in halves]
+    emit_store_pieces(
+        builder, rest, [builder.gep(address, [start]) for address in addresses], builder.sub(count, start)
+    )
+
+
+def _shared_function(module, name, result, arguments, emit):
+    """Return a function of the module that is not inlined, emitted at the first use."""
+    if name not in module.globals:
+        fn = ir.Function(module, ir.FunctionType(result, arguments), name)
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        fn.attributes.add("nounwind")
+        builder = ir.IRBuilder(fn.append_basic_block())
+        value = emit(builder, *fn.args)
+        builder.ret_void() if value is None else builder.ret(value)
+    return module.globals[name]
+
+
+def emit_load_first(builder, address, vector, count):
+    """Emit the load of the first `count` lanes (an i64) of a vector, zero in the others, whose memory is not read."""
+    if has_masked_loads():
+        return _emit_masked_load(builder, address, vector, _lane_mask(builder, count, vector.count))
+    fn = _shared_function(
+        builder.module,
+        f"fastbp_load_pieces_{vector.count}_{vector.element}",
+        vector,
+        [vector.element.as_pointer(), i64],
+        lambda builder, address, count: emit_load_pieces(builder, [address], vector, count)[0],
+    )
+    none, before = ir.Constant(vector, None), builder.block
+    with builder.if_then(builder.icmp_unsigned("!=", count, i64(0))):  # often a constant
+        with builder.if_else(builder.icmp_unsigned(">=", count, i64(vector.count))) as (whole, part):
+            with whole:
+                all_lanes, whole_block = emit_load(builder, address, vector), builder.block
+            with part:
+                first_lanes, part_block = builder.call(fn, [address, count]), builder.block
+        (some,), after = _phis_of(builder, (whole_block, [all_lanes]), (part_block, [first_lanes])), builder.block
+    return _phis_of(builder, (before, [none]), (after, [some]))[0]
+
+
+def emit_store_first(builder, value, address, count):
+    """Emit the store of the first `count` lanes (an i64) of a vector; the memory of the others is not touched."""
+    if has_masked_stores():
+        _emit_masked_store(builder, value, address, _lane_mask(builder, count, value.type.count))
+        return
+    vector = value.type
+    fn = _shared_function(
+        builder.module,
+        f"fastbp_store_pieces_{vector.count}_{vector.element}",
+        ir.VoidType(),
+        [vector, vector.element.as_pointer(), i64],
+        lambda builder, value, address, count: emit_store_pieces(builder, [value], [address], count),
+    )
+    with builder.if_else(builder.icmp_unsigned(">=", count, i64(vector.count))) as (whole, part):
+        with whole:
+            emit_store(builder, value, address)
+        with part:
+            builder.call(fn, [value, address, count])
 
 
 @intrinsic
@@ -701,8 +856,8 @@ def masked_load(typingctx, p, n, count):
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
-        mask = _lane_mask(builder, context.cast(builder, args[2], sig.args[2], types.intp), v.lanes)
-        return _emit_masked_load(builder, _element(context, builder, sig, args), v.ir, _itemsize(p), mask)
+        count = context.cast(builder, args[2], sig.args[2], types.intp)
+        return emit_load_first(builder, _element(context, builder, sig, args), v.ir, count)
 
     return signature(v, p, n, count), codegen
 
@@ -713,8 +868,8 @@ def masked_store(typingctx, p, n, v, count):
     v = Vector(p.dtype, _lanes(p))
 
     def codegen(context, builder, sig, args):
-        mask = _lane_mask(builder, context.cast(builder, args[3], sig.args[3], types.intp), v.lanes)
-        _emit_masked_store(builder, args[2], _element(context, builder, sig, args), _itemsize(p), mask)
+        count = context.cast(builder, args[3], sig.args[3], types.intp)
+        emit_store_first(builder, args[2], _element(context, builder, sig, args), count)
 
     return signature(types.void, p, n, v, count), codegen
 
@@ -782,13 +937,12 @@ def transpose_masked(typingctx, source, source_row_stride, rows, columns, out, o
 
     def codegen(context, builder, sig, args):
         source, source_row_stride, rows, columns, out, out_row_stride = args
-        mask = _lane_mask(builder, columns, v.lanes)
         last = builder.sub(rows, i64(1))
         vectors = []
         for i in range(v.lanes):
             row = builder.select(builder.icmp_signed("<", i64(i), last), i64(i), last)
             address = builder.gep(source, [builder.mul(row, source_row_stride)])
-            vectors.append(_emit_masked_load(builder, address, v.ir, _itemsize(sig.args[0]), mask))
+            vectors.append(emit_load_first(builder, address, v.ir, columns))
         _transpose(builder, vectors, out, out_row_stride, _itemsize(sig.args[0]))
         return context.get_dummy_value()
 
