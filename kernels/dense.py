@@ -93,7 +93,10 @@ class Blocking(NamedTuple):
     register: int  # columns of one register
     panel: int  # columns of a packed panel of B, a multiple of a tile's
     group: int  # columns of the panels that are packed together
-    n_strips: int  # strips of rows of C, each at most as high as a tile
+    height: int  # rows of the lower strips of C, at most as many as of a tile
+    n_high: int  # the first strips, of one row more
+    n_strips: int  # strips of C
+    together: int  # how many strips may run in one call of the microkernel
     packs: bool  # whether B is packed
     prefetches: bool  # whether the next panel of B is prefetched
 
@@ -161,23 +164,29 @@ def gemm(
         done = rank_k_columns(rows, columns, depth, a, a_col_stride, b, b_row_stride, c, c_row_stride, update, prefetch)
         columns -= done
         b, c = offset(b, done), offset(c, done)
-    blocking = choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed)
+    blocking = choose_blocking(
+        rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed, prefetch != 0
+    )
     for k in range(0, max(depth, 1), KC):
         slice_init = init if k == 0 else INIT_C
-        for left in range(0, columns, blocking.group):
+        left = 0
+        while left < columns:  # a range with this step would take a division
             current = slice_of_b(k, left, depth, columns, blocking)
             following = slice_of_b(k, left + blocking.group, depth, columns, blocking)
             if following.columns <= 0:
                 following = slice_of_b(k + KC, 0, depth, columns, blocking)
             if blocking.packs:
                 pack_slice(b, b_row_stride, transposed, current, blocking.panel, pack)
-            top = 0
-            for strip in range(blocking.n_strips):
-                bottom = (rows * (strip + 1)) // blocking.n_strips
+            top = strip = 0
+            while strip < blocking.n_strips:
+                height, n_equal = blocking.height, blocking.n_strips - strip
+                if strip < blocking.n_high:
+                    height, n_equal = height + 1, blocking.n_high - strip
+                n_tiles = min(n_equal, blocking.together)
                 strip_a = Matrix(offset(a, top * a_row_stride + k * a_col_stride), a_row_stride, a_col_stride)
                 if blocking.panel < current.columns:
                     packed = offset(pack, (current.columns + blocking.panel) * KC)
-                    pack_strip(strip_a.at, a_col_stride, current.depth, bottom - top, packed)
+                    pack_strip(strip_a.at, a_col_stride, current.depth, height, packed)
                     strip_a = Matrix(packed, a_row_stride, STRIP_STRIDE)
                 strip_c = offset(c, top * c_row_stride + left)
                 c_prefetch, lines = strip_c, Prefetch(a, 0, current.depth)
@@ -185,13 +194,14 @@ def gemm(
                     if slice_init == INIT_C:
                         c_prefetch = offset(c, following.left)
                         if strip + 1 < blocking.n_strips:
-                            c_prefetch = offset(strip_c, (bottom - top) * c_row_stride)
+                            c_prefetch = offset(strip_c, height * c_row_stride)
                     if following.depth > 0:
                         lines = prefetch_slice(
                             b, b_row_stride, transposed, following, current.depth, strip, blocking.n_strips
                         )
                 run_tiles(
-                    bottom - top,
+                    height,
+                    n_tiles,
                     strip_a,
                     b,
                     b_row_stride,
@@ -207,14 +217,18 @@ def gemm(
                     lines,
                     prefetch,
                 )
-                top = bottom
+                strip += n_tiles
+                top += n_tiles * height
+            left += blocking.group
 
 
 # ------------------------------------------------------------------------------------------ the steps of gemm
 
 
 @inline
-def choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed):
+def choose_blocking(
+    rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed, prefetches_samples
+):
     """Return how `gemm` cuts a product and what it packs."""
     itemsize = by_dtype(a, 4, 8)
     tile_width, register = tile_columns(a)
@@ -227,7 +241,23 @@ def choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_s
     if packs and a_row_stride == 1 and a_col_stride > 1:
         group = GROUP_BYTES // itemsize
     prefetches = packs and n_strips > 2 and group == panel and depth * columns * itemsize > PREFETCH_MIN_BYTES
-    return Blocking(tile_width, register, panel, group, n_strips, packs, prefetches)
+    height, together = rows // max(n_strips, 1), n_strips
+    if prefetches or panel < min(group, columns):  # each strip prefetches other lines, or is packed itself
+        together = 1
+    elif prefetches_samples:
+        together = max(1, RANK_K_ROWS // tile_rows())
+    return Blocking(
+        tile_width,
+        register,
+        panel,
+        group,
+        height,
+        rows - height * n_strips,
+        n_strips,
+        together,
+        packs,
+        prefetches,
+    )
 
 
 @inline
@@ -239,17 +269,20 @@ def slice_of_b(k, left, depth, columns, blocking):
 @internal
 def pack_slice(b, b_row_stride, transposed, part, panel, pack):
     """Pack a slice of B, panel by panel; each takes `panel` columns and has room for KC rows."""
-    for j in range(0, part.columns, panel):
+    j = 0
+    while j < part.columns:
         packed, n, column = offset(pack, j * KC), min(panel, part.columns - j), part.left + j
         if transposed:
             pack_transposed(offset(b, column * b_row_stride + part.k), b_row_stride, part.depth, n, packed, panel)
         else:
             pack_rows(offset(b, part.k * b_row_stride + column), b_row_stride, part.depth, n, packed, panel)
+        j += panel
 
 
 @inline
 def run_tiles(
     rows,
+    n_tiles,
     a,
     b,
     b_row_stride,
@@ -265,29 +298,30 @@ def run_tiles(
     lines,
     prefetch,
 ):
-    """Run the tiles of one strip of C.
+    """Run the tiles of `n_tiles` strips of C, each of so many rows.
 
     Parameters
     ----------
     a : Matrix
-        The rows of A that belong to the strip, from column part.k on.
+        The rows of A that belong to the strips, from column part.k on.
     part : Slice
         The slice of B.  Its packed panels are at `pack`.
     c, bias : pointer
-        The strip's first row of C, and the bias, from column part.left on.
+        The strips' first row of C, and the bias, from column part.left on.
     c_prefetch, lines, prefetch
         The tile of C and the cache lines to prefetch; if `prefetch` is not 0, `next_prefetch_lines` gives the lines.
     """
-    for j in range(0, part.columns, blocking.tile):
+    j = 0
+    while j < part.columns:
         columns = min(blocking.tile, part.columns - j)
         registers = (columns + blocking.register - 1) // blocking.register
         tile_b, tile_b_stride = offset(b, part.k * b_row_stride + part.left + j), b_row_stride
         if blocking.packs:
-            in_panel = j % blocking.panel
+            in_panel = j & (blocking.panel - 1)  # a panel is a power of two wide
             tile_b, tile_b_stride = offset(pack, (j - in_panel) * KC + in_panel), blocking.panel
         if prefetch != 0:
             at, stride, n_lines = next_prefetch_lines(prefetch, c)
-            lines = Prefetch(at, 2 * stride, max(MIN_PREFETCH_INTERVAL // 2, 2 * part.depth // n_lines))
+            lines = Prefetch(at, 2 * stride, max(MIN_PREFETCH_INTERVAL // 2, 2 * part.depth * n_tiles // n_lines))
         tile(
             rows,
             registers,
@@ -297,6 +331,7 @@ def run_tiles(
             tile_b,
             tile_b_stride,
             part.depth,
+            n_tiles,
             offset(c, j),
             c_row_stride,
             columns - (registers - 1) * blocking.register,
@@ -311,6 +346,7 @@ def run_tiles(
             lines.stride,
             lines.interval,
         )
+        j += blocking.tile
 
 
 @internal

@@ -135,6 +135,7 @@ _TILE_ARGUMENTS = {
     "b": "p",
     "b_row_stride": "i",
     "k": "i",
+    "n_tiles": "i",
     "c": "p",
     "c_row_stride": "i",
     "last_lanes": "i",
@@ -288,6 +289,7 @@ def _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store):
 class _TileFunction:
     """Emits one tile function: sums start at an init, the products over k are added, an epilogue writes the result.
 
+    It does so for `n_tiles` tiles one below the other; `at` has the pointers that move from tile to tile.
     The accumulators are a flat list, row by row: (i, j) in `cells` are the row and the register of each.
 
     The last register of a row may be partial.  With masked stores it is masked.  Without them it ends with the row and
@@ -316,12 +318,29 @@ class _TileFunction:
 
     def emit(self):
         """Emit the whole function and return it."""
-        self.prefetch_c()
-        inits = {init: self.fn.append_basic_block(f"init_{init}") for init in INITS}
-        prefetch, loop, done = (self.fn.append_basic_block(name) for name in ("prefetch", "loop", "done"))
-        _switch(self.entry, self.args.init, inits)
+        args, block = self.args, self.fn.append_basic_block
+        top, prefetch, loop, done, after, end = (
+            block(name) for name in ("tile", "prefetch", "loop", "done", "after", "end")
+        )
+        inits = {init: block(f"init_{init}") for init in INITS}
+        entry_block = self.entry.block
+        self.entry.branch(top)
+        builder = ir.IRBuilder(top)
+        first = [args.n_tiles, args.a, args.c, args.c_prefetch, args.prefetch_at]
+        n_left, *pointers = state = _phis(builder, first)
+        self.at = SimpleNamespace(**dict(zip(("a", "c", "c_prefetch", "prefetch_at"), pointers, strict=True)))
+        self.prefetch_c(builder)
+        _switch(builder, args.init, inits)
         starts = [(block, self.init_sums(init, block, prefetch, done)) for init, block in inits.items()]
-        self.epilogues(done, [*starts, self.sum_over_k(starts, prefetch, loop, done)])
+        prefetch_at = self.epilogues(done, [*starts, self.sum_over_k(starts, prefetch, loop, done)], after)
+        builder = ir.IRBuilder(after)
+        n_left = builder.sub(n_left, i64(1))
+        a = self.row(builder, self.at.a, self.rows, args.a_row_stride)
+        c, c_prefetch = (self.row(builder, p, self.rows, args.c_row_stride) for p in (self.at.c, self.at.c_prefetch))
+        _add_incoming(state, first, entry_block)
+        _add_incoming(state, [n_left, a, c, c_prefetch, prefetch_at], after)
+        _branch_back(builder, builder.icmp_signed(">", n_left, i64(0)), top, end)
+        ir.IRBuilder(end).ret_void()
         return self.fn
 
     def row(self, builder, base, i, stride, distance=None):
@@ -354,39 +373,39 @@ class _TileFunction:
             else:
                 emit_store(builder, value, address)
 
-    def prefetch_c(self):
+    def prefetch_c(self, builder):
         """Emit the prefetch of the tile of C at `c_prefetch`, skipped if the sum is short."""
-        args, entry = self.args, self.entry
-        with entry.if_then(entry.icmp_signed(">", args.k, i64(MAX_RANK))):
+        with builder.if_then(builder.icmp_signed(">", self.args.k, i64(MAX_RANK))):
             for i, j in self.cells:
-                _prefetch(entry, self.row(entry, args.c_prefetch, i, args.c_row_stride, i64(j * self.lanes)), 3)
+                row = self.row(builder, self.at.c_prefetch, i, self.args.c_row_stride, i64(j * self.lanes))
+                _prefetch(builder, row, 3)
 
     def init_sums(self, init, block, prefetch, done):
-        """Emit where the sums start: at zero, at the bias, or at what C holds; return them."""
+        """Emit where the sums start: at zero, at the bias, or at what C holds; return them and the prefetch address."""
         args, builder = self.args, ir.IRBuilder(block)
         if init == INIT_ZERO:
             sums = [ir.Constant(self.vector, None)] * len(self.cells)
         elif init == INIT_BIAS:
             sums = [self.load(builder, args.bias, j) for j in range(self.columns)] * self.rows
         else:
-            sums = [self.load(builder, self.row(builder, args.c, i, args.c_row_stride), j) for i, j in self.cells]
+            sums = [self.load(builder, self.row(builder, self.at.c, i, args.c_row_stride), j) for i, j in self.cells]
         builder.cbranch(builder.icmp_signed(">", args.k, i64(0)), prefetch, done)
-        return sums
+        return [*sums, self.at.prefetch_at]
 
     def sum_over_k(self, starts, prefetch, loop, done):
         """Emit the sum over k, in order, cut into intervals; at the start of each two cache lines are prefetched.
 
-        starts : (block, sums) of the blocks before.  Returns the block after the sum, and the sums.
+        starts : (block, [*sums, prefetch address]) of the blocks before.  Returns the same of the block after the sum.
         """
         args, pointers = self.args, range(0, self.rows, ROWS_PER_POINTER)
         # the loop over intervals
         outer = ir.IRBuilder(prefetch)
-        left, b, *rest = state = _phis(outer, [args.k, args.b, *[args.a for _ in pointers], *starts[0][1], args.a])
+        left, b, *rest = state = _phis(outer, [args.k, args.b, *[args.a for _ in pointers], *starts[0][1]])
         for block, sums in starts:
             before = ir.IRBuilder(block)
             before.position_before(block.terminator)
-            a = [self.row(before, args.a, i, args.a_row_stride) for i in pointers]
-            _add_incoming(state, [args.k, args.b, *a, *sums, args.prefetch_at], block)
+            a = [self.row(before, self.at.a, i, args.a_row_stride) for i in pointers]
+            _add_incoming(state, [args.k, args.b, *a, *sums], block)
         prefetch_at = rest.pop()
         for element in (0, LINE_BYTES // self.itemsize):
             _prefetch(outer, outer.gep(prefetch_at, [i64(element)]), 2)
@@ -408,9 +427,10 @@ class _TileFunction:
         # the end of the interval
         outer = ir.IRBuilder(latch)
         left = outer.sub(left, n_steps)
-        _add_incoming(state, [left, b, *a, *sums, outer.gep(prefetch_at, [args.prefetch_stride])], latch)
+        after = [*sums, outer.gep(prefetch_at, [args.prefetch_stride])]
+        _add_incoming(state, [left, b, *a, *after], latch)
         _branch_back(outer, outer.icmp_signed(">", left, i64(0)), prefetch, done)
-        return latch, sums
+        return latch, after
 
     def add_products(self, builder, a, b, sums):
         """Add the products of one column of A, behind the pointers a, and the row of B at b; return the new sums."""
@@ -423,12 +443,15 @@ class _TileFunction:
             result += [_llvm(builder, "fma", self.vector, element, *pair) for pair in zip(b_row, of_row, strict=True)]
         return result
 
-    def epilogues(self, done, before):
-        """Emit the epilogues; before: (block, sums) of the blocks that branch to `done`."""
+    def epilogues(self, done, before, after):
+        """Emit the epilogues, which branch to `after`; return the next tile's prefetch address.
+
+        before : (block, [*sums, prefetch address]) of the blocks that branch to `done`.
+        """
         args, builder = self.args, ir.IRBuilder(done)
-        sums = _phis(builder, before[0][1])
+        *sums, prefetch_at = phis = _phis(builder, before[0][1])
         for block, values in before:
-            _add_incoming(sums, values, block)
+            _add_incoming(phis, values, block)
         blocks = {epilogue: self.fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
         _switch(builder, args.epilogue, blocks)
 
@@ -439,7 +462,8 @@ class _TileFunction:
                 mu = _splat(builder, args.momentum, self.lanes)
             for cells in self.groups():
                 self.epilogue(builder, epilogue, cells, dict(zip(self.cells, sums, strict=True)), minus_lr, mu)
-            builder.ret_void()
+            builder.branch(after)
+        return prefetch_at
 
     def groups(self):
         """Return the cells whose loads come before their stores: those of one row, or all.
@@ -457,7 +481,7 @@ class _TileFunction:
 
         def rows(of_velocity):
             distance = args.velocity if of_velocity else None
-            return [self.row(builder, args.c, i, args.c_row_stride, distance) for i, _ in cells]
+            return [self.row(builder, self.at.c, i, args.c_row_stride, distance) for i, _ in cells]
 
         def load(of_velocity):
             return [self.load(builder, row, j) for row, (_, j) in zip(rows(of_velocity), cells, strict=True)]
@@ -479,6 +503,7 @@ def tile(
     b,
     b_row_stride,
     k,
+    n_tiles,
     c,
     c_row_stride,
     last_lanes,
@@ -493,7 +518,7 @@ def tile(
     prefetch_stride,
     prefetch_interval,
 ):
-    """Run the microkernel on one tile of C: C = epilogue(init + A @ B).
+    """Run the microkernel on tiles of C, one below the other: C = epilogue(init + A @ B).
 
     A[i, k] is at a + i * a_row_stride + k * a_col_stride, B[k, j] at b + k * b_row_stride + j, and C[i, j] at
     c + i * c_row_stride + j.
@@ -504,6 +529,8 @@ def tile(
         Rows, and registers of columns, of this tile (see `tile_shape`, `tile_widths`).
     k : int
         Length of the sums.
+    n_tiles : int
+        How many tiles.
     last_lanes : int
         How many lanes of the last register of each row are columns.
     init : int
@@ -512,11 +539,11 @@ def tile(
         STORE writes the sums to C.  SGD: C -= lr * sum.  MOMENTUM, NESTEROV: the same with the velocity, which lies
         `velocity` elements after C.
     c_prefetch : pointer
-        A tile of C to prefetch at the start: this one, or the next one.
+        The tiles of C to prefetch, each at the start of one: these, or the next ones.
     prefetch_at, prefetch_stride, prefetch_interval
         Two cache lines are prefetched after every `prefetch_interval` steps of the sum, the first two at
-        `prefetch_at`, the next `prefetch_stride` elements after them, and so on.  Prefetched all at once they would
-        delay the tile's own loads.
+        `prefetch_at`, the next `prefetch_stride` elements after them, and so on from tile to tile.  Prefetched all at
+        once they would delay the tile's own loads.
     """
     sig = signature(types.void, types.intp, types.intp, *_numba_types(_TILE_ARGUMENTS, a))
 
