@@ -226,9 +226,7 @@ def gemm(
 
 
 @inline
-def choose_blocking(
-    rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed, prefetches_samples
-):
+def choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed, prefetches_samples):
     """Return how `gemm` cuts a product and what it packs."""
     itemsize = by_dtype(a, 4, 8)
     tile_width, register = tile_columns(a)

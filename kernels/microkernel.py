@@ -17,6 +17,7 @@ from .layout import MOMENTUM, NESTEROV, SGD, STORE
 from .simd import (
     _FLOATS,
     _SUFFIX,
+    _align,
     _emit_masked_load,
     _emit_masked_store,
     _lane_mask,
@@ -149,6 +150,17 @@ _TILE_ARGUMENTS = {
     "prefetch_at": "p",
     "prefetch_stride": "i",
     "prefetch_interval": "i",
+}
+_SHORT_ROWS_ARGUMENTS = {
+    "sums": "p",
+    "rows": "i",
+    "c": "p",
+    "c_row_stride": "i",
+    "last_lanes": "i",
+    "epilogue": "i",
+    "lr": "f",
+    "momentum": "f",
+    "velocity": "i",
 }
 _RANK_K_ARGUMENTS = {
     "rows": "i",
@@ -283,6 +295,39 @@ def _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store):
     store(values, False)
 
 
+def _factors(builder, args, vector):
+    """Emit -lr and the momentum as vectors."""
+    return [_splat(builder, factor, vector.count) for factor in (builder.fneg(args.lr), args.momentum)]
+
+
+class _FirstLanes:
+    """Emits loads and stores of the first `count` lanes of a register, at least one."""
+
+    def __init__(self, builder, vector, count):
+        self.vector, self.count = vector, count
+        self.mask = _lane_mask(builder, count, vector.count) if has_masked_loads() else None
+        last = builder.sub(count, i64(1))
+        has_lane = (builder.icmp_signed("<", i64(lane), last) for lane in range(vector.count - 1))
+        self.lane_at = [builder.select(has, i64(lane), last) for lane, has in enumerate(has_lane)]
+
+    def load(self, builder, address):
+        """Emit a load without a branch; the other lanes are zero or, without masked loads, the last of these again."""
+        if self.mask is not None:
+            return _emit_masked_load(builder, address, self.vector, self.mask)
+        value = ir.Constant(self.vector, None)
+        for lane, at in enumerate(self.lane_at):
+            element = builder.load(builder.gep(address, [at]), align=_align(self.vector))
+            value = builder.insert_element(value, element, i32(lane))
+        return value
+
+    def store(self, builder, value, address):
+        """Emit a store."""
+        if has_masked_stores():
+            _emit_masked_store(builder, value, address, self.mask)
+        else:
+            emit_store_pieces(builder, [value], [address], self.count)
+
+
 # ------------------------------------------------------------------------------------------------- the microkernel
 
 
@@ -293,28 +338,24 @@ class _TileFunction:
     The accumulators are a flat list, row by row: (i, j) in `cells` are the row and the register of each.
 
     The last register of a row may be partial.  With masked stores it is masked.  Without them it ends with the row and
-    overlaps the register before it: columns in both are computed twice, to the same bits.  A row of less than one
-    register (`columns` is 0) is stored in pieces.
+    overlaps the register before it: columns in both are computed twice, to the same bits.  The epilogue of rows of less
+    than one register (`columns` is 0) is `_short_rows_function`.
     """
 
     def __init__(self, module, dtype, rows, columns):
         name = f"fastbp_tile_{_SUFFIX[dtype]}_{rows}x{columns}"
         self.fn, self.args = _add_function(module, name, _TILE_ARGUMENTS, dtype)
-        self.rows, self.columns, self.is_short = rows, max(columns, 1), columns == 0
+        self.dtype, self.rows, self.columns, self.is_short = dtype, rows, max(columns, 1), columns == 0
         self.lanes, self.itemsize = tile_lanes(dtype), dtype.bitwidth // 8
         self.vector = ir.VectorType(_FLOATS[dtype], self.lanes)
         self.cells = [(i, j) for i in range(rows) for j in range(self.columns)]
         self.entry = ir.IRBuilder(self.fn.append_basic_block("entry"))
         self.register_at = [i64(j * self.lanes) for j in range(self.columns)]
-        self.masks_stores, self.mask, last_lanes = has_masked_stores(), None, self.args.last_lanes
-        if self.masks_stores or self.is_short and has_masked_loads():
-            self.mask = _lane_mask(self.entry, last_lanes, self.lanes)
-        elif self.is_short:
-            last = self.entry.sub(last_lanes, i64(1))
-            is_column = (self.entry.icmp_signed("<", i64(lane), last) for lane in range(self.lanes - 1))
-            self.lane_at = [self.entry.select(it, i64(lane), last) for lane, it in enumerate(is_column)]
+        self.first_lanes = None
+        if has_masked_stores() or self.is_short:
+            self.first_lanes = _FirstLanes(self.entry, self.vector, self.args.last_lanes)
         elif self.columns > 1:
-            self.register_at[-1] = self.entry.add(last_lanes, i64((self.columns - 2) * self.lanes))
+            self.register_at[-1] = self.entry.add(self.args.last_lanes, i64((self.columns - 2) * self.lanes))
 
     def emit(self):
         """Emit the whole function and return it."""
@@ -351,27 +392,17 @@ class _TileFunction:
     def load(self, builder, row, j):
         """Emit the load of register j of a row; lanes that are no columns have meaningless values."""
         address = builder.gep(row, [self.register_at[j]])
-        if self.mask is not None and j == self.columns - 1:
-            return _emit_masked_load(builder, address, self.vector, self.mask)
-        if not self.is_short:
-            return emit_load(builder, address, self.vector)
-        value = ir.Constant(self.vector, None)
-        for lane, at in enumerate(self.lane_at):  # the last column again where there are no more
-            element = builder.load(builder.gep(row, [at]), align=self.itemsize)
-            value = builder.insert_element(value, element, i32(lane))
-        return value
+        if self.first_lanes is not None and j == self.columns - 1:
+            return self.first_lanes.load(builder, address)
+        return emit_load(builder, address, self.vector)
 
-    def store(self, builder, values, cells, rows):
-        """Emit the stores of registers to these cells, with the addresses of their rows."""
-        addresses = [builder.gep(row, [self.register_at[j]]) for row, (_, j) in zip(rows, cells, strict=True)]
-        if self.is_short:
-            emit_store_pieces(builder, values, addresses, self.args.last_lanes)
-            return
-        for value, address, (_, j) in zip(values, addresses, cells, strict=True):
-            if self.masks_stores and j == self.columns - 1:
-                _emit_masked_store(builder, value, address, self.mask)
-            else:
-                emit_store(builder, value, address)
+    def store(self, builder, value, row, j):
+        """Emit the store of register j of a row."""
+        address = builder.gep(row, [self.register_at[j]])
+        if self.first_lanes is not None and j == self.columns - 1:
+            self.first_lanes.store(builder, value, address)
+        else:
+            emit_store(builder, value, address)
 
     def prefetch_c(self, builder):
         """Emit the prefetch of the tile of C at `c_prefetch`, skipped if the sum is short."""
@@ -452,18 +483,30 @@ class _TileFunction:
         *sums, prefetch_at = phis = _phis(builder, before[0][1])
         for block, values in before:
             _add_incoming(phis, values, block)
+        if self.is_short:
+            self.short_epilogue(builder, sums)
+            builder.branch(after)
+            return prefetch_at
         blocks = {epilogue: self.fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
         _switch(builder, args.epilogue, blocks)
-
         for epilogue, block in blocks.items():
-            builder, minus_lr, mu = ir.IRBuilder(block), None, None
-            if epilogue != STORE:
-                minus_lr = _splat(builder, builder.fneg(args.lr), self.lanes)
-                mu = _splat(builder, args.momentum, self.lanes)
+            builder = ir.IRBuilder(block)
+            factors = _factors(builder, args, self.vector)
             for cells in self.groups():
-                self.epilogue(builder, epilogue, cells, dict(zip(self.cells, sums, strict=True)), minus_lr, mu)
+                self.epilogue(builder, epilogue, cells, dict(zip(self.cells, sums, strict=True)), *factors)
             builder.branch(after)
         return prefetch_at
+
+    def short_epilogue(self, builder, sums):
+        """Emit the call of the epilogue for rows of less than one register."""
+        args, entry = self.args, self.entry
+        with entry.goto_entry_block():
+            buffer = entry.alloca(ir.ArrayType(self.vector, self.rows))
+        for i, value in enumerate(sums):
+            builder.store(value, builder.gep(buffer, [i64(0), i64(i)]))
+        start = builder.bitcast(buffer, self.at.c.type)
+        given = [start, i64(self.rows), self.at.c, args.c_row_stride, args.last_lanes, args.epilogue]
+        builder.call(_short_rows_function(self.fn.module, self.dtype), [*given, args.lr, args.momentum, args.velocity])
 
     def groups(self):
         """Return the cells whose loads come before their stores: those of one row, or all.
@@ -471,7 +514,7 @@ class _TileFunction:
         The footprint of a masked store reaches into the next row, whose load would wait for it (2.2 times slower on
         784-30 with 10 samples).
         """
-        if self.masks_stores or self.is_short:
+        if has_masked_stores():
             return [self.cells]
         return [self.cells[i * self.columns : (i + 1) * self.columns] for i in range(self.rows)]
 
@@ -487,9 +530,51 @@ class _TileFunction:
             return [self.load(builder, row, j) for row, (_, j) in zip(rows(of_velocity), cells, strict=True)]
 
         def store(values, of_velocity):
-            self.store(builder, values, cells, rows(of_velocity))
+            for value, row, (_, j) in zip(values, rows(of_velocity), cells, strict=True):
+                self.store(builder, value, row, j)
 
         _emit_epilogue(builder, epilogue, [sums[cell] for cell in cells], minus_lr, mu, load, store)
+
+
+def _short_rows_function(module, dtype):
+    """Return the function, added at the first use, that runs the epilogue on rows of less than one register."""
+    name = f"fastbp_short_rows_{_SUFFIX[dtype]}"
+    if name in module.globals:
+        return module.globals[name]
+    fn, args = _add_function(module, name, _SHORT_ROWS_ARGUMENTS, dtype)
+    vector = ir.VectorType(_FLOATS[dtype], tile_lanes(dtype))
+    entry_block, loop_block, next_block, done = (fn.append_basic_block(n) for n in ("entry", "loop", "next", "done"))
+    entry = ir.IRBuilder(entry_block)
+    first_lanes, factors = _FirstLanes(entry, vector, args.last_lanes), _factors(entry, args, vector)
+    entry.branch(loop_block)
+    loop = ir.IRBuilder(loop_block)
+    starts = [args.rows, args.sums, args.c]
+    n_left, sums, c = state = _phis(loop, starts)
+    _add_incoming(state, starts, entry_block)
+    blocks = {epilogue: fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
+    value = emit_load(loop, sums, vector)
+    _switch(loop, args.epilogue, blocks)
+    for epilogue, block in blocks.items():
+        builder = ir.IRBuilder(block)
+
+        def row(of_velocity, builder=builder):
+            return builder.gep(c, [args.velocity]) if of_velocity else c
+
+        def load(of_velocity, builder=builder, row=row):
+            return [first_lanes.load(builder, row(of_velocity))]
+
+        def store(values, of_velocity, builder=builder, row=row):
+            first_lanes.store(builder, values[0], row(of_velocity))
+
+        _emit_epilogue(builder, epilogue, [value], *factors, load, store)
+        builder.branch(next_block)
+    step = ir.IRBuilder(next_block)
+    n_left = step.sub(n_left, i64(1))
+    state_after = [n_left, step.gep(sums, [i64(vector.count)]), step.gep(c, [args.c_row_stride])]
+    _add_incoming(state, state_after, next_block)
+    _branch_back(step, step.icmp_signed(">", n_left, i64(0)), loop_block, done)
+    ir.IRBuilder(done).ret_void()
+    return fn
 
 
 @intrinsic
@@ -580,7 +665,7 @@ def _rank_k_function(module, dtype, k):
     for step in range(k):
         b_row = entry.gep(args.b, [entry.mul(args.b_row_stride, i64(step))])
         b.append(load_row(entry, b_row))
-    minus_lr, mu = _splat(entry, entry.fneg(args.lr), lanes), _splat(entry, args.momentum, lanes)
+    minus_lr, mu = _factors(entry, args, vector)
     a_columns = [entry.mul(args.a_col_stride, i64(step)) for step in range(k)]
     loop_block, next_block, done = (fn.append_basic_block(name) for name in ("loop", "next", "done"))
     entry.branch(loop_block)

@@ -1,13 +1,18 @@
 """Instructions and system calls of the kernels, compiled for other processors too, and waits against the clock."""
 
+import re
 import time
 
 import numba
+import numpy as np
 import pytest
-from fastbp.kernels import atomics, threads
+from fastbp.kernels import atomics, microkernel, simd, threads
 from llvmlite import binding, ir
+from numba import types
+from shared import each_dtype
 
 LINUX, ARM, WINDOWS = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "x86_64-pc-windows-msvc"
+APPLE = "arm64-apple-darwin"
 
 
 def compiled(triple, emit):
@@ -17,10 +22,17 @@ def compiled(triple, emit):
     function = ir.Function(module, ir.FunctionType(ir.IntType(64), [ir.IntType(64)]), "f")
     builder = ir.IRBuilder(function.append_basic_block())
     builder.ret(emit(builder, *function.args) or function.args[0])
+    return lines_of(target_machine(triple).emit_assembly(binding.parse_assembly(str(module))))
+
+
+def target_machine(triple, cpu=""):
+    """LLVM's description of another processor."""
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
-    machine = binding.Target.from_triple(triple).create_target_machine()
-    assembly = machine.emit_assembly(binding.parse_assembly(str(module)))
+    return binding.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3)
+
+
+def lines_of(assembly):
     return [" ".join(line.split()).lower() for line in assembly.splitlines()]
 
 
@@ -57,8 +69,8 @@ def reads_clock(builder, _):
         (ARM, pauses, ["isb"]),
         (ARM, yields, ["bl sched_yield"]),
         (ARM, reads_clock, ["bl clock_gettime"]),
-        ("arm64-apple-darwin", reads_control_word, ["mrs x0, fpcr"]),
-        ("arm64-apple-darwin", pauses, ["isb"]),
+        (APPLE, reads_control_word, ["mrs x0, fpcr"]),
+        (APPLE, pauses, ["isb"]),
         (WINDOWS, pauses, ["pause"]),
         (WINDOWS, yields, ["switchtothread"]),
         (WINDOWS, reads_clock, ["queryperformancecounter", "queryperformancefrequency"]),
@@ -89,6 +101,112 @@ def test_the_bits_that_flush_subnormals():
 
     before, flushed, after = words()
     assert after == before and flushed in (before | atomics.FLUSH_MXCSR, before | atomics.FLUSH_FPCR)
+
+
+# ------------------------------------------------------------------ partial vectors and the register tile
+
+PROCESSORS = {
+    "haswell": (LINUX, "haswell"),
+    "skylake-avx512": (LINUX, "skylake-avx512"),
+    "neoverse-n1": (ARM, "neoverse-n1"),
+    "apple-m1": (APPLE, "apple-m1"),
+}
+
+
+@pytest.fixture
+def compile_for(monkeypatch):
+    """Return a function: what `emit` adds to a module, compiled for a processor; its bytes of code and assembly."""
+
+    def compile_it(name, emit):
+        machine = target_machine(*PROCESSORS[name])
+        for module in (simd, microkernel):
+            monkeypatch.setattr(module, "target_machine", lambda: machine)
+        module = ir.Module("test")
+        module.triple, module.data_layout = machine.triple, str(machine.target_data)
+        emit(module)
+        module = binding.parse_assembly(str(module))
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+        passes.getModulePassManager().run(module, passes)
+        sections = binding.ObjectFileRef.from_data(machine.emit_object(module)).sections()
+        return sum(section.size() for section in sections if section.is_text()), machine.emit_assembly(module)
+
+    return compile_it
+
+
+def emit_tiles(dtype):
+    def emit(module):
+        microkernel._tile_table(module, types.float32 if dtype(0).itemsize == 4 else types.float64).linkage = ""
+
+    return emit
+
+
+def emit_partial_copies(module):
+    """Functions that copy the first lanes of a vector, in as many types as there are."""
+    for element in (ir.FloatType(), ir.DoubleType()):
+        vector = ir.VectorType(element, 64 // (4 if element == ir.FloatType() else 8))
+        for i in range(8):
+            p = element.as_pointer()
+            kind = ir.FunctionType(ir.VoidType(), [p, p, ir.IntType(64)])
+            function = ir.Function(module, kind, f"copy_{element}_{i}")
+            builder = ir.IRBuilder(function.append_basic_block())
+            source, target, count = function.args
+            simd.emit_store_first(builder, simd.emit_load_first(builder, source, vector, count), target, count)
+            builder.ret_void()
+
+
+@pytest.mark.parametrize(
+    "name, loads, stores",
+    [
+        ("haswell", True, False),
+        ("skylake-avx512", True, True),
+        ("neoverse-n1", False, False),
+        ("apple-m1", False, False),
+    ],
+)
+def test_masked_memory(compile_for, name, loads, stores):
+    assembly = compile_for(name, emit_partial_copies)[1]
+    assert (simd.has_masked_loads(), simd.has_masked_stores()) == (loads, stores)
+    masked_stores = re.findall(r"vmaskmov\w+\s+%ymm\d+, %ymm\d+, .*\(", assembly)
+    assert not masked_stores and (("vmaskmov" in assembly) == (name == "haswell"))
+
+
+@pytest.mark.parametrize("name", ["neoverse-n1", "apple-m1"])
+def test_code_without_masked_memory_is_small(compile_for, name):
+    for emit in (emit_tiles(np.float32), emit_tiles(np.float64), emit_partial_copies):
+        size, usual = (compile_for(processor, emit)[0] for processor in (name, "haswell"))
+        assert size <= 2 * usual, emit
+
+
+def loops_of(assembly, function):
+    """The loops of one basic block in a function of the assembly, as lists of lines."""
+    lines, loops, block = lines_of(assembly), [], []
+    first = next(i for i, line in enumerate(lines) if re.match(rf"_?{function}:", line))
+    for line in lines[first + 1 :]:
+        label = re.match(r"([.\w$]+):", line)
+        if label and "fastbp" in label[1] or "func_end" in line:
+            break
+        if label:
+            block = [label[1]]
+        elif block and line:
+            block.append(line)
+            if line.split()[-1] == block[0] and line[0] in "bcjt":
+                loops.append(block)
+    return loops
+
+
+@each_dtype
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_loop_over_k_is_one_block_of_multiply_adds(compile_for, name, dtype):
+    assembly = compile_for(name, emit_tiles(dtype))[1]
+    suffix = "f32" if dtype(0).itemsize == 4 else "f64"
+    for rows in range(1, microkernel.tile_shape()[0] + 1):
+        for columns in range(int(simd.has_masked_stores()), microkernel.tile_widths(rows) + 1):
+            loops = loops_of(assembly, f"fastbp_tile_{suffix}_{rows}x{columns}")
+            counts = [sum(line.startswith(("fmla", "vfmadd")) for line in loop) for loop in loops]
+            assert rows * max(columns, 1) in counts, (rows, columns, counts)
+            loop = loops[counts.index(rows * max(columns, 1))]
+            spills = [line for line in loop if re.match(r"st(r|p|ur) [qds]|vmov\w+ %[xyz]mm\d+, .*sp", line)]
+            assert not spills, loop
 
 
 # ------------------------------------------------------------------ waits
