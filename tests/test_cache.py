@@ -591,7 +591,7 @@ def test_no_waiting_where_there_are_no_locks(waiting, monkeypatch):
 @pytest.mark.parametrize("obstacle", [None, "program", "one core", "other helper", "warm", "asked"])
 def test_a_helper_process_starts_where_there_is_a_core_for_it(obstacle, folder, monkeypatch):
     started = []
-    monkeypatch.setattr(parallel_compile.subprocess, "Popen", lambda command, **options: started.append(command))
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.append(command))
     monkeypatch.setattr(parallel_compile.atexit, "register", lambda *_: None)
     monkeypatch.setattr(parallel_compile, "_asked", set())
     monkeypatch.setattr(library.NativeFunctionHandle, "is_cached", lambda function, dtype: obstacle == "warm")
