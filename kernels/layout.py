@@ -6,6 +6,7 @@ small step, and so any thread can take up a job at its address.
 """
 
 import ctypes
+import platform
 import struct
 from typing import NamedTuple
 
@@ -62,10 +63,12 @@ N_FACTORS = 16  # room for the numbers of one step, of any update rule
 RATE = 8  # place of the learning rate among them, after the rule's own
 SQUARES_CHUNK = 4096  # elements of a sum of squares; the sums of these chunks are added up in order
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8  # what `training.evaluate` computes
-SKIPPED = 12  # place in sync: steps left out because their loss was not finite
-NOT_FINITE = 13  # place in sync: 1 where inputs may not be finite
-SYNC_SIZE = 16  # numbers of sync before the state of the prefetches
-PREFETCH_SIZE = 8  # numbers in the prefetch state of a thread (`dense.next_prefetch_lines`), a whole cache line
+# What different threads write lies so far apart.  Apple's processors have cache lines of 128 bytes, others of 64.
+LINE_BYTES = 128 if platform.machine().lower() in ("arm64", "aarch64") else 64
+# Places in sync, int64: the two words of the barrier, 128 bytes apart; steps left out because their loss was not
+# finite; 1 where inputs may not be finite.  After SYNC_SIZE words come the prefetch states of the threads
+# (`dense.next_prefetch_lines`).
+ARRIVALS, GENERATION, SKIPPED, NOT_FINITE, SYNC_SIZE, PREFETCH_SIZE = 0, 16, 24, 25, 32, 16
 STATE, JOB, THREAD, SEMAPHORE, SLOT_SIZE = *range(4), 16  # fields of a worker's slot, int64 (`threads`)
 SLEEPING, SPINNING, POSTED = range(3)  # states of a slot
 

@@ -305,7 +305,10 @@ def _engine():
     for name in ("PyMem_RawMalloc", "PyMem_RawFree"):
         binding.add_symbol(name, ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value)
     machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
-    return binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    if setting("ENABLE_PROFILING") not in ("", "0"):
+        engine.enable_jit_events()  # profilers see the symbols
+    return engine
 
 
 def load_code(code, symbol):

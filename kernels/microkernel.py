@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from .layout import MOMENTUM, NESTEROV, SGD, STORE
+from .layout import LINE_BYTES, MOMENTUM, NESTEROV, SGD, STORE
 from .simd import (
     _FLOATS,
     _SUFFIX,
@@ -38,7 +38,6 @@ EPILOGUES = STORE, SGD, MOMENTUM, NESTEROV
 MAX_RANK = 13  # of `rank_k_update`: B takes two registers for each k, and five more are in use
 MAX_REGISTERS = 8  # of columns, of any tile
 ROWS_PER_POINTER = 3  # rows of A that one pointer reaches; with a pointer for each row the addresses would not fit
-LINE_BYTES = 64
 
 
 # ---------------------------------------------------------------------------------------- the shape of the tile

@@ -2,14 +2,24 @@
 
 import numpy as np
 
-from .layout import BY_COLUMNS, FEW_LANES, N_FACTORS, N_FUNCTIONS, N_LAYER_COLUMNS, ROW_STRIDE, Plan, pack_size
+from .layout import (
+    BY_COLUMNS,
+    FEW_LANES,
+    LINE_BYTES,
+    N_FACTORS,
+    N_FUNCTIONS,
+    N_LAYER_COLUMNS,
+    ROW_STRIDE,
+    Plan,
+    pack_size,
+)
 from .tables import ACTIVATIONS, CUSTOM, INLINE_ACTIVATIONS, LOGIT_FORMS, NOT_INLINE, code_of, inline_code
 
 MIN_COLUMNS = 64  # of a layer for each thread: then threads split its columns, else the samples
 MIN_PRIVATE_COLUMNS = 12  # the same of the first layer in training, whose columns a thread has to itself
 MAX_PRIVATE_COLUMNS = 256  # up to so many a thread works on private columns of the first W (`backprop.load_private`)
 MIN_SHARED_W = 1 << 19  # weights of a layer that threads split by columns even in evaluation: they fill the L2
-COLUMN_BLOCK = 16  # borders between threads' columns are multiples of it: whole cache lines
+COLUMN_BLOCK = LINE_BYTES // 4  # borders between threads' columns are multiples of it: whole cache lines
 MAX_LANES = 16  # of a vector
 MAX_LANE_PARAMETERS = 64  # networks up to this size may train with samples in lanes; above, tiles are as fast
 MAX_SCRATCH = 1 << 16  # elements of a gradient that is updated with before the next slice of it is computed
@@ -35,7 +45,7 @@ def row_stride(n):
 
 def _padded(n):
     """Return n rounded up to whole cache lines."""
-    return -(-n // 16) * 16
+    return -(-n // COLUMN_BLOCK) * COLUMN_BLOCK
 
 
 class _Allocator:

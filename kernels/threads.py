@@ -10,7 +10,19 @@ import numpy as np
 
 from .atomics import atomic_add, atomic_exchange, atomic_load, compare_exchange, nanoseconds, spin_pause, yield_thread
 from .jit import inline, internal
-from .layout import CALL_ARGS_AT, JOB, POSTED, SEMAPHORE, SLEEPING, SPINNING, STATE, THREAD, CallArgs
+from .layout import (
+    ARRIVALS,
+    CALL_ARGS_AT,
+    GENERATION,
+    JOB,
+    POSTED,
+    SEMAPHORE,
+    SLEEPING,
+    SPINNING,
+    STATE,
+    THREAD,
+    CallArgs,
+)
 from .native import native
 from .simd import call, offset, peek, pointer_at, pointer_like, poke, unpacked
 
@@ -18,7 +30,6 @@ SPIN_BEFORE_SLEEP_NS = 5_000_000
 PAUSES_BEFORE_YIELD = 400  # of an idle worker, before it yields and reads the clock: 5 to 20 us
 SPIN_NS = 20_000  # of a thread that waits for others, before it yields
 PAUSES_PER_CLOCK = 64  # pauses between two readings of the clock; a wait that is over before reads none
-ARRIVALS, GENERATION = 0, 8  # fields of the shared counters, on cache lines of their own
 
 
 @inline
