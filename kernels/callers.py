@@ -27,7 +27,10 @@ def type_of(kernel):
     name = kernel.__name__
 
     def typed(*kinds):
-        dtype, form = check(name, [_describe(name, kind) for kind in kinds])
+        try:
+            dtype, form = check(name, [_describe(name, kind) for kind in kinds])
+        except TypeError as error:
+            raise TypingError(str(error)) from None  # Numba adds the place in the user's code
         numbers = {"f": types.float32 if dtype.itemsize == 4 else types.float64, "w": types.float64, "i": types.intp}
         letters = letters_of(name, form).values()
         expected = [numbers.get(each, kind) for each, kind in zip(letters, kinds, strict=True)]
@@ -37,6 +40,7 @@ def type_of(kernel):
     # Numba takes the names of the arguments from this function
     parameters = ", ".join(parameters_of(name))
     typer = eval(f"lambda typingctx, {parameters}: typed({parameters})", {"typed": typed})
+    typer.__qualname__ = name  # in errors
     return types.Function(make_intrinsic_template(kernel, typer, name))
 
 
