@@ -113,7 +113,8 @@ def _add_lookup(context, module, name, variable, symbol):
             builder.store(builder.bitcast(python.long_as_voidptr(number), byte), result)
             python.decref(number)
         python.decref(library)
-    python.err_clear()
+    with cgutils.if_unlikely(builder, cgutils.is_not_null(builder, python.err_occurred())):
+        python.err_write_unraisable(cgutils.get_null_value(python.pyobj))  # the cause is printed
     python.gil_release(lock)
     address = builder.load(result)
     builder.store_atomic(address, variable, "monotonic", 8)
