@@ -10,12 +10,15 @@ This relies on these parts of Numba (0.62 and later), which are not its public i
 and `codegen._tm`, the target machine.
 """
 
+import contextlib
+import gc
+
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import _dynfunc
-from numba.core import cgutils, codegen, compiler, registry, typed_passes, types
+from numba.core import cgutils, codegen, compiler, registry, typed_passes, types, untyped_passes
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.compiler_machinery import LoweringPass, register_pass
+from numba.core.compiler_machinery import LoweringPass, PassManager, register_pass
 
 # error_model="numpy": division by zero as in IEEE 754.  fastmath is never used: it deletes the checks for NaN.
 FLAGS = {"nogil": True, "error_model": "numpy"}
@@ -94,7 +97,7 @@ class ModuleLibrary(codegen.CodeLibrary):
         return self._codegen._tm.emit_assembly(self._module.clone())
 
 
-class KernelCompiler(compiler.Compiler):
+class KernelCompiler(compiler.CompilerBase):
     """Numba's compiler for functions that only become part of others' code: typed and lowered, no more.
 
     Without reference counts: kernels allocate nothing.
@@ -109,8 +112,9 @@ class KernelCompiler(compiler.Compiler):
         state = self.state
         state.library = ModuleLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
-        (pipeline,) = super().define_pipelines()
-        pipeline.add_pass_after(_Registration, typed_passes.NativeLowering)
+        pipeline = _Pipeline("kernels")
+        for step in PASSES:
+            pipeline.add_pass(step, step.__name__)
         pipeline.finalize()
         return [pipeline]
 
@@ -133,6 +137,43 @@ class _Registration(LoweringPass):
         return True
 
 
+class _Pipeline(PassManager):
+    """Passes of which the next does not need the lifetimes of variables, which Numba computes after each."""
+
+    _ENFORCING = False
+
+
+# Those of Numba's passes that kernels need: no closures, `with`, array expressions, literal loops or raised variables.
+PASSES = (
+    untyped_passes.TranslateByteCode,
+    untyped_passes.FixupArgs,
+    untyped_passes.IRProcessing,
+    untyped_passes.RewriteSemanticConstants,
+    untyped_passes.DeadBranchPrune,
+    untyped_passes.GenericRewrites,
+    untyped_passes.ReconstructSSA,
+    untyped_passes.DeadBranchPrune,
+    typed_passes.NopythonTypeInference,
+    typed_passes.PreLowerStripPhis,
+    typed_passes.IRLegalization,
+    typed_passes.NativeLowering,
+    _Registration,
+    typed_passes.NoPythonBackend,
+)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection():
+    """Let the compiler's many objects live until the end; to look through them again and again takes a tenth longer."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def compile_object(function, argument_types, symbol, standalone=True):
     """Return object code that defines a C function `symbol`.
 
@@ -153,7 +194,7 @@ def compile_object(function, argument_types, symbol, standalone=True):
     ValueError
         The code needs a symbol that such a process does not have.
     """
-    with global_compiler_lock:
+    with global_compiler_lock, _without_garbage_collection():
         target = registry.cpu_target
         context, flags = target.target_context, compiler.Flags()
         target.options.parse_as_flags(flags, {**FLAGS, **BARE, "nopython": True})
@@ -199,6 +240,7 @@ def _c_function(context, result, symbol):
 def optimize(module, machine):
     """Run LLVM's pipeline on a module."""
     options = llvm.create_pipeline_tuning_options(speed_level=OPTIMIZATION_LEVEL)
+    options.loop_vectorization, options.slp_vectorization = True, False  # as Numba does
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
 
