@@ -21,6 +21,7 @@ from .microkernel import (
     LINE_BYTES,
     STORE,
     max_rank,
+    min_tile_columns,
     rank_k_update,
     registers_for,
     tile,
@@ -93,6 +94,7 @@ class Blocking(NamedTuple):
     register: int  # columns of one register
     panel: int  # columns of a packed panel of B, a multiple of a tile's
     group: int  # columns of the panels that are packed together
+    min_columns: int  # a group leaves none or at least so many columns to the next one
     height: int  # rows of the lower strips of C, at most as many as of a tile
     n_high: int  # the first strips, of one row more
     n_strips: int  # strips of C
@@ -172,7 +174,7 @@ def gemm(
         left = 0
         while left < columns:  # a range with this step would take a division
             current = slice_of_b(k, left, depth, columns, blocking)
-            following = slice_of_b(k, left + blocking.group, depth, columns, blocking)
+            following = slice_of_b(k, left + current.columns, depth, columns, blocking)
             if following.columns <= 0:
                 following = slice_of_b(k + KC, 0, depth, columns, blocking)
             if blocking.packs:
@@ -219,7 +221,7 @@ def gemm(
                 )
                 strip += n_tiles
                 top += n_tiles * height
-            left += blocking.group
+            left += current.columns
 
 
 # ------------------------------------------------------------------------------------------ the steps of gemm
@@ -239,6 +241,8 @@ def choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_s
     if packs and a_row_stride == 1 and a_col_stride > 1:
         group = GROUP_BYTES // itemsize
     prefetches = packs and n_strips > 2 and group == panel and depth * columns * itemsize > PREFETCH_MIN_BYTES
+    # a tile of less than one register takes longer than one of a whole register without masked stores
+    min_columns = min_tile_columns(a) if group == tile_width else 1
     height, together = rows // max(n_strips, 1), n_strips
     if prefetches or panel < min(group, columns):  # each strip prefetches other lines, or is packed itself
         together = 1
@@ -249,6 +253,7 @@ def choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_s
         register,
         panel,
         group,
+        min_columns,
         height,
         rows - height * n_strips,
         n_strips,
@@ -261,7 +266,11 @@ def choose_blocking(rows, columns, depth, a, a_row_stride, a_col_stride, b_row_s
 @inline
 def slice_of_b(k, left, depth, columns, blocking):
     """Return the slice of B, (depth, columns), that starts at row k and column `left`."""
-    return Slice(k, min(KC, depth - k), left, min(blocking.group, columns - left))
+    rest = columns - left - blocking.group
+    n = blocking.group + min(rest, 0)
+    if 0 < rest < blocking.min_columns:
+        n -= blocking.min_columns - rest
+    return Slice(k, min(KC, depth - k), left, n)
 
 
 @internal

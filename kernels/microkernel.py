@@ -113,6 +113,16 @@ def tile_columns(typingctx, p):
 
 
 @intrinsic
+def min_tile_columns(typingctx, p):
+    """Return the fewest columns of a tile that takes no longer than one of a whole register."""
+
+    def codegen(context, builder, sig, args):
+        return i64(1 if has_masked_stores() else tile_lanes(p.dtype))
+
+    return signature(types.intp, p), codegen
+
+
+@intrinsic
 def registers_for(typingctx, rows):
     """Return the registers of columns of the widest tile with this many rows; see `tile_widths`."""
 
