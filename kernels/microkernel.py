@@ -334,7 +334,7 @@ class _FirstLanes:
         if has_masked_stores():
             _emit_masked_store(builder, value, address, self.mask)
         else:
-            emit_store_pieces(builder, [value], [address], self.count)
+            emit_store_pieces(builder, value, address, self.count)
 
 
 # ------------------------------------------------------------------------------------------------- the microkernel

@@ -672,7 +672,7 @@ def store(typingctx, p, n, v):
 # ---------------------------------------------------------------------------------------------- partial vectors
 # AVX-512 has masked loads and stores.  AVX2 has masked loads, but AMD's processors run its masked stores as microcode.
 # NEON and SSE have neither, and LLVM makes a test and a branch for each lane.  Where a target has no fast instruction,
-# the first lanes of a vector are moved in pieces of 1, 2, 4, ... lanes, by one function that the whole module shares.
+# the first lanes of a vector are moved in pieces of 1, 2, 4, ... lanes; where there is neither, by shared functions.
 
 
 def target_machine():
@@ -748,55 +748,45 @@ def emit_store(builder, value, address):
     builder.store(value, _as_vector(builder, address, value.type), align=_align(value.type))
 
 
-def _phis_of(builder, *incoming):
-    """Emit the phi nodes for lists of values that come from blocks: (block, values) pairs."""
-    phis = [builder.phi(value.type) for value in incoming[0][1]]
-    for block, values in incoming:
-        for phi, value in zip(phis, values, strict=True):
-            phi.add_incoming(value, block)
-    return phis
+def _phi(builder, *incoming):
+    """Emit the phi node for a value that comes from blocks: (block, value) pairs."""
+    phi = builder.phi(incoming[0][1].type)
+    for block, value in incoming:
+        phi.add_incoming(value, block)
+    return phi
 
 
-def emit_load_pieces(builder, addresses, vector, count):
-    """Emit the loads of the first lanes of a vector from each address; the other lanes are zero.
-
-    count : i64, the number of lanes, 0 to all but one.
-    """
+def _emit_load_pieces(builder, address, vector, count):
+    """Emit the load of the first `count` lanes (an i64, less than all), zero in the others, by halves of halves."""
     if vector.count == 1:
-        return [ir.Constant(vector, None)] * len(addresses)
+        return ir.Constant(vector, None)
     half = ir.VectorType(vector.element, vector.count // 2)
     has_half = builder.icmp_unsigned(">=", count, i64(half.count))
     start = builder.select(has_half, i64(half.count), i64(0))  # of the lanes that are no whole half
-    rest = [builder.gep(address, [start]) for address in addresses]
-    rest = emit_load_pieces(builder, rest, half, builder.sub(count, start))
-    before, zeros = builder.block, [ir.Constant(half, None)] * len(addresses)
+    rest = _emit_load_pieces(builder, builder.gep(address, [start]), half, builder.sub(count, start))
+    before = builder.block
     with builder.if_then(has_half):
-        halves, inside = [emit_load(builder, address, half) for address in addresses], builder.block
-    low = _phis_of(builder, (before, rest), (inside, halves))
-    high = _phis_of(builder, (before, zeros), (inside, rest))
-    both = ir.Constant(ir.VectorType(i32, vector.count), list(range(vector.count)))
-    return [builder.shuffle_vector(*pair, both) for pair in zip(low, high, strict=True)]
+        whole, inside = emit_load(builder, address, half), builder.block
+    low = _phi(builder, (before, rest), (inside, whole))
+    high = _phi(builder, (before, ir.Constant(half, None)), (inside, rest))
+    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(i32, vector.count), list(range(vector.count))))
 
 
-def emit_store_pieces(builder, values, addresses, count):
-    """Emit the stores of the first lanes of each vector at its address; count as in `emit_load_pieces`."""
-    if values[0].type.count == 1:
+def emit_store_pieces(builder, value, address, count):
+    """Emit the store of the first `count` lanes (an i64, less than all), by halves of halves."""
+    if value.type.count == 1:
         return
-    halves = [_halves(builder, value) for value in values]
-    size = i64(halves[0][0].type.count)
-    has_half = builder.icmp_unsigned(">=", count, size)
+    low, high = _halves(builder, value)
+    has_half = builder.icmp_unsigned(">=", count, i64(low.type.count))
     with builder.if_then(has_half):
-        for (low, _), address in zip(halves, addresses, strict=True):
-            emit_store(builder, low, address)
-    start = builder.select(has_half, size, i64(0))
-    rest = [builder.select(has_half, high, low) for low, high in halves]
-    emit_store_pieces(
-        builder, rest, [builder.gep(address, [start]) for address in addresses], builder.sub(count, start)
-    )
+        emit_store(builder, low, address)
+    start = builder.select(has_half, i64(low.type.count), i64(0))
+    rest = builder.select(has_half, high, low)
+    emit_store_pieces(builder, rest, builder.gep(address, [start]), builder.sub(count, start))
 
 
 def _shared_function(module, name, result, arguments, emit):
-    """Return a function of the module that is not inlined, emitted at the first use."""
+    """Return a function of the module that is not inlined, added at the first use: emit(builder, *arguments)."""
     if name not in module.globals:
         fn = ir.Function(module, ir.FunctionType(result, arguments), name)
         fn.linkage = "internal"
@@ -817,37 +807,36 @@ def emit_load_first(builder, address, vector, count):
         f"fastbp_load_pieces_{vector.count}_{vector.element}",
         vector,
         [vector.element.as_pointer(), i64],
-        lambda builder, address, count: emit_load_pieces(builder, [address], vector, count)[0],
+        lambda builder, address, count: _emit_load_pieces(builder, address, vector, count),
     )
-    none, before = ir.Constant(vector, None), builder.block
+    before = builder.block
     with builder.if_then(builder.icmp_unsigned("!=", count, i64(0))):  # often a constant
         with builder.if_else(builder.icmp_unsigned(">=", count, i64(vector.count))) as (whole, part):
             with whole:
-                all_lanes, whole_block = emit_load(builder, address, vector), builder.block
+                all_lanes = builder.block, emit_load(builder, address, vector)
             with part:
-                first_lanes, part_block = builder.call(fn, [address, count]), builder.block
-        (some,), after = _phis_of(builder, (whole_block, [all_lanes]), (part_block, [first_lanes])), builder.block
-    return _phis_of(builder, (before, [none]), (after, [some]))[0]
+                first_lanes = builder.block, builder.call(fn, [address, count])
+        some = builder.block, _phi(builder, all_lanes, first_lanes)
+    return _phi(builder, (before, ir.Constant(vector, None)), some)
 
 
 def emit_store_first(builder, value, address, count):
     """Emit the store of the first `count` lanes (an i64) of a vector; the memory of the others is not touched."""
-    if has_masked_stores():
-        _emit_masked_store(builder, value, address, _lane_mask(builder, count, value.type.count))
-        return
     vector = value.type
-    fn = _shared_function(
-        builder.module,
-        f"fastbp_store_pieces_{vector.count}_{vector.element}",
-        ir.VoidType(),
-        [vector, vector.element.as_pointer(), i64],
-        lambda builder, value, address, count: emit_store_pieces(builder, [value], [address], count),
-    )
+    if has_masked_stores():
+        _emit_masked_store(builder, value, address, _lane_mask(builder, count, vector.count))
+        return
     with builder.if_else(builder.icmp_unsigned(">=", count, i64(vector.count))) as (whole, part):
         with whole:
             emit_store(builder, value, address)
         with part:
-            builder.call(fn, [value, address, count])
+            if has_masked_loads():  # few registers for a vector, and few instructions: a call would save more registers
+                emit_store_pieces(builder, value, address, count)
+            else:
+                arguments = [vector, vector.element.as_pointer(), i64]
+                name = f"fastbp_store_pieces_{vector.count}_{vector.element}"
+                fn = _shared_function(builder.module, name, ir.VoidType(), arguments, emit_store_pieces)
+                builder.call(fn, [value, address, count])
 
 
 @intrinsic
