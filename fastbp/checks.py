@@ -221,6 +221,8 @@ def inputs(
     float32, float64 and uint8 stay as they are; any other numbers become the dtype of the network.  Those that stay are
     not checked for infinities and NaN if they are trusted.
     """
+    if is_ready(X, n_in, dtype) and (is_trusted or X.size <= _CHUNK and is_finite(X)):
+        return X, False
     given, X = X, _numbers(argument, X)
     single = X.ndim == 1
     if X.ndim not in (1, 2):
@@ -242,6 +244,14 @@ def inputs(
     return _as_floats(argument, X, dtype), single
 
 
+def is_ready(array: Any, n_columns: int, dtype: np.dtype) -> bool:
+    """Whether these are rows that the kernels take as they are: the short way, on which nothing is converted."""
+    if type(array) is not np.ndarray or array.dtype != dtype:
+        return False
+    shape, flags = array.shape, array.flags
+    return len(shape) == 2 and shape[1] == n_columns and shape[0] > 0 and flags.c_contiguous and flags.aligned
+
+
 def is_plain(array: np.ndarray) -> bool:
     """Whether the kernels can read an array of the right dtype without a copy."""
     flags = array.flags
@@ -255,6 +265,8 @@ def is_kept(X: np.ndarray) -> bool:
 
 def samples(X: Any, n_in: int, dtype: np.dtype, argument: str = "X") -> np.ndarray:
     """Check samples that must be rows: (n_samples, n_in)."""
+    if is_ready(X, n_in, dtype) and X.size <= _CHUNK and is_finite(X):
+        return X
     rows, single = inputs(X, n_in, dtype, argument)
     if single:
         raise ValueError(
@@ -278,6 +290,15 @@ def targets(
     `single`: X was one sample, so Y may lack its first axis.
     """
     row = losses.row_of(loss)
+    if not (is_ready(Y, n_out, dtype) and len(Y) == n_samples and Y.size <= _CHUNK and is_finite(Y)):
+        Y = _target_array(Y, n_samples, n_out, row, dtype, single, argument)
+    if Y.ndim == 2:
+        _check_range(argument, Y, loss, row)
+    return Y
+
+
+def _target_array(Y, n_samples, n_out, row, dtype, single, argument):
+    """Return targets, or class labels, in the form that kernels take."""
     given, Y = Y, _numbers(argument, Y)
     if single and Y.ndim < 2 and not (Y.ndim == 1 and len(Y) == n_out == 1):
         Y = Y[None]
@@ -299,12 +320,18 @@ def targets(
             f"{argument} has {Y.shape[1]} columns (shape {Y.shape}), but the network has {n_out} outputs"
             + (f" (class labels are 1-D: {_array_of(argument, given)}.ravel())" if labels else "")
         )
-    Y = _as_floats(argument, Y, dtype)
-    if row.within_01 and (Y.min() < 0 or Y.max() > 1):
-        worst = Y.min() if Y.min() < 0 else Y.max()
-        raise ValueError(f"{argument} holds {worst:g}, but loss {loss!r} expects targets within [0, 1]")
-    if row.is_positive and Y.min() < 0:
-        raise ValueError(f"{argument} holds {Y.min():g}, but loss {loss!r} expects targets not below 0")
+    return _as_floats(argument, Y, dtype)
+
+
+def _check_range(argument, Y, loss, row):
+    """Check that the loss is defined for these targets."""
+    if row.within_01 or row.is_positive:
+        low, high = _bounds(Y)
+        if row.within_01 and (low < 0 or high > 1):
+            worst = low if low < 0 else high
+            raise ValueError(f"{argument} holds {worst:g}, but loss {loss!r} expects targets within [0, 1]")
+        if row.is_positive and low < 0:
+            raise ValueError(f"{argument} holds {low:g}, but loss {loss!r} expects targets not below 0")
     if row.takes_signs and (np.abs(Y) != 1).any():
         worst = Y[np.abs(Y) != 1][0]
         raise ValueError(f"{argument} holds {worst:g}, but loss {loss!r} expects targets of -1 or 1")
@@ -315,7 +342,14 @@ def targets(
             raise ValueError(
                 f"{argument}[{worst}] sums to {row_sums[worst]:g}, but the probabilities of a row must sum to 1"
             )
-    return Y
+
+
+def _bounds(array):
+    """Return the least and the largest element."""
+    if array.size > _FEW:
+        return array.min(), array.max()
+    values = array.ravel().tolist()
+    return min(values), max(values)
 
 
 def weights(sample_weight: Any, class_weight: Any, Y: np.ndarray, n_out: int, dtype: np.dtype) -> np.ndarray | None:
@@ -395,7 +429,7 @@ def _labels(argument, Y, n_out, given):
             f"{argument} is 1-D, so it holds class labels, which must be integers, got dtype {Y.dtype}; "
             f"write {_array_of(argument, given)}.astype(int)"
         )
-    low, high = int(Y.min()), int(Y.max())
+    low, high = map(int, _bounds(Y))
     if low < 0 or high >= n_out:
         raise ValueError(
             f"{argument} holds the label {low if low < 0 else high}, but with {n_out} outputs labels "
@@ -516,13 +550,17 @@ def _as_floats(argument, array, dtype):
 
 def is_finite(array: np.ndarray, dtype: np.dtype | None = None) -> bool:
     """Whether every element is finite, or would be in `dtype`."""
+    if array.size <= _FEW and (dtype is None or array.dtype == dtype):
+        values = array.ravel().tolist()
+        return math.isfinite(sum(values)) or all(map(math.isfinite, values))  # a sum of finite numbers may overflow
     flat = array.ravel()
     dtype = flat.dtype if dtype is None else dtype
-    if flat.size <= _FEW and flat.dtype == dtype:
-        return all(map(math.isfinite, flat.tolist()))
+    # A sum of squares below the limit proves it without a copy; a larger one proves nothing.  Unlike np.dot, np.vdot
+    # does not warn where it overflows.
+    if float(np.vdot(flat, flat)) < _SQUARES[dtype]:
+        return True
     with np.errstate(all="ignore"):
-        # A sum of squares below the limit proves it without a copy; a larger one proves nothing.
-        return bool(np.dot(flat, flat) < _SQUARES[dtype] or np.isfinite(flat.astype(dtype, copy=False)).all())
+        return bool(np.isfinite(flat.astype(dtype, copy=False)).all())
 
 
 def finite(argument: str, array: np.ndarray, dtype: np.dtype, original: np.ndarray | None = None) -> None:

@@ -313,7 +313,8 @@ class Network:
         -------
         ndarray (n_samples, n_out), or (n_out,) for a 1-D X, which is one sample
         """
-        X, single = checks.inputs(X, self.sizes[0], self.dtype, is_trusted=True)  # the backend checks
+        config = self._config
+        X, single = checks.inputs(X, config.sizes[0], config.dtype, is_trusted=True)  # the backend checks
         A = self._backend.predict(self._parameters, X)
         return A[0] if single else A
 
@@ -394,12 +395,16 @@ class Network:
         return checks.inputs(X, self.sizes[0], self.dtype)
 
     def _data(self, X: ArrayLike, Y: ArrayLike) -> tuple[np.ndarray, np.ndarray, bool]:
-        X, single = self._inputs(X)
-        return X, checks.targets(Y, len(X), self.sizes[-1], self.loss_name, self.dtype, single), single
+        sizes, dtype = self._config.sizes, self._config.dtype
+        X, single = checks.inputs(X, sizes[0], dtype)
+        return X, checks.targets(Y, len(X), sizes[-1], self.loss_name, dtype, single), single
 
     def _reduced(self, losses: np.ndarray) -> float:
+        n = len(losses)
+        if n == 1:
+            return losses.item()
         with np.errstate(over="ignore"):
-            return float(losses.mean() if self.reduction == "mean" else losses.sum())
+            return float(losses.sum()) / (n if self.reduction == "mean" else 1)  # as losses.mean(), which takes longer
 
     def copy(self) -> Network:
         """Return an independent network with the same parameters."""

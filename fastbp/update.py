@@ -10,6 +10,7 @@ import numpy as np
 
 from . import arguments, checks
 from .attributes import Checked, fixed
+from .kernels.layout import address_of
 from .optimizers import N_RUNNING_PRODUCTS
 
 if TYPE_CHECKING:
@@ -155,6 +156,9 @@ def settings_of(trainer: UpdateSettings) -> dict[str, Any]:
     return {row.name: getattr(trainer, row.name) for row in fields(UpdateSettings)}
 
 
+_NO_STEPS = (0,)
+
+
 @arguments.renamed(memory="running_products")
 class State:
     """What an update rule remembers, and how many steps were made.
@@ -185,6 +189,28 @@ class State:
         self.vectors = np.zeros((n_vectors, n_parameters))
         self.step = self.skipped = 0
 
+    @property
+    def step(self) -> int:
+        """Steps done so far."""
+        before, done = self._count
+        return before + done[0]
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._count: tuple[int, Sequence[int]] = value, _NO_STEPS
+
+    def follow(self, step: int, done: Sequence[int]) -> None:
+        """Let `step` be `step` + done[0], which a native call writes, until it is set.
+
+        So parameters and step count change together, wherever in Python Ctrl-C is heard.
+        """
+        self._count = step, done
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the words of native calls behind."""
+        kept = {name: value for name, value in vars(self).items() if name != "_count"}
+        return {**kept, "step": self.step}
+
     def __setstate__(self, kept: dict[str, Any]) -> None:
         """Copy unpickled arrays into new memory: kernels write to it, and a mapped file may be read-only."""
         buffers, vectors = kept["buffers"], kept.get("vectors", ())  # early files of version 0.1 have no vectors
@@ -198,8 +224,8 @@ class State:
 
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> np.ndarray:
-    """Return zeros that start on a 64-byte boundary: a whole cache line, and a whole AVX-512 vector."""
+    """Return zeros that start on a boundary of cache lines and of vectors of any processor."""
     dtype = np.dtype(dtype)
-    buffer = np.zeros(size * dtype.itemsize + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
+    buffer = np.zeros(size * dtype.itemsize + 128, np.uint8)
+    start = -address_of(buffer) % 128
     return buffer[start : start + size * dtype.itemsize].view(dtype)

@@ -205,7 +205,7 @@ class Data(NamedTuple):
 class TrainArgs(NamedTuple):
     """What a training kernel is to do: which batches of how many samples, from which step on, and how to update.
 
-    first_batch ... has_private : PER_CALL, which differ from call to call (`pack_call`).
+    first_batch ... has_private : PER_CALL, which differ from call to call (`TRAINING`).
     first_row, last_row : rows of the one batch that a call does, whole blocks but for the last; the update comes with
         the last row of the batch, and until then `gradient` holds the sum so far.  last_row is 0 for whole batches.
     has_private : whether threads work on private columns of the first layer (`backprop.load_private`).
@@ -273,7 +273,10 @@ def _numbers(kind):
 _PACKED = {kind: _numbers(kind) for kind in (Pointers, Plan, Data, CallArgs, TrainArgs, EvalArgs)}
 N_PLAN_ARRAYS = 2  # the first fields of a Plan
 PER_CALL = TrainArgs._fields[: TrainArgs._fields.index("has_private") + 1]
-_PACKED_CALL = struct.Struct("q" * (len(CallArgs._fields) + len(PER_CALL)))
+# What differs from call to call lies side by side, from word DATA_AT on: Data, CallArgs, and PER_CALL of the TrainArgs
+# or the EvalArgs.  Its writer packs it at once, since named tuples in between take longer than a small step.
+TRAINING = struct.Struct(_PACKED[Data].format + "q" * (len(CallArgs._fields) + len(PER_CALL)))
+EVALUATION = struct.Struct("".join(_PACKED[kind].format for kind in (Data, CallArgs, EvalArgs)))
 assert all(TrainArgs.__annotations__[field] in (int, bool) for field in PER_CALL)
 
 # Places of all of these in a job, and its size, in words.
@@ -289,11 +292,6 @@ def pack(job, at, values):
     """Write Pointers, Data, CallArgs, TrainArgs, EvalArgs, or the numbers of a Plan, into a job, from word `at` on."""
     kind = type(values)
     _PACKED[kind].pack_into(job, 8 * at, *(values[N_PLAN_ARRAYS:] if kind is Plan else values))
-
-
-def pack_call(job, *values):
-    """Write the CallArgs, and the PER_CALL of TrainArgs, which lie side by side, into a job."""
-    _PACKED_CALL.pack_into(job, 8 * CALL_ARGS_AT, *values)
 
 
 class ThreadContext(NamedTuple):

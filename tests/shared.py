@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import ctypes
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from fastbp.kernels import layout
+from fastbp.kernels.layout import CALL_ARGS_AT, CallArgs
 
 from fastbp.activations import ACTIVATIONS
 from fastbp.engine import backend, limits, threads
@@ -26,8 +28,22 @@ needs_x86 = pytest.mark.skipif(
 # Activations of hidden layers; softmax is for the output.
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
 
+N_SLOTS_AT = CALL_ARGS_AT + CallArgs._fields.index("n_slots")  # in a job
+
 # Threads even where they do not pay.
 NO_LIMITS = {"MIN_ROWS_PER_THREAD": 1, "MIN_WORK_PER_THREAD": 1, "LARGE_WORK": 0, "MIN_PARALLEL_WORK": 0}
+
+
+def record_launches(monkeypatch):
+    """Return a list that receives the number of threads of each native call from now on."""
+    launch, calls = threads.launcher(), []
+
+    def launch_and_record(address):
+        calls.append(1 + ctypes.c_int64.from_address(address + 8 * N_SLOTS_AT).value)
+        return launch(address)
+
+    monkeypatch.setattr(threads, "launcher", lambda: launch_and_record)
+    return calls
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from shared import record_launches
 
 import fastbp
-from fastbp.engine import autotune, backend, limits, threads
+from fastbp.engine import autotune, limits, threads
 from fastbp.engine.backend import NumbaBackend
 from fastbp.update import State, Update
 
@@ -123,8 +124,7 @@ def test_a_limit_of_threads_holds_for_a_trainer_that_has_trained_before(monkeypa
     X, Y = np.ones((512, 64), np.float32), np.ones((512, 32), np.float32)
     trainer = fastbp.Trainer(fastbp.Network([64, 256, 32], seed=0), fastbp.SGD(0.1), batch_size=128, seed=0)
     monkeypatch.setattr(limits, "CERTAIN_WORK", 0)
-    launch, seen = backend._Claim.launch, []
-    monkeypatch.setattr(backend._Claim, "launch", lambda claim: (seen.append(claim.threads), launch(claim))[1])
+    seen = record_launches(monkeypatch)
     before = threads._threads
     try:
         for limit in (2, 1, 3):

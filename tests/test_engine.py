@@ -15,7 +15,7 @@ import pytest
 from fastbp.kernels import dense, layout, simd
 from fastbp.kernels import plan as plans
 from fastbp.kernels.tables import RULES
-from shared import NO_LIMITS
+from shared import NO_LIMITS, record_launches
 
 import fastbp
 from fastbp import kernels
@@ -454,10 +454,8 @@ def test_input_noise_is_normal():
 @pytest.fixture
 def short_calls(monkeypatch):
     """Native calls of one block each."""
-    calls, launch = [], engine_backend._Claim.launch
     monkeypatch.setattr(limits, "INTERRUPTIBLE_WORK", 1)
-    monkeypatch.setattr(engine_backend._Claim, "launch", lambda claim: (calls.append(1), launch(claim))[1])
-    return calls
+    return record_launches(monkeypatch)
 
 
 @each_dtype

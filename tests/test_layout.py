@@ -24,7 +24,7 @@ FASTBP = """
     reference/dense reference/layout reference/custom reference/backprop reference/training
     reference/__init__
     schedules optimizers update
-    engine/__init__ engine/limits engine/autotune engine/workspace engine/threads engine/backend
+    engine/__init__ engine/limits engine/autotune engine/threads engine/workspace engine/backend
     files trace verify network metrics
     datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing
     checkpoints callbacks

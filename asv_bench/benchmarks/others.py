@@ -8,7 +8,7 @@ import numpy as np
 
 import fastbp
 
-from .training import CASES, seconds
+from .training import CASES, one_sample, seconds
 
 CALL_SECONDS = 0.25  # of each call that is timed
 
@@ -65,6 +65,14 @@ def _per_unit(run, unit):
     for _ in range(2):
         run(unit)
     return unit * max(1, round(CALL_SECONDS / min(seconds(run, unit) for _ in range(3))))
+
+
+def _repeated(call):
+    def run(n):
+        for _ in range(n):
+            call()
+
+    return run
 
 
 class AgainstJax:
@@ -142,7 +150,7 @@ class PredictAgainst:
     """Time of a prediction in another library over that in fastbp, from NumPy to NumPy."""
 
     param_names = ["case", "samples", "peer"]
-    params = [["digits", "mnist"], [1, 100, 100_000], list(PREDICTORS)]
+    params = [["online", "digits", "mnist"], [1, 100, 100_000], list(PREDICTORS)]
     unit = "time over fastbp"
 
     def setup(self, case, samples, peer):
@@ -152,18 +160,77 @@ class PredictAgainst:
         theirs = PREDICTORS[peer](list(zip(net.weights, net.biases, strict=True)))
         if peer != "sklearn":  # whose output is linear
             np.testing.assert_allclose(theirs(X[:9]), net.predict(X[:9]), rtol=1e-3, atol=1e-5)
-        self.runs = [self.repeated(predict, X) for predict in (net.predict, theirs)]
+        self.runs = [_repeated(lambda: net.predict(X)), _repeated(lambda: theirs(X))]
         self.n = [_per_unit(run, 1) for run in self.runs]
 
-    @staticmethod
-    def repeated(predict, X):
-        def run(n):
-            for _ in range(n):
-                predict(X)
-
-        return run
-
     def track_speed_up(self, case, samples, peer):
+        def each(which):
+            return seconds(self.runs[which], self.n[which]) / self.n[which]
+
+        return statistics.median(1 / (each(0) / each(1)) for _ in range(7))
+
+
+def _jax_step(parameters, X, Y):
+    jax = _module("jax")
+    jnp = jax.numpy
+
+    def loss(parameters, x, y):
+        for W, b in parameters:
+            x = jax.nn.sigmoid(x @ W + b)
+        return 0.5 * ((x - y) ** 2).sum(1).mean()
+
+    @jax.jit
+    def update(parameters, x, y):
+        value, gradient = jax.value_and_grad(loss)(parameters, x, y)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, parameters, gradient), value
+
+    parameters = [(jnp.asarray(W), jnp.asarray(b)) for W, b in parameters]
+
+    def step():
+        nonlocal parameters
+        parameters, value = update(parameters, X, Y)
+        return float(value)
+
+    return step
+
+
+def _torch_step(parameters, X, Y):
+    torch = _module("torch")
+    layers = [torch.nn.Linear(*W.shape) for W, _ in parameters]
+    with torch.no_grad():
+        for layer, (W, b) in zip(layers, parameters, strict=True):
+            layer.weight[:], layer.bias[:] = torch.from_numpy(W.T.copy()), torch.from_numpy(b.copy())
+    network = torch.nn.Sequential(*[module for layer in layers for module in (layer, torch.nn.Sigmoid())])
+    rule = torch.optim.SGD(network.parameters(), lr=0.1)
+
+    def step():
+        value = 0.5 * torch.nn.functional.mse_loss(network(torch.from_numpy(X)), torch.from_numpy(Y))
+        rule.zero_grad()
+        value.backward()
+        rule.step()
+        return value.item()
+
+    return step
+
+
+class StepAgainst:
+    """Time of one step on one sample of 8-16-1 in another library over that in fastbp, from NumPy to Python."""
+
+    param_names = ["peer"]
+    params = [["jax", "torch"]]
+    unit = "time over fastbp"
+
+    def setup(self, peer):
+        net, X, Y = one_sample()
+        parameters = [(W.copy(), b.copy()) for W, b in zip(net.weights, net.biases, strict=True)]
+        theirs = {"jax": _jax_step, "torch": _torch_step}[peer](parameters, X, Y)
+        trainer = fastbp.Trainer(net, fastbp.SGD(0.1), seed=0)
+        for _ in range(3):
+            np.testing.assert_allclose(theirs(), trainer.step(X, Y), rtol=1e-4)
+        self.runs = [_repeated(lambda: trainer.step(X, Y)), _repeated(theirs)]
+        self.n = [_per_unit(run, 1) for run in self.runs]
+
+    def track_speed_up(self, peer):
         def each(which):
             return seconds(self.runs[which], self.n[which]) / self.n[which]
 

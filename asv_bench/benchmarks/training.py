@@ -196,6 +196,37 @@ class Predict:
         self.net.predict(self.X)
 
 
+def one_sample():
+    """Return network, sample and target of the calls with one sample: 8-16-1."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((1, 8)).astype(np.float32), rng.random((1, 1)).astype(np.float32)
+    return fastbp.Network(CASES["online"][0], activations="sigmoid", loss="squared_error", seed=0), X, Y
+
+
+class Calls:
+    """One call from Python with one sample, most of it Python's own time."""
+
+    param_names = ["call"]
+    params = [["predict", "loss", "gradients", "step", "step, momentum", "step, adam", "step, dropout", "partial_fit",
+               "fit with a weight"]]  # fmt: skip
+
+    def setup(self, call):
+        net, X, Y = one_sample()
+        rule = OPTIMIZERS[call.partition(", ")[2] if call.startswith("step, ") and "dropout" not in call else "sgd"]
+        trainer = fastbp.Trainer(net, rule, batch_size=1, seed=0, dropout=0.2 * ("dropout" in call))
+        self.call = {
+            "predict": lambda: net.predict(X),
+            "loss": lambda: net.loss(X, Y),
+            "gradients": lambda: net.gradients(X, Y),
+            "partial_fit": lambda: trainer.partial_fit(X, Y),
+            "fit with a weight": lambda: trainer.fit(X, Y, sample_weight=[0.5], progress=False),
+        }.get(call, lambda: trainer.step(X, Y))
+        self.call()
+
+    def time_call(self, call):
+        self.call()
+
+
 @njit(nogil=True)
 def run_microkernel(A, B, C, n):
     """Run the widest tile n times on operands that stay in the L1."""

@@ -12,9 +12,9 @@ from ..kernels.layout import (
     A_AT,
     AFTER_GRADIENT,
     BY_SLICE,
-    CALL_ARGS_AT,
     DATA_AT,
     DELTA_AT,
+    EVALUATION,
     IN_EPILOGUE,
     N_OUT,
     NOT_FINITE,
@@ -24,6 +24,7 @@ from ..kernels.layout import (
     SQUARES_CHUNK,
     STORE,
     TASK_AT,
+    TRAINING,
     VECTOR_BYTES,
     WANT_GRADIENT,
     WANT_INPUT_GRADIENT,
@@ -37,19 +38,16 @@ from ..kernels.layout import (
     Y_NONE,
     Y_ROWS,
     Z_AT,
-    CallArgs,
-    Data,
-    EvalArgs,
     TrainArgs,
     address_of,
     pack,
-    pack_call,
 )
 from ..kernels.library import native_function
 from ..kernels.parallel_compile import is_ready
 from ..kernels.plan import MAX_LANE_PARAMETERS, max_slice, trainer_for
 from ..kernels.tables import KINDS, RULES
 from ..losses import smoothing_classes
+from ..optimizers import N_RUNNING_PRODUCTS
 from ..reference.backprop import Pass
 from ..update import Update, aligned_zeros
 from . import limits
@@ -61,51 +59,35 @@ from .workspace import EVALUATE, Workspace, network_functions
 X_KINDS = {np.dtype(np.float32): X_FLOAT32, np.dtype(np.float64): X_FLOAT64, np.dtype(np.uint8): X_UINT8}
 
 
-class _Claim:
-    """Context in which a workspace, and as many threads of the pool as are free, are this caller's alone.
+class _Workers:
+    """Context in which as many threads of the pool as are free are this caller's alone.
 
-    So several Python threads may use the same network.  While another caller uses the pool there is one thread, for
-    which the results are the same.
+    While another caller uses the pool there is one thread, for which the results are the same.
     """
 
-    __slots__ = ("_free", "_key", "_keeps", "_backend", "_pool", "workspace", "threads", "slots")
+    __slots__ = ("_pool", "threads", "slots")
 
-    def __init__(self, backend, threads, key, keeps=True):
-        self._backend, self._key, self._keeps = backend, key, keeps
+    def __init__(self, threads):
         self._pool: pools.ThreadPool | None = pools.pool() if threads > 1 else None
         self.threads, self.slots = threads, 0
 
     def __enter__(self):
         if self._pool is not None and not self._pool.lock.acquire(blocking=False):
             self._pool, self.threads = None, 1
+        if self._pool is None:
+            return self
         try:
-            if self._pool is not None:
-                try:
-                    self.slots = address_of(self._pool.slots(self.threads - 1))
-                except RuntimeError:  # no more threads can be started
-                    self.threads = 1
-            self._free = self._backend._free.setdefault(self._key, [])
-            try:
-                self.workspace = self._free.pop()
-            except IndexError:
-                self.workspace = Workspace(self._backend, *self._key)
+            self.slots = address_of(self._pool.slots(self.threads - 1))
+        except RuntimeError:  # no more threads can be started
+            self.threads = 1
         except BaseException:
-            if self._pool is not None:
-                self._pool.lock.release()
+            self._pool.lock.release()
             raise
         return self
 
-    def __exit__(self, kind, *error):
+    def __exit__(self, *error):
         if self._pool is not None:
             self._pool.lock.release()
-        if kind is None and self._keeps and not self._free:
-            self._free.append(self.workspace)
-
-    def launch(self):
-        """Run the job in the workspace; return the steps done."""
-        if pools.launcher()(self.workspace.address) != 0:
-            raise IndexError("an index is out of bounds")  # which is noticed with NUMBA_BOUNDSCHECK
-        return self.workspace.steps_done()
 
 
 class _Rules:
@@ -161,13 +143,13 @@ class NumbaBackend:
     def __init__(self, sizes, activations, loss, reduction, dtype, scale=1.0):
         self.sizes, self.activations, self.loss, self.reduction = sizes, activations, loss, reduction
         self.dtype, self.scale = np.dtype(dtype), float(scale)
+        self._is_mean = reduction == "mean"
         self.n_parameters = sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
         self._free = {}  # arguments of Workspace -> those that nobody uses
         self._autotuners = {}  # (rows, threads) -> Autotuner of training
         self._rules = _Rules(Update())  # of the last training
         self._lanes = VECTOR_BYTES // self.dtype.itemsize
         self._nothing = np.empty(0, self.dtype)
-        self._no_losses = np.empty(0)
 
     def __getstate__(self):
         """Leave the workspaces behind."""
@@ -185,78 +167,100 @@ class NumbaBackend:
         pay = min(rows // limits.MIN_ROWS_PER_THREAD, products * self.n_parameters * rows // limits.MIN_WORK_PER_THREAD)
         return 1 if pay <= 1 else min(pay, most or pools.get_num_threads())
 
+    def _take(self, key):
+        """Return a workspace that is this caller's alone, so that several Python threads may use the same network."""
+        try:
+            return self._free.setdefault(key, []).pop()
+        except IndexError:
+            return Workspace(self, *key)
+
+    def _give_back(self, key, workspace):
+        """Keep a workspace for the next caller; one whose call was cut short by an error is not given back."""
+        free = self._free[key]
+        if not free:
+            free.append(workspace)
+
     def _evaluate(self, wants, parameters, X, Y=None, y_kind=Y_NONE, out=None, weights=None):
         """Evaluate samples: (losses, gradient, whether the inputs are surely finite), as far as wanted."""
         n = len(X)
-        rows = limits.FEW_ROWS if n <= limits.FEW_ROWS else limits.BLOCK_ROWS
-        losses = np.empty(n) if wants & WANT_LOSS else self._no_losses
-        gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & WANT_GRADIENT else self._nothing
+        scale = 1.0 / n if self._is_mean else 1.0
         products = 3 if wants & WANT_GRADIENT else 1
-        scale = 1.0 / n if self.reduction == "mean" else 1.0
-        n_at_once = _blocks(products * self.n_parameters * rows) * rows
-        common, arrays = (products, rows, parameters, gradient, y_kind), (X, Y, weights, losses, out)
-        if n <= n_at_once:
-            return losses, gradient, self._evaluate_rows((wants, scale, False), *common, *arrays)
-        is_finite = True
-        for start in range(0, n, n_at_once):
-            some = slice(start, start + n_at_once)
-            parts = (a if a is None or a is self._no_losses else a[some] for a in arrays)
-            is_finite &= self._evaluate_rows((wants, scale, start > 0), *common, *parts)
+        losses = np.empty(n) if wants & WANT_LOSS else None
+        gradient = aligned_zeros(self.n_parameters, self.dtype) if wants & WANT_GRADIENT else None
+        arrays = X, Y, weights, losses, out
+        if n <= limits.FEW_ROWS and products * self.n_parameters * n < limits.MIN_PARALLEL_WORK:
+            key = limits.FEW_ROWS, 1
+            workspace = self._take(key)
+            is_finite = self._evaluate_in(workspace, 1, 0, wants, scale, False, parameters, gradient, y_kind, arrays)
+            self._give_back(key, workspace)
+        else:
+            is_finite = self._evaluate_many(wants, scale, products, parameters, gradient, y_kind, arrays)
         return losses, gradient, is_finite
 
-    def _evaluate_rows(self, args, products, rows, parameters, gradient, y_kind, X, Y, weights, losses, out):
-        """Evaluate these samples in one native call; return whether the inputs are surely finite."""
-        n, wants = len(X), args[0]
-        work = products * self.n_parameters * n
-        most = self._threads_for(min(n, rows), products) if work >= limits.MIN_PARALLEL_WORK else 1
-        arrays = parameters, gradient, X, Y, y_kind, weights, losses, out
-        if most == 1 or work >= limits.CERTAIN_WORK:
-            with _Claim(self, most, (rows, most)) as claim:
-                self._launch_evaluation(claim, args, *arrays)
-                return not (wants & WANT_OUTPUT and claim.workspace.take(NOT_FINITE))
-        # Other threads of this process or others may want the cores too: then one thread is several times as fast.
-        autotuner = self._autotuners.setdefault((most,), Autotuner(most, work))
-        threads, is_trial = autotuner.choose()
-        start = time.perf_counter()
-        with _Claim(self, threads, (rows, most)) as claim:
-            self._launch_evaluation(claim, args, *arrays)
-            is_finite = not (wants & WANT_OUTPUT and claim.workspace.take(NOT_FINITE))
-        autotuner.record(threads, (time.perf_counter() - start) / work, is_trial)
+    def _evaluate_many(self, wants, scale, products, parameters, gradient, y_kind, arrays):
+        """Evaluate in as many native calls as Ctrl-C may wait for; return whether the inputs are surely finite."""
+        n, is_finite = len(arrays[0]), True
+        rows = limits.FEW_ROWS if n <= limits.FEW_ROWS else limits.BLOCK_ROWS
+        n_at_once = _blocks(products * self.n_parameters * rows) * rows
+        for start in range(0, n, n_at_once):
+            some = slice(start, start + n_at_once)
+            parts = arrays if n <= n_at_once else [None if array is None else array[some] for array in arrays]
+            work = products * self.n_parameters * min(n - start, n_at_once)
+            most = self._threads_for(min(n, rows), products) if work >= limits.MIN_PARALLEL_WORK else 1
+            call = wants, scale, start > 0, parameters, gradient, y_kind, parts
+            is_finite &= self._evaluate_on_threads((rows, most), work, call)
         return is_finite
 
-    def _launch_evaluation(self, claim, args, parameters, gradient, X, Y, y_kind, weights, losses, out):
-        """Write the job of an evaluation, and run it; `args` are wants, scale and adds of EvalArgs."""
-        wants, scale, adds = args
-        workspace = claim.workspace
+    def _evaluate_on_threads(self, key, work, call):
+        """Evaluate in one native call; return whether the inputs are surely finite."""
+        threads = most = key[1]
+        is_certain = most == 1 or work >= limits.CERTAIN_WORK
+        if not is_certain:
+            # Other threads of this process or others may want the cores too: then one thread is several times as fast.
+            autotuner = self._autotuners.setdefault((most,), Autotuner(most, work))
+            threads, is_trial = autotuner.choose()
+        start = time.perf_counter()
+        with _Workers(threads) as workers:
+            workspace = self._take(key)
+            is_finite = self._evaluate_in(workspace, workers.threads, workers.slots, *call)
+            self._give_back(key, workspace)
+        if not is_certain:
+            autotuner.record(threads, (time.perf_counter() - start) / work, is_trial)
+        return is_finite
+
+    def _evaluate_in(self, workspace, threads, slots, wants, scale, adds, parameters, gradient, y_kind, arrays):
+        """Write the job of an evaluation, and run it; return whether the inputs are surely finite."""
+        X, Y, weights, losses, out = arrays
         workspace.load_evaluation(wants)
-        data = Data(
-            x_address=address_of(X),
-            x_kind=X_KINDS[X.dtype],
-            x_scale=self.scale,
-            y_address=0 if Y is None else address_of(Y),
-            y_kind=y_kind,
-            weights=0 if weights is None else address_of(weights),
-            n=len(X),
+        EVALUATION.pack_into(
+            workspace.job,
+            8 * DATA_AT,
+            address_of(X),
+            X_KINDS[X.dtype],
+            self.scale,
+            0 if Y is None else address_of(Y),
+            y_kind,
+            0 if weights is None else address_of(weights),
+            len(X),
+            EVALUATE.address(self.dtype),
+            slots,
+            threads - 1,
+            RELEASE,
+            address_of(parameters),
+            0 if gradient is None else address_of(gradient),
+            0,  # random_words
+            0,  # order
+            0 if losses is None else address_of(losses),
+            0,  # running_products
+            0,  # n_running_products
+            0 if out is None else address_of(out),
+            wants,
+            scale,
+            threads,
+            adds,
         )
-        call_args = CallArgs(
-            kernel=EVALUATE.address(self.dtype),
-            slots=claim.slots,
-            n_slots=claim.threads - 1,
-            release=RELEASE,
-            parameters=address_of(parameters),
-            gradient=address_of(gradient),
-            random_words=0,
-            order=0,
-            losses=address_of(losses),
-            running_products=0,
-            n_running_products=0,
-            out=0 if out is None else address_of(out),
-        )
-        pack(workspace.job, DATA_AT, data)
-        pack(workspace.job, CALL_ARGS_AT, call_args)
-        pack(workspace.job, TASK_AT, EvalArgs(wants, scale, claim.threads, adds))
-        workspace.holds = None
-        claim.launch()
+        pools.check(pools.launcher()(workspace.address))
+        return not workspace.take(NOT_FINITE)
 
     def predict(self, parameters, X):
         """Return outputs (n, n_out) of samples (n, n_in), which must be finite."""
@@ -264,11 +268,11 @@ class NumbaBackend:
 
     def outputs_and_losses(self, parameters, X, Y):
         """Return what `predict` and `losses` do, in one pass."""
-        return self._outputs(WANT_OUTPUT | WANT_LOSS, parameters, X, Y)
+        return self._outputs(WANT_OUTPUT | WANT_LOSS, parameters, X, Y, _kind_of(Y))
 
-    def _outputs(self, wants, parameters, X, Y=None):
+    def _outputs(self, wants, parameters, X, Y=None, y_kind=Y_NONE):
         out = np.empty((len(X), self.sizes[-1]), self.dtype)
-        losses, _, is_finite = self._evaluate(wants, parameters, X, Y, _kind_of(Y), out=out)
+        losses, _, is_finite = self._evaluate(wants, parameters, X, Y, y_kind, out=out)
         if not is_finite:  # or only so large that their squares are not
             checks.finite("X", X, self.dtype)
         return out, losses
@@ -296,19 +300,19 @@ class NumbaBackend:
     def record(self, parameters, X, Y=None, dA=None):
         """Every Z, A and delta of one pass, as a `Pass`: forward only, or back from targets Y or a gradient dA."""
         n, is_backward = len(X), Y is not None or dA is not None
-        wants, losses, gradient, dX = 0, self._no_losses, self._nothing, None
+        wants, losses, gradient, dX = 0, None, None, None
         if is_backward:
             wants = WANT_GRADIENT | WANT_INPUT_GRADIENT
             gradient = aligned_zeros(self.n_parameters, self.dtype)
             dX = np.empty((n, self.sizes[0]), self.dtype)
         if dA is None and is_backward:
             wants, losses = wants | WANT_LOSS, np.empty(n)
-        targets, kind = (Y, _kind_of(Y)) if dA is None else (dA, Y_GRADIENT)
-        args = wants, 1.0 / n if self.reduction == "mean" else 1.0, False
-        # a workspace as large as these data, on one thread: its arrays hold every intermediate
-        with _Claim(self, 1, (n, 1), keeps=False) as claim:
-            self._launch_evaluation(claim, args, parameters, gradient, X, targets, kind, None, losses, dX)
-            Z, A, delta = self._intermediates(claim.workspace, parameters, X)
+        targets, kind = (Y, Y_NONE if Y is None else _kind_of(Y)) if dA is None else (dA, Y_GRADIENT)
+        scale = 1.0 / n if self._is_mean else 1.0
+        workspace = Workspace(self, n, 1)  # as large as these data: its arrays hold every intermediate
+        arrays = X, targets, None, losses, dX
+        self._evaluate_in(workspace, 1, 0, wants, scale, False, parameters, gradient, kind, arrays)
+        Z, A, delta = self._intermediates(workspace, parameters, X)
         if not is_backward:
             return Pass(Z=Z, A=A, delta=None, gradient=None, dX=None, losses=None)
         dX *= self.dtype.type(self.scale)
@@ -358,9 +362,14 @@ class _Training:
         self._threads = threads
         self._work = 3 * n_parameters * batch_size
         self._rows_at_once = _blocks(3 * n_parameters * rows) * rows
-        self._kind = len(state.buffers), rules.dropout
-        self._args = self._train_args(update)
-        self._addresses = address_of(parameters), address_of(self._gradient)
+        self._key = rows, 1, len(state.buffers), rules.dropout  # of its workspace for one thread
+        # One native call on one thread changes parameters, states and the step count together, for Python.
+        self._is_one_change = self._rows_at_once >= batch_size and not update.skips
+        args = self._train_args(update)
+        # What a workspace holds for it, without and with weights: addresses may come again, with another rule.
+        self._holds = [(update.rule, args, has_weights) for has_weights in (False, True)]
+        arrays = parameters, self._gradient, order, state.running_products
+        self._addresses = [address_of(array) for array in arrays]
 
     def _train_args(self, update):
         """Return the TrainArgs of all calls."""
@@ -370,7 +379,7 @@ class _Training:
         values = {
             **rules.args,
             "batch_size": self._batch_size,
-            "is_mean": backend.reduction == "mean",
+            "is_mean": backend._is_mean,
             "update_path": self._path,
             "sums": 0 if self._sums is None else address_of(self._sums),
             "n_states": len(offsets),
@@ -388,19 +397,14 @@ class _Training:
     def __call__(self, X, Y, weights, random_words, first_batch, last_batch, losses):
         """Whole epochs, or some batches of one; return the steps done."""
         most = self._backend._threads_for(self._rows, 3, self._threads)
-        data = Data(
-            x_address=address_of(X),
-            x_kind=X_KINDS[X.dtype],
-            x_scale=self._backend.scale,
-            y_address=address_of(Y),
-            y_kind=_kind_of(Y),
-            weights=0 if weights is None else address_of(weights),
-            n=len(self._order),
-        )
+        data = X, Y, weights
+        if most == 1 and self._is_one_change:
+            return self._train_in(self._key, 1, 0, data, random_words, first_batch, last_batch, losses)
         if self._rows_at_once < self._batch_size:
-            return self._in_parts(data, random_words, first_batch, last_batch, losses, most)
+            with interrupts.deferred():
+                return self._in_parts(data, random_words, first_batch, last_batch, losses, most)
         if most == 1 or self._work >= limits.CERTAIN_WORK:
-            return self._train(data, random_words, first_batch, last_batch, losses, most, most)[0]
+            return self._train(data, random_words, first_batch, last_batch, losses, most, most)
         autotuners = self._backend._autotuners
         if (self._rows, most) not in autotuners:
             self._train(data, None, 0, 0, losses[:0], 1, most)  # loads the kernel, so that no trial pays for it
@@ -409,11 +413,12 @@ class _Training:
         for number, epochs, first, last in autotuner.split(len(losses), first_batch, last_batch):
             threads = number or autotuner.best
             words = None if random_words is None else random_words[epochs]
-            done, seconds = self._train(data, words, first, last, losses[epochs], threads, most)
+            start = time.perf_counter()
+            done = self._train(data, words, first, last, losses[epochs], threads, most)
             total += done
             if done < (epochs.stop - epochs.start) * last - first:
                 break
-            autotuner.record(threads, seconds, number is not None)
+            autotuner.record(threads, (time.perf_counter() - start) / max(done, 1), number is not None)
         return total
 
     def _in_parts(self, data, random_words, first_batch, last_batch, losses, threads):
@@ -427,7 +432,7 @@ class _Training:
                 while not done and np.isfinite(losses[epoch]):
                     interrupts.check()
                     rows = first_row, first_row + self._rows_at_once
-                    done, _ = self._train(data, words, batch, batch + 1, losses[one], threads, threads, rows)
+                    done = self._train(data, words, batch, batch + 1, losses[one], threads, threads, rows)
                     first_row = rows[1]
                 if not done:
                     return total
@@ -437,58 +442,75 @@ class _Training:
         return total
 
     def _train(self, data, random_words, first, last, losses, threads, most, rows=(0, 0)):
-        """Train without trials, in a workspace for `most` threads: (steps done, seconds of one)."""
+        """Train without trials, in a workspace for `most` threads; return the steps done."""
+        key = self._rows, most, *self._key[2:]
+        with interrupts.deferred(), _Workers(threads) as workers:  # until running products and skipped steps are kept
+            return self._train_in(key, workers.threads, workers.slots, data, random_words, first, last, losses, *rows)
+
+    def _train_in(self, key, threads, slots, data, random_words, first, last, losses, first_row=0, last_row=0):
+        """Train in a workspace of this key; return the steps done."""
         backend, state = self._backend, self._state
-        start = time.perf_counter()
-        with _Claim(backend, threads, (self._rows, most, *self._kind)) as claim:
-            workspace, threads = claim.workspace, claim.threads
-            if workspace.holds != (self._rules.update.rule, self._args, data):
-                self._write_args(workspace, data)
-            products = state.running_products if threads == 1 else np.tile(state.running_products, threads)
-            pack_call(
-                workspace.job,
-                workspace.kernel,
-                claim.slots,
-                threads - 1,
-                RELEASE,
-                *self._addresses,
-                0 if random_words is None else address_of(random_words),
-                address_of(self._order),
-                address_of(losses),
-                address_of(products),
-                state.running_products.size,
-                0,
-                first,
-                last,
-                len(losses),
-                state.step,
-                random_words is not None,
-                threads,
-                *rows,
-                threads > 1 and self._has_private(workspace.plan, threads),
-            )
-            done = claim.launch()
-            if self._rules.update.skips:
-                state.skipped += workspace.take(SKIPPED)
-        if threads > 1:
-            state.running_products[:] = products[: state.running_products.size]
-        state.step += done
-        return done, (time.perf_counter() - start) / max(done, 1)
+        X, Y, weights = data
+        parameters, gradient, order, products_of_one = self._addresses
+        workspace = backend._take(key)
+        holds = self._holds[weights is not None]
+        if workspace.holds != holds:
+            self._write_args(workspace, holds)
+        products = np.tile(state.running_products, threads) if threads > 1 else None
+        TRAINING.pack_into(
+            workspace.job,
+            8 * DATA_AT,
+            address_of(X),
+            X_KINDS[X.dtype],
+            backend.scale,
+            address_of(Y),
+            _kind_of(Y),
+            0 if weights is None else address_of(weights),
+            len(self._order),
+            workspace.kernel,
+            slots,
+            threads - 1,
+            RELEASE,
+            parameters,
+            gradient,
+            0 if random_words is None else address_of(random_words),
+            order,
+            address_of(losses),
+            products_of_one if products is None else address_of(products),
+            N_RUNNING_PRODUCTS,
+            0,  # out
+            first,
+            last,
+            len(losses),
+            state.step,
+            random_words is not None,
+            threads,
+            first_row,
+            last_row,
+            threads > 1 and self._has_private(workspace.plan, threads),
+        )
+        done = workspace.launch_and_count(pools.launcher(), state)
+        if self._rules.update.skips:
+            state.skipped += workspace.take(SKIPPED)
+        backend._give_back(key, workspace)
+        if products is not None:
+            state.running_products[:] = products[:N_RUNNING_PRODUCTS]
+        return done
 
     def _has_private(self, plan, threads):
         """Whether threads train private columns of the first layer: then nothing reads W between the updates."""
         fits = max_slice(self._backend.sizes[1], threads) <= plan.private_row_stride
         return fits and self._path != AFTER_GRADIENT and not self._rules.update.max_norm
 
-    def _write_args(self, workspace, data):
+    def _write_args(self, workspace, holds):
         """Write into the job of a workspace what does not differ from call to call."""
         backend, rules = self._backend, self._rules
-        is_plain = rules.is_plain and not data.weights
+        _, args, has_weights = holds
+        is_plain = rules.is_plain and not has_weights
         kernel = trainer_for(workspace.plan, self._batch_size, backend._lanes, is_plain)
         workspace.load_training(native_function(kernel), rules.update, self._path)
-        pack(workspace.job, DATA_AT, data)
-        pack(workspace.job, TASK_AT, self._args)
-        workspace.holds = rules.update.rule, self._args, data  # addresses may come again, with another rule
+        pack(workspace.job, TASK_AT, args)
+        workspace.holds = holds
 
 
 def _blocks(work):
@@ -497,8 +519,6 @@ def _blocks(work):
 
 
 def _kind_of(Y):
-    if Y is None:
-        return Y_NONE
     if Y.ndim == 1:
         _check_indices("Y", Y)
         return Y_LABELS

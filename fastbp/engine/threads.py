@@ -97,6 +97,12 @@ def launcher():
     return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(native_function("threads.launch").address(_DTYPE))
 
 
+def check(result):
+    """Check what a launched kernel returned."""
+    if result:
+        raise IndexError("an index is out of bounds")  # which is noticed with NUMBA_BOUNDSCHECK
+
+
 @functools.cache
 def worker_loop():
     """Return `kernels.threads.worker_loop` likewise: it takes the addresses of a slot and of PyThread_acquire_lock."""

@@ -41,6 +41,7 @@ from ..kernels.plan import make_plan
 from ..kernels.tables import FUNCTIONS, LOGIT_FORMS
 from ..losses import name_of, settings_of
 from ..update import aligned_zeros
+from .threads import check
 
 EVALUATE = native_function("training.evaluate")
 
@@ -106,7 +107,7 @@ class Workspace:
             loss_parameter=next(iter(settings_of(backend.loss).values()), 0.0),
         )
         self._backend, self._dtype, self._loaded = backend, backend.dtype, set()
-        self.job, self.holds = bytearray(8 * JOB_SIZE), None  # the rule, TrainArgs and Data that it is made for
+        self.job, self.holds = bytearray(8 * JOB_SIZE), None  # the rule and TrainArgs, and whether samples have weights
         self._words = (ctypes.c_ssize_t * JOB_SIZE).from_buffer(self.job)
         self.address, self.kernel = ctypes.addressof(self._words), 0
         self.array = aligned_zeros(self.plan.size, backend.dtype)
@@ -152,13 +153,21 @@ class Workspace:
             for column, of_layers in layers.items():
                 self.plan.layers[:, column] = [function.address(self._dtype) for function in of_layers]
 
-    def steps_done(self):
-        """Return the steps that the kernel has done."""
-        return self._words[DONE_AT]
+    def launch_and_count(self, launch, state):
+        """Run the job of a training; return the steps done, which the state counts as the kernel writes them."""
+        words, step = self._words, state.step
+        words[DONE_AT] = 0
+        state.follow(step, words)
+        check(launch(self.address))
+        done = words[DONE_AT]
+        state.step = step + done  # before the next job counts there
+        return done
 
     def take(self, place):
         """Return a counter of `sync`, and set it to 0."""
-        value, self.sync[place] = int(self.sync[place]), 0
+        value = self.sync.item(place)
+        if value:
+            self.sync[place] = 0
         return value
 
     def rows_of(self, at, n, columns, stride):

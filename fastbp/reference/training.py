@@ -56,7 +56,11 @@ class NumpyBackend(Backpropagation):
         """
         return partial(self._train, parameters, state, batch_size, order, update)
 
-    def _train(
+    def _train(self, *call):
+        with interrupts.deferred():  # parameters, states and step count change together
+            return self._train_batches(*call)
+
+    def _train_batches(
         self, parameters, state, batch_size, order, update, X, Y, weights, random_words, first_batch, last_batch, losses
     ):
         first_step = state.step

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,12 +23,6 @@ MIN_SNAPSHOT_SECONDS = 0.005  # between two snapshots of however few parameters
 COPY_BYTES_PER_SECOND = 2e9  # for that estimate; low on purpose
 DIAGNOSED_NUMBERS = 1 << 24  # numbers kept at once while looking for the first that is not finite
 BAD_LABEL = "a label that is no class"
-
-
-def count_updates(training: Callable[..., int], state: State, *call: Any) -> int:
-    """Train by a function of the backend; return the number of updates, without skipped steps."""
-    skipped = state.skipped
-    return training(*call) - (state.skipped - skipped)
 
 
 class Watch(NamedTuple):
@@ -335,9 +329,9 @@ class Run(Steps):
         if words is not None:
             words = words[:n_epochs]
         first_batch, last_batch = first % self.n_batches, (last - 1) % self.n_batches + 1
-        return count_updates(
-            self._training, self._state, self._X, self._Y, self._weights, words, first_batch, last_batch, losses
-        )
+        skipped = self._state.skipped
+        n_steps = self._training(self._X, self._Y, self._weights, words, first_batch, last_batch, losses)
+        return n_steps - (self._state.skipped - skipped)
 
 
 class StreamRun(Steps):

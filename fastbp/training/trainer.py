@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from ..update import Setting, State, Update, UpdateSettings, at_least_0, setting
 from . import fullbatch  # noqa: F401 (registers the loops of the full-batch methods)
 from .history import History
 from .progress import progress_bar
-from .run import BAD_LABEL, UNWATCHED, Run, Steps, StreamRun, Watch, count_updates, nonfinite_origin
+from .run import BAD_LABEL, UNWATCHED, Run, Steps, StreamRun, Watch, nonfinite_origin
 from .streams import Stream
 
 if TYPE_CHECKING:
@@ -44,18 +44,39 @@ _STATE_HINT = "make a new Trainer, or write into state.buffers and state.running
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
+_process = object()  # stands for this process, and takes less time than its number
+
+
+def _begin_process() -> None:
+    global _process
+    _process = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_process)
+
+
+class _Step(NamedTuple):
+    """What the calls of `Trainer.step` share while no setting and no number of samples changes."""
+
+    update: Update
+    n_samples: int
+    training: Callable[..., int]
+    losses: np.ndarray  # (1,)
+    divisor: int  # of their sum
+
 
 def _exclusive(method: Method) -> Method:
     """Let one call at a time change a Trainer: another, by a callback or another thread, is refused."""
 
     @wraps(method)
     def call(self: Trainer, *arguments: Any, **options: Any) -> Any:
-        mine, callers = (os.getpid(), threading.get_ident()), self._callers
+        mine, callers = (_process, threading.get_ident()), self._callers
         try:
             # One indivisible step, which Ctrl-C cannot cut in two, unlike taking a lock and recording that.
             caller = callers.setdefault("at work", mine)
             if caller is not mine:
-                if caller[0] != mine[0]:  # that call runs in the process that this one was forked from
+                if caller[0] is not _process:  # that call runs in the process that this one was forked from
                     callers["at work"] = mine
                 elif caller[1] != mine[1] or self._fit is not None:  # on_train_end may
                     raise RuntimeError(
@@ -224,14 +245,15 @@ class Trainer(UpdateSettings, _LoopSettings):
 
     def _begin_at_rest(self) -> None:
         """Set what is neither copied nor pickled."""
-        self._callers: dict[str, tuple[int, int]] = {}  # process and thread of the call "at work", if there is one
+        self._callers: dict[str, tuple[object, int]] = {}  # process and thread of the call "at work", if there is one
         self._fit: _Fit | None = None  # the call of fit under way
         self._last_run: Run | None = None  # at rest, for the next call of fit
         self._last_update: Update | None = None  # while no setting changes
+        self._last_step: _Step | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a call of `fit`."""
-        transient = ("_callers", "_fit", "_last_run", "_last_update")
+        transient = ("_callers", "_fit", "_last_run", "_last_update", "_last_step")
         return {name: value for name, value in vars(self).items() if name not in transient}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
@@ -380,24 +402,34 @@ class Trainer(UpdateSettings, _LoopSettings):
             The loss before the update.  Where it is not finite there is no update, and a RuntimeWarning, or, with
             ``on_nonfinite="raise"``, a FloatingPointError.
         """
-        if self._is_full_batch:
+        net, state, step = self.net, self.state, self._last_step
+        if step is None and self._is_full_batch:
             raise TypeError(f"{type(self.optimizer).__name__} makes no single steps: use fit")
-        net, state = self.net, self.state
         _check_writable(net, state)
         X, Y = _checked_data(net, X, Y)
-        losses, order = np.zeros(1), np.arange(len(X), dtype=np.int64)
-        training = net._backend.training(
-            net.parameters, state, batch_size=len(X), order=order, update=self._update(), threads=self.threads or 0
-        )
-        with interrupts.deferred():
-            n_updates = count_updates(training, state, X, Y, None, None, 0, 1, losses)
-        if not n_updates:
+        if step is None or step.n_samples != len(X) or step.update is not self._last_update:
+            step = self._prepare_step(len(X))
+        losses, skipped = step.losses, state.skipped
+        losses[0] = 0
+        n_steps = step.training(X, Y, None, None, 0, 1, losses)
+        if not n_steps or state.skipped > skipped:
             message = f"the loss of this step is not finite, first in {nonfinite_origin(net, X, Y)}: no update was made"
             if self.on_nonfinite == "raise":
                 raise FloatingPointError(message)
             warnings.warn(message, RuntimeWarning, stacklevel=3)
             return float(losses[0]) if not np.isfinite(losses[0]) else float("nan")
-        return float(losses[0] / (len(X) if net.reduction == "mean" else 1))
+        return losses.item() / step.divisor
+
+    def _prepare_step(self, n_samples: int) -> _Step:
+        """Return what steps on so many samples share, kept for the next one."""
+        order = np.arange(n_samples, dtype=np.int64)
+        update, threads = self._update(), self.threads or 0
+        training = self.net._backend.training(
+            self.net.parameters, self.state, batch_size=n_samples, order=order, update=update, threads=threads
+        )
+        divisor = n_samples if self.net.reduction == "mean" else 1
+        self._last_step = step = _Step(update, n_samples, training, np.zeros(1), divisor)
+        return step
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Write all that is needed to resume exactly here, completely or not at all; see `fastbp.checkpoints`.
@@ -416,7 +448,7 @@ class Trainer(UpdateSettings, _LoopSettings):
             Where parameters are NaN or infinite.
         """
         caller = self._callers.get("at work")
-        if caller is not None and caller[0] == os.getpid() and caller[1] != threading.get_ident():
+        if caller is not None and caller[0] is _process and caller[1] != threading.get_ident():
             raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
         from importlib.metadata import version
 
@@ -609,8 +641,8 @@ class _Fit:
             self._sets.append(("", X, Y))
         self._plateau = _Plateau(None if tol is None else arguments.number("tol", tol, at_least=0))
         if validation_data is not None:
-            pair = checks.validation_pair(validation_data)
-            self._sets.append(("validation_", *_checked_data(net, *pair, "validation_data: X", "validation_data: Y")))
+            Xv, Yv = checks.validation_pair(validation_data)
+            self._sets.append(("validation_", *_checked_data(net, Xv, Yv, "validation_data: X", "validation_data: Y")))
         metrics = {} if _is_left_out(metrics) else named(metrics)
         self._measures = self._measures_of(metrics) if metrics else None
         self._callbacks = _NO_CALLBACKS if _is_left_out(callbacks) else Callbacks(callbacks)
@@ -818,9 +850,11 @@ def _outputs(net: Network, chunks: Iterable[tuple], losses: list[np.ndarray] | N
         yield A, Y
 
 
-def _checked_data(net: Network, X: Any, Y: Any, *names: str) -> tuple[np.ndarray, np.ndarray]:
-    X = checks.samples(X, net.sizes[0], net.dtype, *names[:1])
-    return X, checks.targets(Y, len(X), net.sizes[-1], net.loss_name, net.dtype, False, *names[1:])
+def _checked_data(net: Network, X: Any, Y: Any, x_name: str = "X", y_name: str = "Y") -> tuple[np.ndarray, np.ndarray]:
+    config = net._config
+    sizes, dtype = config.sizes, config.dtype
+    X = checks.samples(X, sizes[0], dtype, x_name)
+    return X, checks.targets(Y, len(X), sizes[-1], net.loss_name, dtype, False, y_name)
 
 
 def _check_stream(
