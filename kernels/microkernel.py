@@ -314,14 +314,16 @@ class _FirstLanes:
 
     def __init__(self, builder, vector, count):
         self.vector, self.count = vector, count
-        self.mask = _lane_mask(builder, count, vector.count) if has_masked_loads() else None
-        last = builder.sub(count, i64(1))
-        has_lane = (builder.icmp_signed("<", i64(lane), last) for lane in range(vector.count - 1))
-        self.lane_at = [builder.select(has, i64(lane), last) for lane, has in enumerate(has_lane)]
+        if has_masked_loads():
+            self.mask = _lane_mask(builder, count, vector.count)
+        else:
+            last = builder.sub(count, i64(1))
+            has_lane = (builder.icmp_signed("<", i64(lane), last) for lane in range(vector.count - 1))
+            self.lane_at = [builder.select(has, i64(lane), last) for lane, has in enumerate(has_lane)]
 
     def load(self, builder, address):
         """Emit a load without a branch; the other lanes are zero or, without masked loads, the last of these again."""
-        if self.mask is not None:
+        if has_masked_loads():
             return _emit_masked_load(builder, address, self.vector, self.mask)
         value = ir.Constant(self.vector, None)
         for lane, at in enumerate(self.lane_at):
