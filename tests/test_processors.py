@@ -1,15 +1,16 @@
 """Instructions and system calls of the kernels, compiled for other processors too, and waits against the clock."""
 
+import functools
 import re
 import time
+from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import numba
-import numpy as np
 import pytest
 from fastbp.kernels import atomics, microkernel, simd, threads
 from llvmlite import binding, ir
 from numba import types
-from shared import each_dtype
 
 LINUX, ARM, WINDOWS = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "x86_64-pc-windows-msvc"
 APPLE = "arm64-apple-darwin"
@@ -113,31 +114,41 @@ PROCESSORS = {
 }
 
 
-@pytest.fixture
-def compile_for(monkeypatch):
-    """Return a function: what `emit` adds to a module, compiled for a processor; its bytes of code and assembly."""
-
-    def compile_it(name, emit):
-        machine = target_machine(*PROCESSORS[name])
+@contextmanager
+def compiling_for(name):
+    """Let the kernels emit code for a processor; gives LLVM's description of it."""
+    machine = machine_of(name)
+    with ExitStack() as stack:
         for module in (simd, microkernel):
-            monkeypatch.setattr(module, "target_machine", lambda: machine)
+            stack.enter_context(mock.patch.object(module, "target_machine", lambda: machine))
+        yield machine
+
+
+@functools.cache
+def machine_of(name):
+    return target_machine(*PROCESSORS[name])
+
+
+@functools.cache
+def code_of(name, emit):
+    """What `emit` adds to a module, compiled for a processor: the bytes of code, and the assembly."""
+    with compiling_for(name) as machine:
         module = ir.Module("test")
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
         emit(module)
-        module = binding.parse_assembly(str(module))
-        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
-        passes.getModulePassManager().run(module, passes)
-        sections = binding.ObjectFileRef.from_data(machine.emit_object(module)).sections()
-        return sum(section.size() for section in sections if section.is_text()), machine.emit_assembly(module)
-
-    return compile_it
+    module = binding.parse_assembly(str(module))
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(module, passes)
+    sections = binding.ObjectFileRef.from_data(machine.emit_object(module)).sections()
+    return sum(section.size() for section in sections if section.is_text()), machine.emit_assembly(module)
 
 
-def emit_tiles(dtype):
-    def emit(module):
-        microkernel._tile_table(module, types.float32 if dtype(0).itemsize == 4 else types.float64).linkage = ""
+def emit_tiles_f32(module):
+    microkernel._tile_table(module, types.float32).linkage = ""
 
-    return emit
+
+def emit_tiles_f64(module):
+    microkernel._tile_table(module, types.float64).linkage = ""
 
 
 def emit_partial_copies(module):
@@ -163,18 +174,18 @@ def emit_partial_copies(module):
         ("apple-m1", False, False),
     ],
 )
-def test_masked_memory(compile_for, name, loads, stores):
-    assembly = compile_for(name, emit_partial_copies)[1]
-    assert (simd.has_masked_loads(), simd.has_masked_stores()) == (loads, stores)
-    masked_stores = re.findall(r"vmaskmov\w+\s+%ymm\d+, %ymm\d+, .*\(", assembly)
-    assert not masked_stores and (("vmaskmov" in assembly) == (name == "haswell"))
+def test_masked_memory(name, loads, stores):
+    with compiling_for(name):
+        assert (simd.has_masked_loads(), simd.has_masked_stores()) == (loads, stores)
+    masked = [line.split()[-1] for line in lines_of(code_of(name, emit_partial_copies)[1]) if "vmaskmov" in line]
+    assert bool(masked) == (name == "haswell")
+    assert all(target.startswith("%ymm") for target in masked)  # loads, no stores
 
 
+@pytest.mark.parametrize("emit", [emit_tiles_f32, emit_tiles_f64, emit_partial_copies])
 @pytest.mark.parametrize("name", ["neoverse-n1", "apple-m1"])
-def test_code_without_masked_memory_is_small(compile_for, name):
-    for emit in (emit_tiles(np.float32), emit_tiles(np.float64), emit_partial_copies):
-        size, usual = (compile_for(processor, emit)[0] for processor in (name, "haswell"))
-        assert size <= 2 * usual, emit
+def test_code_without_masked_memory_is_small(name, emit):
+    assert code_of(name, emit)[0] <= 2 * code_of("haswell", emit)[0]
 
 
 def loops_of(assembly, function):
@@ -194,19 +205,20 @@ def loops_of(assembly, function):
     return loops
 
 
-@each_dtype
+@pytest.mark.parametrize("emit", [emit_tiles_f32, emit_tiles_f64])
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_the_loop_over_k_is_one_block_of_multiply_adds(compile_for, name, dtype):
-    assembly = compile_for(name, emit_tiles(dtype))[1]
-    suffix = "f32" if dtype(0).itemsize == 4 else "f64"
-    for rows in range(1, microkernel.tile_shape()[0] + 1):
-        for columns in range(int(simd.has_masked_stores()), microkernel.tile_widths(rows) + 1):
-            loops = loops_of(assembly, f"fastbp_tile_{suffix}_{rows}x{columns}")
-            counts = [sum(line.startswith(("fmla", "vfmadd")) for line in loop) for loop in loops]
-            assert rows * max(columns, 1) in counts, (rows, columns, counts)
-            loop = loops[counts.index(rows * max(columns, 1))]
-            spills = [line for line in loop if re.match(r"st(r|p|ur) [qds]|vmov\w+ %[xyz]mm\d+, .*sp", line)]
-            assert not spills, loop
+def test_the_loop_over_k_is_one_block_of_multiply_adds(name, emit):
+    assembly = code_of(name, emit)[1]
+    with compiling_for(name):
+        first, most_rows = int(simd.has_masked_stores()), microkernel.tile_shape()[0]
+        shapes = [(i, j) for i in range(1, most_rows + 1) for j in range(first, microkernel.tile_widths(i) + 1)]
+    for rows, columns in shapes:
+        loops = loops_of(assembly, f"fastbp_tile_{emit.__name__[-3:]}_{rows}x{columns}")
+        counts = [sum(line.startswith(("fmla", "vfmadd")) for line in loop) for loop in loops]
+        assert rows * max(columns, 1) in counts, (rows, columns, counts)
+        loop = loops[counts.index(rows * max(columns, 1))]
+        spills = [line for line in loop if re.match(r"st(r|p|ur) [qds]|vmov\w+ %[xyz]mm\d+, .*sp", line)]
+        assert not spills, loop
 
 
 # ------------------------------------------------------------------ waits
