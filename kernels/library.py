@@ -34,6 +34,13 @@ SUFFIX, MAGIC = ".fastbp", b"fastbp library 1"
 DAYS_UNUSED = 90  # then a file is removed when another one is written
 MAX_OTHERS = 8  # files of other sources that a missing function is looked for in
 _HERE = Path(__file__).parent
+# Held by a thread that compiles or loads; taken before Numba's lock, never after it.
+loading_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A fork waits until no other thread compiles or loads: in the child, the locks of Numba and LLVM would stay held.
+    os.register_at_fork(
+        before=loading_lock.acquire, after_in_parent=loading_lock.release, after_in_child=loading_lock.release
+    )
 _IMPORTS = re.compile(r"^from \.(\w*) import (\([^)]*\)|.*)", re.MULTILINE)
 
 
@@ -246,7 +253,7 @@ class Library:
             return self._addresses[name]
         except KeyError:
             pass
-        with _lock:
+        with loading_lock:
             if name not in self._addresses and not self._load(name):
                 lock = Lock.acquire(f"{self._dtype.name} {name}") if self._find_file() else None
                 try:
@@ -259,7 +266,7 @@ class Library:
 
     def _load(self, name):
         """Load a function from a file; return whether there was one."""
-        with _lock:
+        with loading_lock:
             file, source = self._find_file(), module_hash(name.split(".")[0])
             if file is None:
                 return False
@@ -313,7 +320,7 @@ def _engine():
 
 def load_code(code, symbol):
     """Load object code into this process; return the address of its symbol."""
-    with _lock:
+    with loading_lock:
         engine = _engine()
         engine.add_object_file(binding.ObjectFileRef.from_data(code))
         engine.finalize_object()
@@ -359,17 +366,7 @@ def address_of_symbol(symbol):
     return 0 if known is None else _library(known[1]).address(known[0])
 
 
-_lock = threading.RLock()
 _has_warned = False
-
-
-def _unlock():
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock)  # a thread that held it is not in the child
 
 
 def _warn(message):

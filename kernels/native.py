@@ -14,10 +14,9 @@ from importlib import import_module
 import numba
 import numpy as np
 from numba import types
-from numba.core.compiler_lock import global_compiler_lock
 
 from .compiler import compile_object
-from .library import load_code
+from .library import load_code, loading_lock
 
 
 class NativeFunction:
@@ -59,7 +58,7 @@ class UserFunction:
     def address(self, dtype):
         """Return the address of its machine code for a dtype, compiled now if need be."""
         dtype = np.dtype(dtype)
-        with global_compiler_lock:
+        with loading_lock:
             if dtype not in self._addresses:
                 symbol = f"fastbp_user_{next(_numbers)}"
                 self._addresses[dtype] = load_code(self._native.compile(dtype, symbol, standalone=False), symbol)
