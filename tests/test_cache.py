@@ -140,7 +140,16 @@ def test_an_edit_of_any_kernel_file_makes_another_file(sources, folder):
 
 @pytest.mark.parametrize(
     "module, n_compiled",
-    [("metrics", 1), ("schedules", 1), ("elementwise", 1), ("simd", 2), ("tables", 2), ("training", 0), ("cores", 0)],
+    [
+        ("metrics", 1),
+        ("schedules", 1),
+        ("elementwise", 1),
+        ("simd", 2),
+        ("tables", 2),
+        ("compiler", 2),
+        ("training", 0),
+        ("cores", 0),
+    ],
 )
 def test_only_functions_whose_modules_changed_are_compiled_again(module, n_compiled, sources, folder):
     """Metrics imports no elementwise, schedules does; both import simd and tables."""
