@@ -31,7 +31,7 @@ def setting(
     check: Callable[[Any, str, Any], Any],
     *,
     off: Any = None,
-    small_steps: bool = False,
+    in_lanes: bool = False,
     full_batch: bool = False,
 ) -> Any:
     """Return the field of a setting that backends are told in an `Update`.
@@ -44,14 +44,14 @@ def setting(
         Returns what backends are told, or raises.
     off
         What `check` makes of the default; None: the same.
-    small_steps : bool
-        Whether the kernels for small steps know it (`kernels/online.py` and `lanes.py`); otherwise a training with it
-        is left to the kernel for blocks.
+    in_lanes : bool
+        Whether the kernels for samples in lanes know it (`kernels/lanes.py`); otherwise a training with it is left to
+        the kernels for one sample and for blocks.
     full_batch : bool
         Whether methods of the full batch support it; otherwise they refuse what is not 0.
     """
     metadata = {"attribute": Setting(check), "off": default if off is None else off}
-    return field(default=default, metadata={**metadata, "small_steps": small_steps, "full_batch": full_batch})
+    return field(default=default, metadata={**metadata, "in_lanes": in_lanes, "full_batch": full_batch})
 
 
 def at_least_0(trainer: Any, name: str, value: Any) -> float:
@@ -98,11 +98,11 @@ class UpdateSettings:
         Standard deviation of the normal noise added to the inputs in training.
     """
 
-    l1: float = setting(0.0, at_least_0, small_steps=True)
-    l2: float = setting(0.0, at_least_0, small_steps=True, full_batch=True)
+    l1: float = setting(0.0, at_least_0, in_lanes=True)
+    l2: float = setting(0.0, at_least_0, in_lanes=True, full_batch=True)
     dropout: float | Sequence[float] = setting(0.0, _dropout, off=())
-    clip_norm: float | None = setting(None, _limit, off=0.0, small_steps=True)
-    clip_value: float | None = setting(None, _limit, off=0.0, small_steps=True)
+    clip_norm: float | None = setting(None, _limit, off=0.0, in_lanes=True)
+    clip_value: float | None = setting(None, _limit, off=0.0, in_lanes=True)
     max_norm: float | None = setting(None, _limit, off=0.0)
     label_smoothing: float = setting(0.0, _label_smoothing)
     input_noise: float = setting(0.0, at_least_0)
@@ -145,9 +145,9 @@ class Update(UpdateSettings):
                 setattr(self, row.name, row.metadata["off"])
 
     @property
-    def suits_small_steps(self) -> bool:
-        """Whether the kernels for small steps know all settings that are on."""
-        unknown = [row.name for row in fields(UpdateSettings) if not row.metadata["small_steps"]]
+    def suits_lanes(self) -> bool:
+        """Whether the kernels for samples in lanes know all settings that are on."""
+        unknown = [row.name for row in fields(UpdateSettings) if not row.metadata["in_lanes"]]
         return not (self.skips or any(np.any(getattr(self, name)) for name in unknown))
 
 

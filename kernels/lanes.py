@@ -9,9 +9,9 @@ import numpy as np
 from .backprop import gather_block, step_factors, update_parameters
 from .elementwise import inline_activation, times_inline_derivative
 from .jit import inline, internal
-from .layout import ACTIVATION, N_IN, N_OUT, NESTEROV, RATE, ROW_STRIDE, SGD, STORE, W_AT
+from .layout import ACTIVATION, N_IN, N_OUT, RATE, ROW_STRIDE, STORE, W_AT
 from .losses import _binary_cross_entropy_logits, _squared_error
-from .optimizers import momentum_step
+from .online import Epilogue, update_at
 from .simd import (
     as_float,
     fma,
@@ -39,21 +39,6 @@ def sum_of_lanes(v, n):
 
 
 @inline
-def update_number(w, at, gradient, epilogue, lr, momentum, velocity):
-    """Update one parameter."""
-    if epilogue == STORE:
-        poke(w, at + velocity, gradient)
-    elif epilogue == SGD:
-        poke(w, at, fma(gradient, -lr, peek(w, at)))
-    else:
-        parameter, speed = momentum_step(
-            peek(w, at), peek(w, at + velocity), gradient, epilogue == NESTEROV, lr, momentum
-        )
-        poke(w, at, parameter)
-        poke(w, at + velocity, speed)
-
-
-@inline
 def transpose_samples(block, row, columns, n, out):
     """out[i * lanes + r] = block[r * row + i] for n samples; zero in the lanes beyond."""
     width = lanes(out)
@@ -71,7 +56,7 @@ def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step,
     batch that is all of the data may be trained `repeats` times, its losses added to as many numbers.  `work` is the
     workspace by vectors with lanes enough, `velocity` as in `online`.
     """
-    p, block, epilogue = context.parameters, context.work, context.epilogue
+    p, block = context.parameters, context.work
     n_layers, width = plan.layers.shape[0], lanes(work)
     n_x, n_y = plan.layers[0, N_IN], plan.layers[n_layers - 1, N_OUT]
     x = offset(work, plan.lanes_at)
@@ -124,6 +109,7 @@ def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step,
         if args.advances:
             step_factors(plan, args, context, step + batch - first_batch)
             lr = peek(context.factors, RATE)
+        epilogue = Epilogue(context.epilogue, lr, momentum, velocity)
         # backward and update
         a = before
         for l in range(n_layers - 1, -1, -1):
@@ -137,15 +123,13 @@ def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step,
                 for j in range(n_out):
                     d, at = load(delta, j * width), i * n_out + j
                     back = fma(d, peek(w, at), back)
-                    update_number(w, at, sum_of_lanes(d * ai, n), epilogue, lr, momentum, velocity)
+                    update_at(w, at, sum_of_lanes(d * ai, n), epilogue, peek, poke)
                 if l > 0:
                     store(before, i * width + to_delta, times_inline_derivative(code, back, ai))
             for j in range(n_out):
-                update_number(
-                    w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), epilogue, lr, momentum, velocity
-                )
+                update_at(w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), epilogue, peek, poke)
             a = before
-        if epilogue == STORE:
+        if epilogue.code == STORE:
             update_parameters(plan, args, context)
     return last_batch - first_batch
 

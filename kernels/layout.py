@@ -47,8 +47,11 @@ N_LAYER_COLUMNS = BACKWARD_AT + 1
     SUM_OF_SQUARES,
     SCALE,
     MAX_NORM,
-) = range(12)
-N_FUNCTIONS = MAX_NORM + 1
+    AFFINE_ROW,
+    PROPAGATE_ROW,
+    UPDATE_ROWS,
+) = range(15)
+N_FUNCTIONS = UPDATE_ROWS + 1
 
 X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)  # kinds of samples
 Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)  # kinds of targets

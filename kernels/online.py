@@ -5,47 +5,72 @@ activations of `elementwise.INLINE_ACTIVATIONS` and the squared error are comput
 loss is called by its address.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from .backprop import activation_backward, gather_block, output_delta, sample_losses, step_factors, update_parameters
+from .backprop import (
+    activation_backward,
+    apply_max_norm,
+    apply_sample_weights,
+    drop,
+    gather_block,
+    output_delta,
+    sample_losses,
+    step_factors,
+    update_parameters,
+)
 from .elementwise import inline_activation, times_inline_derivative
 from .jit import inline, internal
 from .layout import (
     A_AT,
     ACTIVATION,
+    AFFINE_ROW,
     DELTA_AT,
+    DROP_AT,
+    FEW_LANES,
     FORWARD_AT,
     N_IN,
     N_OUT,
     NESTEROV,
+    PROPAGATE_ROW,
     RATE,
     SGD,
+    SKIPPED,
     STORE,
+    THRESHOLD,
+    UPDATE_ROWS,
     W_AT,
     X_FLOAT32,
     X_FLOAT64,
     Z_AT,
 )
+from .native import native
 from .optimizers import momentum_step
 from .simd import (
     as_float,
     by_dtype,
     call,
     fma,
+    half,
     hsum,
+    hsum_rows,
     is_single,
     lanes,
     load,
     masked_load,
-    masked_store,
+    narrow,
     offset,
     peek,
     pointer_like,
     poke,
     select_lanes,
     store,
+    widened,
 )
 from .tables import ELEMENTWISE, SQUARED_ERROR
+
+BLOCK_SIZE = 2048  # elements of W that are propagated through, then updated out of the L1 cache
 
 
 @inline
@@ -56,15 +81,37 @@ def load_some(p, n, count):
     return masked_load(p, n, count)
 
 
-# --------------------------------------------------------------------------------------- one sample at a time
+# ------------------------------------------------------------------------------------------------------- forward
 
 
 @inline
+def affine_tail(x, w, n_in, n_out, j):
+    """Return x @ W + b for the columns of one vector from j on, or the last columns.
+
+    The sum over inputs runs in four chains: a fused multiply-add is ready only four cycles after it starts.
+    """
+    count = n_out - j
+    z0 = load_some(w, n_in * n_out + j, count)
+    z1 = z2 = z3 = masked_load(w, 0, 0)
+    i, at = 0, j
+    while i + 4 <= n_in:
+        z0 = fma(load_some(w, at, count), peek(x, i), z0)
+        z1 = fma(load_some(w, at + n_out, count), peek(x, i + 1), z1)
+        z2 = fma(load_some(w, at + 2 * n_out, count), peek(x, i + 2), z2)
+        z3 = fma(load_some(w, at + 3 * n_out, count), peek(x, i + 3), z3)
+        i, at = i + 4, at + 4 * n_out
+    while i < n_in:
+        z0 = fma(load_some(w, at, count), peek(x, i), z0)
+        i, at = i + 1, at + n_out
+    return widened((z0 + z1) + (z2 + z3))
+
+
+@native("ppiip")
+@internal
 def affine_row(x, w, n_in, n_out, z):
     """Write z = x @ W + b for one sample, b following W; z has room for whole vectors.
 
-    The sum over inputs runs in four chains, or in one of each of four vectors of outputs: a fused multiply-add is
-    ready only four cycles after it starts.
+    Four vectors of outputs are four chains of sums; single vectors are summed as in `affine_tail`.
     """
     width = lanes(x)
     b = offset(w, n_in * n_out)
@@ -83,21 +130,12 @@ def affine_row(x, w, n_in, n_out, z):
         store(z, j + 3 * width, z3)
         j += 4 * width
     while j < n_out:
-        count = n_out - j
-        z0 = load_some(b, j, count)
-        z1 = z2 = z3 = masked_load(b, 0, 0)
-        i = 0
-        while i + 4 <= n_in:
-            at = i * n_out + j
-            z0 = fma(load_some(w, at, count), peek(x, i), z0)
-            z1 = fma(load_some(w, at + n_out, count), peek(x, i + 1), z1)
-            z2 = fma(load_some(w, at + 2 * n_out, count), peek(x, i + 2), z2)
-            z3 = fma(load_some(w, at + 3 * n_out, count), peek(x, i + 3), z3)
-            i += 4
-        while i < n_in:
-            z0 = fma(load_some(w, i * n_out + j, count), peek(x, i), z0)
-            i += 1
-        store(z, j, (z0 + z1) + (z2 + z3))
+        if n_out - j > lanes(half(w)):
+            store(z, j, affine_tail(x, w, n_in, n_out, j))
+        elif n_out - j > FEW_LANES:
+            store(z, j, affine_tail(x, half(w), n_in, n_out, j))
+        else:
+            store(z, j, affine_tail(x, narrow(w), n_in, n_out, j))
         j += width
 
 
@@ -117,111 +155,224 @@ def dot(x, w, n):
     return hsum(s0 + s1)
 
 
-@inline
-def update_full_vector(w, at, gradient, epilogue, lr, momentum, velocity):
-    """Update one whole vector of parameters, with the velocity that lies `velocity` elements on.
+# ---------------------------------------------------------------------------------------- backward, and the update
 
-    If the epilogue is STORE, the gradient is stored there.
+
+@inline
+def propagate_tail(w, n_in, n_out, at, delta, before):
+    """Before += delta @ W.T for the last columns, from `at` on: fewer than a whole vector."""
+    count, out = n_out - at, narrow(before)
+    d = masked_load(delta, at, count)
+    second = third = fourth = n_out
+    for i in range(0, n_in, 4):
+        if n_in - i < 4:  # the last row stands for those that there are not
+            fourth, third, second = 0, n_out * (n_in - i > 2), n_out * (n_in - i > 1)
+        first = load_some(w, at, count) * d
+        at += second
+        other = load_some(w, at, count) * d
+        at += third
+        one_more = load_some(w, at, count) * d
+        at += fourth
+        last = load_some(w, at, count) * d
+        at += n_out
+        store(out, i, hsum_rows(first, other, one_more, last) + load(out, i))
+
+
+@native("piipp")
+@internal
+def propagate_row(w, n_in, n_out, delta, before):
+    """Before = delta @ W.T, four rows of W at a time; `before` has room for whole vectors."""
+    width, out = lanes(w), narrow(before)
+    full = n_out - n_out % width
+    second = third = fourth = n_out
+    at = 0
+    for i in range(0, n_in, 4):
+        if n_in - i < 4:
+            fourth, third, second = 0, n_out * (n_in - i > 2), n_out * (n_in - i > 1)
+        s0 = s1 = s2 = s3 = masked_load(w, 0, 0)
+        one, two, three, four = at, at + second, at + second + third, at + second + third + fourth
+        for j in range(0, full, width):
+            d = load(delta, j)
+            s0 = fma(load(w, one + j), d, s0)
+            s1 = fma(load(w, two + j), d, s1)
+            s2 = fma(load(w, three + j), d, s2)
+            s3 = fma(load(w, four + j), d, s3)
+        at = four + n_out
+        store(out, i, hsum_rows(s0, s1, s2, s3) + 0.0)
+    count = n_out - full
+    if count > lanes(half(w)):
+        propagate_tail(w, n_in, n_out, full, delta, before)
+    elif count > FEW_LANES:
+        propagate_tail(half(w), n_in, n_out, full, half(delta), before)
+    elif count > 0:
+        propagate_tail(narrow(w), n_in, n_out, full, narrow(delta), before)
+
+
+class Epilogue(NamedTuple):
+    """What is done with a gradient: a code of `microkernel`, the rule's numbers, and where the velocity lies.
+
+    If the code is STORE, the gradient is stored `velocity` elements after the parameters.
     """
-    if epilogue == STORE:
-        store(w, at + velocity, gradient)
-    elif epilogue == SGD:
-        store(w, at, fma(gradient, -lr, load(w, at)))
-    else:
-        parameter, speed = momentum_step(
-            load(w, at), load(w, at + velocity), gradient, epilogue == NESTEROV, lr, momentum
-        )
-        store(w, at, parameter)
-        store(w, at + velocity, speed)
+
+    code: int
+    lr: float
+    momentum: float
+    velocity: int
 
 
 @inline
-def update_masked_vector(w, at, count, gradient, epilogue, lr, momentum, velocity):
-    """Update the first `count` lanes."""
-    if epilogue == STORE:
-        masked_store(w, at + velocity, gradient, count)
-    elif epilogue == SGD:
-        masked_store(w, at, fma(gradient, -lr, masked_load(w, at, count)), count)
-    else:
-        parameter, speed = momentum_step(
-            masked_load(w, at, count),
-            masked_load(w, at + velocity, count),
-            gradient,
-            epilogue == NESTEROV,
-            lr,
-            momentum,
-        )
-        masked_store(w, at, parameter, count)
-        masked_store(w, at + velocity, speed, count)
+def stepped(w, at, gradient, epilogue, loader):
+    """Return what the update writes: parameters or numbers, and what lies `epilogue.velocity` elements on."""
+    if epilogue.code == STORE:
+        return gradient, gradient
+    if epilogue.code == SGD:
+        return fma(gradient, -epilogue.lr, loader(w, at)), gradient
+    return momentum_step(
+        loader(w, at),
+        loader(w, at + epilogue.velocity),
+        gradient,
+        epilogue.code == NESTEROV,
+        epilogue.lr,
+        epilogue.momentum,
+    )
 
 
 @inline
-def update_vector(w, n, factor, direction, epilogue, lr, momentum, velocity):
-    """Update n parameters whose gradient is factor * direction."""
-    width = lanes(w)
-    full = n - n % width
+def write(w, at, values, epilogue, storer):
+    """Write what `stepped` returns."""
+    if epilogue.code != STORE:
+        storer(w, at, values[0])
+    if epilogue.code != SGD:
+        storer(w, at + epilogue.velocity, values[1])
+
+
+@inline
+def update_at(w, at, gradient, epilogue, loader, storer):
+    """Update the vector or number at an element; if the epilogue is STORE, the gradient is stored at the velocity."""
+    write(w, at, stepped(w, at, gradient, epilogue, loader), epilogue, storer)
+
+
+@inline
+def update_piece(w, rows, n, at, factors, direction, has_b, epilogue, loader, storer):
+    """Update the vector, or number, `at` elements after the start of each row; see `update_pieces`."""
+    d = loader(direction, at)
+    for r in range(rows):
+        update_at(w, at, d * peek(factors, r), epilogue, loader, storer)
+        at += n
+    if has_b:
+        update_at(w, at, d, epilogue, loader, storer)
+
+
+@inline
+def update_overlapping(w, rows, n, at, factors, direction, has_b, epilogue):
+    """Update the elements of each row from `at` on, by that vector and the one at the end, which overlap.
+
+    Both are computed before either is written.  A masked store is slow on processors without masks.
+    """
+    last = n - lanes(w)
+    d, e = load(direction, at), load(direction, last)
+    last -= at
+    for r in range(rows + has_b):
+        factor = as_float(1, direction) if r == rows else peek(factors, r)
+        one = stepped(w, at, d * factor, epilogue, load)
+        two = stepped(w, at + last, e * factor, epilogue, load)
+        write(w, at, one, epilogue, store)
+        write(w, at + last, two, epilogue, store)
+        at += n
+
+
+@inline
+def update_pieces(w, rows, n, factors, direction, has_b, epilogue):
+    """Update rows of n parameters whose gradients are factors[r] * direction; that of one more, b, is `direction`."""
+    width, count = lanes(w), n % lanes(w)
+    full = n - count
+    if n > width and count != 0 and count != lanes(half(w)) and count != FEW_LANES:
+        full -= width
     for j in range(0, full, width):
-        update_full_vector(w, j, load(direction, j) * factor, epilogue, lr, momentum, velocity)
-    if full < n:
-        update_masked_vector(
-            w, full, n - full, masked_load(direction, full, n - full) * factor, epilogue, lr, momentum, velocity
-        )
+        update_piece(w, rows, n, j, factors, direction, has_b, epilogue, load, store)
+    if count == 0:
+        return
+    if count == lanes(half(w)):
+        update_piece(half(w), rows, n, full, factors, half(direction), has_b, epilogue, load, store)
+    elif count == FEW_LANES:
+        update_piece(narrow(w), rows, n, full, factors, narrow(direction), has_b, epilogue, load, store)
+    elif n > width:
+        update_overlapping(w, rows, n, full, factors, direction, has_b, epilogue)
+    elif n > lanes(half(w)):
+        update_overlapping(half(w), rows, n, 0, factors, half(direction), has_b, epilogue)
+    elif n > FEW_LANES:
+        update_overlapping(narrow(w), rows, n, 0, factors, narrow(direction), has_b, epilogue)
+    else:
+        for j in range(n):
+            update_piece(w, rows, n, j, factors, direction, has_b, epilogue, peek, poke)
+
+
+@native("piippiiffi")
+@internal
+def update_rows(w, rows, n, factors, direction, has_b, code, lr, momentum, velocity):
+    """Update by an `Epilogue`; see `update_pieces`."""
+    if code == SGD:
+        update_pieces(w, rows, n, factors, direction, has_b, Epilogue(SGD, lr, momentum, velocity))
+    elif code == STORE:
+        update_pieces(w, rows, n, factors, direction, has_b, Epilogue(STORE, lr, momentum, velocity))
+    else:
+        update_pieces(w, rows, n, factors, direction, has_b, Epilogue(code, lr, momentum, velocity))
 
 
 @inline
-def backward_and_update(a, w, n_in, n_out, delta, before, wants_before, epilogue, lr, momentum, velocity):
-    """Before = delta @ W.T (if wanted), then W and b move by a outer delta; each vector of W is met once."""
-    width = lanes(w)
+def update_layer(plan, a, w, n_in, n_out, delta, before, wants_before, code, lr, momentum, velocity):
+    """Before = delta @ W.T (if wanted), then W and b move by a outer delta."""
     if n_out == 1:
         d = peek(delta, 0)
         if wants_before:
-            for i in range(0, n_in, width):
+            for i in range(0, n_in, lanes(w)):
                 store(before, i, load_some(w, i, n_in - i) * d)
-        update_vector(w, n_in, d, a, epilogue, lr, momentum, velocity)
+        call(plan.functions[UPDATE_ROWS], w, 1, n_in, delta, a, False, code, lr, momentum, velocity)
+        update_at(w, n_in, d, Epilogue(code, lr, momentum, velocity), peek, poke)
     else:
-        full = n_out - n_out % width
-        if full < n_out:
-            # The last, partly filled vectors of the rows.  A masked store reaches into the next row, and a load from
-            # there would wait for it; so rows that follow each other are a vector or more apart.
-            count = n_out - full
-            d = masked_load(delta, full, count)
-            stride = (width + n_out - 1) // n_out
-            for first in range(stride):
-                for i in range(first, n_in, stride):
-                    at = i * n_out + full
-                    if wants_before:
-                        poke(before, i, hsum(masked_load(w, at, count) * d))
-                    update_masked_vector(w, at, count, d * peek(a, i), epilogue, lr, momentum, velocity)
-        elif wants_before:
-            for i in range(0, n_in, width):
-                store(before, i, masked_load(w, 0, 0))
-        if full > 0:
-            for i in range(n_in):
-                row, ai = offset(w, i * n_out), peek(a, i)
-                total = masked_load(w, 0, 0)
-                for j in range(0, full, width):
-                    d = load(delta, j)
-                    if wants_before:
-                        total = fma(load(row, j), d, total)
-                    update_full_vector(row, j, d * ai, epilogue, lr, momentum, velocity)
-                if wants_before:
-                    poke(before, i, peek(before, i) + hsum(total))
-    b = offset(w, n_in * n_out)
-    for j in range(0, n_out, width):
-        if n_out - j >= width:
-            update_full_vector(b, j, load(delta, j), epilogue, lr, momentum, velocity)
-        else:
-            update_masked_vector(b, j, n_out - j, load(delta, j), epilogue, lr, momentum, velocity)
+        block = max(4, BLOCK_SIZE // n_out // 4 * 4)
+        for first in range(0, n_in, block):
+            rows = min(block, n_in - first)
+            some, factors, has_b = offset(w, first * n_out), offset(a, first), first + rows == n_in
+            if wants_before:
+                call(plan.functions[PROPAGATE_ROW], some, rows, n_out, delta, offset(before, first))
+            call(
+                plan.functions[UPDATE_ROWS],
+                some,
+                rows,
+                n_out,
+                factors,
+                delta,
+                has_b,
+                code,
+                lr,
+                momentum,
+                velocity,
+            )
+
+
+@inline
+def to_input_of_activation(plan, context, l, step):
+    """Turn what was propagated to the outputs of layer l into its delta, through dropout and the activation."""
+    layer, work = plan.layers[l], context.work
+    a, delta, n, activation = offset(work, layer[A_AT]), offset(work, layer[DELTA_AT]), layer[N_OUT], layer[ACTIVATION]
+    if layer[THRESHOLD] > 0:
+        drop(plan, context, l, step, 0, delta, delta, 1, 0, 0, n)
+    if activation < ELEMENTWISE:
+        for j in range(0, n, lanes(delta)):
+            store(delta, j, times_inline_derivative(activation, load(delta, j), load(a, j)))
+    else:
+        activation_backward(plan, layer, offset(work, layer[Z_AT]), a, delta, n, 1)
 
 
 @internal
 def online(plan, args, data, context, order, start, repeats, step, total_loss, lr, momentum, velocity):
     """Train samples from `start` of the order on one at a time, once (`repeats` is 1); return how many were trained.
 
-    Their losses are added to the number at `total_loss`; the one that is not finite is not trained.  `velocity` is
-    where it lies, or else the gradient, in elements after the parameters.
+    Their losses are added to the number at `total_loss`; the one that is not finite is not trained, but counted if
+    `args.skips`.  `velocity` is where it lies, or else the gradient, in elements after the parameters.
     """
-    p, work, epilogue, stop = context.parameters, context.work, context.epilogue, args.last_batch
+    p, work, code, stop = context.parameters, context.work, context.epilogue, args.last_batch
     n_layers = plan.layers.shape[0]
     last = plan.layers[n_layers - 1]
     n_out, n_x = last[N_OUT], plan.layers[0, N_IN]
@@ -229,27 +380,46 @@ def online(plan, args, data, context, order, start, repeats, step, total_loss, l
     is_squared = plan.inline_loss == SQUARED_ERROR and last[ACTIVATION] < ELEMENTWISE
     total = peek(total_loss, 0)
     x_has_dtype = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
+    is_in_place = x_has_dtype and is_squared and data.x_scale == 1 and args.input_noise == 0
     for s in range(start, stop):
-        x = offset(work, plan.x_at)
-        if x_has_dtype and is_squared and data.x_scale == 1:
+        x, y_kind, now = offset(work, plan.x_at), data.y_kind, step + s - start
+        if is_in_place:
             x = pointer_like(data.x_address + order[s] * n_x * by_dtype(work, 4, 8), work)
         else:
-            gather_block(plan, data, context, order, s, False, True, 1, 0.0, 0.0, 0.0, 0, 0)
+            y_kind = gather_block(
+                plan,
+                data,
+                context,
+                order,
+                s,
+                False,
+                True,
+                1,
+                args.label_smoothing,
+                args.smoothing_share,
+                args.input_noise,
+                now,
+                0,
+            )
         a = x
         for l in range(n_layers):
             layer = plan.layers[l]
-            n, z, code = layer[N_OUT], offset(work, layer[Z_AT]), layer[ACTIVATION]
+            n, z, activation = layer[N_OUT], offset(work, layer[Z_AT]), layer[ACTIVATION]
             w = offset(p, layer[W_AT])
             if n == 1:
                 poke(z, 0, dot(a, w, layer[N_IN]) + peek(w, layer[N_IN]))
             else:
-                affine_row(a, w, layer[N_IN], n, z)
+                call(plan.functions[AFFINE_ROW], a, w, layer[N_IN], n, z)
             a = offset(work, layer[A_AT])
-            if code < ELEMENTWISE:
+            if activation < ELEMENTWISE:
                 for j in range(0, n, lanes(z)):
-                    store(a, j, inline_activation(code, load(z, j)))
+                    store(a, j, inline_activation(activation, load(z, j)))
             else:
                 call(layer[FORWARD_AT], z, a, n, n, offset(work, plan.lse_at), 1)
+            if layer[THRESHOLD] > 0:
+                kept = offset(work, layer[DROP_AT])
+                drop(plan, context, l, now, 0, a, kept, 1, 0, 0, n)
+                a = kept
         if is_squared:
             y = pointer_like(data.y_address + order[s] * n_out * by_dtype(work, 4, 8), work)
             loss = masked_load(work, 0, 0)
@@ -258,48 +428,35 @@ def online(plan, args, data, context, order, start, repeats, step, total_loss, l
                 error = out - load_some(y, j, n_out - j)
                 store(delta_out, j, times_inline_derivative(last[ACTIVATION], error, out))
                 loss = fma(error, select_lanes(error, n_out - j, 0.0), loss)
-            total += np.float64(hsum(loss)) * 0.5
+            poke(work, plan.losses_at, hsum(loss) * as_float(0.5, work))
         else:
-            sample_losses(plan, work, data.y_kind, 0, 1)
-            output_delta(plan, work, data.y_kind, as_float(1, work), 0, 1)
-            total += np.float64(peek(work, plan.losses_at))
+            sample_losses(plan, work, y_kind, 0, 1)
+            output_delta(plan, work, y_kind, as_float(1, work), 0, 1)
+        if data.weights != 0:
+            apply_sample_weights(plan, data, context, order, s, False, 0, 1)
+        before, total = total, total + np.float64(peek(work, plan.losses_at))
         if not np.isfinite(total):
-            poke(total_loss, 0, total)
-            return s - start
+            if not args.skips:
+                poke(total_loss, 0, total)
+                return s - start
+            total = before
+            poke(context.sync, SKIPPED, peek(context.sync, SKIPPED) + 1)
+            continue
         if args.advances:
-            step_factors(plan, args, context, step + s - start)
+            step_factors(plan, args, context, now)
             lr = peek(context.factors, RATE)
         for l in range(n_layers - 1, -1, -1):
             layer = plan.layers[l]
-            delta, before, a = offset(work, layer[DELTA_AT]), delta_out, x
+            w, n_in, n, delta = offset(p, layer[W_AT]), layer[N_IN], layer[N_OUT], offset(work, layer[DELTA_AT])
+            a, propagated = x, delta_out
             if l > 0:
-                a, before = offset(work, plan.layers[l - 1, A_AT]), offset(work, plan.layers[l - 1, DELTA_AT])
-            backward_and_update(
-                a,
-                offset(p, layer[W_AT]),
-                layer[N_IN],
-                layer[N_OUT],
-                delta,
-                before,
-                l > 0,
-                epilogue,
-                lr,
-                momentum,
-                velocity,
-            )
+                a, propagated = offset(work, plan.layers[l - 1, DROP_AT]), offset(work, plan.layers[l - 1, DELTA_AT])
+            update_layer(plan, a, w, n_in, n, delta, propagated, l > 0, code, lr, momentum, velocity)
             if l > 0:
-                code, n = plan.layers[l - 1, ACTIVATION], layer[N_IN]
-                if code < ELEMENTWISE:
-                    for j in range(0, n, lanes(before)):
-                        store(before, j, times_inline_derivative(code, load(before, j), load(a, j)))
-                else:
-                    activation_backward(
-                        plan, plan.layers[l - 1], offset(work, plan.layers[l - 1, Z_AT]), a, before, n, 1
-                    )
-        if epilogue == STORE:
+                to_input_of_activation(plan, context, l - 1, now)
+        if code == STORE:
             update_parameters(plan, args, context)
+        if args.max_norm > 0:
+            apply_max_norm(plan, args, context)
     poke(total_loss, 0, total)
     return stop - start
-
-
-# ------------------------------------------------------------------------------------------- samples in lanes

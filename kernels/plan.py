@@ -165,7 +165,7 @@ def _splits_columns(n_in, n_out, activation, threads, is_trained, is_first):
     )
 
 
-def trainer_for(plan, batch_size, lanes, is_plain):
+def trainer_for(plan, batch_size, lanes, suits_lanes):
     """Return the name of the kernel for batches of this size.
 
     Parameters
@@ -174,10 +174,9 @@ def trainer_for(plan, batch_size, lanes, is_plain):
     batch_size : int
     lanes : int
         Of a vector of the dtype.
-    is_plain : bool
-        The kernels for small steps know nothing of sample weights, input noise, label smoothing, dropout, the limit of
-        norms, and steps left out.
+    suits_lanes : bool
+        Whether the kernels for samples in lanes know all settings; they have no sample weights, for instance.
     """
-    if is_plain and plan.lanes_at >= 0 and batch_size <= lanes:
+    if suits_lanes and plan.lanes_at >= 0 and batch_size <= lanes:
         return "training.train_in_few_lanes" if batch_size <= FEW_LANES else "training.train_in_many_lanes"
-    return "training.train_online" if is_plain and batch_size == 1 else "training.train_in_blocks"
+    return "training.train_online" if batch_size == 1 else "training.train_in_blocks"

@@ -56,11 +56,16 @@ class Vector(types.Type):
 
 
 class NarrowPointer(types.CPointer):
-    """A pointer whose vectors have `FEW_LANES`: for short sums, where wide vectors divide and shuffle more slowly."""
+    """A pointer whose vectors have few lanes: for short sums, where wide vectors divide and shuffle more slowly."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, lanes=FEW_LANES):
         super().__init__(dtype)
-        self.name = f"narrow({dtype})"
+        self.name, self.lanes = f"narrow({dtype}, {lanes})", lanes
+
+    @property
+    def key(self):
+        """What tells types apart."""
+        return self.dtype, self.lanes
 
 
 register_default(NarrowPointer)(models.PointerModel)
@@ -68,7 +73,7 @@ register_default(NarrowPointer)(models.PointerModel)
 
 def _lanes(p):
     """Return the lanes of the vectors behind a pointer."""
-    return FEW_LANES if isinstance(p, NarrowPointer) else LANES[p.dtype]
+    return p.lanes if isinstance(p, NarrowPointer) else LANES[p.dtype]
 
 
 @register_default(Vector)
@@ -411,6 +416,43 @@ def hsum4(typingctx, v):
 
 
 @intrinsic
+def hsum_rows(typingctx, v, w, x, y):
+    """Return the narrow vector of the sums of the lanes of four vectors, each in the order of `hsum`."""
+    v4 = Vector(v.dtype, 4)
+
+    def codegen(context, builder, sig, args):
+        def pick(a, b, lanes):
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(i32, 4), lanes))
+
+        def added(a, b, low, high):
+            return builder.fadd(pick(a, b, low), pick(a, b, high))
+
+        rows = []
+        for row in args:
+            while row.type.count > 4:
+                row = builder.fadd(*_halves(builder, row))
+            rows.append(row)
+        pairs = [added(*two, [0, 1, 4, 5], [2, 3, 6, 7]) for two in (rows[:2], rows[2:])]
+        return added(*pairs, [0, 2, 4, 6], [1, 3, 5, 7])
+
+    return signature(v4, v, v, v, v), codegen
+
+
+@intrinsic
+def widened(typingctx, v):
+    """Return the whole vector whose first lanes are v, zero in the others."""
+    whole = Vector(v.dtype, LANES[v.dtype])
+
+    def codegen(context, builder, sig, args):
+        lanes = [min(lane, v.lanes) for lane in range(whole.lanes)]
+        return builder.shuffle_vector(
+            args[0], ir.Constant(v.ir, None), ir.Constant(ir.VectorType(i32, whole.lanes), lanes)
+        )
+
+    return signature(whole, v), codegen
+
+
+@intrinsic
 def hmax(typingctx, v):
     """Return the largest lane; NaN is ignored."""
 
@@ -516,6 +558,12 @@ def unpacked(typingctx, words, kind, first):
 def narrow(typingctx, p):
     """Return the same address as a pointer to narrow vectors."""
     return signature(NarrowPointer(p.dtype), p), lambda context, builder, sig, args: args[0]
+
+
+@intrinsic
+def half(typingctx, p):
+    """Return the same address as a pointer to vectors of half the lanes."""
+    return signature(NarrowPointer(p.dtype, LANES[p.dtype] // 2), p), lambda context, builder, sig, args: args[0]
 
 
 @intrinsic

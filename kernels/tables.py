@@ -7,6 +7,7 @@ The functions of a row have its name: `elementwise._tanh`, `losses._huber`, `opt
 from typing import NamedTuple
 
 from .layout import (
+    AFFINE_ROW,
     DROP,
     GATHER,
     GEMM,
@@ -15,10 +16,12 @@ from .layout import (
     NESTEROV,
     NOISE,
     PREPARE_GRADIENT,
+    PROPAGATE_ROW,
     SCALE,
     SGD,
     STORE,
     SUM_OF_SQUARES,
+    UPDATE_ROWS,
 )
 
 
@@ -152,6 +155,13 @@ FUNCTIONS = {
     SUM_OF_SQUARES: "optimizers.sum_of_squares",
     SCALE: "optimizers.scale_array",
     MAX_NORM: "optimizers.max_norm_columns",
+}
+
+# Those of training on one sample at a time.
+ONLINE_FUNCTIONS = {
+    AFFINE_ROW: "online.affine_row",
+    PROPAGATE_ROW: "online.propagate_row",
+    UPDATE_ROWS: "online.update_rows",
 }
 
 # ------------------------------------------------------------------------------------------ the public kernels

@@ -226,7 +226,7 @@ def _train_with(train_batches, name, repeats_batches):
         job : pointer to int64
             Pointers, the numbers of Plan, Data, CallArgs and TrainArgs (`layout.pack`).  DONE_AT receives the steps
             done; fewer than asked for when the loss of the next one is not finite.  All kernels but that of blocks
-            take args.threads == 1, and settings that `trainer_for` takes for plain.
+            take args.threads == 1, and those of samples in lanes few settings (`trainer_for`).
         parameters : pointer (n_parameters,), updated in place, as are the states that lie at distances from them.
         thread : number of this thread, from 0.
 

@@ -38,7 +38,7 @@ from ..kernels.layout import (
 from ..kernels.library import native_function
 from ..kernels.parallel_compile import start_compile_helper
 from ..kernels.plan import make_plan
-from ..kernels.tables import FUNCTIONS, LOGIT_FORMS
+from ..kernels.tables import FUNCTIONS, LOGIT_FORMS, ONLINE_FUNCTIONS
 from ..losses import name_of, settings_of
 from ..update import aligned_zeros
 from .threads import check
@@ -129,7 +129,10 @@ class Workspace:
 
     def load_training(self, kernel, update, path):
         """Put the native functions of a training into the plan, compiling them and the kernel if need be."""
-        self._load(WANT_LOSS | WANT_GRADIENT, training_functions(update, path), kernel)
+        others = training_functions(update, path)
+        if kernel.name == "training.train_online":
+            others.update({place: native_function(name) for place, name in ONLINE_FUNCTIONS.items()})
+        self._load(WANT_LOSS | WANT_GRADIENT, others, kernel)
         with interrupts.allowed():
             self.kernel = kernel.address(self._dtype)
 
