@@ -4,13 +4,42 @@ The functions come through `guarded`: where one raises an exception it gives NaN
 other, so that results do not depend on vectors or threads.
 """
 
+import math
+
 import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic
 
 from .compiler import FLAGS
 from .elementwise import BACKWARD, FORWARD
 from .losses import OUTPUT_GRADIENT, SAMPLE_LOSSES
 from .native import UserFunction
-from .simd import or_nan, peek, poke
+from .simd import LANES, peek, poke
+
+
+def or_nan(function):
+    """Return an intrinsic that calls an njit function of numbers and returns NaN where it raises an exception."""
+
+    @intrinsic
+    def call_it(typingctx, *args):
+        function.compile(args)
+        compiled = function.overloads[args]
+        given = compiled.signature.return_type
+        result = given if given in LANES else types.float64
+
+        def codegen(context, builder, sig, values):
+            context.active_code_library.add_linking_library(compiled.library)
+            values = cgutils.unpack_tuple(builder, values[0])
+            status, value = context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, values)
+            value = context.cast(builder, value, given, result)
+            return builder.select(status.is_ok, value, ir.Constant(value.type, math.nan))
+
+        return signature(result, types.StarArgTuple(args)), codegen
+
+    return call_it
 
 
 def guarded(function):

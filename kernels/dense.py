@@ -27,6 +27,8 @@ from .microkernel import (
     tile,
     tile_columns,
     tile_rows,
+    transpose_full,
+    transpose_masked,
 )
 from .native import native
 from .simd import (
@@ -46,8 +48,6 @@ from .simd import (
     poke,
     release,
     store,
-    transpose_full,
-    transpose_masked,
 )
 from .tables import DONE, NO_MEMORY
 

@@ -9,7 +9,6 @@ added in one fixed order.
 """
 
 import functools
-import math
 import operator
 
 from llvmlite import binding, ir
@@ -927,86 +926,3 @@ def lanes(typingctx, p):
     """Return the number of lanes in a vector of the pointer's dtype."""
     n = _lanes(p)
     return signature(types.intp, p), lambda context, builder, sig, args: ir.Constant(i64, n)
-
-
-# ---------------------------------------------------------------------------------------------- transposition
-
-
-def _transpose(builder, rows, out, out_row_stride, itemsize):
-    """Store the vectors of a square matrix as its columns: lanes are exchanged at distances 1, 2, 4, ..."""
-    n, distance = len(rows), 1
-    pick = ir.VectorType(i32, n)
-    while distance < n:
-        low = ir.Constant(pick, [lane + n - distance if lane & distance else lane for lane in range(n)])
-        high = ir.Constant(pick, [lane + n if lane & distance else lane + distance for lane in range(n)])
-        for i in range(n):
-            if not i & distance:
-                a, b = rows[i], rows[i + distance]
-                rows[i], rows[i + distance] = (builder.shuffle_vector(a, b, m) for m in (low, high))
-        distance *= 2
-    for j, row in enumerate(rows):
-        address = builder.gep(out, [builder.mul(out_row_stride, i64(j))])
-        builder.store(row, _as_vector(builder, address, row.type), align=itemsize)
-
-
-@intrinsic
-def transpose_full(typingctx, source, source_row_stride, out, out_row_stride):
-    """out[j * out_row_stride + i] = source[i * source_row_stride + j] for i and j below `lanes`."""
-    v = Vector(source.dtype, _lanes(source))
-
-    def codegen(context, builder, sig, args):
-        source, source_row_stride, out, out_row_stride = args
-        addresses = (builder.gep(source, [builder.mul(source_row_stride, i64(i))]) for i in range(v.lanes))
-        vectors = [builder.load(_as_vector(builder, at, v.ir), align=_itemsize(sig.args[0])) for at in addresses]
-        _transpose(builder, vectors, out, out_row_stride, _itemsize(sig.args[0]))
-        return context.get_dummy_value()
-
-    return signature(types.void, source, types.intp, source, types.intp), codegen
-
-
-@intrinsic
-def transpose_masked(typingctx, source, source_row_stride, rows, columns, out, out_row_stride):
-    """Transpose fewer rows and columns, of which no more is read.
-
-    `lanes` whole rows of `out` are written; beyond `rows` elements their values are meaningless.
-    """
-    v = Vector(source.dtype, _lanes(source))
-
-    def codegen(context, builder, sig, args):
-        source, source_row_stride, rows, columns, out, out_row_stride = args
-        last = builder.sub(rows, i64(1))
-        vectors = []
-        for i in range(v.lanes):
-            row = builder.select(builder.icmp_signed("<", i64(i), last), i64(i), last)
-            address = builder.gep(source, [builder.mul(row, source_row_stride)])
-            vectors.append(emit_load_first(builder, address, v.ir, columns))
-        _transpose(builder, vectors, out, out_row_stride, _itemsize(sig.args[0]))
-        return context.get_dummy_value()
-
-    n = types.intp
-    return signature(types.void, source, n, n, n, source, n), codegen
-
-
-# ------------------------------------------------------------------------------------------- custom functions
-
-
-def or_nan(function):
-    """Return an intrinsic that calls an njit function of numbers and returns NaN where it raises an exception."""
-
-    @intrinsic
-    def call_it(typingctx, *args):
-        function.compile(args)
-        compiled = function.overloads[args]
-        given = compiled.signature.return_type
-        result = given if given in LANES else types.float64
-
-        def codegen(context, builder, sig, values):
-            context.active_code_library.add_linking_library(compiled.library)
-            values = cgutils.unpack_tuple(builder, values[0])
-            status, value = context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, values)
-            value = context.cast(builder, value, given, result)
-            return builder.select(status.is_ok, value, ir.Constant(value.type, math.nan))
-
-        return signature(result, types.StarArgTuple(args)), codegen
-
-    return call_it

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from fastbp.kernels import compiler
 from fastbp.kernels.compiler import compile_object
+from fastbp.kernels.custom import or_nan
 from fastbp.kernels.jit import inline, internal
-from fastbp.kernels.simd import lanes, load, masked_load, masked_store, or_nan, peek, poke, store
+from fastbp.kernels.simd import lanes, load, masked_load, masked_store, peek, poke, store
 from numba import types
 
 C_TYPES = {types.float32: ctypes.c_float, types.float64: ctypes.c_double}
