@@ -5,9 +5,10 @@ more inside each function that calls it.  Here the modules of a function and of 
 LLVM's pipeline runs once, on the whole.
 
 This relies on these parts of Numba (0.62 and later), which are not its public interface: `compiler.compile_extra` and
-`compiler.CompilerBase` with its `state`; the interface of `codegen.CodeLibrary` that lowering and other libraries use
-(`add_ir_module`, `add_linking_library`, `_ensure_finalized`, `_get_module_for_linking`); `call_conv.call_function`;
-and `codegen._tm`, the target machine.
+`compiler.CompilerBase` with its `state`; the passes of `PASSES` and `PassManager._ENFORCING`; that callers find a
+function by its entry point (`_dynfunc.make_function`, `insert_user_function`); the interface of `codegen.CodeLibrary`
+that lowering and other libraries use (`add_ir_module`, `add_linking_library`, `_ensure_finalized`,
+`_get_module_for_linking`); `call_conv.call_function`; and `codegen._tm`, the target machine.
 """
 
 import contextlib
@@ -233,8 +234,7 @@ def _c_function(context, result, symbol):
     status, value = context.call_conv.call_function(builder, callee, returned, arguments, function.args)
     value = i64(0) if returned == types.none else context.cast(builder, value, returned, types.int64)
     builder.ret(builder.select(status.is_error, i64(-1), value))
-    module = llvm.parse_assembly(cgutils.normalize_ir_text(str(module)))
-    return module
+    return llvm.parse_assembly(cgutils.normalize_ir_text(str(module)))
 
 
 def optimize(module, machine):
