@@ -823,13 +823,13 @@ def emit_store_pieces(builder, value, address, count):
     """Emit the store of the first `count` lanes (an i64, less than all), by halves of halves."""
     if value.type.count == 1:
         return
-    low, high = _halves(builder, value)
-    has_half = builder.icmp_unsigned(">=", count, i64(low.type.count))
-    with builder.if_then(has_half):
+    (low, high), before = _halves(builder, value), builder.block
+    size = i64(low.type.count)
+    with builder.if_then(builder.icmp_unsigned(">=", count, size)):
         emit_store(builder, low, address)
-    start = builder.select(has_half, i64(low.type.count), i64(0))
-    rest = builder.select(has_half, high, low)
-    emit_store_pieces(builder, rest, builder.gep(address, [start]), builder.sub(count, start))
+        after, left, inside = builder.gep(address, [size]), builder.sub(count, size), builder.block
+    pairs = (low, high), (address, after), (count, left)
+    emit_store_pieces(builder, *(_phi(builder, (before, old), (inside, new)) for old, new in pairs))
 
 
 def _shared_function(module, name, result, arguments, emit):
