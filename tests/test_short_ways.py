@@ -58,6 +58,7 @@ CALLS = {
     "predict": lambda trainer, X, Y: trainer.net.predict(X).tobytes(),
     "loss": lambda trainer, X, Y: trainer.net.loss(X, Y),
     "gradients": lambda trainer, X, Y: [array.tobytes() for array in trainer.net.gradients(X, Y).weights],
+    "partial_fit": lambda trainer, X, Y: [trainer.partial_fit(X, Y).loss for _ in range(2)],
     "step": lambda trainer, X, Y: [trainer.step(X, Y) for _ in range(2)],
 }
 
