@@ -219,7 +219,7 @@ def test_lbfgs_of_a_trainer_without_vectors_begins_anew(backend):
     """A trainer that version 0.1 pickled has none."""
     X, Y = data()
     trainer, twin = (fastbp.Trainer(make(backend), fastbp.LBFGS()) for _ in range(2))
-    kept = {name: value for name, value in vars(trainer.state).items() if name != "vectors"}
+    kept = {name: value for name, value in trainer.state.__getstate__().items() if name != "vectors"}
     trainer.state.__setstate__(kept)
     assert trainer.state.vectors.shape == (0, trainer.net.parameters.size)
     assert trainer.fit(X, Y, epochs=9).loss == twin.fit(X, Y, epochs=9).loss
