@@ -15,8 +15,8 @@ from numba.core.typing.templates import make_intrinsic_template, signature
 from numba.np.numpy_support import as_dtype
 
 from .library import symbol_of
-from .public import MESSAGES, Array, check, letters_of, native_name, parameters_of
-from .tables import DONE
+from .public import MESSAGES, Array, check, native_name
+from .tables import DONE, letters_of, parameters_of
 
 i64 = ir.IntType(64)
 

@@ -4,9 +4,11 @@ The functions come through `guarded`: where one raises an exception it gives NaN
 other, so that results do not depend on vectors or threads.
 """
 
+import itertools
 import math
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -15,9 +17,33 @@ from numba.extending import intrinsic
 
 from .compiler import FLAGS
 from .elementwise import BACKWARD, FORWARD
+from .library import load_code, loading_lock
 from .losses import OUTPUT_GRADIENT, SAMPLE_LOSSES
-from .native import UserFunction
+from .native import NativeFunction
 from .simd import LANES, peek, poke
+
+
+class UserFunction:
+    """A native function made of a user's functions: compiled in each process, and not kept on disk."""
+
+    def __init__(self, function, arguments):
+        self._native, self._addresses = NativeFunction(function, arguments), {}
+
+    def address(self, dtype):
+        """Return the address of its machine code for a dtype, compiled now if need be."""
+        dtype = np.dtype(dtype)
+        with loading_lock:
+            if dtype not in self._addresses:
+                symbol = f"fastbp_user_{next(_numbers)}"
+                self._addresses[dtype] = load_code(self._native.compile(dtype, symbol, standalone=False), symbol)
+            return self._addresses[dtype]
+
+    def is_cached(self, dtype):
+        """Whether its machine code is in memory."""
+        return np.dtype(dtype) in self._addresses
+
+
+_numbers = itertools.count()  # symbols are unique
 
 
 def or_nan(function):

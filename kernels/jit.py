@@ -7,7 +7,7 @@ from numba import carray
 
 from .compiler import BARE, FLAGS, KernelCompiler
 from .native import NativeFunction
-from .public import letters_of, parameters_of
+from .tables import letters_of, parameters_of
 
 
 def inline(function):

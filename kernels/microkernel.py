@@ -1,7 +1,7 @@
 """The GEMM microkernel, the rank-k update and their epilogues, and transposition for packing, as LLVM IR.
 
-The first two are written in registers of the host's own width.  Each element of a result is one chain of fused multiply-adds
-over k in order, so it depends neither on that width nor on the shape of the tile.
+The first two are written in registers of the host's own width.  Each element of a result is one chain of fused
+multiply-adds over k in order, so it depends neither on that width nor on the shape of the tile.
 """
 
 import functools

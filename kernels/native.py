@@ -8,7 +8,6 @@ Native functions have a name, such as "elementwise.forward.sigmoid": module, fun
 `library` finds their machine code, of this or an earlier process.
 """
 
-import itertools
 from importlib import import_module
 
 import numba
@@ -16,7 +15,6 @@ import numpy as np
 from numba import types
 
 from .compiler import compile_object
-from .library import load_code, loading_lock
 
 
 class NativeFunction:
@@ -47,29 +45,6 @@ class NativeFunction:
             "d": types.CPointer(types.float64),
         }
         return compile_object(self.function, [kinds[letter] for letter in self.arguments], symbol, standalone)
-
-
-class UserFunction:
-    """A native function made of a user's functions: compiled in each process, and not kept on disk."""
-
-    def __init__(self, function, arguments):
-        self._native, self._addresses = NativeFunction(function, arguments), {}
-
-    def address(self, dtype):
-        """Return the address of its machine code for a dtype, compiled now if need be."""
-        dtype = np.dtype(dtype)
-        with loading_lock:
-            if dtype not in self._addresses:
-                symbol = f"fastbp_user_{next(_numbers)}"
-                self._addresses[dtype] = load_code(self._native.compile(dtype, symbol, standalone=False), symbol)
-            return self._addresses[dtype]
-
-    def is_cached(self, dtype):
-        """Whether its machine code is in memory."""
-        return np.dtype(dtype) in self._addresses
-
-
-_numbers = itertools.count()  # symbols are unique
 
 
 def native(arguments):

@@ -15,11 +15,10 @@ import numpy as np
 
 from .layout import address_of
 from .library import native_function, symbol_of
-from .tables import BAD_LABEL, DONE, NO_MEMORY, PUBLIC, RAISED, WRITTEN
+from .tables import BAD_LABEL, DONE, NO_MEMORY, PUBLIC, RAISED, WRITTEN, letters_of, parameters_of
 
 DTYPES = {"i": np.dtype(np.int64), "u": np.dtype(np.uint32), "w": np.dtype(np.float64)}  # of arrays, by kind
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-_POINTERS = {"f": "p", "i": "o", "u": "u", "w": "d"}  # kinds of arrays: letters of pointers (`native.NativeFunction`)
 LABELS = "labels"  # the form of a kernel whose Y are class labels
 MESSAGES = {
     BAD_LABEL: (ValueError, "Y holds a label that is no class: labels must be 0 to n_out - 1"),
@@ -27,23 +26,6 @@ MESSAGES = {
     RAISED: (IndexError, "an index is out of bounds"),  # which is noticed with NUMBA_BOUNDSCHECK
 }
 _SCALARS = {np.dtype(np.float32): ctypes.c_float, np.dtype(np.float64): ctypes.c_double}
-
-
-@functools.cache
-def parameters_of(name):
-    """Return the kinds of a kernel's arguments, by argument; see `tables.PUBLIC`."""
-    return dict(argument.split(":") for argument in PUBLIC[name][1].split())
-
-
-@functools.cache
-def letters_of(name, form):
-    """Return the C arguments of each argument: a pointer and dimensions, or a number (`native.NativeFunction`)."""
-    result = {}
-    for parameter, kind in parameters_of(name).items():
-        kind = ("i1" if form else "f2") if kind == "y" else kind
-        is_array = len(kind) == 2
-        result[parameter] = _POINTERS[kind[0]] + "i" * (1 if kind[1] == "*" else int(kind[1])) if is_array else kind
-    return result
 
 
 class Array(NamedTuple):

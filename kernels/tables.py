@@ -4,6 +4,7 @@ The engine plans with these tables, and calls machine code that an earlier proce
 The functions of a row have its name: `elementwise._tanh`, `losses._huber`, `optimizers._lion`.
 """
 
+import functools
 from typing import NamedTuple
 
 from .layout import (
@@ -229,3 +230,22 @@ for _name, _parameter in LOSSES.items():
 WRITTEN = ("counts", "last", "m", "running_products", "square", "step", "total", "v", "velocity")
 # What a public kernel returns; None counts as DONE.  RAISED is what `compiler` makes of an exception.
 DONE, BAD_LABEL, NO_MEMORY, RAISED = 0, 1, 2, -1
+
+POINTERS = {"f": "p", "i": "o", "u": "u", "w": "d"}  # kinds of arrays: letters of pointers (`native.NativeFunction`)
+
+
+@functools.cache
+def parameters_of(name):
+    """Return the kinds of a kernel's arguments, by argument; see `tables.PUBLIC`."""
+    return dict(argument.split(":") for argument in PUBLIC[name][1].split())
+
+
+@functools.cache
+def letters_of(name, form):
+    """Return the C arguments of each argument: a pointer and dimensions, or a number (`native.NativeFunction`)."""
+    result = {}
+    for parameter, kind in parameters_of(name).items():
+        kind = ("i1" if form else "f2") if kind == "y" else kind
+        is_array = len(kind) == 2
+        result[parameter] = POINTERS[kind[0]] + "i" * (1 if kind[1] == "*" else int(kind[1])) if is_array else kind
+    return result

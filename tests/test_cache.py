@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fastbp.kernels import cache, cores, library, native, parallel_compile
+from fastbp.kernels import cache, cores, custom, library, native, parallel_compile
 from fastbp.kernels.layout import GEMM
 from fastbp.kernels.library import Library, LibraryFile, native_function
 from fastbp.kernels.tables import FUNCTIONS
@@ -234,10 +234,10 @@ def test_functions_are_kept_on_disk_for_each_dtype(folder):
 
 
 def test_functions_of_users_are_not_kept_on_disk(folder):
-    function = native.UserFunction(increment, "i")
+    function = custom.UserFunction(increment, "i")
     assert not function.is_cached(DTYPE)
     assert call(function.address(DTYPE)) == 1 and function.is_cached(DTYPE)
-    assert not native.UserFunction(increment, "i").is_cached(DTYPE) and not folder.exists()
+    assert not custom.UserFunction(increment, "i").is_cached(DTYPE) and not folder.exists()
 
 
 # ------------------------------------------------------------------ damage, failures, folders
@@ -608,7 +608,7 @@ def test_a_helper_process_starts_where_there_is_a_core_for_it(obstacle, folder, 
     if obstacle == "program":
         monkeypatch.setattr(sys, "executable", "/opt/program")
     lock = parallel_compile._lock() if obstacle == "other helper" else None
-    functions = [native_function("elementwise.forward.relu"), native.UserFunction(increment, "i")]
+    functions = [native_function("elementwise.forward.relu"), custom.UserFunction(increment, "i")]
     functions.append(native_function(FUNCTIONS[GEMM]))
     for _ in range(2 if obstacle == "asked" else 1):
         parallel_compile.start_compile_helper(functions, np.dtype("float32"))
