@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from fastbp.kernels import library, native, public
+from fastbp.kernels import custom, library, native, public
 from fastbp.kernels.tables import PUBLIC
 from shared import exhaustive, run_python
 
@@ -220,7 +220,7 @@ def test_locks_are_taken_in_one_order(monkeypatch):
     for name in ("read", "add"):  # nothing on disk
         monkeypatch.setattr(library.LibraryFile, name, lambda *_: None)
     monkeypatch.setattr(library, "symbol_of", lambda name, dtype: "fastbp_test_of_locks")
-    functions, users = library.Library(np.float64), native.UserFunction(lambda x: x + 1, "i")
+    functions, users = library.Library(np.float64), custom.UserFunction(lambda x: x + 1, "i")
     calls = [lambda: functions.address("elementwise.exp"), lambda: users.address(np.float64)]
     threads = [threading.Thread(target=call, daemon=True) for call in calls]
     for thread in threads:

@@ -404,7 +404,7 @@ def test_steps_that_are_skipped(backend, chunk_seconds, monkeypatch):
     good = [0, 1, 2, 3, 5]
     same = fastbp.Trainer(twin, fastbp.SGD(0.01, 0.5), 1, shuffle=False)
     expected = same.fit(X[good], Y[good], epochs=3)
-    np.testing.assert_array_equal(net.parameters, twin.parameters)
+    np.testing.assert_allclose(net.parameters, twin.parameters, rtol=1e-12)  # by another kernel
     assert history.skipped == 3 and history.stopped is None and not history.nonfinite and expected.skipped == 0
     np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-12)
     X[:] = 1e300
