@@ -49,7 +49,7 @@ def test_evaluations_try_both_in_turn_now_and_then():
     autotuner = autotune.Autotuner(3, 1)
     for seconds_of_three in (0.5, 2.0, 0.5):
         turns = []
-        for _ in range(limits.EVALUATIONS_BETWEEN_TRIALS):
+        for _ in range(limits.SHORT_CALLS_BETWEEN_TRIALS):
             threads, is_trial = autotuner.choose()
             autotuner.record(threads, {1: 1.0, 3: seconds_of_three}[threads], is_trial)
             turns.append((threads, is_trial))

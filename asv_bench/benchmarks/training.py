@@ -243,6 +243,7 @@ def run_microkernel(A, B, C, n):
             b,
             B.shape[1],
             B.shape[0],
+            1,
             c,
             C.shape[1],
             register,
@@ -263,6 +264,36 @@ def seconds(function, *arguments):
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start
+
+
+class ThreadsChosen:
+    """Time of a call of `fit` with the number of threads left alone, over the better of one thread and all."""
+
+    param_names = ["sizes", "batch", "samples", "epochs"]
+    params = [
+        [(300, 250, 130), (784, 30, 10), (180, 50, 5), (320, 260, 130, 5), (784, 128, 10), (64, 256, 10)],
+        [10, 100],
+        [1000],
+        [1, 10],
+    ]
+    unit = "time over the better choice"
+
+    def setup(self, sizes, batch, samples, epochs):
+        rng = np.random.default_rng(0)
+        X, Y = (rng.random((samples, n), np.float32) for n in (sizes[0], sizes[-1]))
+        self.calls = []
+        for threads in (None, 1, fastbp.get_num_threads()):
+            trainer = fastbp.Trainer(
+                fastbp.Network(sizes, seed=0), fastbp.SGD(0.01), batch_size=batch, seed=0, threads=threads
+            )
+            self.calls.append(lambda fit=trainer.fit: fit(X, Y, epochs=epochs, progress=False))
+        for call in 4 * self.calls:
+            call()
+
+    def track_ratio(self, sizes, batch, samples, epochs):
+        rounds = np.array([[seconds(call) for call in self.calls] for _ in range(9)])
+        alone, *fixed = np.median(rounds, axis=0)
+        return alone / min(fixed)
 
 
 class FractionOfPeak:

@@ -47,7 +47,7 @@ class Autotuner:
     def split(self, epochs: int, first: int, last: int) -> list[Part]:
         """Split a call of training into trials, if they are due, and the rest, which takes the `best` threads (None).
 
-        A trial is some batches of the first epoch, or some epochs where one epoch is too short.
+        A trial is some batches of the first epoch, or some epochs where one epoch is too short, or whole calls.
 
         Parameters
         ----------
@@ -60,13 +60,14 @@ class Autotuner:
         -------
         list of (threads, slice of epochs, first batch, end of the batches)
         """
-        self._calls += 1
-        if self.seconds and self._calls % limits.CALLS_BETWEEN_TRIALS:
-            return [(None, slice(0, epochs), first, last)]
         order = [1, self._threads] * limits.TRIALS
         n = self._trial_size((last - first) // (2 * len(order)), self._work)
         n_epochs = self._trial_size(epochs // (2 * len(order)), self._work * last)
         if not (n or n_epochs):
+            threads, is_trial = self.choose()
+            return [(threads if is_trial else None, slice(0, epochs), first, last)]
+        self._calls += 1
+        if self.seconds and self._calls % limits.CALLS_BETWEEN_TRIALS:
             return [(None, slice(0, epochs), first, last)]
         self._trial = {}
         if not n:
@@ -78,8 +79,8 @@ class Autotuner:
         return [*trials, (None, one, end, last), *rest]
 
     def choose(self) -> tuple[int, bool]:
-        """Return the threads of an evaluation, and whether it belongs to a trial, which is a few calls in a row."""
-        call, self._calls = self._calls % limits.EVALUATIONS_BETWEEN_TRIALS, self._calls + 1
+        """Return the threads of a short call, and whether it belongs to a trial, which is a few calls in a row."""
+        call, self._calls = self._calls % limits.SHORT_CALLS_BETWEEN_TRIALS, self._calls + 1
         if call == 0:
             self._trial = {}
         if call < 2 * limits.TRIALS:

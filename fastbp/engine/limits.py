@@ -17,4 +17,4 @@ TRIAL_WORK = 200_000_000  # of one trial of a number of threads: 2 ms, since wak
 MIN_TRIAL_WORK = 25_000_000
 TRIALS = 2  # of each number of threads, interleaved; the faster one counts
 CALLS_BETWEEN_TRIALS = 8
-EVALUATIONS_BETWEEN_TRIALS = 64
+SHORT_CALLS_BETWEEN_TRIALS = 64
