@@ -31,7 +31,7 @@ def setting(
     check: Callable[[Any, str, Any], Any],
     *,
     off: Any = None,
-    in_lanes: bool = False,
+    kernels: Sequence[str] = (),
     full_batch: bool = False,
 ) -> Any:
     """Return the field of a setting that backends are told in an `Update`.
@@ -44,14 +44,14 @@ def setting(
         Returns what backends are told, or raises.
     off
         What `check` makes of the default; None: the same.
-    in_lanes : bool
-        Whether the kernels for samples in lanes know it (`kernels/lanes.py`); otherwise a training with it is left to
-        the kernels for one sample and for blocks.
+    kernels : sequence of str
+        Which kernels for small steps know it, of "online" (`kernels/online.py`) and "lanes" (`kernels/lanes.py`); a
+        training with it is left to the others, and to the kernel for blocks.
     full_batch : bool
         Whether methods of the full batch support it; otherwise they refuse what is not 0.
     """
     metadata = {"attribute": Setting(check), "off": default if off is None else off}
-    return field(default=default, metadata={**metadata, "in_lanes": in_lanes, "full_batch": full_batch})
+    return field(default=default, metadata={**metadata, "kernels": kernels, "full_batch": full_batch})
 
 
 def at_least_0(trainer: Any, name: str, value: Any) -> float:
@@ -98,14 +98,14 @@ class UpdateSettings:
         Standard deviation of the normal noise added to the inputs in training.
     """
 
-    l1: float = setting(0.0, at_least_0, in_lanes=True)
-    l2: float = setting(0.0, at_least_0, in_lanes=True, full_batch=True)
-    dropout: float | Sequence[float] = setting(0.0, _dropout, off=())
-    clip_norm: float | None = setting(None, _limit, off=0.0, in_lanes=True)
-    clip_value: float | None = setting(None, _limit, off=0.0, in_lanes=True)
-    max_norm: float | None = setting(None, _limit, off=0.0)
-    label_smoothing: float = setting(0.0, _label_smoothing)
-    input_noise: float = setting(0.0, at_least_0)
+    l1: float = setting(0.0, at_least_0, kernels=("online", "lanes"))
+    l2: float = setting(0.0, at_least_0, kernels=("online", "lanes"), full_batch=True)
+    dropout: float | Sequence[float] = setting(0.0, _dropout, off=(), kernels=("online",))
+    clip_norm: float | None = setting(None, _limit, off=0.0, kernels=("online", "lanes"))
+    clip_value: float | None = setting(None, _limit, off=0.0, kernels=("online", "lanes"))
+    max_norm: float | None = setting(None, _limit, off=0.0, kernels=("online",))
+    label_smoothing: float = setting(0.0, _label_smoothing, kernels=("online",))
+    input_noise: float = setting(0.0, at_least_0, kernels=("online",))
 
 
 @dataclass(kw_only=True)
@@ -144,11 +144,10 @@ class Update(UpdateSettings):
             if getattr(self, row.name) == row.default:
                 setattr(self, row.name, row.metadata["off"])
 
-    @property
-    def suits_lanes(self) -> bool:
-        """Whether the kernels for samples in lanes know all settings that are on."""
-        unknown = [row.name for row in fields(UpdateSettings) if not row.metadata["in_lanes"]]
-        return not (self.skips or any(np.any(getattr(self, name)) for name in unknown))
+    def suits(self, kernel: str) -> bool:
+        """Whether a kernel for small steps, "online" or "lanes", knows all settings that are on."""
+        unknown = [row.name for row in fields(UpdateSettings) if kernel not in row.metadata["kernels"]]
+        return not any(np.any(getattr(self, name)) for name in unknown)
 
 
 def settings_of(trainer: UpdateSettings) -> dict[str, Any]:

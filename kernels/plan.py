@@ -165,7 +165,7 @@ def _splits_columns(n_in, n_out, activation, threads, is_trained, is_first):
     )
 
 
-def trainer_for(plan, batch_size, lanes, suits_lanes):
+def trainer_for(plan, batch_size, lanes, suits_online, suits_lanes):
     """Return the name of the kernel for batches of this size.
 
     Parameters
@@ -174,9 +174,9 @@ def trainer_for(plan, batch_size, lanes, suits_lanes):
     batch_size : int
     lanes : int
         Of a vector of the dtype.
-    suits_lanes : bool
-        Whether the kernels for samples in lanes know all settings; they have no sample weights, for instance.
+    suits_online, suits_lanes : bool
+        Whether the kernel for one sample, and those for samples in lanes, know all that this training does.
     """
     if suits_lanes and plan.lanes_at >= 0 and batch_size <= lanes:
         return "training.train_in_few_lanes" if batch_size <= FEW_LANES else "training.train_in_many_lanes"
-    return "training.train_online" if batch_size == 1 else "training.train_in_blocks"
+    return "training.train_online" if suits_online and batch_size == 1 else "training.train_in_blocks"

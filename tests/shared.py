@@ -99,8 +99,8 @@ def watch_kernels():
     """Collect the names of the training kernels that are chosen."""
     names, choose = set(), backend.trainer_for
 
-    def watched(*arguments):
-        kernel = choose(*arguments)
+    def watched(*arguments, **named):
+        kernel = choose(*arguments, **named)
         names.add(kernel.removeprefix("training."))
         return kernel
 

@@ -319,7 +319,7 @@ SETTING = Part(
         Edit(
             "fastbp/update.py",
             "    NAME: float = setting(0.0, at_least_0)\n",
-            after="    input_noise: float = setting(0.0, at_least_0)\n",
+            after='    input_noise: float = setting(0.0, at_least_0, kernels=("online",))\n',
         ),
         Edit("kernels/layout.py", "    NAME: float\n", after="    input_noise: float\n"),
         Edit(

@@ -97,7 +97,8 @@ class _Rules:
         self.update, self.row = update, RULES[update.rule]
         self.arrays = np.array([*update.hyperparameters, 0.0]), np.array(update.rates, np.float64)
         self.dropout = update.dropout if any(update.dropout) else ()
-        self.suits_lanes = update.suits_lanes
+        self.suits_online = update.suits("online")
+        self.suits_lanes = update.suits("lanes") and not update.skips
         has_more = update.l1 or update.l2 or update.clip_value or update.clip_norm
         self.epilogue = STORE if has_more else self.row.epilogue
         hyperparameters, rates = map(address_of, self.arrays)
@@ -506,8 +507,13 @@ class _Training:
         """Write into the job of a workspace what does not differ from call to call."""
         backend, rules = self._backend, self._rules
         _, args, has_weights = holds
-        suits_lanes = rules.suits_lanes and not has_weights
-        kernel = trainer_for(workspace.plan, self._batch_size, backend._lanes, suits_lanes)
+        kernel = trainer_for(
+            workspace.plan,
+            self._batch_size,
+            backend._lanes,
+            suits_online=rules.suits_online,
+            suits_lanes=rules.suits_lanes and not has_weights,
+        )
         workspace.load_training(native_function(kernel), rules.update, self._path)
         pack(workspace.job, TASK_AT, args)
         workspace.holds = holds
