@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 
 import fastbp
 
@@ -97,6 +98,10 @@ class PeakMemory:
     """Peak memory of a process that trains XOR, in MB (on Linux)."""
 
     params, param_names, unit = ["fastbp", "scikit-learn"], ["library"], "MB"
+
+    def setup(self, library):
+        if library == "scikit-learn" and find_spec("sklearn") is None:
+            raise NotImplementedError("is not installed")
 
     def track_peak_memory(self, library):
         return printed(XOR if library == "fastbp" else XOR_IN_SKLEARN, PEAK) / 1024
