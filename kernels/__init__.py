@@ -6,6 +6,7 @@ with NUMBA_DISABLE_JIT=1 these names are the twins.
 """
 
 from importlib import import_module
+from pathlib import Path
 
 from .cache import setting
 from .tables import PUBLIC
@@ -15,6 +16,8 @@ __all__ = sorted(PUBLIC)
 
 def __getattr__(name):
     if name not in PUBLIC:
+        if (Path(__file__).parent / f"{name}.py").exists():
+            return import_module(f".{name}", __name__)
         raise AttributeError(f"{__name__} has no {name!r}")
     if setting("DISABLE_JIT") not in ("", "0"):
         return getattr(import_module("..reference", __name__), name)

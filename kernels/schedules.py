@@ -126,11 +126,11 @@ def learning_rate(kind, hyperparameters, steps, out):
     Parameters
     ----------
     kind : int
-        One of `fastbp.kernels.schedules.KINDS`: constant; step and exponential decay; inverse scaling, as in
+        One of `fastbp.kernels.tables.KINDS`: constant; step and exponential decay; inverse scaling, as in
         scikit-learn; cosine with linear warm-up and warm restarts (Loshchilov and Hutter 2017, equation 5); one cycle
         (Smith 2018, with cosines in two phases as in PyTorch); piecewise constant.
     hyperparameters : float64 array
-        In the order of the table in that module.
+        In the order of the table in `fastbp.kernels.schedules`.
     steps : int64 array
     out : float64 array of the size of steps
     """

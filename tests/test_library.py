@@ -283,3 +283,9 @@ for name in ("exp", "relu"):  # in memory; to be compiled
 kernels.relu(out, out)
 """
     assert_runs(code, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_files_of_the_kernels_are_attributes_of_the_package():
+    code = "import fastbp; print(fastbp.kernels.schedules.KINDS == fastbp.kernels.tables.KINDS); fastbp.kernels.missing"
+    result = run_python("-c", code)
+    assert result.stdout == "True\n" and "fastbp.kernels has no 'missing'" in result.stderr
