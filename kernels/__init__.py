@@ -8,7 +8,7 @@ with NUMBA_DISABLE_JIT=1 these names are the twins.
 from importlib import import_module
 from pathlib import Path
 
-from .cache import setting
+from .cache import is_compiler_off
 from .tables import PUBLIC
 
 __all__ = sorted(PUBLIC)
@@ -19,7 +19,7 @@ def __getattr__(name):
         if (Path(__file__).parent / f"{name}.py").exists():
             return import_module(f".{name}", __name__)
         raise AttributeError(f"{__name__} has no {name!r}")
-    if setting("DISABLE_JIT") not in ("", "0"):
+    if is_compiler_off():
         return getattr(import_module("..reference", __name__), name)
     from .public import kernel
 

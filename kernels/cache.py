@@ -41,6 +41,11 @@ def setting(name):
     return "" if value is None else str(value)
 
 
+def is_compiler_off():
+    """Whether NUMBA_DISABLE_JIT is set: then nothing can be compiled."""
+    return setting("DISABLE_JIT") not in ("", "0")
+
+
 def _folders():
     """Return the folders that may hold compiled kernels, best first."""
     home = Path(os.path.expanduser("~"))

@@ -28,7 +28,7 @@ import llvmlite
 import numpy as np
 from llvmlite import binding
 
-from .cache import WINDOWS, Lock, cache_folder, open_beside, setting, why_unsafe
+from .cache import WINDOWS, Lock, cache_folder, is_compiler_off, open_beside, setting, why_unsafe
 
 SUFFIX, MAGIC = ".fastbp", b"fastbp library 1"
 DAYS_UNUSED = 90  # then a file is removed when another one is written
@@ -280,7 +280,7 @@ class Library:
             return True
 
     def _compile(self, name):
-        if setting("DISABLE_JIT") not in ("", "0", "None"):
+        if is_compiler_off():
             raise RuntimeError(
                 "fastbp's kernels are machine code, but NUMBA_DISABLE_JIT is set: unset it, or use backend='numpy'"
             )

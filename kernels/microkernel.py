@@ -344,6 +344,29 @@ class _FirstLanes:
             emit_store_pieces(builder, value, address, self.count)
 
 
+def _emit_epilogues_of_row(builder, args, c, sums, factors, load_row, store_row, after):
+    """Emit the branch to the epilogue `args.epilogue`, and each of them, for the row of C at `c`; then to `after`.
+
+    load_row(builder, row) and store_row(builder, values, row) access a row of C or of its velocity.
+    """
+    blocks = {epilogue: builder.function.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
+    _switch(builder, args.epilogue, blocks)
+    for epilogue, block in blocks.items():
+        builder = ir.IRBuilder(block)
+
+        def row(of_velocity, builder=builder):
+            return builder.gep(c, [args.velocity]) if of_velocity else c
+
+        def load(of_velocity, builder=builder, row=row):
+            return load_row(builder, row(of_velocity))
+
+        def store(values, of_velocity, builder=builder, row=row):
+            store_row(builder, values, row(of_velocity))
+
+        _emit_epilogue(builder, epilogue, sums, *factors, load, store)
+        builder.branch(after)
+
+
 # ------------------------------------------------------------------------------------------------- the microkernel
 
 
@@ -567,23 +590,14 @@ def _short_rows_function(module, dtype):
     starts = [args.rows, args.sums, args.c]
     n_left, sums, c = state = _phis(loop, starts)
     _add_incoming(state, starts, entry_block)
-    blocks = {epilogue: fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
-    value = emit_load(loop, sums, vector)
-    _switch(loop, args.epilogue, blocks)
-    for epilogue, block in blocks.items():
-        builder = ir.IRBuilder(block)
 
-        def row(of_velocity, builder=builder):
-            return builder.gep(c, [args.velocity]) if of_velocity else c
+    def load_row(builder, row):
+        return [first_lanes.load(builder, row)]
 
-        def load(of_velocity, builder=builder, row=row):
-            return [first_lanes.load(builder, row(of_velocity))]
+    def store_row(builder, values, row):
+        first_lanes.store(builder, values[0], row)
 
-        def store(values, of_velocity, builder=builder, row=row):
-            first_lanes.store(builder, values[0], row(of_velocity))
-
-        _emit_epilogue(builder, epilogue, [value], *factors, load, store)
-        builder.branch(next_block)
+    _emit_epilogues_of_row(loop, args, c, [emit_load(loop, sums, vector)], factors, load_row, store_row, next_block)
     step = ir.IRBuilder(next_block)
     n_left = step.sub(n_left, i64(1))
     state_after = [n_left, step.gep(sums, [i64(vector.count)]), step.gep(c, [args.c_row_stride])]
@@ -695,25 +709,12 @@ def _rank_k_function(module, dtype, k):
     for step in range(k):
         element = _splat(loop, loop.load(loop.gep(a, [a_columns[step]]), align=itemsize), lanes)
         sums = [_llvm(loop, "fma", vector, element, b[step][n], sums[n]) for n in range(2)]
-    blocks = {epilogue: fn.append_basic_block(f"epilogue_{epilogue}") for epilogue in EPILOGUES}
-    _switch(loop, args.epilogue, blocks)
 
-    for epilogue, block in blocks.items():
-        builder = ir.IRBuilder(block)
+    def store_row(builder, values, row):
+        for value, column in zip(values, columns, strict=True):
+            emit_store(builder, value, builder.gep(row, [column]))
 
-        def row(of_velocity, builder=builder):
-            return builder.gep(c, [args.velocity]) if of_velocity else c
-
-        def load(of_velocity, builder=builder, row=row):
-            return load_row(builder, row(of_velocity))
-
-        def store(values, of_velocity, builder=builder, row=row):
-            for value, column in zip(values, columns, strict=True):
-                emit_store(builder, value, builder.gep(row(of_velocity), [column]))
-
-        _emit_epilogue(builder, epilogue, sums, minus_lr, mu, load, store)
-        builder.branch(next_block)
-
+    _emit_epilogues_of_row(loop, args, c, sums, (minus_lr, mu), load_row, store_row, next_block)
     step = ir.IRBuilder(next_block)
     i = step.add(i, i64(1))
     a, c = step.gep(a, [i64(1)]), step.gep(c, [args.c_row_stride])
