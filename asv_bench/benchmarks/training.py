@@ -296,6 +296,31 @@ class ThreadsChosen:
         return alone / min(fixed)
 
 
+def flops_of_sample(sizes):
+    """Return the FLOPs of one sample in training; no gradient goes back to the inputs."""
+    return sum(2 * m * n * (3 if l else 2) for l, (m, n) in enumerate(pairwise(sizes)))
+
+
+class Peak:
+    """The microkernel's rate on some threads at once, its operands in the first-level cache."""
+
+    def __init__(self, threads):
+        rows, depth = tile_shape()[0], 256
+        self.tiles = [
+            [np.ones(shape, np.float32) for shape in ((rows, depth), (depth, 32), (rows, 32))] for _ in range(threads)
+        ]
+        self.flops = 2 * rows * depth * tile_shape()[1] * tile_lanes(float32) * threads
+        self._run(1)
+
+    def _run(self, n):
+        with ThreadPoolExecutor(len(self.tiles)) as pool:
+            list(pool.map(lambda arrays: run_microkernel(*arrays, n), self.tiles))  # list() raises their exceptions
+
+    def measure(self):
+        """Return FLOPs a second."""
+        return 20_000 * self.flops / seconds(self._run, 20_000)
+
+
 class FractionOfPeak:
     """Rate of training over the microkernel's peak rate on all cores, its operands in the L1.
 
@@ -309,27 +334,13 @@ class FractionOfPeak:
     def setup(self, case):
         Cases.setup(self, case)
         self.trainer.fit(self.X, self.Y, epochs=self.epochs, progress=False)
-        rows, depth = tile_shape()[0], 256
-        self.tiles = [
-            [np.ones(shape, np.float32) for shape in ((rows, depth), (depth, 32), (rows, 32))]
-            for _ in range(fastbp.get_num_threads())
-        ]
-        self.tile_flops = 2 * rows * depth * (tile_shape()[1] * tile_lanes(float32))
-        self.on_all_cores(1)
-
-    def on_all_cores(self, n):
-        with ThreadPoolExecutor(len(self.tiles)) as pool:
-            list(
-                pool.map(lambda arrays: run_microkernel(*arrays, n), self.tiles)
-            )  # list() raises the exceptions of the threads
+        self.peak = Peak(fastbp.get_num_threads())
 
     def track_fraction(self, case):
         sizes, _, n_samples, epochs = CASES[case]
-        layers = list(pairwise(sizes))
-        flops = n_samples * epochs * sum(2 * m * n * (3 if l else 2) for l, (m, n) in enumerate(layers))
+        flops = n_samples * epochs * flops_of_sample(sizes)
         fractions = []
         for _ in range(7):
             training = seconds(lambda: self.trainer.fit(self.X, self.Y, epochs=epochs, progress=False))
-            tiles = seconds(self.on_all_cores, 20_000)
-            fractions.append(flops / training / (20_000 * self.tile_flops * len(self.tiles) / tiles))
+            fractions.append(flops / training / self.peak.measure())
         return statistics.median(fractions)
