@@ -320,6 +320,27 @@ def update_rows(w, rows, n, factors, direction, has_b, code, lr, momentum, veloc
 
 
 @inline
+def update_whole_vectors(w, at, n, a, d, epilogue):
+    """Update as many whole vectors from `at` on as end within n; return where the next one starts."""
+    while at + lanes(w) <= n:
+        update_at(w, at, load(a, at) * d, epilogue, load, store)
+        at += lanes(w)
+    return at
+
+
+@inline
+def update_column(w, n, a, d, epilogue):
+    """Update n weights and the b that follows, whose gradients are a * d and d."""
+    at = update_whole_vectors(w, 0, n, a, d, epilogue)
+    at = update_whole_vectors(half(w), at, n, half(a), d, epilogue)
+    at = update_whole_vectors(narrow(w), at, n, narrow(a), d, epilogue)
+    while at < n:
+        update_at(w, at, peek(a, at) * d, epilogue, peek, poke)
+        at += 1
+    update_at(w, n, d, epilogue, peek, poke)
+
+
+@inline
 def update_layer(plan, a, w, n_in, n_out, delta, before, wants_before, code, lr, momentum, velocity):
     """Before = delta @ W.T (if wanted), then W and b move by a outer delta."""
     if n_out == 1:
@@ -327,8 +348,7 @@ def update_layer(plan, a, w, n_in, n_out, delta, before, wants_before, code, lr,
         if wants_before:
             for i in range(0, n_in, lanes(w)):
                 store(before, i, load_some(w, i, n_in - i) * d)
-        call(plan.functions[UPDATE_ROWS], w, 1, n_in, delta, a, False, code, lr, momentum, velocity)
-        update_at(w, n_in, d, Epilogue(code, lr, momentum, velocity), peek, poke)
+        update_column(w, n_in, a, d, Epilogue(code, lr, momentum, velocity))
     else:
         block = max(4, BLOCK_SIZE // n_out // 4 * 4)
         for first in range(0, n_in, block):

@@ -109,6 +109,13 @@ def test_layers_of_every_width_train_as_in_the_twin(width, optimizer, dtype):
 
 
 @each_dtype
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_one_output_of_layers_of_every_width_trains_as_in_the_twin(width, optimizer, dtype):
+    assert_alike(((5, width, 1), "tanh", "squared_error"), OPTIMIZERS[optimizer], dtype, {"dropout": 0.2})
+
+
+@each_dtype
 def test_large_layers_train_as_in_the_twin(dtype):
     assert_alike(((301, 30, 130, 10), "tanh", "squared_error"), OPTIMIZERS["momentum"], dtype, {})
 
