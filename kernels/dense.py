@@ -169,6 +169,25 @@ def gemm(
     blocking = choose_blocking(
         rows, columns, depth, a, a_row_stride, a_col_stride, b_row_stride, transposed, prefetch != 0
     )
+    if blocking.group == blocking.tile and depth <= KC and prefetch == 0 and not blocking.prefetches:
+        strips_a = Matrix(a, a_row_stride, a_col_stride)
+        plain_tiles(
+            rows,
+            columns,
+            depth,
+            strips_a,
+            b,
+            b_row_stride,
+            transposed,
+            blocking,
+            c,
+            c_row_stride,
+            init,
+            bias,
+            update,
+            pack,
+        )
+        return
     for k in range(0, max(depth, 1), KC):
         slice_init = init if k == 0 else INIT_C
         left = 0
@@ -286,6 +305,93 @@ def pack_slice(b, b_row_stride, transposed, part, panel, pack):
         j += panel
 
 
+@internal
+def plain_tiles(
+    rows, columns, depth, a, b, b_row_stride, transposed, blocking, c, c_row_stride, init, bias, update, pack
+):
+    """Run all tiles of a product that needs no loop over k, strips of A or prefetches: half as long as those of `gemm`.
+
+    The tiles of the strips of one row more come first, then those of the others, all in one call each.
+    """
+    left = 0
+    while left < columns:
+        part = slice_of_b(0, left, depth, columns, blocking)
+        tile_b, tile_b_stride = offset(b, left), b_row_stride
+        if blocking.packs:
+            pack_slice(b, b_row_stride, transposed, part, blocking.panel, pack)
+            tile_b, tile_b_stride = pack, blocking.panel
+        top, height, n_tiles = 0, blocking.height + 1, blocking.n_high
+        while top < rows:
+            if n_tiles > 0:
+                strip_c = offset(c, top * c_row_stride + left)
+                call_tile(
+                    height,
+                    n_tiles,
+                    Matrix(offset(a.at, top * a.row_stride), a.row_stride, a.col_stride),
+                    tile_b,
+                    tile_b_stride,
+                    depth,
+                    strip_c,
+                    c_row_stride,
+                    part.columns,
+                    blocking.register,
+                    init,
+                    offset(bias, left),
+                    update,
+                    strip_c,
+                    Prefetch(a.at, 0, depth),
+                )
+            top += height * n_tiles
+            height, n_tiles = blocking.height, blocking.n_strips - blocking.n_high
+        left += part.columns
+
+
+@inline
+def call_tile(
+    rows,
+    n_tiles,
+    a,
+    b,
+    b_row_stride,
+    depth,
+    c,
+    c_row_stride,
+    columns,
+    register,
+    init,
+    bias,
+    update,
+    c_prefetch,
+    lines,
+):
+    """Run the microkernel on tiles of so many rows and columns, one below the other."""
+    registers = (columns + register - 1) // register
+    tile(
+        rows,
+        registers,
+        a.at,
+        a.row_stride,
+        a.col_stride,
+        b,
+        b_row_stride,
+        depth,
+        n_tiles,
+        c,
+        c_row_stride,
+        columns - (registers - 1) * register,
+        init,
+        bias,
+        update.kind,
+        update.lr,
+        update.momentum,
+        update.velocity,
+        c_prefetch,
+        lines.at,
+        lines.stride,
+        lines.interval,
+    )
+
+
 @inline
 def run_tiles(
     rows,
@@ -321,7 +427,6 @@ def run_tiles(
     j = 0
     while j < part.columns:
         columns = min(blocking.tile, part.columns - j)
-        registers = (columns + blocking.register - 1) // blocking.register
         tile_b, tile_b_stride = offset(b, part.k * b_row_stride + part.left + j), b_row_stride
         if blocking.packs:
             in_panel = j & (blocking.panel - 1)  # a panel is a power of two wide
@@ -329,29 +434,22 @@ def run_tiles(
         if prefetch != 0:
             at, stride, n_lines = next_prefetch_lines(prefetch, c)
             lines = Prefetch(at, 2 * stride, max(MIN_PREFETCH_INTERVAL // 2, 2 * part.depth * n_tiles // n_lines))
-        tile(
+        call_tile(
             rows,
-            registers,
-            a.at,
-            a.row_stride,
-            a.col_stride,
+            n_tiles,
+            a,
             tile_b,
             tile_b_stride,
             part.depth,
-            n_tiles,
             offset(c, j),
             c_row_stride,
-            columns - (registers - 1) * blocking.register,
+            columns,
+            blocking.register,
             init,
             offset(bias, j),
-            update.kind,
-            update.lr,
-            update.momentum,
-            update.velocity,
+            update,
             offset(c_prefetch, j),
-            lines.at,
-            lines.stride,
-            lines.interval,
+            lines,
         )
         j += blocking.tile
 
