@@ -20,13 +20,16 @@ from .simd import (
     copysign,
     fabs,
     fma,
+    half,
     hmax,
+    hmax_no_nan,
     hsum,
     ilogb,
     lanes,
     load,
     masked_load,
     masked_store,
+    narrow,
     offset,
     pointer,
     poke,
@@ -420,6 +423,35 @@ def softmax_row(z, a, n):
 
 
 @inline
+def softmax_vector(z, a, n):
+    """`softmax_row` of a row that fits into one vector: it stays in registers."""
+    v, zero = masked_load(z, 0, n), masked_load(narrow(z), 0, 0)
+    top = hmax_no_nan(select_lanes(v, n, -float("inf")))
+    e = select_lanes(_exp(_finite(v) - _finite(masked_load(z, 0, 0) + top)), n, 0.0)
+    total = hsum(e)
+    masked_store(a, 0, e / total, n)
+    return hmax_no_nan(_log(zero + total) + _finite(zero + top))
+
+
+@inline
+def map_rows(function, z, a, row_stride, columns, lse, rows):
+    """lse[r] = function(z[r], a[r], columns) for rows `row_stride` elements apart."""
+    for r in range(rows):
+        poke(lse, r, function(offset(z, r * row_stride), offset(a, r * row_stride), columns))
+
+
+@inline
+def softmax_rows(z, a, row_stride, columns, lse, rows):
+    """Write a = softmax(z) for each row, and lse = log(sum(exp(z)))."""
+    if columns <= lanes(half(z)):
+        map_rows(softmax_vector, half(z), half(a), row_stride, columns, lse, rows)
+    elif columns <= lanes(z):
+        map_rows(softmax_vector, z, a, row_stride, columns, lse, rows)
+    else:
+        map_rows(softmax_row, z, a, row_stride, columns, lse, rows)
+
+
+@inline
 def softmax_backward_row(a, d_a, delta, n):
     """Delta = a * (d_a - sum(a * d_a)) for one row; `delta` may be `d_a`."""
     width = lanes(a)
@@ -437,7 +469,7 @@ def softmax_backward_row(a, d_a, delta, n):
 # -------------------------------------------------------------------------------------- inline, and by address
 
 # The functions of activations whose name is not that of their vector function above.
-_exponential, _softmax, _softmax_derivative = _exp, softmax_row, softmax_backward_row
+_exponential, _softmax, _softmax_derivative = _exp, softmax_rows, softmax_backward_row
 
 
 @inline
@@ -482,8 +514,7 @@ def forward(activation):
             map_array(function, offset(z, r * row_stride), offset(a, r * row_stride), columns)
 
     def activation_forward_by_row(z, a, row_stride, columns, lse, rows):
-        for r in range(rows):
-            poke(lse, r, function(offset(z, r * row_stride), offset(a, r * row_stride), columns))
+        function(z, a, row_stride, columns, lse, rows)
 
     loop = activation_forward if ACTIVATIONS[activation].is_elementwise else activation_forward_by_row
     return NativeFunction(loop, FORWARD)
