@@ -556,8 +556,8 @@ def pack_strip(a, a_col_stride, depth, rows, strip):
 
 @internal
 def pack_transposed(b, b_row_stride, depth, columns, pack, pack_row_stride):
-    """pack[k, j] = b[j, k]."""
-    width = lanes(b)
+    """pack[k, j] = b[j, k], one square of registers after the other."""
+    _, width = tile_columns(b)
     for j in range(0, columns, width):
         for k in range(0, depth, width):
             source, target = offset(b, j * b_row_stride + k), offset(pack, k * pack_row_stride + j)

@@ -24,7 +24,6 @@ from .simd import (
     _emit_masked_store,
     _itemsize,
     _lane_mask,
-    _lanes,
     _llvm,
     _splat,
     emit_load,
@@ -795,8 +794,8 @@ def _transpose(builder, rows, out, out_row_stride, itemsize):
 
 @intrinsic
 def transpose_full(typingctx, source, source_row_stride, out, out_row_stride):
-    """out[j * out_row_stride + i] = source[i * source_row_stride + j] for i and j below `lanes`."""
-    v = Vector(source.dtype, _lanes(source))
+    """out[j * out_row_stride + i] = source[i * source_row_stride + j] for i and j below the lanes of one register."""
+    v = Vector(source.dtype, tile_lanes(source.dtype))
 
     def codegen(context, builder, sig, args):
         source, source_row_stride, out, out_row_stride = args
@@ -812,9 +811,9 @@ def transpose_full(typingctx, source, source_row_stride, out, out_row_stride):
 def transpose_masked(typingctx, source, source_row_stride, rows, columns, out, out_row_stride):
     """Transpose fewer rows and columns, of which no more is read.
 
-    `lanes` whole rows of `out` are written; beyond `rows` elements their values are meaningless.
+    As many rows of `out` as a register has lanes are written; beyond `rows` elements their values are meaningless.
     """
-    v = Vector(source.dtype, _lanes(source))
+    v = Vector(source.dtype, tile_lanes(source.dtype))
 
     def codegen(context, builder, sig, args):
         source, source_row_stride, rows, columns, out, out_row_stride = args
