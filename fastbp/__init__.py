@@ -11,7 +11,7 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import checkpoints, datasets
+    from . import checkpoints, datasets, jit
     from . import kernels as kernels
     from .engine.threads import get_num_threads, set_num_threads
     from .training.streams import stream
@@ -35,7 +35,7 @@ _LAZY = {
     "get_num_threads": ".engine.threads",
     "stream": ".training.streams",
 }
-_SUBMODULES = ("checkpoints", "datasets", "kernels")
+_SUBMODULES = ("checkpoints", "datasets", "jit", "kernels")
 
 __all__ = [
     "Activation",
@@ -48,6 +48,7 @@ __all__ = [
     "checkpoints",
     "datasets",
     "get_num_threads",
+    "jit",
     "load",
     "losses",
     "metrics",

@@ -64,7 +64,7 @@ def _emit_call(name, symbol, letters, context, builder, sig, args):
         values.append(builder.bitcast(array.data, context.get_value_type(kind.dtype).as_pointer()))
         dimensions = cgutils.unpack_tuple(builder, array.shape, kind.ndim)
         values += dimensions if len(letter) - 1 == kind.ndim else [array.nitems]
-    address = _emit_address(context, builder, symbol)
+    address = emit_address(context, builder, symbol)
     with builder.if_then(cgutils.is_null(builder, address), likely=False):
         text = f"{name}: compiled by another version of fastbp, of which this one has no {symbol}; compile it again"
         context.call_conv.return_user_exc(builder, RuntimeError, (text,))
@@ -78,7 +78,7 @@ def _emit_call(name, symbol, letters, context, builder, sig, args):
     return context.get_dummy_value()
 
 
-def _emit_address(context, builder, symbol):
+def emit_address(context, builder, symbol):
     """Emit the address of a C function, an i8*: looked up at the first call; null where it is not known."""
     module, byte = builder.module, ir.IntType(8).as_pointer()
     known = f"{symbol}.address"

@@ -267,13 +267,13 @@ class EvalArgs(NamedTuple):
     adds: bool
 
 
-def _numbers(kind):
+def field_packing(kind):
     """Return the packing of the numbers of a named tuple, by its annotations."""
     letters = {int: "q", bool: "q", float: "d"}
     return struct.Struct("".join(letters[field] for field in kind.__annotations__.values() if field in letters))
 
 
-_PACKED = {kind: _numbers(kind) for kind in (Pointers, Plan, Data, CallArgs, TrainArgs, EvalArgs)}
+_PACKED = {kind: field_packing(kind) for kind in (Pointers, Plan, Data, CallArgs, TrainArgs, EvalArgs)}
 N_PLAN_ARRAYS = 2  # the first fields of a Plan
 PER_CALL = TrainArgs._fields[: TrainArgs._fields.index("has_private") + 1]
 # What differs from call to call lies side by side, from word DATA_AT on: Data, CallArgs, and PER_CALL of the TrainArgs

@@ -15,6 +15,8 @@ import numpy as np
 
 from .layout import address_of
 from .library import native_function, symbol_of
+from .methods import COPY, METHODS
+from .methods import letters_of as letters_of_method
 from .tables import BAD_LABEL, DONE, NO_MEMORY, PUBLIC, RAISED, WRITTEN, letters_of, parameters_of
 
 DTYPES = {"i": np.dtype(np.int64), "u": np.dtype(np.uint32), "w": np.dtype(np.float64)}  # of arrays, by kind
@@ -172,15 +174,21 @@ def kernel(name):
 @functools.cache
 def names_of_symbols():
     """Return the native function and the float dtype of each C symbol."""
-    return {
-        symbol_of(native, dtype): (native, dtype)
-        for name in PUBLIC
-        for form in ("", LABELS)[: 1 + ("y" in parameters_of(name).values())]
-        for native in [native_name(name, form)]
-        for dtype in _FLOATS
-    }
+    natives = [
+        native_name(name, form) for name in PUBLIC for form in ("", LABELS)[: 1 + ("y" in parameters_of(name).values())]
+    ]
+    natives += [f"model.{name}" for name in (*METHODS, COPY)]
+    return {symbol_of(native, dtype): (native, dtype) for native in natives for dtype in _FLOATS}
 
 
 def native_name(name, form):
     """Return the name of the native function of a public kernel."""
     return f"{PUBLIC[name][0]}.{name}{form and f'.{form}'}"
+
+
+def c_arguments(native):
+    """Return the letters of each argument of a function that has a symbol (`native.NativeFunction`)."""
+    module, name, *form = native.split(".")
+    if module == "model":
+        return ["o", letters_of_method(name)]
+    return list(letters_of(name, *form or [""]).values())

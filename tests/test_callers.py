@@ -15,7 +15,7 @@ from pathlib import Path
 import kernel_table as table
 import numpy as np
 import pytest
-from fastbp.kernels import public
+from fastbp.kernels import methods, public
 from fastbp.kernels.tables import BAD_LABEL, DONE, NO_MEMORY, PUBLIC
 from numba import njit, typeof
 from numba.core.errors import TypingError
@@ -30,11 +30,8 @@ SYMBOLS = Path(__file__).parent / "data" / "symbols.txt"
 
 def symbols():
     """The C arguments of each symbol: of each argument of the kernel, the letters of `native.NativeFunction`."""
-    result = {}
-    for symbol, (native, _) in public.names_of_symbols().items():
-        _, name, *form = native.split(".")
-        result[symbol] = " ".join(public.letters_of(name, *form or [""]).values())
-    return result
+    natives = {symbol: native for symbol, (native, _) in public.names_of_symbols().items()}
+    return {symbol: " ".join(public.c_arguments(native)) for symbol, native in natives.items()}
 
 
 def shipped():
@@ -54,7 +51,8 @@ def test_the_file_of_symbols_is_complete():
 
 
 def test_symbols_and_what_their_functions_return_are_unique():
-    assert len(symbols()) == 2 * sum(1 + ("y" in public.parameters_of(name).values()) for name in PUBLIC)
+    n_functions = sum(1 + ("y" in public.parameters_of(name).values()) for name in PUBLIC) + len(methods.METHODS) + 1
+    assert len(symbols()) == 2 * n_functions
     assert (DONE, BAD_LABEL, NO_MEMORY) == (0, 1, 2)  # callers hold these, and the exceptions
 
 

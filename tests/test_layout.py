@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAX_LINES = 950
 KERNELS = """
-    cores cache layout tables plan library public parallel_compile
+    cores cache layout tables plan methods library public parallel_compile
     simd atomics microkernel compiler native jit
     elementwise losses schedules noise optimizers metrics dense
-    threads backprop custom online lanes training callers
+    threads backprop custom online lanes training model callers
     __init__
 """.split()
 FASTBP = """
@@ -25,12 +25,13 @@ FASTBP = """
     reference/__init__
     schedules optimizers update
     engine/__init__ engine/limits engine/autotune engine/threads engine/workspace engine/backend
+    engine/model engine/model_type
     files trace verify network metrics
     datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing
     checkpoints callbacks
     training/__init__ training/history training/progress training/streams training/fullbatch training/run
     training/trainer
-    moved __init__
+    jit moved __init__
     cli/options cli/screen cli/train cli/predict cli/trace cli/verify cli/app cli/__init__ cli/__main__
 """.split()
 TABLES = {"kernels": KERNELS, "fastbp": FASTBP}

@@ -8,7 +8,6 @@ import threading
 import numpy as np
 import pytest
 from fastbp.kernels import custom, library, native, public
-from fastbp.kernels.tables import PUBLIC
 from shared import exhaustive, run_python
 
 NO_NUMBA = """
@@ -94,9 +93,7 @@ def test_what_plans_and_describes_imports_no_numba(code, refused):
 @pytest.mark.parametrize("symbol", public.names_of_symbols())
 def test_every_symbol_is_that_of_a_function_with_its_arguments(symbol):
     name, _ = public.names_of_symbols()[symbol]
-    _, kernel, *form = name.split(".")
-    assert kernel in PUBLIC
-    assert native.resolve(name).arguments == "".join(public.letters_of(kernel, *form or [""]).values())
+    assert native.resolve(name).arguments == "".join(public.c_arguments(name))
 
 
 def test_addresses_of_symbols():

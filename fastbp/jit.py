@@ -1,0 +1,542 @@
+"""Networks inside your own compiled loops: models that predict and learn in functions compiled by `numba.njit`.
+
+`model` makes one of a `fastbp.Trainer` or a `fastbp.Network`.  Compiled functions take and return it, keep it in
+`numba.typed.List` and in tuples, and call its methods, which are also functions here: ``m.predict(x, out)`` is
+``fastbp.jit.predict(m, x, out)``.  In Python the same calls do the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import arguments
+from .backends import COMPILED, Config
+from .kernels import methods
+from .kernels.layout import Y_LABELS, Y_ROWS, address_of
+from .kernels.library import native_function
+from .kernels.methods import METHODS, arguments_of
+from .kernels.public import describe
+from .losses import row_of
+from .network import Network
+from .training.trainer import Trainer
+from .update import State, Update
+
+if TYPE_CHECKING:
+    from .optimizers import Optimizer
+
+__all__ = ["Model", "clone", "model", *METHODS]
+
+
+class Recipe(NamedTuple):
+    """What a model is made from, besides numbers."""
+
+    config: Config
+    backend: str
+    update: Update | None
+    n_states: int
+    raises: bool
+
+
+_recipes: list[Recipe] = []  # of this process; blocks hold the places
+
+
+def model(source: Trainer | Network, optimizer: Optimizer | None = None, **settings: Any) -> Model:
+    """Make a model for compiled functions.
+
+    It works on the parameters of the network: what is learnt is seen by both at once.  All else is its own: it begins
+    with a copy of the trainer's settings, optimizer state and number of steps, and later changes of the trainer do not
+    reach it.
+
+    Parameters
+    ----------
+    source : Trainer or Network
+    optimizer : one of the update rules, optional
+        For a network; without one the model cannot be updated.
+    **settings
+        For a network with an optimizer: keywords of `Trainer`.
+
+    Returns
+    -------
+    Model
+        With the environment variable FASTBP_DEBUG=1 its methods also check that one thread at a time uses it, and that
+        what they are given is finite.  For a network with ``backend="numpy"``, a model of NumPy's arithmetic for
+        comparison, with the same methods, which compiled functions do not take.
+
+    Raises
+    ------
+    TypeError
+        Where an argument does not fit; methods of the full batch make no single steps.
+    """
+    if isinstance(source, Trainer):
+        if optimizer is not None or settings:
+            raise TypeError("optimizer and settings are those of the trainer: give them with a network only")
+        trainer = source
+    elif not isinstance(source, Network):
+        raise TypeError(f"source must be a fastbp.Trainer or a fastbp.Network, got {source!r}")
+    elif optimizer is None:
+        if settings:
+            raise TypeError(f"{next(iter(settings))} is of training: give an optimizer too")
+        return _build(source, None, State(0, source.parameters.size, source.dtype), False)
+    else:
+        trainer = Trainer(source, optimizer, **settings)
+    if trainer._is_full_batch:
+        raise TypeError(f"{type(trainer.optimizer).__name__} makes no single steps: use Trainer.fit")
+    return _build(trainer.net, trainer._update(), trainer.state, trainer.on_nonfinite == "raise")
+
+
+def _build(net: Network, update: Update | None, state: State, raises: bool) -> Model:
+    recipe = Recipe(net._config, net.backend, update, len(state.buffers), raises)
+    return _of_recipe(recipe, net._backend, net.parameters, state)
+
+
+def _of_recipe(recipe: Recipe, backend: Any, parameters: np.ndarray, state: State) -> Model:
+    if not parameters.flags.writeable:
+        raise ValueError("parameters are read-only, but a model writes to them")
+    if recipe.backend != COMPILED:
+        return Twin(recipe, backend, parameters, state)
+    from .engine.model import make_block
+
+    if recipe not in _recipes:
+        _recipes.append(recipe)
+    is_checked = os.environ.get("FASTBP_DEBUG", "0") not in ("", "0")
+    place = _recipes.index(recipe)
+    lr, options = _initial_lr(recipe.update), {"raises": recipe.raises, "is_checked": is_checked, "recipe": place}
+    block = make_block(backend, parameters, recipe.update, lr, state, **options)
+    return Model(parameters, block)
+
+
+def _initial_lr(update: Update | None) -> float:
+    """Return the learning rate, or where a schedule is set the factor of it, that a model begins with."""
+    if update is None:
+        return 1.0
+    return update.rate_scale * (update.rates[0] if update.schedule == "constant" else 1.0)
+
+
+def _restore(recipe: Recipe, parameters: np.ndarray, state: State, lr: float, accumulated: tuple) -> Model:
+    """Return a model with parameters of its own; the inverse of `Model.__reduce__`."""
+    own = Network._restore(recipe.config, recipe.backend, parameters, {})
+    result = _of_recipe(recipe, own._backend, own.parameters, state)
+    result.lr = lr
+    result._accumulate(*accumulated)
+    return result
+
+
+class Model:
+    """A network that compiled functions predict with and train; made by `model`.
+
+    Arrays are C-contiguous and of the network's dtype, samples `x` one sample (n_in,) or rows (n, n_in), and whatever
+    goes with them has as many dimensions.  Targets `y` are outputs (n_out,) or (n, n_out); with cross_entropy also
+    class labels, an integer for one sample, int64 (n,) for rows; for one output of one sample also a float.
+    Losses are reduced as the network does it.  Nothing is allocated by a method but `clone`.
+
+    One thread at a time may use a model; in `numba.prange`, give each a clone.
+
+    Attributes
+    ----------
+    parameters : ndarray (n_parameters,)
+        Those of the network; may be written to.
+    lr : float
+        Learning rate; where a schedule is set, a factor of it.  May be set.
+    accumulated : ndarray (n_parameters,)
+        The accumulated gradient; may be written to.
+
+    Raises
+    ------
+    TypeError
+        By methods, where an argument does not fit; in compiled functions numba.TypingError when they are compiled.
+    ValueError
+        Where a length does not fit or a label is no class.  Nothing is written then.
+    """
+
+    def __init__(self, parameters: np.ndarray, block: np.ndarray) -> None:
+        self.parameters, self.block = parameters, block
+        self._address = address_of(block)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """Its type in compiled functions, which Numba asks for."""
+        return _type_of(self.parameters.dtype)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate, or a factor of its schedule."""
+        return float(self.block.view(np.float64)[methods.AT["lr"]])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.block.view(np.float64)[methods.AT["lr"]] = arguments.number("lr", value, at_least=0)
+
+    @property
+    def accumulated(self) -> np.ndarray:
+        """The accumulated gradient."""
+        return self._part(self._field("accumulated_at"))
+
+    def predict(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Write the outputs of samples to `out`."""
+        self._call("predict", x, out)
+
+    def predict1(self, x: np.ndarray) -> float:
+        """Return the output of one sample; the network must have one output."""
+        return self._call("predict1", x)
+
+    def loss(self, x: np.ndarray, y: Any) -> float:
+        """Return the loss of samples."""
+        return self._call("loss", x, y)
+
+    def train_step(self, x: np.ndarray, y: Any) -> float:
+        """Update once on exactly these samples, as `Trainer.step` does; return the loss before the update.
+
+        A loss that is not finite is returned, and nothing is updated; if the trainer has ``on_nonfinite="raise"``, it
+        raises a FloatingPointError instead.
+        """
+        return self._call("train_step", x, y)
+
+    def gradient(self, x: np.ndarray, y: Any, g: np.ndarray) -> float:
+        """Write the gradient of the loss to `g`, (n_parameters,); return the loss."""
+        return self._call("gradient", x, y, g)
+
+    def backpropagate(self, x: np.ndarray, dout: np.ndarray, dx: np.ndarray | None = None) -> None:
+        """Add the gradient of a loss of your own to `accumulated`, and write that by x to `dx`.
+
+        `dout` is the gradient of your loss by the outputs.  It is used as it is, and `apply_accumulated` does not count
+        these samples.
+        """
+        self._call("backpropagate", x, dout, dx)
+
+    def input_gradient(self, x: np.ndarray, y: Any, dx: np.ndarray) -> None:
+        """Write the gradient of the loss by x to `dx`."""
+        self._call("input_gradient", x, y, dx)
+
+    def jacobian(self, x: np.ndarray, J: np.ndarray) -> None:
+        """Write the derivatives of the outputs of one sample to `J`, (n_out, n_in)."""
+        self._call("jacobian", x, J)
+
+    def apply_gradient(self, g: np.ndarray) -> None:
+        """Update once by the gradient `g`, (n_parameters,), with penalties, clipping and the update rule."""
+        self._call("apply_gradient", g)
+
+    def accumulate(self, x: np.ndarray, y: Any) -> float:
+        """Add the gradient of the losses to `accumulated`, unless it is not finite; return the loss."""
+        return self._call("accumulate", x, y)
+
+    def apply_accumulated(self) -> None:
+        """Update once by `accumulated`, and set it to 0.
+
+        Where the network has means of losses, it is divided by the number of samples that `accumulate` had since the
+        last update of this kind.
+        """
+        self._call("apply_accumulated")
+
+    def clone(self) -> Model:
+        """Return a copy with parameters of its own."""
+        from .update import aligned_zeros
+
+        block = aligned_zeros(len(self.block), np.int64)
+        self._run(methods.COPY, [address_of(block), address_of(self.parameters)], ())
+        clone = Model(self.parameters, block)
+        clone.parameters = clone._part(clone._field("parameters_at"))
+        return clone
+
+    def _field(self, name: str) -> int:
+        return int(self.block[methods.AT[name]])
+
+    def _part(self, at: int) -> np.ndarray:
+        """Return the array of n_parameters numbers at a place in the block, in bytes."""
+        dtype, n = self.parameters.dtype, self.parameters.size
+        return self.block.view(np.uint8)[at : at + n * dtype.itemsize].view(dtype)
+
+    def _accumulate(self, gradient: np.ndarray, n_samples: int) -> None:
+        self.accumulated[:] = gradient
+        self.block[methods.AT["n_accumulated"]] = n_samples
+
+    def _call(self, name: str, *given: Any) -> Any:
+        """Check the arguments of a method, and call its C function."""
+        dtype = self.parameters.dtype
+        y_kind = methods.check(name, dtype, [_describe(value) for value in given])
+        values, keep = [], []
+        if methods.letters_of(name) == "p":
+            values.append(address_of(self.parameters))
+        for argument, value in zip(arguments_of(name), given, strict=True):
+            if value is None:
+                values += [0, 0, 0]
+                continue
+            array = value
+            if not isinstance(value, np.ndarray):
+                array = np.array([value], np.int64 if y_kind == Y_LABELS else dtype)
+            keep.append(array)
+            shape = array.shape if argument.kind == "g" else (1, *array.shape)[-2:]
+            if argument.kind == "y":
+                shape = (y_kind, array.size, 1) if y_kind == Y_LABELS else (Y_ROWS, *shape)
+            values += [address_of(array), *shape]
+        self._run(name, values, given)
+        if name in methods.RETURNS_LOSS or name == "predict1":
+            return float(self.block.view(np.float64)[methods.AT["result"]])
+        return None
+
+    def _run(self, name: str, values: Sequence[int], given: Sequence[Any]) -> None:
+        """Call a C function with the arguments after the model, and raise the exception of its error."""
+        code = _c_function(name, self.parameters.dtype, len(values))(self._address, *values)
+        if code == methods.DONE:
+            return
+        kind, text = methods.errors_of(name)[code]
+        place = code - methods.LENGTH
+        if 0 <= place < len(given):
+            value = given[place]
+            text += f"; got shape {value.shape}" if isinstance(value, np.ndarray) else f"; got {value!r}"
+        raise kind(text)
+
+    def _state(self) -> State:
+        """Return a copy of what the update rule remembers."""
+        result = State(_recipes[self._field("recipe")].n_states, self.parameters.size, self.parameters.dtype)
+        for i, buffer in enumerate(result.buffers):
+            buffer[:] = self._part(self._field("states_at") + i * self._field("state_stride"))
+        start = self._field("running_products_at") // 8
+        result.running_products[:] = self.block.view(np.float64)[start : start + result.running_products.size]
+        result.step = self._field("step")
+        return result
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
+        """Copy and pickle with all numbers; the copy has parameters of its own."""
+        accumulated = self.accumulated.copy(), self._field("n_accumulated")
+        return _restore, (_recipes[self._field("recipe")], self.parameters.copy(), self._state(), self.lr, accumulated)
+
+    def __repr__(self) -> str:
+        """Return sizes and dtype."""
+        sizes = "-".join(map(str, _recipes[self._field("recipe")].config.sizes))
+        return f"<fastbp.jit.Model {sizes}, {self.parameters.dtype}>"
+
+
+@functools.cache
+def _type_of(dtype: np.dtype) -> Any:
+    from .engine.model_type import ModelType, type_of  # which imports Numba
+
+    ModelType.from_arrays = Model
+    return type_of(dtype)
+
+
+@functools.cache
+def _c_function(name: str, dtype: np.dtype, n_arguments: int) -> Callable[..., int]:
+    """Return the C function of a method."""
+    kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_ssize_t] * (1 + n_arguments))
+    return kind(native_function(f"model.{name}").address(dtype))
+
+
+def _describe(value: Any) -> Any:
+    """Return what `methods.check` looks at."""
+    if isinstance(value, np.ndarray):
+        return describe(value)
+    if value is None:
+        return methods.ABSENT
+    if isinstance(value, int | np.integer | np.bool_):
+        return methods.LABEL
+    return methods.NUMBER if isinstance(value, float | np.floating) else type(value).__name__
+
+
+class Twin(Model):
+    """A model of the NumPy backend, for comparison: the same methods, in plain Python."""
+
+    def __init__(self, recipe: Recipe, backend: Any, parameters: np.ndarray, state: State) -> None:
+        self.parameters, self._recipe, self._backend = parameters, recipe, backend
+        self._own = State(recipe.n_states, parameters.size, parameters.dtype)
+        self._own.buffers[:], self._own.running_products[:] = state.buffers, state.running_products
+        self._own.step, self._lr = state.step, _initial_lr(recipe.update)
+        self._gradient, self._n_accumulated = np.zeros_like(parameters), 0
+
+    @property
+    def _numba_type_(self) -> Any:
+        raise TypeError(
+            "a model of the NumPy backend is for calls from Python: use backend='numba' in compiled functions"
+        )
+
+    @property
+    def lr(self) -> float:
+        """Learning rate, or a factor of its schedule."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = arguments.number("lr", value, at_least=0)
+
+    @property
+    def accumulated(self) -> np.ndarray:
+        """The accumulated gradient."""
+        return self._gradient
+
+    def clone(self) -> Twin:
+        """Return a copy with parameters of its own."""
+        return copy.deepcopy(self)
+
+    def _accumulate(self, gradient: np.ndarray, n_samples: int) -> None:
+        self.accumulated[:], self._n_accumulated = gradient, n_samples
+
+    def _state(self) -> State:
+        return self._own
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
+        accumulated = self._gradient.copy(), self._n_accumulated
+        return _restore, (self._recipe, self.parameters.copy(), copy.copy(self._own), self.lr, accumulated)
+
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self._recipe.config.sizes))
+        return f"<fastbp.jit.Model {sizes}, {self.parameters.dtype}, numpy>"
+
+    def _call(self, name: str, *given: Any) -> Any:
+        """Check the arguments of a method, and run its twin."""
+        y_kind = methods.check(name, self.parameters.dtype, [_describe(value) for value in given])
+        self._check_lengths(name, y_kind, given)
+        if name in methods.UPDATES and self._recipe.update is None:
+            self._fail(name, methods.NO_OPTIMIZER)
+        arrays = []
+        for argument, value in zip(arguments_of(name), given, strict=True):
+            if argument.kind == "y":
+                array = np.atleast_1d(np.asarray(value, np.int64 if y_kind == Y_LABELS else self.parameters.dtype))
+                arrays.append(array if y_kind == Y_LABELS else np.atleast_2d(array))
+            else:
+                arrays.append(value if value is None or argument.kind == "g" else np.atleast_2d(value))
+        return getattr(self, f"_run_{name}")(*arrays)
+
+    def _check_lengths(self, name: str, y_kind: int, given: Sequence[Any]) -> None:
+        sizes, n_parameters = self._recipe.config.sizes, self.parameters.size
+        rows = 1
+        for place, (argument, value) in enumerate(zip(arguments_of(name), given, strict=True)):
+            kind, shape = argument.kind, np.shape(value)
+            if kind in "xv":
+                rows = shape[0] if len(shape) == 2 else 1
+            expected: dict[str, tuple[int, ...]] = {
+                "x": (rows, sizes[0]),
+                "v": (1, sizes[0]),
+                "o": (rows, sizes[-1]),
+                "y": (rows, sizes[-1]),
+                "i": (rows, sizes[0]),
+                "j": (sizes[-1], sizes[0]),
+                "g": (1, n_parameters),
+            }
+            if kind == "y" and rows == 0:
+                self._fail(name, methods.NO_SAMPLES)
+            if kind == "y" and y_kind == Y_LABELS:
+                if not row_of(self._recipe.config.loss).takes_labels:
+                    self._fail(name, methods.NO_LABELS)
+                if np.size(value) != rows:
+                    self._fail(name, methods.LENGTH + place)
+                if np.any((np.asarray(value) < 0) | (np.asarray(value) >= sizes[-1])):
+                    self._fail(name, methods.BAD_LABEL)
+            elif value is not None and (1, 1, *shape)[-2:] != expected[kind]:
+                self._fail(name, methods.LENGTH + place)
+        if name == "predict1" and sizes[-1] != 1:
+            self._fail(name, methods.MANY_OUTPUTS)
+
+    def _fail(self, name: str, code: int) -> None:
+        kind, text = methods.errors_of(name)[code]
+        raise kind(text)
+
+    def _reduced(self, losses: np.ndarray) -> float:
+        with np.errstate(over="ignore"):
+            return float(losses.sum()) / (len(losses) if self._recipe.config.reduction == "mean" else 1)
+
+    def _run_predict(self, X: np.ndarray, out: np.ndarray) -> None:
+        out[:] = self._backend.record(self.parameters, X).A[-1]
+
+    def _run_predict1(self, X: np.ndarray) -> float:
+        return float(self._backend.record(self.parameters, X).A[-1][0, 0])
+
+    def _run_loss(self, X: np.ndarray, Y: np.ndarray) -> float:
+        return self._reduced(self._backend.losses(self.parameters, X, Y))
+
+    def _run_train_step(self, X: np.ndarray, Y: np.ndarray) -> float:
+        n, losses, skipped = len(X), np.zeros(1), self._own.skipped
+        train = self._backend.training(
+            self.parameters, self._own, batch_size=n, order=np.arange(n, dtype=np.int64), update=self._update()
+        )
+        done = train(X, Y, None, None, 0, 1, losses)
+        total = np.nan if self._own.skipped > skipped else losses.item()
+        if not done and self._recipe.raises:
+            self._fail("train_step", methods.NONFINITE_LOSS)
+        return total / (n if self._recipe.config.reduction == "mean" else 1)
+
+    def _update(self) -> Update:
+        update = self._recipe.update
+        assert update is not None
+        rates = (1.0,) if update.schedule == "constant" else update.rates
+        return replace(update, rates=rates, rate_scale=self.lr)
+
+    def _run_gradient(self, X: np.ndarray, Y: np.ndarray, g: np.ndarray) -> float:
+        loss, g[:] = self._gradient_of(X, Y)
+        return loss
+
+    def _gradient_of(self, X: np.ndarray, Y: np.ndarray) -> tuple[float, np.ndarray]:
+        losses, gradient = self._backend.gradient(self.parameters, X, Y)
+        return self._reduced(losses), gradient
+
+    def _run_input_gradient(self, X: np.ndarray, Y: np.ndarray, dx: np.ndarray) -> None:
+        dx[:] = self._backend.input_gradient(self.parameters, X, Y)
+
+    def _run_backpropagate(self, X: np.ndarray, dout: np.ndarray, dx: np.ndarray | None) -> None:
+        done = self._backend.record(self.parameters, X, dA=dout)
+        self._gradient += done.gradient
+        if dx is not None:
+            dx[:] = done.dX
+
+    def _run_jacobian(self, X: np.ndarray, J: np.ndarray) -> None:
+        n = len(J)
+        J[:] = self._backend.record(self.parameters, np.repeat(X, n, axis=0), dA=np.eye(n, dtype=X.dtype)).dX
+
+    def _run_apply_gradient(self, g: np.ndarray) -> None:
+        self._backend._update(self.parameters, self._own, self._update(), g.copy())
+        self._own.step += 1
+
+    def _run_accumulate(self, X: np.ndarray, Y: np.ndarray) -> float:
+        loss, gradient = self._gradient_of(X, Y)
+        if np.isfinite(loss):
+            self._gradient += gradient * (len(X) if self._recipe.config.reduction == "mean" else 1)
+            self._n_accumulated += len(X)
+        return loss
+
+    def _run_apply_accumulated(self) -> None:
+        is_mean = self._recipe.config.reduction == "mean" and self._n_accumulated
+        self._run_apply_gradient(self._gradient / (self._n_accumulated if is_mean else 1))
+        self._accumulate(np.zeros_like(self._gradient), 0)
+
+
+class Method:
+    """A method of models as a function: of the model, then what the method takes."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+        self.__doc__ = getattr(Model, name).__doc__
+
+    @property
+    def _numba_type_(self) -> Any:
+        """Its type in compiled functions, which Numba asks for."""
+        from .engine.model_type import function_type  # which imports Numba
+
+        return function_type(self.__name__)
+
+    def __call__(self, m: Model, *arguments: Any, **named: Any) -> Any:
+        """Call the method."""
+        return getattr(m, self.__name__)(*arguments, **named)
+
+    def __reduce__(self) -> str:
+        """Pickle by name."""
+        return self.__name__
+
+    def __repr__(self) -> str:
+        """Return the name."""
+        return f"<function fastbp.jit.{self.__name__}>"
+
+
+predict, predict1, loss, train_step = map(Method, ("predict", "predict1", "loss", "train_step"))
+gradient, backpropagate, input_gradient, jacobian = map(
+    Method, ("gradient", "backpropagate", "input_gradient", "jacobian")
+)
+apply_gradient, accumulate, apply_accumulated, clone = map(
+    Method, ("apply_gradient", "accumulate", "apply_accumulated", "clone")
+)
