@@ -32,6 +32,7 @@ class Header(NamedTuple):
     is_mean : whether losses are means over samples.
     raises : whether a loss that is not finite raises an exception in training.
     input_scale : factor of the inputs.
+    factors_lr : learning rate whose factors are in the workspace, for rules whose factors do not advance; NaN for none.
     step, n_accumulated : steps done; samples whose gradients are in the accumulated one.
     parameters ... programs : memory addresses.  `layers` are those of evaluation, `losses` has room for the samples of
         a block, `order` counts them, `programs` are the trainings by number of samples.
@@ -59,6 +60,7 @@ class Header(NamedTuple):
     is_mean: bool
     raises: bool
     input_scale: float
+    factors_lr: float
     step: int
     n_accumulated: int
     parameters: int

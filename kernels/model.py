@@ -5,6 +5,7 @@ Training and evaluation are those of `training`: a method writes their job, and 
 """
 
 import numpy as np
+from numba import carray
 
 from .atomics import compare_exchange, flush_subnormals, restore_mxcsr
 from .backprop import (
@@ -27,11 +28,14 @@ from .layout import (
     DELTA_AT,
     DONE_AT,
     FORWARD_AT,
+    IN_EPILOGUE,
     N_LAYER_COLUMNS,
     N_OUT,
     PER_CALL,
     POINTERS_AT,
+    RATE,
     ROW_STRIDE,
+    SGD,
     SKIPPED,
     STORE,
     TASK_AT,
@@ -40,6 +44,8 @@ from .layout import (
     WANT_INPUT_GRADIENT,
     WANT_LOSS,
     WANT_OUTPUT,
+    X_FLOAT32,
+    X_FLOAT64,
     Y_GRADIENT,
     Y_LABELS,
     Y_NONE,
@@ -67,12 +73,13 @@ from .methods import (
     Program,
 )
 from .native import native
-from .online import load_some
+from .online import load_some, online
 from .simd import (
     address,
     as_float,
     by_dtype,
     call,
+    distance,
     fma,
     half,
     lanes,
@@ -106,7 +113,7 @@ WANTS, OUTPUT_SCALE, ADDS = (TASK_AT + EvalArgs._fields.index(name) for name in 
 PROGRAM_SIZE = len(Program._fields)
 
 STEP_AT, BUSY_AT, N_ACCUMULATED_AT = AT["step"], AT["busy"], AT["n_accumulated"]
-PARAMETERS_AT, RESULT_AT = AT["parameters"], AT["result"]
+RESULT_AT, FACTORS_LR_AT = AT["result"], AT["factors_lr"]
 
 
 # ------------------------------------------------------------------------------------------------ entry and exit
@@ -277,12 +284,9 @@ def outputs_of_row(header, x):
             total = peek(w, n_in)
             for i in range(n_in):
                 total = fma(peek(a, i), peek(w, i), total)
-            if activation == 0:
-                poke(out, 0, total)
-            else:
-                few = narrow(out)
-                poke(z, 0, total)
-                store(few, 0, inline_activation(activation, load_some(narrow(z), 0, 1)))
+            few = narrow(out)
+            ones = masked_load(few, 0, 0) + 1.0
+            store(few, 0, inline_activation(activation, ones * total))
         else:
             dense_row(a, w, n_in, n_out, activation, z, out)
             if activation >= ELEMENTWISE:
@@ -306,12 +310,7 @@ def predict(model, x, rows, columns, out, out_rows, out_columns):
         return code
     if rows == 1:
         control = flush_subnormals()
-        a, width = outputs_of_row(header, x), lanes(x)
-        for j in range(0, columns_left(out_columns, width), width):
-            store(out, j, load(a, j))
-        j = columns_left(out_columns, width)
-        if j < out_columns:
-            masked_store(out, j, masked_load(a, j, out_columns - j), out_columns - j)
+        copy_row(outputs_of_row(header, x), out, out_columns)
         restore_mxcsr(control)
     elif rows > 1:
         evaluate(header, WANT_OUTPUT, address(x), rows, 0, Y_NONE, 1.0, 0, address(out), False)
@@ -320,9 +319,13 @@ def predict(model, x, rows, columns, out, out_rows, out_columns):
 
 
 @inline
-def columns_left(n, width):
-    """Return n rounded down to whole vectors."""
-    return n - n % width
+def copy_row(a, out, n):
+    """Copy n numbers from where there is room for whole vectors; one that was stored alone is read alone."""
+    if n == 1:
+        poke(out, 0, peek(a, 0))
+        return
+    for j in range(0, n, lanes(a)):
+        masked_store(out, j, load(a, j), min(lanes(a), n - j))
 
 
 @native("opii")
@@ -494,7 +497,7 @@ def jacobian(model, x, rows, columns, out, out_rows, out_columns):
     control = flush_subnormals()
     job = pointer_at(header.evaluation, np.int64)
     _, pointers, plan, _ = read(job)
-    context = context_of(header, pointers, plan, 0, 0, 0, 0, x)
+    context = context_of(header, pointers, plan, 0, 0, 0, 0, STORE, 0, x)
     work, scale = context.work, as_float(header.input_scale, x)
     first_layer, last_layer = plan.layers[0], plan.layers[plan.layers.shape[0] - 1]
     inputs, y, y_row = block_inputs(plan, context), offset(work, plan.y_at), last_layer[ROW_STRIDE]
@@ -532,7 +535,7 @@ def jacobian(model, x, rows, columns, out, out_rows, out_columns):
 
 
 @inline
-def context_of(header, pointers, plan, running_products, hyperparameters, rates, sums, like):
+def context_of(header, pointers, plan, running_products, hyperparameters, rates, sums, epilogue, key, like):
     """Return what a thread works with that is alone with a job; the memory addresses are of numbers of the update."""
     work = pointer_like(pointers.workspace, like)
     return ThreadContext(
@@ -549,10 +552,17 @@ def context_of(header, pointers, plan, running_products, hyperparameters, rates,
         0,
         1,
         False,
-        STORE,
-        0,
+        epilogue,
+        key,
         0,
     )
+
+
+@inline
+def training_context(header, call_args, pointers, plan, args, like):
+    """Return the context of a training job."""
+    products, hyperparameters, rates, sums = call_args.running_products, args.hyperparameters, args.rates, args.sums
+    return context_of(header, pointers, plan, products, hyperparameters, rates, sums, args.epilogue, args.key, like)
 
 
 @native("opiiiiii")
@@ -568,6 +578,11 @@ def train_step(model, x, rows, columns, y, y_kind, y_rows, y_columns):
     while peek(program, 0) < rows:
         program = offset(program, PROGRAM_SIZE)
     kernel, job = peek(program, 1), pointer_at(peek(program, 2), np.int64)
+    if kernel == 0:
+        total = train_row(model, header, job, x, y, y_kind)
+        result_of(model, total)
+        leave(model, header)
+        return NONFINITE_LOSS if header.raises and not np.isfinite(total) else DONE
     losses = pointer_at(header.losses, np.float64)
     poke(job, X_ADDRESS, address(x))
     poke(job, Y_ADDRESS, y)
@@ -579,14 +594,45 @@ def train_step(model, x, rows, columns, y, y_kind, y_rows, y_columns):
     poke(losses, 0, 0.0)
     done = train_rows(header, job, kernel, x, y, y_kind, rows)
     poke(model, STEP_AT, header.step + done)
-    total = peek(losses, 0)
-    skipped = pointer_at(peek(job, SYNC_ADDRESS), np.int64)
-    if peek(skipped, SKIPPED) != 0:
-        poke(skipped, SKIPPED, 0)
-        total = np.nan
+    poke(floats(model), FACTORS_LR_AT, header.lr)
+    total = nan_if_skipped(pointer_at(peek(job, SYNC_ADDRESS), np.int64), peek(losses, 0))
     result_of(model, reduced(header, total, rows))
     leave(model, header)
     return NONFINITE_LOSS if header.raises and not np.isfinite(total) else DONE
+
+
+@inline
+def train_row(model, header, job, x, y, y_kind):
+    """Train one sample by `online.online`, without the call and the job of a kernel; return its loss."""
+    control = flush_subnormals()
+    poke(floats(job), RATE_SCALE, header.lr)
+    call_args, pointers, plan, _ = read(job)
+    args = unpacked(offset(job, TASK_AT), TrainArgs, ())
+    data = Data(address(x), by_dtype(x, X_FLOAT32, X_FLOAT64), header.input_scale, y, y_kind, 0, 1)
+    context = training_context(header, call_args, pointers, plan, args, x)
+    if not args.advances and header.factors_lr != header.lr:
+        step_factors(plan, args, context, header.step)
+        poke(floats(model), FACTORS_LR_AT, header.lr)
+    lr = peek(context.factors, RATE)
+    momentum = as_float(peek(context.hyperparameters, 0) if args.epilogue > SGD else 0.0, x)
+    to_velocity = args.to_first
+    if args.update_path != IN_EPILOGUE:
+        to_velocity = distance(context.parameters, context.gradient)
+    order, loss = carray(pointer_at(header.order, np.int64), (1,)), offset(floats(model), RESULT_AT)
+    poke(loss, 0, 0.0)
+    done = online(plan, args, data, context, order, 0, 1, header.step, loss, lr, momentum, to_velocity)
+    restore_mxcsr(control)
+    poke(model, STEP_AT, header.step + done)
+    return nan_if_skipped(context.sync, peek(loss, 0))
+
+
+@inline
+def nan_if_skipped(sync, loss):
+    """Return the loss of a step, NaN where it was left out because it was not finite."""
+    if peek(sync, SKIPPED) != 0:
+        poke(sync, SKIPPED, 0)
+        return np.nan
+    return loss
 
 
 @inline
@@ -624,15 +670,14 @@ def update_by_gradient(model, header, like):
     control = flush_subnormals()
     call_args, pointers, plan, _ = read(job)
     args = unpacked(offset(job, TASK_AT), TrainArgs, ())
-    context = context_of(
-        header, pointers, plan, call_args.running_products, args.hyperparameters, args.rates, args.sums, like
-    )
+    context = training_context(header, call_args, pointers, plan, args, like)
     step_factors(plan, args, context, header.step)
     update_parameters(plan, args, context)
     if args.max_norm > 0:
         apply_max_norm(plan, args, context)
     restore_mxcsr(control)
     poke(model, STEP_AT, header.step + 1)
+    poke(floats(model), FACTORS_LR_AT, header.lr)
 
 
 @native("opi")

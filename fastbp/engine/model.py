@@ -45,6 +45,7 @@ ALIGNMENT = 128
 MANY_PARAMETERS = 1 << 14  # from here on blocks are as large as a Trainer's: each of them reads all parameters
 SMALL_BLOCK_ROWS = 64
 UNLIMITED = 1 << 62
+ONLINE = "training.train_online"
 
 
 class _Layout:
@@ -99,7 +100,8 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
     kernels = []
     for _, kernel, path in programs:  # the last path is AFTER_GRADIENT, which needs the most functions
         workspace.load_training(native_function(kernel), update, path)
-        kernels.append(workspace.kernel)
+        # `model.train_step` contains the training of one sample.
+        kernels.append(0 if kernel == ONLINE else workspace.kernel)
 
     layout, evaluation_layers = _Layout(), plan.layers.copy()
     evaluation_layers[:, THRESHOLD], evaluation_layers[:, DROP_AT] = 0, plan.layers[:, A_AT]
@@ -167,6 +169,7 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
         is_mean=backend._is_mean,
         raises=raises,
         input_scale=backend.scale,
+        factors_lr=np.nan,
         step=state.step,
         n_accumulated=0,
         evaluate=EVALUATE.address(dtype),
