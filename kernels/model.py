@@ -110,7 +110,7 @@ SYNC_ADDRESS = POINTERS_AT + Pointers._fields.index("sync")
 STEP, FIRST_ROW, LAST_ROW = (TASK_AT + PER_CALL.index(name) for name in ("step", "first_row", "last_row"))
 BATCH_SIZE, RATE_SCALE = (TASK_AT + TrainArgs._fields.index(name) for name in ("batch_size", "rate_scale"))
 WANTS, OUTPUT_SCALE, ADDS = (TASK_AT + EvalArgs._fields.index(name) for name in ("wants", "scale", "adds"))
-PROGRAM_SIZE = len(Program._fields)
+PROGRAM_SIZE, N_PER_CALL = len(Program._fields), len(PER_CALL)
 
 STEP_AT, BUSY_AT, N_ACCUMULATED_AT = AT["step"], AT["busy"], AT["n_accumulated"]
 RESULT_AT, FACTORS_LR_AT = AT["result"], AT["factors_lr"]
@@ -607,7 +607,9 @@ def train_row(model, header, job, x, y, y_kind):
     control = flush_subnormals()
     poke(floats(job), RATE_SCALE, header.lr)
     call_args, pointers, plan, _ = read(job)
-    args = unpacked(offset(job, TASK_AT), TrainArgs, ())
+    # The numbers of the call are constants: with them the loop over samples is none, and less is computed before it.
+    per_call = 0, 1, 1, header.step, False, 1, 0, 0, False
+    args = TrainArgs(*(per_call + unpacked(offset(job, TASK_AT), TrainArgs, ())[N_PER_CALL:]))
     data = Data(address(x), by_dtype(x, X_FLOAT32, X_FLOAT64), header.input_scale, y, y_kind, 0, 1)
     context = training_context(header, call_args, pointers, plan, args, x)
     if not args.advances and header.factors_lr != header.lr:
