@@ -4,7 +4,6 @@ import copy
 import pickle
 import threading
 
-import fastbp.jit as jit
 import numba
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from shared import HIDDEN, each_dtype, exhaustive, is_admissible
 from test_canaries import Canaries
 
 import fastbp
+import fastbp.jit as jit
 from fastbp import schedules
 from fastbp.losses import LOSSES
 
@@ -452,7 +452,12 @@ REFUSED = {  # what the arguments are, when a function is compiled
     "labels": ("loss", (X, np.zeros(4, np.int32)), "y must have 2 dimensions, as x, or be class labels of int64"),
 }
 WRONG = {  # lengths and values
-    "inputs": ("predict", (np.zeros(4), y), ValueError, "x must have as many numbers, or columns, as the network has in"),
+    "inputs": (
+        "predict",
+        (np.zeros(4), y),
+        ValueError,
+        "x must have as many numbers, or columns, as the network has in",
+    ),
     "columns": ("predict", (np.zeros((4, 6)), Y), ValueError, "x must have as many numbers, or columns"),
     "outputs": ("predict", (x, np.zeros(4)), ValueError, "out must have as many rows as x, of as many numbers as the"),
     "rows": ("predict", (X, Y[:3]), ValueError, "out must have as many rows as x"),
@@ -467,8 +472,8 @@ WRONG = {  # lengths and values
     "own input gradient": ("backpropagate", (X, Y, np.zeros((4, 6))), ValueError, "dx must have the shape of x"),
     "Jacobian": ("jacobian", (x, np.zeros((5, 3))), ValueError, r"J must have the shape \(outputs, inputs\)"),
     "many outputs": ("predict1", (x,), ValueError, "the network must have one output"),
-    "labels": ("loss", (X, np.zeros(4, np.int64)), TypeError, "only cross_entropy takes class labels"),
-    "a label": ("loss", (x, 1), TypeError, "only cross_entropy takes class labels"),
+    "labels": ("loss", (X, np.zeros(4, np.int64)), TypeError, "y must be numbers of the model's dtype: only"),
+    "a label": ("loss", (x, 1), TypeError, "y must be numbers of the model's dtype: only"),
     "a number": ("loss", (x, 0.5), ValueError, "y must have as many rows as x, of as many numbers as the network"),
 }
 
@@ -530,7 +535,9 @@ def test_errors_can_be_caught_in_compiled_code():
     assert [fits(m, a, y) for a in (x, x[1:], x)] == [True, False, True]
 
 
-@pytest.mark.parametrize("name, arguments", [("train_step", (X, Y)), ("apply_gradient", (G,)), ("apply_accumulated", ())])
+@pytest.mark.parametrize(
+    "name, arguments", [("train_step", (X, Y)), ("apply_gradient", (G,)), ("apply_accumulated", ())]
+)
 def test_a_model_without_optimizer_only_predicts(name, arguments):
     for backend in ("numba", "numpy"):
         m = jit.model(fastbp.Network(SIZES, dtype="float64", backend=backend))
