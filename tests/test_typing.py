@@ -30,10 +30,13 @@ from fastbp import callbacks, datasets, losses, schedules
 
 # The functions of the README's examples, and with the annotations that --strict asks for.
 ARRAY, PAIR = "npt.NDArray[np.float32]", "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]"
+VECTOR, HAND = "npt.NDArray[np.float64]", ("W1", "b1", "w2", "b2", "x")
 SIGNATURES = {
     "def bent(z):": "def bent(z: float) -> float:",
     "def bent_derivative(z, a):": "def bent_derivative(z: float, a: float) -> float:",
     "def layer(A_prev, W, b):": f"def layer(A_prev: {ARRAY}, W: {ARRAY}, b: {ARRAY}) -> {ARRAY}:",
+    "def by_hand(W1, b1, w2, b2, x):": f"def by_hand({', '.join(f'{a}: {VECTOR}' for a in HAND)}) -> {VECTOR}:",
+    "def track(m, x, n_steps):": f"def track(m: jit.Model, x: {VECTOR}, n_steps: int) -> float:",
     "def chunks():": f"def chunks() -> Iterator[{PAIR}]:",
 }
 MEASURED = f"def measured(day: int) -> {PAIR}:\n    raise NotImplementedError\n"
