@@ -128,15 +128,20 @@ def integer(argument: str, value: Any, at_least: int = 1) -> int:
 
 
 def number(
-    argument: str, value: Any, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
+    argument: str,
+    value: Any,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    below: float = math.inf,
+    at_most: float = math.inf,
 ) -> float:
     """Check for a finite number within bounds."""
     is_number: bool = isinstance(value, numbers.Real) and not isinstance(value, bool)  # without narrowing the type
     if not is_number:
         raise TypeError(f"{argument} must be a number, got {value!r}")
-    if not (math.isfinite(value) and value > above and value >= at_least and value < below):
-        bounds = [(above, -math.inf, "above"), (at_least, -math.inf, "at least"), (below, math.inf, "below")]
-        expected = " and ".join(f"{word} {bound:g}" for bound, none, word in bounds if bound != none)
+    if not (math.isfinite(value) and value > above and at_least <= value <= at_most and value < below):
+        bounds = [(above, "above"), (at_least, "at least"), (below, "below"), (at_most, "at most")]
+        expected = " and ".join(f"{word} {bound:g}" for bound, word in bounds if math.isfinite(bound))
         raise ValueError(f"{argument} must be {expected or 'finite'}, got {value}")
     return float(value)
 

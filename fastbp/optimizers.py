@@ -20,7 +20,9 @@ from .schedules import Constant, Schedule
 __all__ = [
     "Adagrad",
     "Adam",
+    "AdamEpsHat",
     "AdamW",
+    "ClassicalSGD",
     "LBFGS",
     "LevenbergMarquardt",
     "Lion",
@@ -162,6 +164,42 @@ class SGD(Optimizer):
 
 
 @dataclass(frozen=True)
+class ClassicalSGD(Optimizer):
+    """Stochastic gradient descent with momentum whose velocity holds steps, as in scikit-learn.
+
+    ``v = momentum * v - lr * g``, then ``parameters += v``; with `nesterov` ``parameters += momentum * v - lr * g``:
+    Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013), equations 1 to 4.
+    While `lr` does not change it makes the steps of `SGD`; where it falls, the velocity still holds the longer steps.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        Step size, above 0.
+    momentum : float
+        In [0, 1].
+    nesterov : bool
+        Look ahead along the velocity.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    lr: float | Schedule = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    rule: ClassVar[str] = "classical_momentum"
+    n_states: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _check_lr(self.lr)
+        arguments.number("momentum", self.momentum, at_least=0, at_most=1)
+        arguments.flag("nesterov", self.nesterov)
+
+
+@dataclass(frozen=True)
 class RMSprop(Optimizer):
     """Gradient by the root of the running mean of its square.
 
@@ -262,6 +300,32 @@ class Adam(Optimizer):
         _check_lr(self.lr)
         _check_decay(beta1=self.beta1, beta2=self.beta2)
         arguments.number("eps", self.eps, above=0)
+
+
+@dataclass(frozen=True)
+class AdamEpsHat(Adam):
+    """Adam with `eps` added before the second moment is corrected, as in scikit-learn and Keras.
+
+    With m and v of `Adam`, in step t = 1, 2, ...
+    ``parameters -= lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)``: Kingma and Ba, "Adam: a method for
+    stochastic optimization" (2015), the efficient order at the end of section 2, where eps is written with a hat.
+
+    Parameters
+    ----------
+    lr : float or Schedule
+        Step size, above 0.
+    beta1, beta2 : float
+        Decay of the means, in [0, 1).
+    eps : float
+        Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where a setting is out of its range or not a number.
+    """
+
+    rule: ClassVar[str] = "adam_eps_hat"
 
 
 @dataclass(frozen=True)
@@ -617,7 +681,20 @@ class LevenbergMarquardt(FullBatchMethod):
             )
 
 
-OPTIMIZERS = (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, Lion, Rprop, LBFGS, LevenbergMarquardt)
+OPTIMIZERS = (
+    SGD,
+    ClassicalSGD,
+    RMSprop,
+    Adagrad,
+    Adam,
+    AdamEpsHat,
+    AdamW,
+    Nadam,
+    Lion,
+    Rprop,
+    LBFGS,
+    LevenbergMarquardt,
+)
 
 
 def share_state(one: Optimizer | FullBatchMethod, other: Optimizer | FullBatchMethod) -> bool:

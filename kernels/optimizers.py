@@ -16,7 +16,11 @@ momentum   momentum                                                             
 nesterov   momentum                                                                 velocity
 rmsprop    rho, eps                                                                 mean square
 adagrad    eps                                                                      sum of squares
+classical  momentum, nesterov                                                       velocity
+_momentum
 adam       beta1, beta2, eps                       beta1**t, beta2**t               m, v
+adam_eps   beta1, beta2, eps                       beta1**t, beta2**t               m, v
+_hat
 adamw      beta1, beta2, eps, weight_decay         beta1**t, beta2**t               m, v
 nadam      beta1, beta2, eps, decay                mu[1] * ... * mu[t], beta2**t,   m, v
                                                    decay**t
@@ -138,6 +142,22 @@ def _momentum_factors(hyperparameters, lr, running_products, factors):
 
 
 @inline
+def _classical_momentum(factors, g, p, velocity, unused):
+    lr, momentum, of_velocity, of_gradient, _, _, _, _ = factors
+    velocity = fma(momentum, velocity, -lr * g)
+    return p + fma(of_velocity, velocity, of_gradient * g), velocity, unused
+
+
+@inline
+def _classical_momentum_factors(hyperparameters, lr, running_products, factors):
+    momentum, nesterov = peek(hyperparameters, 0), peek(hyperparameters, 1)
+    poke(factors, 0, lr)
+    poke(factors, 1, momentum)
+    poke(factors, 2, momentum if nesterov else 1.0)
+    poke(factors, 3, -lr if nesterov else 0.0)
+
+
+@inline
 def _rmsprop(factors, g, p, square, unused):
     lr, rho, rest, eps, _, _, _, _ = factors
     square = fma(rho, square, rest * g * g)
@@ -199,6 +219,13 @@ def _adam_factors(hyperparameters, lr, running_products, factors):
     poke(running_products, 0, peek(running_products, 0) * peek(hyperparameters, 0))
     poke(factors, 6, lr / (1.0 - peek(running_products, 0)))
     poke(factors, 7, 1.0)
+
+
+@inline
+def _adam_eps_hat_factors(hyperparameters, lr, running_products, factors):
+    _adam_factors(hyperparameters, lr, running_products, factors)
+    poke(factors, 4, 1.0)
+    poke(factors, 6, lr * sqrt(1.0 - peek(running_products, 1)) / (1.0 - peek(running_products, 0)))
 
 
 @inline
@@ -299,7 +326,7 @@ def update_array(function, n_states, factors, g, p, first, second, n):
 
 
 # The functions of rules that share them.
-_adam, _nesterov_factors = _adamw, _momentum_factors
+_adam, _adam_eps_hat, _nesterov_factors = _adamw, _adamw, _momentum_factors
 
 
 # ------------------------------------------------------------------------- gradients before, weights after an update
@@ -491,6 +518,24 @@ def sgd_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
 
 
 @kernel
+def classical_momentum(gradient, lr, momentum, nesterov, velocity, parameters):
+    """Gradient descent whose velocity holds steps (Sutskever et al. 2013, equations 1 and 2), in place.
+
+    velocity = momentum * velocity - lr * gradient; parameters += velocity, or with `nesterov`
+    parameters += momentum * velocity - lr * gradient, as scikit-learn writes it.
+
+    Parameters
+    ----------
+    gradient, velocity, parameters : contiguous arrays of the same float dtype and size; they may not overlap.
+        `velocity` starts at 0.
+    lr, momentum, nesterov : float scalars; `nesterov` is 0 or 1.
+    """
+    hyperparameters = (np.float64(momentum), np.float64(nesterov))
+    products, v, p = no_products(), velocity, parameters
+    _one_step(_classical_momentum, _classical_momentum_factors, 1, hyperparameters, lr, products, gradient, v, v, p)
+
+
+@kernel
 def rmsprop(gradient, lr, rho, eps, square, parameters):
     """RMSprop (Tieleman and Hinton 2012, lecture 6.5), in place, as PyTorch writes it.
 
@@ -538,6 +583,25 @@ def adam(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
     """
     hyperparameters = (np.float64(beta1), np.float64(beta2), np.float64(eps))
     _one_step(_adamw, _adam_factors, 2, hyperparameters, lr, pointer(running_products, 0), gradient, m, v, parameters)
+
+
+@kernel
+def adam_eps_hat(gradient, lr, beta1, beta2, eps, running_products, m, v, parameters):
+    """Adam in the efficient order of Kingma and Ba (2015, end of section 2), in place, as scikit-learn writes it.
+
+    m and v as `adam`; parameters -= lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps) in step
+    t = 1, 2, ...: eps is added before the correction of v.
+
+    Parameters
+    ----------
+    gradient, m, v, parameters : contiguous arrays of the same float dtype and size; they may not overlap.
+        `m` and `v` start at 0.
+    lr, beta1, beta2, eps : float scalars.
+    running_products : float64 array of two or more numbers
+        beta1**t and beta2**t, advanced by this step; they start at 1.
+    """
+    hyperparameters, products = (np.float64(beta1), np.float64(beta2), np.float64(eps)), pointer(running_products, 0)
+    _one_step(_adamw, _adam_eps_hat_factors, 2, hyperparameters, lr, products, gradient, m, v, parameters)
 
 
 @kernel

@@ -33,6 +33,8 @@ each_rule = pytest.mark.parametrize(
         fastbp.RMSprop(),
         fastbp.Adagrad(),
         fastbp.Adam(),
+        fastbp.AdamEpsHat(),
+        fastbp.ClassicalSGD(0.1, 0.9),
         fastbp.AdamW(),
         fastbp.Nadam(),
         fastbp.Lion(),
@@ -135,6 +137,26 @@ def follow(optimizer, gradients, p):
         np.testing.assert_allclose(memories[0], memories[1], 1e-14)
         result.append(p.copy())
     return np.array(result)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_classical_sgd_is_its_formula(nesterov):
+    gradients, p = random_gradients()
+    v, expected = np.zeros_like(p), p.copy()
+    for found, g in zip(follow(fastbp.ClassicalSGD(0.1, 0.7, nesterov), gradients, p), gradients, strict=True):
+        v = 0.7 * v - 0.1 * g
+        expected = expected + (0.7 * v - 0.1 * g if nesterov else v)
+        np.testing.assert_allclose(found, expected, 1e-13)
+
+
+def test_adam_eps_hat_is_its_formula():
+    gradients, p = random_gradients()
+    m, v, expected = np.zeros_like(p), np.zeros_like(p), p.copy()
+    steps = follow(fastbp.AdamEpsHat(0.1, 0.8, 0.9, 0.3), gradients, p)
+    for t, (found, g) in enumerate(zip(steps, gradients, strict=True), start=1):
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+        expected = expected - 0.1 * np.sqrt(1 - 0.9**t) / (1 - 0.8**t) * m / (np.sqrt(v) + 0.3)
+        np.testing.assert_allclose(found, expected, 1e-13)
 
 
 def test_lion_is_its_formula():

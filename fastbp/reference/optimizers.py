@@ -10,7 +10,9 @@ import numpy as np
 __all__ = [
     "adagrad",
     "adam",
+    "adam_eps_hat",
     "adamw",
+    "classical_momentum",
     "clip_norm",
     "clip_value",
     "lion",
@@ -47,6 +49,14 @@ def nesterov(gradient: np.ndarray, lr: float, momentum: float, velocity: np.ndar
     sgd_momentum(gradient, lr, momentum, True, velocity, parameters)
 
 
+def classical_momentum(
+    gradient: np.ndarray, lr: float, momentum: float, nesterov: float, velocity: np.ndarray, parameters: np.ndarray
+) -> None:
+    """Gradient descent whose velocity holds steps (Sutskever et al., 2013), in place; `nesterov` is 0 or 1."""
+    velocity[...] = momentum * velocity - lr * gradient
+    parameters += momentum * velocity - lr * gradient if nesterov else velocity
+
+
 def rmsprop(
     gradient: np.ndarray, lr: float, rho: float, eps: float, square: np.ndarray, parameters: np.ndarray
 ) -> None:
@@ -78,6 +88,25 @@ def adam(
     v[...] = beta2 * v + (1 - beta2) * gradient**2
     power1, power2 = running_products[:2].tolist()
     parameters -= lr / (1 - power1) * m / (np.sqrt(v) / sqrt(1 - power2) + eps)
+
+
+def adam_eps_hat(
+    gradient: np.ndarray,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    running_products: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    parameters: np.ndarray,
+) -> None:
+    """Adam with eps added before the correction of v (Kingma and Ba, 2015, end of section 2), in place."""
+    running_products[:2] *= beta1, beta2
+    m[...] = beta1 * m + (1 - beta1) * gradient
+    v[...] = beta2 * v + (1 - beta2) * gradient**2
+    power1, power2 = running_products[:2].tolist()
+    parameters -= lr * sqrt(1 - power2) / (1 - power1) * m / (np.sqrt(v) + eps)
 
 
 def adamw(
