@@ -126,6 +126,13 @@ class Update(UpdateSettings):
         Leave out a step whose loss is not finite instead of ending there.
     rate_scale : float
         Factor of the learning rate.
+    weighted_mean : bool
+        Minimize, in each batch, (sum of w E + l2 / 2 * sum W**2) / (sum of w), where w are the weights of its samples,
+        or 1, and E their losses.  The loss recorded of a batch is this times the number of its samples: the penalty is
+        part of it.  For networks whose reduction is the mean.
+    loss_scale, max_loss : float
+        With `weighted_mean`, a factor of the losses that are recorded, not of their gradients, and an upper limit of
+        each of them before that.
     l1, l2, dropout, ...
         As in `UpdateSettings`.
     """
@@ -137,6 +144,9 @@ class Update(UpdateSettings):
     key: int = 0
     skips: bool = False
     rate_scale: float = 1.0
+    weighted_mean: bool = False
+    loss_scale: float = 1.0
+    max_loss: float = float("inf")
 
     def __post_init__(self) -> None:
         """Take what the defaults of a `Trainer` mean for a backend."""
@@ -147,7 +157,7 @@ class Update(UpdateSettings):
     def suits(self, kernel: str) -> bool:
         """Whether a kernel for small steps, "online" or "lanes", knows all settings that are on."""
         unknown = [row.name for row in fields(UpdateSettings) if kernel not in row.metadata["kernels"]]
-        return not any(np.any(getattr(self, name)) for name in unknown)
+        return not (self.weighted_mean or any(np.any(getattr(self, name)) for name in unknown))
 
 
 def settings_of(trainer: UpdateSettings) -> dict[str, Any]:

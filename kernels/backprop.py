@@ -48,6 +48,7 @@ from .layout import (
 )
 from .microkernel import INIT_BIAS, INIT_C, INIT_ZERO, LINE_BYTES, tile_columns
 from .native import native
+from .optimizers import squares_array
 from .plan import COLUMN_BLOCK, MAX_SCRATCH
 from .simd import (
     as_float,
@@ -530,6 +531,37 @@ def apply_sample_weights(plan, data, context, order, start, in_order, first, las
 
 
 @internal
+def limit_losses(plan, work, limit, first, last):
+    """Let no finite loss of rows first .. last - 1 be above the limit."""
+    losses = offset(work, plan.losses_at)
+    for r in range(first, last):
+        loss = peek(losses, r)
+        if loss > limit and np.isfinite(loss):
+            poke(losses, r, as_float(limit, work))
+
+
+@internal
+def total_weight(data, like, order, start, n):
+    """Return the sum of the weights of n samples from place `start` of the order on; their number without weights."""
+    if data.weights == 0:
+        return np.float64(n)
+    weights, total = pointer_like(data.weights, like), 0.0
+    for r in range(start, start + n):
+        total += np.float64(peek(weights, order[r]))
+    return total
+
+
+@internal
+def squared_weights(plan, parameters):
+    """Return the sum of the squares of all weights, without the biases."""
+    total = 0.0
+    for l in range(plan.layers.shape[0]):
+        layer = plan.layers[l]
+        total += squares_array(offset(parameters, layer[W_AT]), layer[N_IN] * layer[N_OUT])
+    return total
+
+
+@internal
 def backward(plan, context, rows, step, place):
     """Compute delta of every layer before the last."""
     work, thread, threads = context.work, context.thread, context.threads
@@ -711,7 +743,7 @@ def weight_gradients(plan, context, rows, out, start, epilogue, lr, momentum, ve
 
 
 @internal
-def update_by_slice(plan, args, context, rows):
+def update_by_slice(plan, args, context, rows, l2):
     """Update W and b by [A_prev, 1].T @ delta, of which only one slice exists at a time."""
     work, thread, threads = context.work, context.thread, context.threads
     nothing, scratch = as_float(0, work), offset(work, plan.scratch_at + thread * plan.scratch_size)
@@ -753,17 +785,19 @@ def update_by_slice(plan, args, context, rows):
             n_weights = max(0, min(top + n, n_in) - top)
             parameters = offset(w, (top - first) * w_row_stride)
             if w_row_stride == columns:
-                update_range(plan, args, context, scratch, parameters, to_first, to_second, n_weights * columns, True)
+                n_first = n_weights * columns
+                update_range(plan, args, context, scratch, parameters, to_first, to_second, n_first, True, l2)
                 update_range(
                     plan,
                     args,
                     context,
-                    offset(scratch, n_weights * columns),
-                    offset(parameters, n_weights * columns),
+                    offset(scratch, n_first),
+                    offset(parameters, n_first),
                     to_first,
                     to_second,
-                    (n - n_weights) * columns,
+                    n * columns - n_first,
                     False,
+                    l2,
                 )
             else:
                 for i in range(n):
@@ -777,17 +811,18 @@ def update_by_slice(plan, args, context, rows):
                         to_second,
                         columns,
                         i < n_weights,
+                        l2,
                     )
         a, a_row_stride = offset(work, layer[DROP_AT]), row
 
 
 @inline
-def update_range(plan, args, context, gradient, parameters, to_first, to_second, n, are_weights):
+def update_range(plan, args, context, gradient, parameters, to_first, to_second, n, are_weights, l2):
     """Update n adjacent parameters; biases have no penalties."""
     if n > 0:
-        l1, l2 = as_float(0, parameters), as_float(0, parameters)
+        l1_of_these, l2_of_these = as_float(0, parameters), as_float(0, parameters)
         if are_weights:
-            l1, l2 = as_float(args.l1, parameters), as_float(args.l2, parameters)
+            l1_of_these, l2_of_these = as_float(args.l1, parameters), as_float(l2, parameters)
         call(
             plan.functions[UPDATE],
             context.factors,
@@ -796,8 +831,8 @@ def update_range(plan, args, context, gradient, parameters, to_first, to_second,
             offset(parameters, to_first),
             offset(parameters, to_second),
             n,
-            l1,
-            l2,
+            l1_of_these,
+            l2_of_these,
             as_float(args.clip_value, parameters),
         )
 
@@ -812,7 +847,7 @@ def weights_or_biases(i, layer, first, last):
 
 
 @internal
-def update_parameters(plan, args, context):
+def update_parameters(plan, args, context, l2_of_batch):
     """Update a thread's slice of all parameters by the gradient of the batch; a barrier comes before."""
     n, p, g = plan.n_parameters, context.parameters, context.gradient
     n_sums = (n + SQUARES_CHUNK - 1) // SQUARES_CHUNK
@@ -820,15 +855,15 @@ def update_parameters(plan, args, context):
     first, last = first_sum * SQUARES_CHUNK, min(n, last_sum * SQUARES_CHUNK)
     limit, nothing = as_float(args.clip_value, p), as_float(0, p)
     if args.clip_norm == 0 and args.l1 == 0 and args.l2 == 0:
-        update_range(
-            plan, args, context, offset(g, first), offset(p, first), args.to_first, args.to_second, last - first, False
-        )
+        to_first, to_second = args.to_first, args.to_second
+        g, p = offset(g, first), offset(p, first)
+        update_range(plan, args, context, g, p, to_first, to_second, last - first, False, 0.0)
         return
     for i in range(2 * plan.layers.shape[0]):
         start, stop = weights_or_biases(i, plan.layers[i // 2], first, last)
         if start < stop:
             l1 = as_float(args.l1, p) if i % 2 == 0 else nothing
-            l2 = as_float(args.l2, p) if i % 2 == 0 else nothing
+            l2 = as_float(l2_of_batch, p) if i % 2 == 0 else nothing
             call(plan.functions[PREPARE_GRADIENT], offset(g, start), offset(p, start), stop - start, l1, l2, limit)
     if args.clip_norm > 0:
         for chunk in range(first_sum, last_sum):

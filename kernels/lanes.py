@@ -130,7 +130,7 @@ def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step,
                 update_at(w, n_in * n_out + j, sum_of_lanes(load(delta, j * width), n), epilogue, peek, poke)
             a = before
         if epilogue.code == STORE:
-            update_parameters(plan, args, context)
+            update_parameters(plan, args, context, args.l2)
     return last_batch - first_batch
 
 

@@ -253,6 +253,9 @@ class TrainArgs(NamedTuple):
     input_noise: float
     key: int
     skips: bool
+    weighted_mean: bool
+    loss_scale: float
+    max_loss: float
 
 
 class EvalArgs(NamedTuple):

@@ -475,7 +475,7 @@ def online(plan, args, data, context, order, start, repeats, step, total_loss, l
             if l > 0:
                 to_input_of_activation(plan, context, l - 1, now)
         if code == STORE:
-            update_parameters(plan, args, context)
+            update_parameters(plan, args, context, args.l2)
         if args.max_norm > 0:
             apply_max_norm(plan, args, context)
     poke(total_loss, 0, total)

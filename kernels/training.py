@@ -19,13 +19,16 @@ from .backprop import (
     forward,
     gather_block,
     init_prefetch,
+    limit_losses,
     load_private,
     output_delta,
     plan_prefetch,
     propagate,
     sample_losses,
+    squared_weights,
     step_factors,
     store_private,
+    total_weight,
     update_by_slice,
     update_parameters,
     weight_gradients,
@@ -132,6 +135,15 @@ def in_blocks(plan, args, data, context, order, first_batch, repeats, step, tota
         start = batch * args.batch_size
         n = min(args.batch_size, data.n - start)
         scale = as_float(1, p) / as_float(n, p) if args.is_mean else as_float(1, p)
+        l2, loss_scale, penalty = args.l2, 1.0, 0.0
+        if args.weighted_mean:
+            weight = total_weight(data, p, order, start, n)
+            per_weight = 1.0 / weight if weight != 0 else 0.0
+            scale, l2, loss_scale = as_float(per_weight, p), args.l2 * per_weight, n * per_weight
+            if l2 != 0 and args.first_row == 0:
+                penalty = 0.5 * args.l2 * squared_weights(plan, p)
+            total += penalty * loss_scale
+            loss_scale *= args.loss_scale
         before, is_skipped = total, False
         first_row, last_row = 0, n
         if args.last_row > 0:
@@ -156,13 +168,15 @@ def in_blocks(plan, args, data, context, order, first_batch, repeats, step, tota
             )
             forward(plan, context, block_inputs(plan, context), plan.x_row_stride, rows, now, block)
             sample_losses(plan, work, y_kind, first, last)
+            if args.weighted_mean:
+                limit_losses(plan, work, args.max_loss, first, last)
             output_delta(plan, work, y_kind, scale, first, last)
             if data.weights != 0:
                 apply_sample_weights(plan, data, context, order, start + block, False, first, last)
             backward(plan, context, rows, now, block)
             barrier(sync, threads)
             for r in range(rows):
-                total += np.float64(peek(work, plan.losses_at + r))
+                total += np.float64(peek(work, plan.losses_at + r)) * loss_scale
             if not np.isfinite(total):
                 if not args.skips:
                     if thread == 0:
@@ -178,7 +192,7 @@ def in_blocks(plan, args, data, context, order, first_batch, repeats, step, tota
             if args.update_path == IN_EPILOGUE:
                 weight_gradients(plan, context, rows, p, INIT_ZERO, context.epilogue, lr, momentum, to_velocity)
             elif args.update_path == BY_SLICE:
-                update_by_slice(plan, args, context, rows)
+                update_by_slice(plan, args, context, rows, l2)
             else:
                 weight_gradients(
                     plan,
@@ -204,7 +218,7 @@ def in_blocks(plan, args, data, context, order, first_batch, repeats, step, tota
         if args.update_path == AFTER_GRADIENT:
             if args.advances:
                 step_factors(plan, args, context, now)
-            update_parameters(plan, args, context)
+            update_parameters(plan, args, context, l2)
             barrier(sync, threads)
         if args.max_norm > 0:
             apply_max_norm(plan, args, context)

@@ -501,7 +501,9 @@ class _Training:
     def _has_private(self, plan, threads):
         """Whether threads train private columns of the first layer: then nothing reads W between the updates."""
         fits = max_slice(self._backend.sizes[1], threads) <= plan.private_row_stride
-        return fits and self._path != AFTER_GRADIENT and not self._rules.update.max_norm
+        update = self._rules.update
+        reads_weights = update.max_norm or update.weighted_mean
+        return fits and self._path != AFTER_GRADIENT and not reads_weights
 
     def _write_args(self, workspace, holds):
         """Write into the job of a workspace what does not differ from call to call."""

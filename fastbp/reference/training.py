@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from .. import interrupts
 from ..losses import smoothing_classes
 from .backprop import Backpropagation, update_parameters
 from .custom import evaluated
+from .layout import layer_views
 from .losses import one_hot_rows
 from .noise import dropout, input_noise
 from .schedules import learning_rate
@@ -74,11 +76,15 @@ class NumpyBackend(Backpropagation):
                     sample_losses, gradient = self.training_gradient(
                         parameters, X[rows], Y[rows], None if weights is None else weights[rows], update, state.step
                     )
+                settings = update
+                if update.weighted_mean:
+                    weight = float(len(rows) if weights is None else weights[rows].sum(dtype=np.float64))
+                    settings = self._to_weighted_mean(parameters, update, weight, sample_losses, gradient)
                 with np.errstate(over="ignore"):
                     total = losses[epoch] + sample_losses.sum()
                 if np.isfinite(total):
                     losses[epoch] = total
-                    self._update(parameters, state, update, gradient)
+                    self._update(parameters, state, settings, gradient)
                 elif update.skips:
                     state.skipped += 1
                 else:
@@ -112,8 +118,26 @@ class NumpyBackend(Backpropagation):
                 Y = one_hot_rows(Y, np.empty((len(X), self.sizes[-1]), self.dtype))
                 Y = (1 - update.label_smoothing) * Y + update.label_smoothing / K
             Z, A, kept = self.forward_with_dropout(parameters, A0, drop)
-            losses, delta = self.losses_and_delta(Z, A, Y, weights)
+            losses, delta = self.losses_and_delta(Z, A, Y)
+            if update.weighted_mean:
+                losses[np.isfinite(losses) & (losses > update.max_loss)] = update.max_loss
+            if weights is not None:
+                losses, delta = losses * weights, delta * weights[:, None]
             return losses, self.backward(parameters, Z, A, delta, kept, drop)[1]
+
+    def _to_weighted_mean(self, parameters, update, weight, losses, gradient):
+        """Divide the losses of a batch and their gradient by the weight of its samples, in place, not by their number.
+
+        The losses then sum to what is recorded, see `fastbp.update.Update`.  Returns the settings with the penalty
+        divided too.
+        """
+        n = len(losses)
+        per_weight = 1 / weight if weight else 0.0
+        squares = sum(float((W.astype(np.float64) ** 2).sum()) for W in layer_views(parameters, self.sizes)[0])
+        losses *= n * per_weight * update.loss_scale
+        losses[0] += n * per_weight * 0.5 * update.l2 * squares
+        gradient *= n * per_weight
+        return replace(update, l2=update.l2 * per_weight)
 
     def _update(self, parameters, state, settings, gradient):
         rate = np.empty(1)
