@@ -84,7 +84,7 @@ def test_metadata(metadata):
     assert metadata["Requires-Python"] == ">=3.10"
     always = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     assert sorted(re.match(r"[\w.-]+", requirement).group() for requirement in always) == ["numba", "numpy"]
-    assert {"cli", "files", "test", "dev", "all"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"cli", "files", "sklearn", "test", "dev", "all"} <= set(metadata.get_all("Provides-Extra"))
 
 
 def test_entry_point(wheel):

@@ -1,0 +1,14 @@
+"""scikit-learn's `MLPClassifier` and `MLPRegressor`, drop in: change the import, and nothing else.
+
+Parameters, fitted attributes and numbers are those of `sklearn.neural_network`, the training runs in this library's
+kernels, and keywords of their own offer what is refused there.  Needs scikit-learn: ``pip install 'fastbp[sklearn]'``.
+"""
+
+try:
+    import sklearn as _sklearn  # noqa: F401
+except ImportError:
+    raise ImportError("fastbp.estimators needs scikit-learn: pip install 'fastbp[sklearn]'") from None
+
+from .mlp import MLPClassifier, MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]

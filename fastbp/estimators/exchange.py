@@ -1,0 +1,115 @@
+"""Fitted estimators of scikit-learn into those of this library, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+RECORD = (  # fitted attributes that both have, with the same meaning
+    "classes_",
+    "n_features_in_",
+    "feature_names_in_",
+    "n_layers_",
+    "n_outputs_",
+    "out_activation_",
+    "n_iter_",
+    "t_",
+    "loss_",
+    "best_loss_",
+    "loss_curve_",
+    "validation_scores_",
+    "best_validation_score_",
+    "_label_binarizer",
+    "_no_improvement_count",
+)
+SQUARED_ERROR_STANDS_FOR = ("absolute_error", "huber", "quantile", "log_cosh")  # losses with the same output
+ACTIVATIONS = {"sigmoid": "logistic"}
+KNOWN_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value
+
+
+def from_sklearn(cls: type, fitted: Any) -> Any:
+    """Return an estimator of this library with the parameters, weights and record of a fitted one of scikit-learn.
+
+    Parameters
+    ----------
+    cls : type
+        `MLPClassifier` or `MLPRegressor` of this library.
+    fitted : the estimator of the same name of scikit-learn
+        Its optimizer's state is taken over too, so that `partial_fit` goes on.
+    """
+    if type(fitted).__name__ != cls.__name__:
+        raise TypeError(f"fitted must be a {cls.__name__} of sklearn.neural_network, got {type(fitted).__name__}")
+    check_is_fitted(fitted)
+    estimator = cls(**fitted.get_params())
+    vars(estimator).update({name: _copied(value) for name, value in vars(fitted).items() if name in RECORD})
+    estimator.validation_loss_curve_ = []
+    estimator.coefs_ = [np.array(W) for W in fitted.coefs_]
+    estimator.intercepts_ = [np.array(b) for b in fitted.intercepts_]
+    net = estimator._current_network()
+    estimator._best_parameters = net.parameters.copy()
+    optimizer = getattr(fitted, "_optimizer", None)
+    if optimizer is not None:
+        estimator._begin_optimizer()
+        _take_state(estimator, optimizer)
+    return estimator
+
+
+def _take_state(estimator: Any, optimizer: Any) -> None:
+    """Take over what an optimizer of scikit-learn remembers."""
+    state = estimator.trainer_.state
+    estimator._optimizer.learning_rate = float(optimizer.learning_rate)
+    if estimator.solver == "sgd":
+        arrays = [optimizer.velocities]
+    else:
+        arrays = [optimizer.ms, optimizer.vs]
+        state.running_products[:2] = optimizer.beta_1**optimizer.t, optimizer.beta_2**optimizer.t
+        estimator._optimizer.learning_rate = estimator._optimizer.initial
+    n_layers = len(estimator.coefs_)
+    for buffer, of_optimizer in zip(state.buffers, arrays, strict=True):
+        pairs = zip(of_optimizer[:n_layers], of_optimizer[n_layers:], strict=True)
+        buffer[:] = np.concatenate([np.ravel(array) for pair in pairs for array in pair])
+
+
+def to_sklearn(estimator: Any, cls: type) -> Any:
+    """Return an estimator of scikit-learn with the same predictions.
+
+    Parameters
+    ----------
+    estimator : fitted `MLPClassifier` or `MLPRegressor` of this library
+    cls : type
+        That of the same name of scikit-learn.
+
+    Raises
+    ------
+    ValueError
+        Where scikit-learn has no such activation or output.
+    """
+    check_is_fitted(estimator)
+    net = estimator._current_network()
+    names = {ACTIVATIONS.get(activation, activation) for activation in map(str, net.activations[:-1])}
+    if len(names) > 1 or not names <= set(KNOWN_ACTIVATIONS):
+        raise ValueError(
+            f"scikit-learn has one of the activations {', '.join(KNOWN_ACTIVATIONS)} for all hidden layers, but this "
+            f"network has {', '.join(map(str, net.activations[:-1]))}"
+        )
+    known = cls().get_params()
+    parameters = {name: value for name, value in estimator.get_params().items() if name in known}
+    parameters["activation"] = names.pop() if names else "identity"
+    parameters["warm_start"] = bool(parameters["warm_start"])
+    if "loss" in parameters:
+        name = str(net.loss_name)
+        if name in SQUARED_ERROR_STANDS_FOR:
+            parameters["loss"] = "squared_error"
+        elif name not in ("squared_error", "poisson"):
+            raise ValueError(f"scikit-learn has no loss {name!r}")
+    result = cls(**parameters)
+    vars(result).update({name: _copied(value) for name, value in vars(estimator).items() if name in RECORD})
+    result.coefs_, result.intercepts_ = [W.copy() for W in net.weights], [b.copy() for b in net.biases]
+    result._random_state = None
+    return result
