@@ -344,6 +344,14 @@ def _check_range(argument, Y, loss, row):
             )
 
 
+def target_bounds(loss: Any, dtype: np.dtype) -> tuple[float, float]:
+    """Return bounds within which `_check_range` asks no more of targets than that rows of labels sum to 1."""
+    row, largest = losses.row_of(loss), float(np.finfo(dtype).max)
+    if row.takes_signs:
+        return 1.0, -1.0  # none
+    return 0.0 if row.within_01 or row.is_positive else -largest, 1.0 if row.within_01 else largest
+
+
 def _bounds(array):
     """Return the least and the largest element."""
     if array.size > _FEW:

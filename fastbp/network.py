@@ -313,6 +313,9 @@ class Network:
         -------
         ndarray (n_samples, n_out), or (n_out,) for a 1-D X, which is one sample
         """
+        A = self._backend.predict_array(self._parameters, X)
+        if A is not None:
+            return A
         config = self._config
         X, single = checks.inputs(X, config.sizes[0], config.dtype, is_trusted=True)  # the backend checks
         A = self._backend.predict(self._parameters, X)
@@ -326,13 +329,19 @@ class Network:
         X : array_like (n_samples, n_in)
         Y : array_like (n_samples, n_out); with cross_entropy also class labels (n_samples,)
         """
-        X, Y, _ = self._data(X, Y)
-        return self._reduced(self._backend.losses(self._parameters, X, Y))
+        values = self._backend.losses_of_arrays(self._parameters, X, Y)
+        if values is None:
+            X, Y, _ = self._data(X, Y)
+            values = self._backend.losses(self._parameters, X, Y)
+        return self._reduced(values)
 
     def gradients(self, X: ArrayLike, Y: ArrayLike) -> Gradients:
         """Loss and its gradients with respect to the weights and biases, as `Gradients`."""
-        X, Y, _ = self._data(X, Y)
-        values, gradient = self._backend.gradient(self._parameters, X, Y)
+        result = self._backend.gradient_of_arrays(self._parameters, X, Y)
+        if result is None:
+            X, Y, _ = self._data(X, Y)
+            result = self._backend.gradient(self._parameters, X, Y)
+        values, gradient = result
         return Gradients(self._reduced(values), *layer_views(gradient, self.sizes))
 
     def input_gradient(self, X: ArrayLike, Y: ArrayLike) -> np.ndarray:

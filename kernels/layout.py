@@ -1,13 +1,14 @@
 """Codes and sizes, and how a network and a job lie in memory, as plain Python.
 
-A job is a block of 8-byte words: how many steps were done, Pointers, the numbers of a Plan, Data, CallArgs, and
-TrainArgs or EvalArgs.  Kernels read them from there (`simd.unpacked`): as arguments they would take longer than a
+A job is a block of 8-byte words: how many steps were done, Pointers, the numbers of a Plan, Data, CallArgs, TrainArgs
+or EvalArgs, and ArrayArgs.  Kernels read them from there (`simd.unpacked`): as arguments they would take longer than a
 small step, and so any thread can take up a job at its address.
 """
 
 import ctypes
 import platform
 import struct
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +103,32 @@ def address_of(array):
 # An array object begins with the address of its data, as Numba's own code and that of every extension knows; asked in
 # another way it takes ten times as long.
 assert all(address_of(array) == array.ctypes.data for array in (np.empty(3), np.empty((2, 3), np.uint8)[1:]))
+
+# Words of an array object, as extensions know them (PyArrayObject_fields); NDIM and FLAGS are 32 bits of theirs.
+ARRAY_DATA = _HEADER // 8
+ARRAY_NDIM, ARRAY_DIMENSIONS, ARRAY_DTYPE, ARRAY_FLAGS = (ARRAY_DATA + i for i in (1, 2, 5, 6))
+C_CONTIGUOUS, ALIGNED, WRITEABLE = 0x1, 0x100, 0x400  # bits of the flags
+
+
+def _is_known(array):
+    """Whether an array object has these words."""
+
+    def word(at, kind=_word):
+        return kind.from_address(id(array) + 8 * at).value
+
+    bits = {C_CONTIGUOUS: array.flags.c_contiguous, ALIGNED: array.flags.aligned, WRITEABLE: array.flags.writeable}
+    return (
+        word(ARRAY_NDIM, ctypes.c_int32) == array.ndim
+        and word(ARRAY_DTYPE) == id(array.dtype)
+        and all(bool(word(ARRAY_FLAGS, ctypes.c_int32) & bit) == is_set for bit, is_set in bits.items())
+        and tuple((_word * array.ndim).from_address(word(ARRAY_DIMENSIONS))) == array.shape
+    )
+
+
+# Where they differ, calls with arrays take the longer way, on which NumPy tells what they are.
+knows_arrays = sys.byteorder == "little" and all(
+    map(_is_known, (np.empty((2, 3)), np.broadcast_to(np.float32(1), (4, 5, 6)), np.empty((3, 4), np.uint8)[:, 1:]))
+)
 
 
 class Plan(NamedTuple):
@@ -270,13 +297,50 @@ class EvalArgs(NamedTuple):
     adds: bool
 
 
+class ArrayArgs(NamedTuple):
+    """What `arrays.launch` expects of the arrays of a call.
+
+    n_in, n_out : columns of samples and targets.
+    dtype : address of their dtype object.
+    min_rows, max_rows : bounds of the number of samples.
+    written, n_written : address of the addresses of the array objects that are written to.
+    checks_inputs : whether the samples must be finite; else the kernel says it, as `training.evaluate` does.
+    out_at : word of the job for the address of what is written to `out`.
+    is_mean : whether the factor of the output delta is written, 1 / n.
+    n_labels, label_dtype : number of classes where targets may be labels, else 0; address of their dtype object.
+    low, high : bounds of the targets.
+    tolerance : how far the sum of a row of them may be from 1, where they may be labels.
+    max_weight : upper bound of the weights.
+    """
+
+    n_in: int
+    n_out: int
+    dtype: int
+    min_rows: int
+    max_rows: int
+    written: int
+    n_written: int
+    checks_inputs: bool
+    out_at: int
+    is_mean: bool
+    n_labels: int
+    label_dtype: int
+    low: float
+    high: float
+    tolerance: float
+    max_weight: float
+
+
+REFUSED = 1  # what `arrays.launch` returns where it did nothing
+
+
 def field_packing(kind):
     """Return the packing of the numbers of a named tuple, by its annotations."""
     letters = {int: "q", bool: "q", float: "d"}
     return struct.Struct("".join(letters[field] for field in kind.__annotations__.values() if field in letters))
 
 
-_PACKED = {kind: field_packing(kind) for kind in (Pointers, Plan, Data, CallArgs, TrainArgs, EvalArgs)}
+_PACKED = {kind: field_packing(kind) for kind in (Pointers, Plan, Data, CallArgs, TrainArgs, EvalArgs, ArrayArgs)}
 N_PLAN_ARRAYS = 2  # the first fields of a Plan
 PER_CALL = TrainArgs._fields[: TrainArgs._fields.index("has_private") + 1]
 # What differs from call to call lies side by side, from word DATA_AT on: Data, CallArgs, and PER_CALL of the TrainArgs
@@ -291,11 +355,22 @@ PLAN_AT = POINTERS_AT + len(Pointers._fields)
 DATA_AT = PLAN_AT + _PACKED[Plan].size // 8
 CALL_ARGS_AT = DATA_AT + _PACKED[Data].size // 8
 TASK_AT = CALL_ARGS_AT + len(CallArgs._fields)
-JOB_SIZE = TASK_AT + max(_PACKED[TrainArgs].size, _PACKED[EvalArgs].size) // 8
+ARRAY_ARGS_AT = TASK_AT + max(_PACKED[TrainArgs].size, _PACKED[EvalArgs].size) // 8
+JOB_SIZE = ARRAY_ARGS_AT + _PACKED[ArrayArgs].size // 8
+# Places of fields that are written one by one.
+X_AT, Y_AT, Y_KIND_AT, WEIGHTS_AT, N_AT = (
+    DATA_AT + Data._fields.index(name) for name in ("x_address", "y_address", "y_kind", "weights", "n")
+)
+KERNEL_AT, GRADIENT_AT, RANDOM_WORDS_AT, LOSSES_AT, OUT_AT = (
+    CALL_ARGS_AT + CallArgs._fields.index(name) for name in ("kernel", "gradient", "random_words", "losses", "out")
+)
+STEP_AT, SHUFFLES_AT = (TASK_AT + TrainArgs._fields.index(name) for name in ("step", "shuffles"))
+SYNC_AT = POINTERS_AT + Pointers._fields.index("sync")
+SCALE_AT = TASK_AT + EvalArgs._fields.index("scale")
 
 
 def pack(job, at, values):
-    """Write Pointers, Data, CallArgs, TrainArgs, EvalArgs, or the numbers of a Plan, into a job, from word `at` on."""
+    """Write a named tuple of numbers, or the numbers of a Plan, into a job or other words, from word `at` on."""
     kind = type(values)
     _PACKED[kind].pack_into(job, 8 * at, *(values[N_PLAN_ARRAYS:] if kind is Plan else values))
 

@@ -14,7 +14,7 @@ KERNELS = """
     cores cache layout tables plan methods library public parallel_compile
     simd atomics microkernel compiler native jit
     elementwise losses schedules noise optimizers metrics dense
-    threads backprop custom online lanes training model callers
+    threads backprop custom online lanes training arrays model callers
     __init__
 """.split()
 FASTBP = """
@@ -29,8 +29,8 @@ FASTBP = """
     files trace verify network metrics
     datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing
     checkpoints callbacks
-    training/__init__ training/history training/progress training/streams training/fullbatch training/run
-    training/trainer
+    training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
+    training/run training/trainer
     jit moved __init__
     estimators/functions estimators/data estimators/solvers estimators/base estimators/exchange estimators/mlp
     estimators/__init__

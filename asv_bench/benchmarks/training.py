@@ -208,18 +208,20 @@ class Calls:
 
     param_names = ["call"]
     params = [["predict", "loss", "gradients", "step", "step, momentum", "step, adam", "step, dropout", "partial_fit",
-               "fit with a weight"]]  # fmt: skip
+               "step with a weight", "fit with a weight"]]  # fmt: skip
 
     def setup(self, call):
         net, X, Y = one_sample()
         rule = OPTIMIZERS[call.partition(", ")[2] if call.startswith("step, ") and "dropout" not in call else "sgd"]
         trainer = fastbp.Trainer(net, rule, batch_size=1, seed=0, dropout=0.2 * ("dropout" in call))
+        weight = np.array([0.5], np.float32)
         self.call = {
             "predict": lambda: net.predict(X),
             "loss": lambda: net.loss(X, Y),
             "gradients": lambda: net.gradients(X, Y),
             "partial_fit": lambda: trainer.partial_fit(X, Y),
-            "fit with a weight": lambda: trainer.fit(X, Y, sample_weight=[0.5], progress=False),
+            "step with a weight": lambda: trainer.step(X, Y, sample_weight=weight),
+            "fit with a weight": lambda: trainer.fit(X, Y, sample_weight=weight, progress=False),
         }.get(call, lambda: trainer.step(X, Y))
         self.call()
 

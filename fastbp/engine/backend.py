@@ -4,24 +4,34 @@
 """
 
 import time
+from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from .. import checks, interrupts
 from ..kernels.layout import (
     A_AT,
     AFTER_GRADIENT,
+    ARRAY_ARGS_AT,
     BY_SLICE,
     DATA_AT,
     DELTA_AT,
+    DONE_AT,
     EVALUATION,
+    GRADIENT_AT,
     IN_EPILOGUE,
+    LOSSES_AT,
     N_OUT,
     NOT_FINITE,
+    OUT_AT,
     PER_CALL,
+    RANDOM_WORDS_AT,
     ROW_STRIDE,
+    SHUFFLES_AT,
     SKIPPED,
     SQUARES_CHUNK,
+    STEP_AT,
     STORE,
     TASK_AT,
     TRAINING,
@@ -38,15 +48,17 @@ from ..kernels.layout import (
     Y_NONE,
     Y_ROWS,
     Z_AT,
+    ArrayArgs,
     TrainArgs,
     address_of,
+    knows_arrays,
     pack,
 )
 from ..kernels.library import native_function
 from ..kernels.parallel_compile import is_ready
 from ..kernels.plan import MAX_LANE_PARAMETERS, max_slice, trainer_for
 from ..kernels.tables import KINDS, RULES
-from ..losses import smoothing_classes
+from ..losses import row_of, smoothing_classes
 from ..optimizers import N_RUNNING_PRODUCTS
 from ..reference.backprop import Pass
 from ..update import Update, aligned_zeros
@@ -123,6 +135,18 @@ class _Rules:
         return AFTER_GRADIENT if batch_size == 1 or n_parameters <= MAX_LANE_PARAMETERS else BY_SLICE
 
 
+# Where the address of what is wanted lies in a job.
+_OUT_AT = {WANT_OUTPUT: OUT_AT, WANT_LOSS: LOSSES_AT, WANT_LOSS | WANT_GRADIENT: GRADIENT_AT}
+
+
+class _ArrayCall(NamedTuple):
+    """An evaluation of arrays as they are, which the job of a workspace is prepared for."""
+
+    wants: int
+    parameters: np.ndarray
+    address: int  # of the parameters
+
+
 class NumbaBackend:
     """The arithmetic of one network by the compiled kernels.
 
@@ -148,13 +172,14 @@ class NumbaBackend:
         self.n_parameters = sum((m + 1) * n for m, n in zip(sizes[:-1], sizes[1:], strict=True))
         self._free = {}  # arguments of Workspace -> those that nobody uses
         self._autotuners = {}  # (rows, threads) -> Autotuner of training
+        self._calls = {}  # what is wanted -> _ArrayCall
         self._rules = _Rules(Update())  # of the last training
         self._lanes = VECTOR_BYTES // self.dtype.itemsize
         self._nothing = np.empty(0, self.dtype)
 
     def __getstate__(self):
         """Leave the workspaces behind."""
-        return {**self.__dict__, "_free": {}, "_autotuners": {}}
+        return {**self.__dict__, "_free": {}, "_autotuners": {}, "_calls": {}}
 
     def is_compiled(self) -> bool:
         """Whether the native functions of plain training are compiled already, in memory or on disk."""
@@ -232,36 +257,160 @@ class NumbaBackend:
     def _evaluate_in(self, workspace, threads, slots, wants, scale, adds, parameters, gradient, y_kind, arrays):
         """Write the job of an evaluation, and run it; return whether the inputs are surely finite."""
         X, Y, weights, losses, out = arrays
+        workspace.prepared = None
+        self._write_evaluation(
+            workspace,
+            wants,
+            parameters=address_of(parameters),
+            x=address_of(X),
+            x_kind=X_KINDS[X.dtype],
+            y=0 if Y is None else address_of(Y),
+            y_kind=y_kind,
+            weights=0 if weights is None else address_of(weights),
+            n=len(X),
+            gradient=0 if gradient is None else address_of(gradient),
+            losses=0 if losses is None else address_of(losses),
+            out=0 if out is None else address_of(out),
+            scale=scale,
+            adds=adds,
+            threads=threads,
+            slots=slots,
+        )
+        pools.check(pools.launcher()(workspace.address))
+        return not workspace.take(NOT_FINITE)
+
+    def _write_evaluation(
+        self,
+        workspace,
+        wants,
+        *,
+        parameters,
+        x_kind,
+        y_kind,
+        x=0,
+        y=0,
+        weights=0,
+        n=0,
+        gradient=0,
+        losses=0,
+        out=0,
+        scale=1.0,
+        adds=False,
+        threads=1,
+        slots=0,
+    ):
+        """Write the job of an evaluation, of arrays by their addresses."""
         workspace.load_evaluation(wants)
         EVALUATION.pack_into(
             workspace.job,
             8 * DATA_AT,
-            address_of(X),
-            X_KINDS[X.dtype],
+            x,
+            x_kind,
             self.scale,
-            0 if Y is None else address_of(Y),
+            y,
             y_kind,
-            0 if weights is None else address_of(weights),
-            len(X),
+            weights,
+            n,
             EVALUATE.address(self.dtype),
             slots,
             threads - 1,
             RELEASE,
-            address_of(parameters),
-            0 if gradient is None else address_of(gradient),
+            parameters,
+            gradient,
             0,  # random_words
             0,  # order
-            0 if losses is None else address_of(losses),
+            losses,
             0,  # running_products
             0,  # n_running_products
-            0 if out is None else address_of(out),
+            out,
             wants,
             scale,
             threads,
             adds,
         )
-        pools.check(pools.launcher()(workspace.address))
-        return not workspace.take(NOT_FINITE)
+
+    def _array_args(self, min_rows, max_rows, written=(), checks_inputs=True, out_at=0, is_mean=False):
+        """Return what `arrays.launch` expects; `written` are the addresses of array objects."""
+        low, high = checks.target_bounds(self.loss, self.dtype)
+        # Dtype objects of arrays; those from a pickle are others.
+        dtype, label_dtype = (id(np.dtype(kind)) for kind in (self.dtype.type, np.int64))
+        return ArrayArgs(
+            n_in=self.sizes[0],
+            n_out=self.sizes[-1],
+            dtype=dtype,
+            min_rows=min_rows,
+            max_rows=max_rows,
+            written=address_of(written) if len(written) else 0,
+            n_written=len(written),
+            checks_inputs=checks_inputs,
+            out_at=out_at,
+            is_mean=is_mean,
+            n_labels=self.sizes[-1] if row_of(self.loss).takes_labels else 0,
+            label_dtype=label_dtype,
+            low=low,
+            high=high,
+            # Sums are rounded in another way than in the other check, which decides near its border.
+            tolerance=checks.SUM_TOLERANCE / 2,
+            max_weight=float(np.finfo(self.dtype).max),
+        )
+
+    def predict_array(self, parameters, X):
+        """Return outputs of a few samples whose array is taken as it is, or None where it must go the longer way."""
+        if not _are_few(X):
+            return None
+        out = np.empty((len(X), self.sizes[-1]), self.dtype)
+        return out if self._evaluate_arrays(WANT_OUTPUT, parameters, id(X), 0, out) else None
+
+    def losses_of_arrays(self, parameters, X, Y):
+        """Return the losses of a few samples, likewise."""
+        if not _are_few(X) or type(Y) is not ndarray:
+            return None
+        losses = np.empty(len(X))
+        return losses if self._evaluate_arrays(WANT_LOSS, parameters, id(X), id(Y), losses) else None
+
+    def gradient_of_arrays(self, parameters, X, Y):
+        """Return sample losses and flat gradient of a few samples, likewise."""
+        if not _are_few(X) or type(Y) is not ndarray:
+            return None
+        losses, gradient = np.empty(len(X)), aligned_zeros(self.n_parameters, self.dtype)
+        wants = WANT_LOSS | WANT_GRADIENT
+        is_done = self._evaluate_arrays(wants, parameters, id(X), id(Y), gradient, losses)
+        return (losses, gradient) if is_done else None
+
+    def _evaluate_arrays(self, wants, parameters, X, Y, out, losses=None):
+        """Evaluate the arrays of these objects as they are; return whether it was done."""
+        call = self._calls.get(wants)
+        if call is None or call.parameters is not parameters:
+            if not knows_arrays:
+                return False
+            call = self._calls[wants] = _ArrayCall(wants, parameters, address_of(parameters))
+        key = limits.FEW_ROWS, 1
+        workspace = self._take(key)
+        if workspace.prepared is not call:
+            self._prepare(workspace, call)
+        if losses is not None:
+            workspace.words[LOSSES_AT] = address_of(losses)
+        result = pools.array_launcher(self.dtype)(call.address, workspace.address, X, Y, 0, id(out))
+        self._give_back(key, workspace)
+        pools.check(result)
+        return not result
+
+    def _prepare(self, workspace, call):
+        """Write all but the arrays into the job of a workspace."""
+        y_kind = Y_ROWS if call.wants & WANT_LOSS else Y_NONE
+        self._write_evaluation(
+            workspace, call.wants, parameters=call.address, x_kind=X_KINDS[self.dtype], y_kind=y_kind
+        )
+        work = (3 if call.wants & WANT_GRADIENT else 1) * self.n_parameters
+        args = self._array_args(
+            min_rows=1,
+            max_rows=min(limits.FEW_ROWS, (limits.MIN_PARALLEL_WORK - 1) // work),
+            checks_inputs=not call.wants & WANT_OUTPUT,
+            out_at=_OUT_AT[call.wants],
+            is_mean=self._is_mean,
+        )
+        pack(workspace.job, ARRAY_ARGS_AT, args)
+        workspace.prepared = call
 
     def predict(self, parameters, X):
         """Return outputs (n, n_out) of samples (n, n_in), which must be finite."""
@@ -371,6 +520,10 @@ class _Training:
         self._holds = [(update.rule, args, has_weights) for has_weights in (False, True)]
         arrays = parameters, self._gradient, order, state.running_products
         self._addresses = [address_of(array) for array in arrays]
+        self.loss_sum = np.zeros(1)  # of the samples of `take_arrays`
+        written = parameters, state.buffers, state.running_products, state.vectors
+        self._written = np.array([id(array) for array in written], np.int64)  # state and backend keep them
+        self._takes_arrays = knows_arrays and self._is_one_change and backend._threads_for(rows, 3, most=2) == 1
 
     def _train_args(self, update):
         """Return the TrainArgs of all calls."""
@@ -452,21 +605,61 @@ class _Training:
         """Train in a workspace of this key; return the steps done."""
         backend, state = self._backend, self._state
         X, Y, weights = data
-        parameters, gradient, order, products_of_one = self._addresses
         workspace = backend._take(key)
-        holds = self._holds[weights is not None]
-        if workspace.holds != holds:
-            self._write_args(workspace, holds)
+        self._write_args(workspace, weights is not None)
         products = np.tile(state.running_products, threads) if threads > 1 else None
+        workspace.prepared = None
+        self._write_call(
+            workspace,
+            x=address_of(X),
+            x_kind=X_KINDS[X.dtype],
+            y=address_of(Y),
+            y_kind=_kind_of(Y),
+            weights=0 if weights is None else address_of(weights),
+            random_words=random_words,
+            losses=losses,
+            batches=(first, last),
+            rows=(first_row, last_row),
+            products=products,
+            threads=threads,
+            slots=slots,
+        )
+        done = workspace.launch_and_count(pools.launcher(), state)
+        if self._rules.update.skips:
+            state.skipped += workspace.take(SKIPPED)
+        backend._give_back(key, workspace)
+        if products is not None:
+            state.running_products[:] = products[:N_RUNNING_PRODUCTS]
+        return done
+
+    def _write_call(
+        self,
+        workspace,
+        *,
+        x_kind,
+        losses,
+        batches,
+        x=0,
+        y=0,
+        y_kind=Y_ROWS,
+        weights=0,
+        random_words=None,
+        rows=(0, 0),
+        products=None,
+        threads=1,
+        slots=0,
+    ):
+        """Write into the job of a workspace what differs from call to call, of arrays of data their addresses."""
+        parameters, gradient, order, products_of_one = self._addresses
         TRAINING.pack_into(
             workspace.job,
             8 * DATA_AT,
-            address_of(X),
-            X_KINDS[X.dtype],
-            backend.scale,
-            address_of(Y),
-            _kind_of(Y),
-            0 if weights is None else address_of(weights),
+            x,
+            x_kind,
+            self._backend.scale,
+            y,
+            y_kind,
+            weights,
             len(self._order),
             workspace.kernel,
             slots,
@@ -480,23 +673,53 @@ class _Training:
             products_of_one if products is None else address_of(products),
             N_RUNNING_PRODUCTS,
             0,  # out
-            first,
-            last,
+            *batches,
             len(losses),
-            state.step,
+            self._state.step,
             random_words is not None,
             threads,
-            first_row,
-            last_row,
+            *rows,
             threads > 1 and self._has_private(workspace.plan, threads),
         )
-        done = workspace.launch_and_count(pools.launcher(), state)
-        if self._rules.update.skips:
-            state.skipped += workspace.take(SKIPPED)
-        backend._give_back(key, workspace)
-        if products is not None:
-            state.running_products[:] = products[:N_RUNNING_PRODUCTS]
+
+    def take_arrays(self, X, Y, weights=None, random_words=None):
+        """Train one epoch on arrays as they are; return the steps done, or None where they must go the longer way.
+
+        These have shape and dtype of the network, and weights its dtype; `loss_sum` becomes that of the epoch.  They
+        are checked, as everywhere else; what is refused has changed nothing.
+        """
+        has_weights = weights is not None
+        if not type(X) is type(Y) is ndarray or has_weights and type(weights) is not ndarray or not self._takes_arrays:
+            return None
+        backend, state = self._backend, self._state
+        workspace = backend._take(self._key)
+        if workspace.prepared is not self._holds[has_weights]:
+            self._prepare(workspace, has_weights)
+        words, step = workspace.words, state.step
+        words[DONE_AT], words[STEP_AT] = 0, step
+        if random_words is not None:
+            words[RANDOM_WORDS_AT] = address_of(random_words)
+        words[SHUFFLES_AT] = random_words is not None
+        self.loss_sum[0] = 0
+        state.follow(step, words)
+        result = self._launch(self._addresses[0], workspace.address, id(X), id(Y), id(weights) if has_weights else 0, 0)
+        done = words[DONE_AT]
+        state.step = step + done
+        backend._give_back(self._key, workspace)
+        if result:
+            pools.check(result)
+            return None
         return done
+
+    def _prepare(self, workspace, has_weights):
+        """Write all but the arrays into the job of a workspace."""
+        backend, n = self._backend, len(self._order)
+        self._write_args(workspace, has_weights)
+        batches = 0, -(-n // self._batch_size)
+        self._write_call(workspace, x_kind=X_KINDS[backend.dtype], losses=self.loss_sum, batches=batches)
+        pack(workspace.job, ARRAY_ARGS_AT, backend._array_args(min_rows=n, max_rows=n, written=self._written))
+        self._launch = pools.array_launcher(backend.dtype)
+        workspace.prepared = self._holds[has_weights]
 
     def _has_private(self, plan, threads):
         """Whether threads train private columns of the first layer: then nothing reads W between the updates."""
@@ -505,10 +728,12 @@ class _Training:
         reads_weights = update.max_norm or update.weighted_mean
         return fits and self._path != AFTER_GRADIENT and not reads_weights
 
-    def _write_args(self, workspace, holds):
+    def _write_args(self, workspace, has_weights):
         """Write into the job of a workspace what does not differ from call to call."""
-        backend, rules = self._backend, self._rules
-        _, args, has_weights = holds
+        backend, rules, holds = self._backend, self._rules, self._holds[has_weights]
+        if workspace.holds == holds:
+            return
+        _, args, _ = holds
         kernel = trainer_for(
             workspace.plan,
             self._batch_size,
@@ -519,6 +744,11 @@ class _Training:
         workspace.load_training(native_function(kernel), rules.update, self._path)
         pack(workspace.job, TASK_AT, args)
         workspace.holds = holds
+
+
+def _are_few(X):
+    """Whether it is an array of few samples."""
+    return type(X) is ndarray and X.ndim == 2 and 0 < len(X) <= limits.FEW_ROWS
 
 
 def _blocks(work):

@@ -97,9 +97,15 @@ def launcher():
     return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(native_function("threads.launch").address(_DTYPE))
 
 
+@functools.cache
+def array_launcher(dtype):
+    """Return `kernels.arrays.launch` likewise."""
+    return ctypes.CFUNCTYPE(*[ctypes.c_ssize_t] * 7)(native_function("arrays.launch").address(dtype))
+
+
 def check(result):
     """Check what a launched kernel returned."""
-    if result:
+    if result < 0:
         raise IndexError("an index is out of bounds")  # which is noticed with NUMBA_BOUNDSCHECK
 
 

@@ -108,8 +108,9 @@ class Workspace:
         )
         self._backend, self._dtype, self._loaded = backend, backend.dtype, set()
         self.job, self.holds = bytearray(8 * JOB_SIZE), None  # the rule and TrainArgs, and whether samples have weights
-        self._words = (ctypes.c_ssize_t * JOB_SIZE).from_buffer(self.job)
-        self.address, self.kernel = ctypes.addressof(self._words), 0
+        self.prepared: object = None  # what calls with arrays all else is written in the job for
+        self.words = (ctypes.c_ssize_t * JOB_SIZE).from_buffer(self.job)
+        self.address, self.kernel = ctypes.addressof(self.words), 0
         self.array = aligned_zeros(self.plan.size, backend.dtype)
         self.sync = aligned_zeros(sync_size(threads), np.int64)
         layers, functions = self.plan.layers, self.plan.functions
@@ -158,7 +159,7 @@ class Workspace:
 
     def launch_and_count(self, launch, state):
         """Run the job of a training; return the steps done, which the state counts as the kernel writes them."""
-        words, step = self._words, state.step
+        words, step = self.words, state.step
         words[DONE_AT] = 0
         state.follow(step, words)
         check(launch(self.address))

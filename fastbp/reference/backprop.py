@@ -62,6 +62,18 @@ class Backpropagation:
         checks.finite("X", X, self.dtype)
         return self.record(parameters, X).A[-1]
 
+    def predict_array(self, parameters: np.ndarray, X: Any) -> np.ndarray | None:
+        """Return outputs of an array that is not checked yet, or None; the engine has a shorter way for some."""
+        return None
+
+    def losses_of_arrays(self, parameters: np.ndarray, X: Any, Y: Any) -> np.ndarray | None:
+        """Return losses of arrays that are not checked yet, or None, likewise."""
+        return None
+
+    def gradient_of_arrays(self, parameters: np.ndarray, X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return what `gradient` does, of arrays that are not checked yet, or None, likewise."""
+        return None
+
     def losses(self, parameters: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
         """Loss of every sample, float64 (n_samples,)."""
         return self.outputs_and_losses(parameters, X, Y)[1]

@@ -16,13 +16,22 @@ SILENT_SECONDS = 2.0  # progress=None shows a bar only on longer work
 _NO_BAR: AbstractContextManager[Callable[[History], None]] = nullcontext(lambda history: None)
 
 
+def is_silent(progress: bool | None) -> bool:
+    """Whether there is to be no bar, surely."""
+    return progress is False or progress is None and not _is_terminal()
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def progress_bar(progress: bool | None, epochs: int) -> AbstractContextManager[Callable[[History], None]]:
     """Return a context whose value is a function that shows a history; it does nothing where there is to be no bar."""
     if progress is not None:
         arguments.flag("progress", progress)
     if progress and find_spec("rich") is None:
         raise ImportError("progress=True needs the package rich: pip install 'fastbp[cli]'")
-    if progress or (progress is None and sys.stdout is not None and sys.stdout.isatty()):
+    if progress or (progress is None and _is_terminal()):
         return _rich_bar(epochs, 0.0 if progress else SILENT_SECONDS)
     return _NO_BAR
 

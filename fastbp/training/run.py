@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -162,6 +163,43 @@ class Run(Steps):
         self._first_step = self._state.step
         self._copy()
 
+    def take_arrays(
+        self,
+        X: np.ndarray,
+        Y: Any,
+        weights: Any,
+        history: History,
+        update: Update,
+        threads: int | None,
+        rng: np.random.Generator,
+    ) -> bool:
+        """Do the one epoch of a call of `fit`, on arrays that are not checked yet, in one native call.
+
+        Returns
+        -------
+        bool
+            False where the call must go the longer way; then nothing was changed.
+        """
+        start = time.perf_counter()
+        if update is not self._update or threads != self._threads:
+            self._prepare(update, threads)
+        if self._take_arrays is None or self._chunk < self.n_batches or X.dtype != self._net.dtype:
+            return False
+        self._rng, self._first_step, self._done = rng, self._state.step, 0
+        self._copy()
+        words = self._draw_words(1) if self._shuffles else None
+        done = self._take_arrays(X, Y, weights, words)
+        if done != self.n_batches or self.is_nonfinite():
+            if done is not None:
+                self._redo(0)
+            if words is not None:
+                rng.bit_generator.state = self._rng_state
+            return False
+        seconds = time.perf_counter() - start
+        self._choose_chunk(done, seconds)
+        history.add(self._training.loss_sum.copy(), float(self._n_samples if self._is_mean else 1), seconds)
+        return True
+
     def advance(self, history: History, update: Update, threads: int | None, rng: np.random.Generator) -> None:
         """Train for about `CHUNK_SECONDS`, at most up to where the call is watched; add whole epochs to the history."""
         start = time.perf_counter()
@@ -190,12 +228,16 @@ class Run(Steps):
         self._done += done
         history.nonfinite = done < n_steps
         seconds = time.perf_counter() - start
-        self._chunk = max(1, min(int(n_steps * CHUNK_SECONDS / seconds), max(self._chunk, MAX_GROWTH * n_steps)))
+        self._choose_chunk(n_steps, seconds)
         n_whole = self._done // self.n_batches - epoch
         if n_whole:
             self._record(history, losses[:n_whole], seconds)
         else:
             self._epoch_loss, self._epoch_seconds = losses[0], self._epoch_seconds + seconds
+
+    def _choose_chunk(self, n_steps: int, seconds: float) -> None:
+        """Choose the length of the next call from that of the last one."""
+        self._chunk = max(1, min(int(n_steps * CHUNK_SECONDS / seconds), max(self._chunk, MAX_GROWTH * n_steps)))
 
     def _may_be_changed(self) -> bool:
         """Whether callbacks ran after the last step, so that the steps before cannot be done again."""
@@ -235,7 +277,10 @@ class Run(Steps):
 
     def is_nonfinite(self) -> bool:
         """Whether a parameter, or what the update rule remembers of it, is not finite."""
-        return not all(map(checks.is_finite, self._floats))
+        for array in self._floats:
+            if not math.isfinite(np.vdot(array, array)) and not checks.is_finite(array):
+                return True
+        return False
 
     def seek_finite(self) -> tuple[int, int]:
         """Go back to the last step after which all is finite; return the epoch and batch of the next one, from 0."""
@@ -320,6 +365,7 @@ class Run(Steps):
             update=update,
             threads=threads or 0,
         )
+        self._take_arrays = take_arrays_of(self._training)
 
     def _train(self, first: int, last: int, words: np.ndarray | None, losses: np.ndarray | None = None) -> int:
         """Do steps `first` up to `last`, batches of one epoch or whole epochs; return the number of updates."""
@@ -421,6 +467,11 @@ class StreamRun(Steps):
         if self._buffers is not None:
             self._buffers.close()  # type: ignore[attr-defined]
         return self._last if self._run is None else self._run.close()
+
+
+def take_arrays_of(training: Callable[..., int]) -> Callable[..., int | None] | None:
+    """Return the function for arrays as they are of what a backend's `training` returned; None where it has none."""
+    return getattr(training, "take_arrays", None)
 
 
 def nonfinite_origin(net: Network, X: np.ndarray, Y: np.ndarray) -> str:

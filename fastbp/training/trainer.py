@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -27,9 +25,10 @@ from ..optimizers import FullBatchMethod, Optimizer
 from ..reference.schedules import learning_rate
 from ..update import Setting, State, Update, UpdateSettings, at_least_0, settings_of
 from . import fullbatch  # noqa: F401 (registers the loops of the full-batch methods)
+from .exclusive import Callers, exclusive, is_another_at_work
 from .history import History
-from .progress import progress_bar
-from .run import BAD_LABEL, UNWATCHED, Run, Steps, StreamRun, Watch, nonfinite_origin
+from .progress import is_silent, progress_bar
+from .run import BAD_LABEL, UNWATCHED, Run, Steps, StreamRun, Watch, nonfinite_origin, take_arrays_of
 from .streams import Stream
 
 if TYPE_CHECKING:
@@ -42,53 +41,15 @@ EPOCHS_WITHOUT_FALL = 10  # of the loss, by more than tol; n_iter_no_change of s
 
 _STATE_HINT = "make a new Trainer, or write into state.buffers and state.running_products"
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-_process = object()  # stands for this process, and takes less time than its number
-
-
-def _begin_process() -> None:
-    global _process
-    _process = object()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_process)
-
 
 class _Step(NamedTuple):
     """What the calls of `Trainer.step` share while no setting and no number of samples changes."""
 
     update: Update
     n_samples: int
-    training: Callable[..., int]
-    losses: np.ndarray  # (1,)
-    divisor: int  # of their sum
-
-
-def _exclusive(method: Method) -> Method:
-    """Let one call at a time change a Trainer: another, by a callback or another thread, is refused."""
-
-    @wraps(method)
-    def call(self: Trainer, *arguments: Any, **options: Any) -> Any:
-        mine, callers = (_process, threading.get_ident()), self._callers
-        try:
-            # One indivisible step, which Ctrl-C cannot cut in two, unlike taking a lock and recording that.
-            caller = callers.setdefault("at work", mine)
-            if caller is not mine:
-                if caller[0] is not _process:  # that call runs in the process that this one was forked from
-                    callers["at work"] = mine
-                elif caller[1] != mine[1] or self._fit is not None:  # on_train_end may
-                    raise RuntimeError(
-                        f"{method.__name__} was called while fit of the same trainer runs: callbacks "
-                        "may train another trainer"
-                    )
-            return method(self, *arguments, **options)
-        finally:
-            if callers.get("at work") is mine:
-                del callers["at work"]
-
-    return cast(Method, call)
+    training: Any  # what the backend's `training` returns
+    take_arrays: Callable[..., int | None] | None
+    divisor: int  # of the sum of their losses
 
 
 def _attribute(attribute: Checked, in_checkpoint: bool = False) -> dict[str, Any]:
@@ -245,8 +206,8 @@ class Trainer(UpdateSettings, _LoopSettings):
 
     def _begin_at_rest(self) -> None:
         """Set what is neither copied nor pickled."""
-        self._callers: dict[str, tuple[object, int]] = {}  # process and thread of the call "at work", if there is one
-        self._fit: _Fit | None = None  # the call of fit under way
+        self._callers: Callers = {}
+        self._fit: _Fit | History | None = None  # the call of fit under way, or its history where it has no more
         self._last_run: Run | None = None  # at rest, for the next call of fit
         self._last_update: Update | None = None  # while no setting changes
         self._last_step: _Step | None = None
@@ -297,7 +258,7 @@ class Trainer(UpdateSettings, _LoopSettings):
         learning_rate(kind, rates, np.array([self.state.step]), out)
         return float(out[0]) * self.lr_scale
 
-    @_exclusive
+    @exclusive
     def fit(
         self,
         X: ArrayLike | Stream,
@@ -360,27 +321,59 @@ class Trainer(UpdateSettings, _LoopSettings):
             With ``on_nonfinite="raise"``, instead of the warning.
         """
         history = History(self.epochs + 1)
+        is_plain = validation_data is class_weight is tol is None and type(epochs) is int and epochs == 1
         try:
-            _Fit(
-                self,
-                history,
-                X,
-                Y,
-                epochs=epochs,
-                validation_data=validation_data,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                metrics=metrics,
-                callbacks=callbacks,
-                tol=tol,
-                progress=progress,
-            ).run()
+            if not (
+                is_plain
+                and _is_left_out(metrics)
+                and _is_left_out(callbacks)
+                and is_silent(progress)
+                and self._fit_arrays(X, Y, sample_weight, history)
+            ):
+                _Fit(
+                    self,
+                    history,
+                    X,
+                    Y,
+                    epochs=epochs,
+                    validation_data=validation_data,
+                    sample_weight=sample_weight,
+                    class_weight=class_weight,
+                    metrics=metrics,
+                    callbacks=callbacks,
+                    tol=tol,
+                    progress=progress,
+                ).run()
         except KeyboardInterrupt:  # before training began, or after it ended
             history.interrupted, history.stopped = True, "interrupted"
         if history.interrupted:
             message = f"training was interrupted after {len(history)} of {epochs} epochs; the network is usable"
             warnings.warn(message, RuntimeWarning, stacklevel=3)
         return history
+
+    def _fit_arrays(self, X: Any, Y: Any, sample_weight: Any, history: History) -> bool:
+        """Train one epoch on arrays as they are, in one native call, like the last call of `fit`.
+
+        Returns
+        -------
+        bool
+            False where the call must go the longer way; then nothing was changed.
+        """
+        run = self._last_run
+        if run is None or self._resumed is not None or type(X) is not np.ndarray or X.ndim != 2:
+            return False
+        if not run.is_for(self.net, self.state, self.batch_size, self.shuffle, len(X)):
+            return False
+        with interrupts.deferred():
+            self._fit = history
+            try:
+                if not run.take_arrays(X, Y, sample_weight, history, self._update(), self.threads, self.rng):
+                    return False
+                self._keep(history)
+                self.epochs, self.stop_training = self.epochs + 1, False
+            finally:
+                self._fit = None
+        return True
 
     def partial_fit(self, X: ArrayLike | Stream, Y: ArrayLike | None = None) -> History:
         """Train one pass over these rows, going on from where training is.
@@ -392,9 +385,14 @@ class Trainer(UpdateSettings, _LoopSettings):
         """
         return self.fit(X, Y, progress=False)
 
-    @_exclusive
-    def step(self, X: ArrayLike, Y: ArrayLike) -> float:
+    @exclusive
+    def step(self, X: ArrayLike, Y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Update once, on exactly these rows.
+
+        Parameters
+        ----------
+        X, Y, sample_weight
+            As for `fit`.
 
         Returns
         -------
@@ -403,15 +401,18 @@ class Trainer(UpdateSettings, _LoopSettings):
             ``on_nonfinite="raise"``, a FloatingPointError.
         """
         net, state, step = self.net, self.state, self._last_step
-        if step is None and self._is_full_batch:
+        if step is not None and step.update is self._last_update:
+            if step.take_arrays is not None and step.take_arrays(X, Y, sample_weight) == 1:
+                return step.training.loss_sum.item() / step.divisor
+        elif step is None and self._is_full_batch:
             raise TypeError(f"{type(self.optimizer).__name__} makes no single steps: use fit")
         _check_writable(net, state)
         X, Y = _checked_data(net, X, Y)
+        weights = checks.weights(sample_weight, None, Y, net.sizes[-1], net.dtype)
         if step is None or step.n_samples != len(X) or step.update is not self._last_update:
             step = self._prepare_step(len(X))
-        losses, skipped = step.losses, state.skipped
-        losses[0] = 0
-        n_steps = step.training(X, Y, None, None, 0, 1, losses)
+        losses, skipped = np.zeros(1), state.skipped
+        n_steps = step.training(X, Y, weights, None, 0, 1, losses)
         if not n_steps or state.skipped > skipped:
             message = f"the loss of this step is not finite, first in {nonfinite_origin(net, X, Y)}: no update was made"
             if self.on_nonfinite == "raise":
@@ -428,7 +429,7 @@ class Trainer(UpdateSettings, _LoopSettings):
             self.net.parameters, self.state, batch_size=n_samples, order=order, update=update, threads=threads
         )
         divisor = n_samples if self.net.reduction == "mean" else 1
-        self._last_step = step = _Step(update, n_samples, training, np.zeros(1), divisor)
+        self._last_step = step = _Step(update, n_samples, training, take_arrays_of(training), divisor)
         return step
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -447,8 +448,7 @@ class Trainer(UpdateSettings, _LoopSettings):
         RuntimeWarning
             Where parameters are NaN or infinite.
         """
-        caller = self._callers.get("at work")
-        if caller is not None and caller[0] is _process and caller[1] != threading.get_ident():
+        if is_another_at_work(self._callers):
             raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
         from importlib.metadata import version
 
@@ -465,14 +465,14 @@ class Trainer(UpdateSettings, _LoopSettings):
             "skipped": self.state.skipped,
             "versions": {"fastbp": version("fastbp"), "numpy": np.__version__},
         }
-        fit = self._fit.state() if self._fit is not None and self._fit.has_begun else self._resumed
+        fit = self._fit.state() if isinstance(self._fit, _Fit) and self._fit.has_begun else self._resumed
         if fit is not None:
             states, arrays_of_states = checkpoints.split_states(fit["callbacks"])
             arrays |= arrays_of_states
             info["fit"] = {"callbacks": states, "plateau": fit["plateau"], "stopped": fit["stopped"]}
         checkpoints.write(path, arrays, info)
 
-    @_exclusive
+    @exclusive
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Go on where `save_checkpoint` was called: with the same data, to the same bits.
 
