@@ -674,7 +674,7 @@ def update_by_gradient(model, header, like):
     args = unpacked(offset(job, TASK_AT), TrainArgs, ())
     context = training_context(header, call_args, pointers, plan, args, like)
     step_factors(plan, args, context, header.step)
-    update_parameters(plan, args, context)
+    update_parameters(plan, args, context, args.l2)
     if args.max_norm > 0:
         apply_max_norm(plan, args, context)
     restore_mxcsr(control)
