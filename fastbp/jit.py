@@ -157,7 +157,7 @@ class Model:
     """
 
     def __init__(self, parameters: np.ndarray, block: np.ndarray) -> None:
-        self.parameters, self.block = parameters, block
+        self.parameters, self._block = parameters, block
         self._address = address_of(block)
 
     @property
@@ -168,11 +168,11 @@ class Model:
     @property
     def lr(self) -> float:
         """Learning rate, or a factor of its schedule."""
-        return float(self.block.view(np.float64)[methods.AT["lr"]])
+        return float(self._block.view(np.float64)[methods.AT["lr"]])
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self.block.view(np.float64)[methods.AT["lr"]] = arguments.number("lr", value, at_least=0)
+        self._block.view(np.float64)[methods.AT["lr"]] = arguments.number("lr", value, at_least=0)
 
     @property
     def accumulated(self) -> np.ndarray:
@@ -239,23 +239,23 @@ class Model:
         """Return a copy with parameters of its own."""
         from .update import aligned_zeros
 
-        block = aligned_zeros(len(self.block), np.int64)
+        block = aligned_zeros(len(self._block), np.int64)
         self._run(methods.COPY, [address_of(block), address_of(self.parameters)], ())
         clone = Model(self.parameters, block)
         clone.parameters = clone._part(clone._field("parameters_at"))
         return clone
 
     def _field(self, name: str) -> int:
-        return int(self.block[methods.AT[name]])
+        return int(self._block[methods.AT[name]])
 
     def _part(self, at: int) -> np.ndarray:
         """Return the array of n_parameters numbers at a place in the block, in bytes."""
         dtype, n = self.parameters.dtype, self.parameters.size
-        return self.block.view(np.uint8)[at : at + n * dtype.itemsize].view(dtype)
+        return self._block.view(np.uint8)[at : at + n * dtype.itemsize].view(dtype)
 
     def _accumulate(self, gradient: np.ndarray, n_samples: int) -> None:
         self.accumulated[:] = gradient
-        self.block[methods.AT["n_accumulated"]] = n_samples
+        self._block[methods.AT["n_accumulated"]] = n_samples
 
     def _call(self, name: str, *given: Any) -> Any:
         """Check the arguments of a method, and call its C function."""
@@ -278,7 +278,7 @@ class Model:
             values += [address_of(array), *shape]
         self._run(name, values, given)
         if name in methods.RETURNS_LOSS or name == "predict1":
-            return float(self.block.view(np.float64)[methods.AT["result"]])
+            return float(self._block.view(np.float64)[methods.AT["result"]])
         return None
 
     def _run(self, name: str, values: Sequence[int], given: Sequence[Any]) -> None:
@@ -299,7 +299,7 @@ class Model:
         for i, buffer in enumerate(result.buffers):
             buffer[:] = self._part(self._field("states_at") + i * self._field("state_stride"))
         start = self._field("running_products_at") // 8
-        result.running_products[:] = self.block.view(np.float64)[start : start + result.running_products.size]
+        result.running_products[:] = self._block.view(np.float64)[start : start + result.running_products.size]
         result.step = self._field("step")
         return result
 

@@ -94,7 +94,7 @@ class _ModelModel(models.StructModel):
 def _unbox(typ, obj, c):
     model, is_error = cgutils.create_struct_proxy(typ)(c.context, c.builder), []
     for name, kind in (("parameters", typ.parameters), ("block", BLOCK)):
-        array = c.pyapi.object_getattr_string(obj, name)
+        array = c.pyapi.object_getattr_string(obj, {"block": "_block"}.get(name, name))
         native = c.unbox(kind, array)
         c.pyapi.decref(array)
         setattr(model, name, native.value)
