@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import arguments
+from .attributes import fixed
 from .backends import COMPILED, Config
 from .kernels import methods
 from .kernels.layout import Y_LABELS, Y_ROWS, address_of
@@ -27,7 +28,7 @@ from .kernels.public import describe
 from .losses import row_of
 from .network import Network
 from .training.trainer import Trainer
-from .update import State, Update
+from .update import State, Update, aligned_zeros
 
 if TYPE_CHECKING:
     from .optimizers import Optimizer
@@ -66,8 +67,8 @@ def model(source: Trainer | Network, optimizer: Optimizer | None = None, **setti
     Returns
     -------
     Model
-        With the environment variable FASTBP_DEBUG=1 its methods also check that one thread at a time uses it, and that
-        what they are given is finite.  For a network with ``backend="numpy"``, a model of NumPy's arithmetic for
+        Made with the environment variable FASTBP_DEBUG=1, its methods also check that one thread at a time uses it, and
+        that what they are given is finite.  For a network with ``backend="numpy"``, a model of NumPy's arithmetic for
         comparison, with the same methods, which compiled functions do not take.
 
     Raises
@@ -156,6 +157,8 @@ class Model:
         Where a length does not fit or a label is no class.  Nothing is written then.
     """
 
+    parameters: np.ndarray = fixed("write into it, m.parameters[:] = values")
+
     def __init__(self, parameters: np.ndarray, block: np.ndarray) -> None:
         self.parameters, self._block = parameters, block
         self._address = address_of(block)
@@ -177,7 +180,7 @@ class Model:
     @property
     def accumulated(self) -> np.ndarray:
         """The accumulated gradient."""
-        return self._part(self._field("accumulated_at"))
+        return _part(self._block, self._field("accumulated_at"), self.parameters)
 
     def predict(self, x: np.ndarray, out: np.ndarray) -> None:
         """Write the outputs of samples to `out`."""
@@ -237,21 +240,12 @@ class Model:
 
     def clone(self) -> Model:
         """Return a copy with parameters of its own."""
-        from .update import aligned_zeros
-
         block = aligned_zeros(len(self._block), np.int64)
         self._run(methods.COPY, [address_of(block), address_of(self.parameters)], ())
-        clone = Model(self.parameters, block)
-        clone.parameters = clone._part(clone._field("parameters_at"))
-        return clone
+        return Model(_part(block, self._field("parameters_at"), self.parameters), block)
 
     def _field(self, name: str) -> int:
         return int(self._block[methods.AT[name]])
-
-    def _part(self, at: int) -> np.ndarray:
-        """Return the array of n_parameters numbers at a place in the block, in bytes."""
-        dtype, n = self.parameters.dtype, self.parameters.size
-        return self._block.view(np.uint8)[at : at + n * dtype.itemsize].view(dtype)
 
     def _accumulate(self, gradient: np.ndarray, n_samples: int) -> None:
         self.accumulated[:] = gradient
@@ -297,7 +291,7 @@ class Model:
         """Return a copy of what the update rule remembers."""
         result = State(_recipes[self._field("recipe")].n_states, self.parameters.size, self.parameters.dtype)
         for i, buffer in enumerate(result.buffers):
-            buffer[:] = self._part(self._field("states_at") + i * self._field("state_stride"))
+            buffer[:] = _part(self._block, self._field("states_at") + i * self._field("state_stride"), buffer)
         start = self._field("running_products_at") // 8
         result.running_products[:] = self._block.view(np.float64)[start : start + result.running_products.size]
         result.step = self._field("step")
@@ -312,6 +306,11 @@ class Model:
         """Return sizes and dtype."""
         sizes = "-".join(map(str, _recipes[self._field("recipe")].config.sizes))
         return f"<fastbp.jit.Model {sizes}, {self.parameters.dtype}>"
+
+
+def _part(block: np.ndarray, at: int, like: np.ndarray) -> np.ndarray:
+    """Return the part of a block that starts at a byte, as an array like another one."""
+    return block.view(np.uint8)[at : at + like.nbytes].view(like.dtype)
 
 
 @functools.cache
@@ -522,6 +521,8 @@ class Method:
 
     def __call__(self, m: Model, *arguments: Any, **named: Any) -> Any:
         """Call the method."""
+        if not isinstance(m, Model):
+            raise TypeError(f"{self.__name__}: m must be a model of fastbp.jit, got {m!r}")
         return getattr(m, self.__name__)(*arguments, **named)
 
     def __reduce__(self) -> str:

@@ -177,7 +177,7 @@ def errors_of(name):
         errors[NOT_FINITE + place] = ValueError, f"{argument.name} holds a number that is not finite"
     kinds = {argument.kind for argument in arguments}
     codes = {SHARED, RAISED}
-    codes |= {BAD_LABEL, NO_LABELS, MANY_OUTPUTS, NO_SAMPLES} if "y" in kinds else set()
+    codes |= {BAD_LABEL, NO_LABELS, NO_SAMPLES} if "y" in kinds else set()
     codes |= {NO_OPTIMIZER, NONFINITE_LOSS} if name in UPDATES else set()
     codes |= {MANY_OUTPUTS} if name == "predict1" else set()
     errors.update((code, _ERRORS[code]) for code in sorted(codes))

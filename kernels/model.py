@@ -133,9 +133,9 @@ def result_of(model, value):
 
 @inline
 def copy_scaled(source, factor, target, n):
-    """Write n numbers times a factor; zeros where it is 0, whatever they were."""
+    """Write n numbers times a factor."""
     for i in range(n):
-        poke(target, i, as_float(0, target) if factor == 0 else peek(source, i) * factor)
+        poke(target, i, peek(source, i) * factor)
 
 
 @internal
@@ -734,7 +734,8 @@ def apply_accumulated(model, parameters):
     accumulated = pointer_like(header.accumulated, parameters)
     n, gradient = header.n_parameters, pointer_like(header.gradient, parameters)
     copy_scaled(accumulated, as_float(factor, parameters), gradient, n)
-    copy_scaled(accumulated, as_float(0, parameters), accumulated, n)
+    for i in range(n):
+        poke(accumulated, i, 0)
     poke(model, N_ACCUMULATED_AT, 0)
     update_by_gradient(model, header, parameters)
     leave(model, header)
@@ -748,8 +749,7 @@ def copy(source, target, parameters):
     code = enter(source, header)
     if code != DONE:
         return code
-    for i in range(header.size // 8):
-        poke(target, i, peek(source, i))
+    copy_scaled(source, 1, target, header.size // 8)
     moved = address(target) - address(source)
     own = address(target) + header.parameters_at
     to_states = (header.parameters + moved - own) // by_dtype(parameters, 4, 8)

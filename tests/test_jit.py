@@ -568,6 +568,8 @@ def test_what_no_model_can_be_made_of():
 def test_functions_take_models_only():
     with pytest.raises(TypingError, match="predict: m must be a model of fastbp.jit, got array"):
         njit(lambda x, out: jit.predict(x, x, out))(x, y)
+    with pytest.raises(TypeError, match=r"predict: m must be a model of fastbp.jit, got array\("):
+        jit.predict(x, x, y)
     with pytest.raises(TypingError, match="predict: missing a required argument: 'out'"):
         njit(lambda m, x: m.predict(x))(pair(np.float64)[1], x)
 
