@@ -9,7 +9,7 @@ import numpy as np
 from .backprop import gather_block, step_factors, update_parameters
 from .elementwise import inline_activation, times_inline_derivative
 from .jit import inline, internal
-from .layout import ACTIVATION, N_IN, N_OUT, RATE, ROW_STRIDE, STORE, W_AT
+from .layout import ACTIVATION, N_IN, N_OUT, RATE, ROW_STRIDE, STORE, W_AT, X_FLOAT32, X_FLOAT64
 from .losses import _binary_cross_entropy_logits, _squared_error
 from .online import Epilogue, update_at
 from .simd import (
@@ -17,12 +17,14 @@ from .simd import (
     fma,
     hsum,
     hsum4,
+    is_single,
     lanes,
     load,
     masked_load,
     narrow,
     offset,
     peek,
+    pointer_like,
     poke,
     select_lanes,
     store,
@@ -48,6 +50,18 @@ def transpose_samples(block, row, columns, n, out):
             poke(out, i * width + r, peek(block, r * row + i))
 
 
+@inline
+def gather_samples(source, columns, scale, order, start, n, out):
+    """out[i * lanes + r] = source[order[start + r], i] * scale for n samples; zero in the lanes beyond."""
+    width = lanes(out)
+    for i in range(columns):
+        store(out, i * width, masked_load(out, 0, 0))
+    for r in range(n):
+        at = order[start + r] * columns
+        for i in range(columns):
+            poke(out, i * width + r, peek(source, at + i) * scale)
+
+
 @internal
 def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step, total_losses, lr, momentum, velocity):
     """Train batches first_batch .. args.last_batch - 1, a batch in one vector; return how many were trained.
@@ -63,7 +77,8 @@ def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step,
     y = offset(x, n_x * width)
     activations = offset(y, n_y * width)  # layer after layer, as many deltas behind
     to_delta = plan.n_neurons * width
-    zero = masked_load(work, 0, 0)
+    zero, x_scale = masked_load(work, 0, 0), as_float(data.x_scale, block)
+    x_has_dtype = data.x_kind == (X_FLOAT32 if is_single(work) else X_FLOAT64)
     last_batch = max(args.last_batch, first_batch + repeats)
     for batch in range(first_batch, last_batch):
         start = batch * args.batch_size
@@ -72,9 +87,13 @@ def in_lanes(plan, args, data, context, work, order, first_batch, repeats, step,
             start, total_at = 0, batch
         n = min(args.batch_size, data.n - start)
         if repeats == 1 or batch == 0:
-            gather_block(plan, data, context, order, start, False, True, n, 0.0, 0.0, 0.0, 0, 0)
-            transpose_samples(offset(block, plan.x_at), plan.x_row_stride, n_x, n, x)
-            transpose_samples(offset(block, plan.y_at), plan.layers[n_layers - 1, ROW_STRIDE], n_y, n, y)
+            if x_has_dtype:
+                gather_samples(pointer_like(data.x_address, block), n_x, x_scale, order, start, n, x)
+                gather_samples(pointer_like(data.y_address, block), n_y, as_float(1, block), order, start, n, y)
+            else:
+                gather_block(plan, data, context, order, start, False, True, n, 0.0, 0.0, 0.0, 0, 0)
+                transpose_samples(offset(block, plan.x_at), plan.x_row_stride, n_x, n, x)
+                transpose_samples(offset(block, plan.y_at), plan.layers[n_layers - 1, ROW_STRIDE], n_y, n, y)
         here = select_lanes(zero + 1.0, n, 0.0)
         scale = here
         if args.is_mean:

@@ -125,6 +125,28 @@ def test_a_tiny_network_with_dropout_is_for_one_sample_too(optimizer):
     assert_alike(((2, 3, 1), "tanh", "squared_error"), OPTIMIZERS[optimizer], np.float64, {"dropout": 0.5})
 
 
+@each_dtype
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint8])
+@pytest.mark.parametrize(
+    "sizes, batch_size, kernel",
+    [((7, 9, 2), 1, "train_online"), ((2, 3, 1), 3, "train_in_few_lanes"), ((2, 3, 1), 7, "train_in_many_lanes")],
+)
+def test_samples_of_every_kind_are_scaled_as_in_the_twin(sizes, batch_size, kernel, kind, dtype):
+    X, Y, _ = problem(sizes, dtype)
+    X = (np.abs(X) * 50).astype(kind)
+
+    def parameters(backend):
+        net = fastbp.Network(sizes, "tanh", input_scale=0.01, seed=1, dtype=dtype, backend=backend)
+        fastbp.Trainer(net, fastbp.SGD(0.1), batch_size=batch_size, seed=2).fit(X, Y, 3)
+        return net.parameters
+
+    with watch_kernels() as kernels:
+        found = parameters("numba")
+    assert kernels == {kernel}
+    tolerance = {np.float32: 1e-5, np.float64: 1e-12}[dtype]
+    np.testing.assert_allclose(found, parameters("numpy"), tolerance, tolerance)
+
+
 def test_threads_do_not_change_the_bits():
     expected, _ = trained("numba", NETWORKS["softmax"], OPTIMIZERS["adam"], np.float32, SETTINGS)
     with threads_everywhere(2):
