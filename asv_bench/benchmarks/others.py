@@ -1,7 +1,9 @@
 """fastbp against other libraries that are installed, over interleaved runs in one process."""
 
+import functools
 import importlib
 import statistics
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -100,6 +102,55 @@ class AgainstJax:
             for _ in range(7)
         ]
         return statistics.median(ratios)
+
+
+def _table(name):
+    """Samples and targets of a benchmark of estimators, standardized, and the kind of estimator."""
+    datasets = _module("sklearn.datasets")
+    makers = {
+        "friedman1": lambda: datasets.make_friedman1(2000, noise=1, random_state=0),
+        "100,000 rows": lambda: datasets.make_classification(100_000, 20, n_informative=10, random_state=0),
+    }
+    X, y = makers[name]() if name in makers else getattr(datasets, f"load_{name}")(return_X_y=True)
+    is_regression = name in ("diabetes", "friedman1")
+    return (X - X.mean(axis=0)) / (X.std(axis=0) + 1e-9), y, "MLPRegressor" if is_regression else "MLPClassifier"
+
+
+class EstimatorAgainstScikitLearn:
+    """Time of a fit, or a prediction of all samples, of scikit-learn's MLP over that of the estimator of fastbp."""
+
+    param_names = ["data", "dtype", "method"]
+    params = [
+        ["iris", "breast_cancer", "digits", "diabetes", "friedman1", "100,000 rows"],
+        ["float64", "float32"],
+        ["fit", "predict"],
+    ]
+    unit = "time over fastbp"
+    timeout = 600
+
+    def setup(self, data, dtype, method):
+        X, y, kind = _table(data)
+        X, estimators = X.astype(dtype), importlib.import_module("fastbp.estimators")
+        max_iter = 1 if len(X) > 10_000 else 50
+        self.calls = []
+        for module in (estimators, _module("sklearn.neural_network")):
+            estimator = getattr(module, kind)(max_iter=max_iter, random_state=0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                estimator.fit(X, y)  # compiles
+            fit_or_predict = (X, y) if method == "fit" else (X,)
+            self.calls.append(functools.partial(getattr(estimator, method), *fit_or_predict))
+        expected, found = (call.func.__self__.predict(X) for call in self.calls)
+        np.testing.assert_allclose(np.mean(expected == y), np.mean(found == y), atol=0.02)
+
+    def track_speed_up(self, data, dtype, method):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            runs = [_repeated(call) for call in self.calls]
+            n = [_per_unit(run, 1) for run in runs]
+            return statistics.median(
+                1 / (seconds(runs[0], n[0]) / n[0] / (seconds(runs[1], n[1]) / n[1])) for _ in range(3)
+            )
 
 
 def _jax_predictor(parameters):
