@@ -9,7 +9,7 @@ import pytest
 sklearn = pytest.importorskip("sklearn")
 neural_network = pytest.importorskip("sklearn.neural_network")
 
-from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+from sklearn.utils.estimator_checks import estimator_checks_generator  # noqa: E402
 
 from fastbp.estimators import MLPClassifier, MLPRegressor  # noqa: E402
 
@@ -54,13 +54,16 @@ def test_scikit_learns_tests_are_of_these_estimators():
     assert neural_network.MLPClassifier is not MLPClassifier
 
 
-@parametrize_with_checks(
+CHECKED = [kind(solver=solver, max_iter=20) for kind in (MLPClassifier, MLPRegressor) for solver in ("adam", "lbfgs")]
+
+
+@pytest.mark.parametrize(
+    "estimator, check",
     [
-        MLPClassifier(max_iter=20),
-        MLPRegressor(max_iter=20),
-        MLPClassifier(solver="lbfgs", max_iter=20),
-        MLPRegressor(solver="lbfgs", max_iter=20),
-    ]
+        pytest.param(estimator, check, id=f"{type(estimator).__name__}-{estimator.solver}-{check.func.__name__}")
+        for checked in CHECKED
+        for estimator, check in estimator_checks_generator(checked)
+    ],
 )
 def test_check_estimator(estimator, check):
     check(estimator)
