@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -157,7 +158,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if context is not None:
             context.call_on_fit_task_end(estimator=self, reconstruction_attributes=self._reconstruction_attributes)
         if not np.isfinite(net.parameters).all():
-            raise ValueError(self._divergence("the solver lbfgs"))
+            raise ValueError(self._divergence())
         return self
 
     def _initialize(self, sizes, dtype):
@@ -320,7 +321,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
                     epochs.shuffle(self._random_state)
                 start = time.perf_counter()
                 self.loss_ = epochs.train(self._optimizer.learning_rate, after_batch)
-                history.add(np.array([self.loss_]), 1, time.perf_counter() - start)
+                if self.callbacks:
+                    history.add(np.array([self.loss_]), 1, time.perf_counter() - start)
                 trainer.epochs += 1
                 if self._ends_epoch(len(epochs.order), objective, validation, history, is_partial):
                     break
@@ -345,7 +347,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         self.t_ += n_samples
         self.loss_curve_.append(self.loss_)
         decides = validation is not None and validation.decides
-        if not np.isfinite(self.loss_):
+        if not math.isfinite(self.loss_):
             self._end_diverged(decides)
             return True
         if self.verbose:
@@ -390,22 +392,22 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
                 self._best_parameters = self.network_.parameters.copy()
         self._no_improvement_count = 0 if is_better_enough else self._no_improvement_count + 1
 
-    def _divergence(self, where):
+    def _divergence(self):
         return (
             "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-            f"preprocessed. (Training diverged in {where}: a smaller learning_rate_init may help.)"
+            f"preprocessed. (Training diverged in iteration {self.n_iter_}: a smaller learning_rate_init may help.)"
         )
 
     def _end_diverged(self, has_best):
         """Say that the loss is not finite any more; where scores decide, go on with the best weights."""
-        where = f"iteration {self.n_iter_}"
         if not has_best:
-            raise ValueError(self._divergence(where))
+            raise ValueError(self._divergence())
         if self.validation_scores_ is None:
             self.validation_scores_ = []
         self.validation_scores_.append(float("nan"))
         warnings.warn(
-            f"training diverged in {where}: the best weights so far are kept; a smaller learning_rate_init may help",
+            f"training diverged in iteration {self.n_iter_}: the best weights so far are kept; a smaller "
+            "learning_rate_init may help",
             ConvergenceWarning,
             stacklevel=7,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -83,9 +84,7 @@ class Epochs:
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Draw a new order, which permutes the last one."""
-        permutation = np.arange(len(self.order))
-        random_state.shuffle(permutation)
-        self.order[:] = self.order[permutation]
+        self.order[:] = self.order[random_state.permutation(len(self.order))]
 
     def train(self, learning_rate: float, after_batch: Callable[[float], bool] | None = None) -> float:
         """Train one epoch; return its loss, which is not finite where training diverged: the rest is left out then.
@@ -102,8 +101,8 @@ class Epochs:
             last = min(first + n_at_once, self._n_batches)
             loss = self._batches(first, last)
             total += loss
-            if not np.isfinite(total):
-                return float("nan") if np.isnan(total) else float("inf")
+            if not math.isfinite(total):
+                return total
             if after_batch and after_batch(loss / min(self._batch_size, len(self.order) - first * self._batch_size)):
                 break
         return total / len(self.order) + self._constant()
@@ -151,7 +150,7 @@ class Epochs:
             n_steps = training(dense(X[rows]), Y[rows], None if weights is None else weights[rows], None, 0, 1, losses)
         else:
             n_steps = self._training(X, Y, weights, None, first, last, losses)
-        return losses.item() if n_steps == last - first or not np.isfinite(losses[0]) else float("nan")
+        return losses.item() if n_steps == last - first else math.nan
 
     def _constant(self) -> float:
         """Return what the loss of an epoch has besides what the kernels record of it."""
