@@ -22,7 +22,6 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from ..activations import Activation
 from ..callbacks import Callbacks
-from ..engine.threads import get_num_threads, set_num_threads
 from ..network import Network
 from ..optimizers import LBFGS, AdamEpsHat, ClassicalSGD
 from ..training.history import History
@@ -55,8 +54,11 @@ def _is_in_worker() -> bool:
     """Whether joblib runs this in one of its workers; a process that it started then computes on one thread."""
     if not get_active_backend()[0].nesting_level:
         return False
-    if current_process().name != "MainProcess" and get_num_threads() > 1:
-        set_num_threads(1)
+    if current_process().name != "MainProcess":
+        from ..engine.threads import get_num_threads, set_num_threads  # which the first training would import
+
+        if get_num_threads() > 1:
+            set_num_threads(1)
     return True
 
 
@@ -204,6 +206,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             net.weights[layer], net.biases[layer] = W, b
         if net is not self.__dict__.get("network_"):
             self.__dict__.pop("trainer_", None)
+            self.validation_loss_curve_, self._best_parameters = [], net.parameters.copy()
         self._adopt(net)
         return net
 

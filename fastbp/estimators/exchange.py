@@ -48,11 +48,9 @@ def from_sklearn(cls: type, fitted: Any) -> Any:
     check_is_fitted(fitted)
     estimator = cls(**fitted.get_params())
     vars(estimator).update({name: _copied(value) for name, value in vars(fitted).items() if name in RECORD})
-    estimator.validation_loss_curve_ = []
     estimator.coefs_ = [np.array(W) for W in fitted.coefs_]
     estimator.intercepts_ = [np.array(b) for b in fitted.intercepts_]
-    net = estimator._current_network()
-    estimator._best_parameters = net.parameters.copy()
+    estimator._current_network()
     optimizer = getattr(fitted, "_optimizer", None)
     if optimizer is not None:
         estimator._begin_optimizer()
