@@ -718,7 +718,8 @@ class _Training:
         batches = 0, -(-n // self._batch_size)
         self._write_call(workspace, x_kind=X_KINDS[backend.dtype], losses=self.loss_sum, batches=batches)
         pack(workspace.job, ARRAY_ARGS_AT, backend._array_args(min_rows=n, max_rows=n, written=self._written))
-        self._launch = pools.array_launcher(backend.dtype)
+        with interrupts.allowed():  # it may be compiled
+            self._launch = pools.array_launcher(backend.dtype)
         workspace.prepared = self._holds[has_weights]
 
     def _has_private(self, plan, threads):

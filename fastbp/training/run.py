@@ -188,12 +188,16 @@ class Run(Steps):
         self._rng, self._first_step, self._done = rng, self._state.step, 0
         self._copy()
         words = self._draw_words(1) if self._shuffles else None
-        done = self._take_arrays(X, Y, weights, words)
-        if done != self.n_batches or self.is_nonfinite():
-            if done is not None:
+        done = None
+        try:
+            done = self._take_arrays(X, Y, weights, words)
+            if done is not None and (done < self.n_batches or self.is_nonfinite()):
                 self._redo(0)
-            if words is not None:
+                done = None
+        finally:  # Ctrl-C is heard while it compiles
+            if done is None and words is not None:
                 rng.bit_generator.state = self._rng_state
+        if done is None:
             return False
         seconds = time.perf_counter() - start
         self._choose_chunk(done, seconds)
