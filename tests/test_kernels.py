@@ -13,7 +13,7 @@ from fastbp.kernels.public import Kernel, check, describe
 from fastbp.kernels.tables import PUBLIC
 from mpmath import mp
 
-from fastbp import kernels, reference
+from fastbp import Network, kernels, reference
 from fastbp.activations import ACTIVATIONS
 from fastbp.losses import LOSSES, settings_of
 
@@ -448,6 +448,20 @@ def test_softmax_and_logits_saturate(dtype):
     assert np.isnan(A[2]).all()
     dA = np.full_like(Z, 2)
     assert np.isfinite(call("softmax_backward", np.ascontiguousarray(expected, dtype), dA)).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("n_out", [2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33])
+def test_softmax_of_rows_of_every_length_in_a_network(n_out, dtype):
+    rng = np.random.default_rng(0)
+    X, labels = (rng.standard_normal((6, 3)) * 20).astype(dtype), rng.integers(0, n_out, 6)
+    nets = [
+        Network((3, n_out), "softmax", "cross_entropy", seed=1, dtype=dtype, backend=name)
+        for name in ("numba", "numpy")
+    ]
+    tolerance = 10 * np.finfo(dtype).eps
+    np.testing.assert_allclose(*(net.predict(X) for net in nets), rtol=20 * tolerance, atol=tolerance)
+    np.testing.assert_allclose(*(net.loss(X, labels) for net in nets), rtol=tolerance)
 
 
 @each_dtype

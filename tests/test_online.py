@@ -116,6 +116,13 @@ def test_one_output_of_layers_of_every_width_trains_as_in_the_twin(width, optimi
 
 
 @each_dtype
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_falling_learning_rate_trains_as_in_the_twin(momentum, dtype):
+    optimizer = fastbp.SGD(fastbp.schedules.Exponential(0.05, 0.9), momentum=momentum)
+    assert_alike(NETWORKS["squared error"], optimizer, dtype, {})
+
+
+@each_dtype
 def test_large_layers_train_as_in_the_twin(dtype):
     assert_alike(((301, 30, 130, 10), "tanh", "squared_error"), OPTIMIZERS["momentum"], dtype, {})
 
