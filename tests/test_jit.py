@@ -210,6 +210,16 @@ def test_the_learning_rate_can_be_set():
     assert_same_steps(trainer, m)
 
 
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "rmsprop"])
+def test_the_learning_rate_changes_between_samples_and_batches(rule):
+    """Steps of one sample keep what they computed from it."""
+    trainer, m = pair(np.float64, OPTIMIZERS[rule])
+    lr = m.lr
+    for scale, n in [(1, 1), (0.5, 20), (1, 1), (0.5, 1), (1, 20), (0.5, 1)]:
+        trainer.lr_scale, m.lr = scale, scale * lr
+        assert_same_steps(trainer, m, batches=(n,))
+
+
 def test_the_learning_rate_is_a_factor_of_a_schedule():
     trainer, m = pair(np.float64, fastbp.Adam(lr=schedules.Cosine(0.1, period=7)))
     assert m.lr == 1
