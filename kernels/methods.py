@@ -23,6 +23,7 @@ class Header(NamedTuple):
     size : bytes of the block.
     n_parameters, accumulated_at, parameters_at : how many parameters there are; where in the block, in bytes, the
         accumulated gradient is, and the room for parameters, which those of a clone take.
+    n_copied : bytes that a clone copies; after them is what every call writes before it reads it.
     recipe : place of what the model was made from in a list of this process (`fastbp.jit`).
     is_checked : whether methods check that one thread at a time uses the model, and that numbers are finite.
     busy : 1 while a thread is in a method of a checked model.
@@ -49,6 +50,7 @@ class Header(NamedTuple):
     n_parameters: int
     accumulated_at: int
     parameters_at: int
+    n_copied: int
     recipe: int
     is_checked: bool
     busy: int

@@ -749,7 +749,7 @@ def copy(source, target, parameters):
     code = enter(source, header)
     if code != DONE:
         return code
-    copy_scaled(source, 1, target, header.size // 8)
+    copy_scaled(source, 1, target, header.n_copied // 8)
     moved = address(target) - address(source)
     own = address(target) + header.parameters_at
     to_states = (header.parameters + moved - own) // by_dtype(parameters, 4, 8)
@@ -765,5 +765,6 @@ def copy(source, target, parameters):
         place = offset(place, 1)
     copy_scaled(parameters, as_float(1, parameters), pointer_like(own, parameters), header.n_parameters)
     poke(target, BUSY_AT, 0)
+    poke(floats(target), FACTORS_LR_AT, np.nan)
     leave(source, header)
     return DONE

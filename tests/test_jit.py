@@ -676,15 +676,20 @@ def test_models_in_lists_and_tuples_and_as_results():
     assert np.any(clones[1].parameters != trainer.net.parameters)
 
 
-def test_clones_outlive_what_they_came_from():
-    trainer, m = pair(np.float64, fastbp.Adam(0.01), dropout=0.2)
-    trainer.step(X, Y)
-    m.train_step(X, Y)
+@pytest.mark.parametrize(
+    "sizes, optimizer, dropout",
+    [(SIZES, fastbp.Adam(0.01), 0.2), ([3, 4, 1], fastbp.SGD(0.1), 0), ([40, 300, 20], fastbp.SGD(0.01, 0.9), 0)],
+)
+def test_clones_outlive_what_they_came_from(sizes, optimizer, dropout):
+    trainer, m = pair(np.float64, optimizer, sizes, dropout=dropout)
+    a, b = samples(1, sizes)
+    trainer.step(a, b)
+    m.train_step(a, b)
     clones = [make_clones(m, 1)[0], m.clone(), njit(lambda m: m.clone().clone())(m)]
     del m
     np.empty(10**6).fill(np.nan)
-    for n in (1, 70, 4):
-        a, b = samples(n)
+    for n in (1, 270, 4):
+        a, b = samples(n, sizes)
         expected = trainer.step(a, b)
         assert [clone.train_step(a, b) for clone in clones] == [expected] * 3
     for clone in clones:

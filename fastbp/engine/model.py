@@ -110,7 +110,6 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
         "evaluation_layers": evaluation_layers,
         "functions": plan.functions,
         "sync": workspace.sync,
-        "workspace": workspace.array,
         "order": np.arange(rows, dtype=np.int64),
         "running_products": state.running_products,
     }
@@ -133,6 +132,8 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
         layout.take(name, n_parameters * dtype.itemsize)
     n_jobs = 1 + len(programs)
     layout.take("relocations", 8 * (len(Header._fields) + n_jobs * JOB_SIZE))
+    arrays["workspace"] = workspace.array
+    layout.take("workspace", workspace.array.nbytes)
     block = aligned_zeros(layout.size // 8, np.int64)
     writer = _Writer(block, layout.at, parameters)
 
@@ -158,6 +159,7 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
         n_parameters=n_parameters,
         accumulated_at=layout.at["accumulated"],
         parameters_at=layout.at["parameters"],
+        n_copied=layout.at["workspace"] + plan.pack_at * dtype.itemsize,
         recipe=recipe,
         is_checked=is_checked,
         busy=0,
