@@ -57,7 +57,12 @@ class _Layout:
     def take(self, name, n_bytes):
         """Give a part its place."""
         self.at[name] = self.size
-        self.size += -(-n_bytes // ALIGNMENT) * ALIGNMENT
+        self.size += _padded(n_bytes)
+
+
+def _padded(n):
+    """Return n rounded up to a multiple of the alignment."""
+    return -(-n // ALIGNMENT) * ALIGNMENT
 
 
 def programs_of(rules, plan, lanes):
@@ -89,84 +94,37 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
     raises, is_checked, recipe
         See `kernels.methods.Header`.
     """
-    dtype, n_parameters = backend.dtype, backend.n_parameters
-    rules = _Rules(update) if update is not None else None
-    rows = limits.BLOCK_ROWS if n_parameters >= MANY_PARAMETERS else SMALL_BLOCK_ROWS
-    n_states = len(state.buffers)
-    workspace = Workspace(backend, rows, 1, n_states, () if rules is None else rules.dropout)
-    plan = workspace.plan
-    workspace.load_evaluation(WANT_OUTPUT | WANT_LOSS | WANT_GRADIENT | WANT_INPUT_GRADIENT)
-    programs = [] if rules is None else programs_of(rules, plan, backend._lanes)
-    kernels = []
-    for _, kernel, path in programs:  # the last path is AFTER_GRADIENT, which needs the most functions
-        workspace.load_training(native_function(kernel), update, path)
-        # `model.train_step` contains the training of one sample.
-        kernels.append(0 if kernel == ONLINE else workspace.kernel)
-
-    layout, evaluation_layers = _Layout(), plan.layers.copy()
-    evaluation_layers[:, THRESHOLD], evaluation_layers[:, DROP_AT] = 0, plan.layers[:, A_AT]
-    arrays = {  # what is copied into the block
-        "layers": plan.layers,
-        "evaluation_layers": evaluation_layers,
-        "functions": plan.functions,
-        "sync": workspace.sync,
-        "order": np.arange(rows, dtype=np.int64),
-        "running_products": state.running_products,
-    }
-    if rules is not None:
-        arrays["hyperparameters"] = rules.arrays[0]
-        # A constant rate is that of the header alone.
-        arrays["rates"] = np.ones(1) if update.schedule == "constant" else np.asarray(update.rates, np.float64)
-    layout.take("header", PACKED_HEADER.size)
-    layout.take("evaluation", 8 * JOB_SIZE)
-    for i in range(len(programs)):
-        layout.take(f"training {i}", 8 * JOB_SIZE)
-    layout.take("programs", 8 * len(Program._fields) * len(programs))
-    for name, array in arrays.items():
-        layout.take(name, array.nbytes)
-    state_stride = -(-n_parameters * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-    layout.take("states", n_states * state_stride)
-    layout.take("losses", 8 * rows)
-    layout.take("sums", 8 * -(-n_parameters // SQUARES_CHUNK))
-    for name in ("gradient", "accumulated", "parameters"):
-        layout.take(name, n_parameters * dtype.itemsize)
-    n_jobs = 1 + len(programs)
-    layout.take("relocations", 8 * (len(Header._fields) + n_jobs * JOB_SIZE))
-    arrays["workspace"] = workspace.array
-    layout.take("workspace", workspace.array.nbytes)
+    workspace, rules, programs = _load(backend, update, state)
+    plan, arrays = workspace.plan, _arrays(workspace, rules, state)
+    layout = _layout_of(backend, plan.rows, len(programs), arrays)
     block = aligned_zeros(layout.size // 8, np.int64)
     writer = _Writer(block, layout.at, parameters)
-
     for name, array in arrays.items():
         writer.view(name, array.dtype, array.size)[:] = array.ravel()
-    states = writer.view("states", dtype, n_states * state_stride // dtype.itemsize).reshape(
-        n_states, state_stride // dtype.itemsize
-    )
-    states[:, :n_parameters] = state.buffers
     writer.job("evaluation", plan, backend, "evaluation_layers")
-    pack(writer.words, writer.at("evaluation") + TASK_AT, EvalArgs(0, 1.0, 1, False))
-    for i, (most, _, path) in enumerate(programs):
+    pack(writer.words, writer.at("evaluation") + TASK_AT, EvalArgs(wants=0, scale=1.0, threads=1, adds=False))
+    for i, (most, kernel, path) in enumerate(programs):
         job = f"training {i}"
         writer.job(job, plan, backend, "layers")
-        writer.training(job, rules, backend, path, n_states, state_stride)
+        writer.training(job, rules, backend, path, arrays["states"])
         at = writer.at("programs") + i * len(Program._fields)
-        block[at : at + 2] = most, kernels[i]
+        block[at : at + 2] = most, kernel
         writer.address(at + 2, job)
     header = Header(
         lr=lr,
         result=0.0,
         size=block.nbytes,
-        n_parameters=n_parameters,
+        n_parameters=backend.n_parameters,
         accumulated_at=layout.at["accumulated"],
         parameters_at=layout.at["parameters"],
-        n_copied=layout.at["workspace"] + plan.pack_at * dtype.itemsize,
+        n_copied=layout.at["workspace"] + plan.pack_at * backend.dtype.itemsize,
         recipe=recipe,
         is_checked=is_checked,
         busy=0,
         n_in=backend.sizes[0],
         n_out=backend.sizes[-1],
         n_layers=len(plan.layers),
-        rows=rows,
+        rows=plan.rows,
         takes_labels=name_of(backend.loss) in TAKE_LABELS,
         is_mean=backend._is_mean,
         raises=raises,
@@ -174,21 +132,76 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
         factors_lr=np.nan,
         step=state.step,
         n_accumulated=0,
-        evaluate=EVALUATE.address(dtype),
+        evaluate=EVALUATE.address(backend.dtype),
         n_programs=len(programs),
         x_at=plan.x_at,
         lse_at=plan.lse_at,
         states_at=layout.at["states"],
-        state_stride=state_stride,
+        state_stride=arrays["states"].strides[0],
         running_products_at=layout.at["running_products"],
         **dict.fromkeys(("parameters", *_HEADER_ADDRESSES, *_HEADER_COUNTS), 0),
     )
-    PACKED_HEADER.pack_into(writer.words, 0, *header)
-    for field, part in _HEADER_ADDRESSES.items():
-        writer.address(AT[field], part)
-    writer.parameter_address(AT["parameters"])
+    writer.header(header)
     writer.relocations()
     return block
+
+
+def _load(backend, update, state):
+    """Return a workspace with the addresses of all native functions, the rules, and (rows, kernel, path) of programs.
+
+    The kernel is an address; 0 for one sample, whose training `model.train_step` contains.
+    """
+    rules = _Rules(update) if update is not None else None
+    rows = limits.BLOCK_ROWS if backend.n_parameters >= MANY_PARAMETERS else SMALL_BLOCK_ROWS
+    workspace = Workspace(backend, rows, 1, len(state.buffers), () if rules is None else rules.dropout)
+    workspace.load_evaluation(WANT_OUTPUT | WANT_LOSS | WANT_GRADIENT | WANT_INPUT_GRADIENT)
+    programs = []
+    for most, kernel, path in [] if rules is None else programs_of(rules, workspace.plan, backend._lanes):
+        workspace.load_training(native_function(kernel), update, path)  # the last path needs the most functions
+        programs.append((most, 0 if kernel == ONLINE else workspace.kernel, path))
+    return workspace, rules, programs
+
+
+def _arrays(workspace, rules, state):
+    """Return the arrays that are copied into a block, by name; the last is the workspace."""
+    layers = workspace.plan.layers
+    evaluation_layers = layers.copy()  # without dropout
+    evaluation_layers[:, THRESHOLD], evaluation_layers[:, DROP_AT] = 0, layers[:, A_AT]
+    n_states, n_parameters = state.buffers.shape
+    states = np.zeros((n_states, _padded(n_parameters)), state.buffers.dtype)
+    states[:, :n_parameters] = state.buffers
+    arrays = {
+        "layers": layers,
+        "evaluation_layers": evaluation_layers,
+        "functions": workspace.plan.functions,
+        "sync": workspace.sync,
+        "order": np.arange(workspace.plan.rows, dtype=np.int64),
+        "running_products": state.running_products,
+        "states": states,
+    }
+    if rules is not None:
+        is_constant = rules.update.schedule == "constant"  # then the header has the rate
+        arrays["hyperparameters"] = rules.arrays[0]
+        arrays["rates"] = np.ones(1) if is_constant else rules.arrays[1]
+    return {**arrays, "workspace": workspace.array}
+
+
+def _layout_of(backend, rows, n_programs, arrays):
+    """Return where the parts of a block are; the last one is the workspace."""
+    layout, n_parameters = _Layout(), backend.n_parameters
+    layout.take("header", PACKED_HEADER.size)
+    layout.take("evaluation", 8 * JOB_SIZE)
+    for i in range(n_programs):
+        layout.take(f"training {i}", 8 * JOB_SIZE)
+    layout.take("programs", 8 * len(Program._fields) * n_programs)
+    layout.take("relocations", 8 * (len(Header._fields) + (1 + n_programs) * JOB_SIZE))  # at most
+    layout.take("losses", 8 * rows)
+    layout.take("sums", 8 * -(-n_parameters // SQUARES_CHUNK))
+    for name in ("gradient", "accumulated", "parameters"):
+        layout.take(name, n_parameters * backend.dtype.itemsize)
+    for name, array in arrays.items():
+        layout.take(name, array.nbytes)
+    return layout
 
 
 _HEADER_ADDRESSES = {  # field of the header, and the part whose address it is
@@ -236,6 +249,13 @@ class _Writer:
         self._block[place] = address_of(self._parameters)
         self.parameter_addresses.append(place)
 
+    def header(self, header):
+        """Write the header."""
+        PACKED_HEADER.pack_into(self.words, 0, *header)
+        for field, part in _HEADER_ADDRESSES.items():
+            self.address(AT[field], part)
+        self.parameter_address(AT["parameters"])
+
     def job(self, part, plan, backend, layers):
         """Write what all calls with a job share."""
         at = self.at(part)
@@ -250,7 +270,7 @@ class _Writer:
             self.address(at + CALL_ARGS_AT + CallArgs._fields.index(field), field)
         self.parameter_address(at + CALL_ARGS_AT + CallArgs._fields.index("parameters"))
 
-    def training(self, part, rules, backend, path, n_states, state_stride):
+    def training(self, part, rules, backend, path, states):
         """Write the TrainArgs of a job."""
         update, itemsize = rules.update, backend.dtype.itemsize
         start = self.at(part) + TASK_AT
@@ -264,9 +284,9 @@ class _Writer:
             "is_mean": backend._is_mean,
             "update_path": path,
             "sums": 0,
-            "n_states": n_states,
+            "n_states": len(states),
             "to_first": first,
-            "to_second": first + state_stride // itemsize,
+            "to_second": first + states.shape[1],
             "smoothing_share": 0.0,
         }
         if path == IN_EPILOGUE:
