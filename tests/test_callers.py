@@ -21,6 +21,7 @@ from numba import njit, typeof
 from numba.core.errors import TypingError
 from shared import copy_package, each_dtype, exhaustive, run_python
 
+import fastbp
 from fastbp import kernels, reference
 
 SYMBOLS = Path(__file__).parent / "data" / "symbols.txt"
@@ -135,6 +136,37 @@ def test_two_dtypes_in_one_function():
     both(x, y)
     np.testing.assert_array_equal(x, np.float32([1, 1, 1]))
     np.testing.assert_allclose(y, np.e, rtol=1e-15)
+
+
+@each_dtype
+def test_a_network_trained_by_kernels_alone(dtype):
+    """The loop in the docstring of the kernels."""
+
+    @njit
+    def step(X, Y, lr, layers, Z, A, derivative, delta1, delta2):
+        (W1, b1, dW1, db1), (W2, b2, dW2, db2) = layers
+        kernels.affine_forward(X, W1, b1, Z)
+        kernels.tanh(Z, A)
+        kernels.affine_forward(A, W2, b2, delta2)
+        delta2 -= Y
+        kernels.tanh_derivative(Z, A, derivative)
+        kernels.propagate_delta(delta2, W2, derivative, delta1)
+        for A_prev, delta, W, b, dW, db in ((X, delta1, W1, b1, dW1, db1), (A, delta2, W2, b2, dW2, db2)):
+            kernels.weight_gradient(A_prev, delta, dW)
+            kernels.bias_gradient(delta, db)
+            kernels.sgd(dW, lr / len(X), W)
+            kernels.sgd(db, lr / len(X), b)
+
+    net = fastbp.Network([3, 7, 2], activations=["tanh", "identity"], dtype=dtype, seed=0)
+    X, Y = (np.random.default_rng(0).normal(size=(5, n)).astype(dtype) for n in (3, 2))
+    layers = tuple((W.copy(), b.copy(), W.copy(), b.copy()) for W, b in zip(net.weights, net.biases, strict=True))
+    trainer, arrays = fastbp.Trainer(net, fastbp.SGD(0.1)), [np.empty((5, n), dtype) for n in (7, 7, 7, 7, 2)]
+    for _ in range(3):
+        trainer.step(X, Y)
+        step(X, Y, 0.1, layers, *arrays)
+    for (W, b, _, _), expected_W, expected_b in zip(layers, net.weights, net.biases, strict=True):
+        np.testing.assert_allclose(W, expected_W, rtol=1e-5)
+        np.testing.assert_allclose(b, expected_b, rtol=1e-5, atol=1e-7)
 
 
 # ------------------------------------------------------------------ what is refused
