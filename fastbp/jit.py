@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 __all__ = ["Model", "clone", "model", *METHODS]
 
 
-class Recipe(NamedTuple):
+class ModelConfig(NamedTuple):
     """What a model is made from, besides numbers."""
 
-    config: Config
+    network: Config
     backend: str
     update: Update | None
     n_states: int
     raises: bool
 
 
-_recipes: list[Recipe] = []  # of this process; blocks hold the places
+_configs: list[ModelConfig] = []  # of this process; the memory of a model holds the place
 
 
 def model(source: Trainer | Network, optimizer: Optimizer | None = None, **settings: Any) -> Model:
@@ -94,24 +94,24 @@ def model(source: Trainer | Network, optimizer: Optimizer | None = None, **setti
 
 
 def _build(net: Network, update: Update | None, state: State, raises: bool) -> Model:
-    recipe = Recipe(net._config, net.backend, update, len(state.buffers), raises)
-    return _of_recipe(recipe, net._backend, net.parameters, state)
+    config = ModelConfig(net._config, net.backend, update, len(state.buffers), raises)
+    return _of_config(config, net._backend, net.parameters, state)
 
 
-def _of_recipe(recipe: Recipe, backend: Any, parameters: np.ndarray, state: State) -> Model:
+def _of_config(config: ModelConfig, backend: Any, parameters: np.ndarray, state: State) -> Model:
     if not parameters.flags.writeable:
         raise ValueError("parameters are read-only, but a model writes to them")
-    if recipe.backend != COMPILED:
-        return Twin(recipe, backend, parameters, state)
-    from .engine.model import make_block
+    if config.backend != COMPILED:
+        return Twin(config, backend, parameters, state)
+    from .engine.model import make_memory
 
-    if recipe not in _recipes:
-        _recipes.append(recipe)
+    if config not in _configs:
+        _configs.append(config)
     is_checked = os.environ.get("FASTBP_DEBUG", "0") not in ("", "0")
-    place = _recipes.index(recipe)
-    lr, options = _initial_lr(recipe.update), {"raises": recipe.raises, "is_checked": is_checked, "recipe": place}
-    block = make_block(backend, parameters, recipe.update, lr, state, **options)
-    return Model(parameters, block)
+    place = _configs.index(config)
+    lr, options = _initial_lr(config.update), {"raises": config.raises, "is_checked": is_checked, "config": place}
+    memory = make_memory(backend, parameters, config.update, lr, state, **options)
+    return Model(parameters, memory)
 
 
 def _initial_lr(update: Update | None) -> float:
@@ -121,10 +121,10 @@ def _initial_lr(update: Update | None) -> float:
     return update.rate_scale * (update.rates[0] if update.schedule == "constant" else 1.0)
 
 
-def _restore(recipe: Recipe, parameters: np.ndarray, state: State, lr: float, accumulated: tuple) -> Model:
+def _restore(config: ModelConfig, parameters: np.ndarray, state: State, lr: float, accumulated: tuple) -> Model:
     """Return a model with parameters of its own; the inverse of `Model.__reduce__`."""
-    own = Network._restore(recipe.config, recipe.backend, parameters, {})
-    result = _of_recipe(recipe, own._backend, own.parameters, state)
+    own = Network._restore(config.network, config.backend, parameters, {})
+    result = _of_config(config, own._backend, own.parameters, state)
     result.lr = lr
     result._accumulate(*accumulated)
     return result
@@ -158,10 +158,11 @@ class Model:
     """
 
     parameters: np.ndarray = fixed("write into it, m.parameters[:] = values")
+    memory: np.ndarray = fixed("make another model")  # `kernels.methods.Header` and all else; not to be written to
 
-    def __init__(self, parameters: np.ndarray, block: np.ndarray) -> None:
-        self.parameters, self._block = parameters, block
-        self._address = address_of(block)
+    def __init__(self, parameters: np.ndarray, memory: np.ndarray) -> None:
+        self.parameters, self.memory = parameters, memory
+        self._address = address_of(memory)
 
     @property
     def _numba_type_(self) -> Any:
@@ -171,16 +172,16 @@ class Model:
     @property
     def lr(self) -> float:
         """Learning rate, or a factor of its schedule."""
-        return float(self._block.view(np.float64)[methods.AT["lr"]])
+        return float(self.memory.view(np.float64)[methods.AT["lr"]])
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._block.view(np.float64)[methods.AT["lr"]] = arguments.number("lr", value, at_least=0)
+        self.memory.view(np.float64)[methods.AT["lr"]] = arguments.number("lr", value, at_least=0)
 
     @property
     def accumulated(self) -> np.ndarray:
         """The accumulated gradient."""
-        return _part(self._block, self._field("accumulated_at"), self.parameters)
+        return _part(self.memory, self._field("accumulated_at"), self.parameters)
 
     def predict(self, x: np.ndarray, out: np.ndarray) -> None:
         """Write the outputs of samples to `out`."""
@@ -240,16 +241,16 @@ class Model:
 
     def clone(self) -> Model:
         """Return a copy with parameters of its own."""
-        block = aligned_zeros(len(self._block), np.int64)
-        self._run(methods.COPY, [address_of(block), address_of(self.parameters)], ())
-        return Model(_part(block, self._field("parameters_at"), self.parameters), block)
+        memory = aligned_zeros(len(self.memory), np.int64)
+        self._run(methods.COPY, [address_of(memory), address_of(self.parameters)], ())
+        return Model(_part(memory, self._field("parameters_at"), self.parameters), memory)
 
     def _field(self, name: str) -> int:
-        return int(self._block[methods.AT[name]])
+        return int(self.memory[methods.AT[name]])
 
     def _accumulate(self, gradient: np.ndarray, n_samples: int) -> None:
         self.accumulated[:] = gradient
-        self._block[methods.AT["n_accumulated"]] = n_samples
+        self.memory[methods.AT["n_accumulated"]] = n_samples
 
     def _call(self, name: str, *given: Any) -> Any:
         """Check the arguments of a method, and call its C function."""
@@ -272,7 +273,7 @@ class Model:
             values += [address_of(array), *shape]
         self._run(name, values, given)
         if name in methods.RETURNS_LOSS or name == "predict1":
-            return float(self._block.view(np.float64)[methods.AT["result"]])
+            return float(self.memory.view(np.float64)[methods.AT["result"]])
         return None
 
     def _run(self, name: str, values: Sequence[int], given: Sequence[Any]) -> None:
@@ -289,28 +290,28 @@ class Model:
 
     def _state(self) -> State:
         """Return a copy of what the update rule remembers."""
-        result = State(_recipes[self._field("recipe")].n_states, self.parameters.size, self.parameters.dtype)
+        result = State(_configs[self._field("config")].n_states, self.parameters.size, self.parameters.dtype)
         for i, buffer in enumerate(result.buffers):
-            buffer[:] = _part(self._block, self._field("states_at") + i * self._field("state_stride"), buffer)
+            buffer[:] = _part(self.memory, self._field("states_at") + i * self._field("state_stride"), buffer)
         start = self._field("running_products_at") // 8
-        result.running_products[:] = self._block.view(np.float64)[start : start + result.running_products.size]
+        result.running_products[:] = self.memory.view(np.float64)[start : start + result.running_products.size]
         result.step = self._field("step")
         return result
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
         """Copy and pickle with all numbers; the copy has parameters of its own."""
         accumulated = self.accumulated.copy(), self._field("n_accumulated")
-        return _restore, (_recipes[self._field("recipe")], self.parameters.copy(), self._state(), self.lr, accumulated)
+        return _restore, (_configs[self._field("config")], self.parameters.copy(), self._state(), self.lr, accumulated)
 
     def __repr__(self) -> str:
         """Return sizes and dtype."""
-        sizes = "-".join(map(str, _recipes[self._field("recipe")].config.sizes))
+        sizes = "-".join(map(str, _configs[self._field("config")].network.sizes))
         return f"<fastbp.jit.Model {sizes}, {self.parameters.dtype}>"
 
 
-def _part(block: np.ndarray, at: int, like: np.ndarray) -> np.ndarray:
-    """Return the part of a block that starts at a byte, as an array like another one."""
-    return block.view(np.uint8)[at : at + like.nbytes].view(like.dtype)
+def _part(memory: np.ndarray, at: int, like: np.ndarray) -> np.ndarray:
+    """Return the part of the memory that starts at a byte, as an array like another one."""
+    return memory.view(np.uint8)[at : at + like.nbytes].view(like.dtype)
 
 
 @functools.cache
@@ -342,11 +343,11 @@ def _describe(value: Any) -> Any:
 class Twin(Model):
     """A model of the NumPy backend, for comparison: the same methods, in plain Python."""
 
-    def __init__(self, recipe: Recipe, backend: Any, parameters: np.ndarray, state: State) -> None:
-        self.parameters, self._recipe, self._backend = parameters, recipe, backend
-        self._own = State(recipe.n_states, parameters.size, parameters.dtype)
+    def __init__(self, config: ModelConfig, backend: Any, parameters: np.ndarray, state: State) -> None:
+        self.parameters, self._config, self._backend = parameters, config, backend
+        self._own = State(config.n_states, parameters.size, parameters.dtype)
         self._own.buffers[:], self._own.running_products[:] = state.buffers, state.running_products
-        self._own.step, self._lr = state.step, _initial_lr(recipe.update)
+        self._own.step, self._lr = state.step, _initial_lr(config.update)
         self._gradient, self._n_accumulated = np.zeros_like(parameters), 0
 
     @property
@@ -381,17 +382,17 @@ class Twin(Model):
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
         accumulated = self._gradient.copy(), self._n_accumulated
-        return _restore, (self._recipe, self.parameters.copy(), copy.copy(self._own), self.lr, accumulated)
+        return _restore, (self._config, self.parameters.copy(), copy.copy(self._own), self.lr, accumulated)
 
     def __repr__(self) -> str:
-        sizes = "-".join(map(str, self._recipe.config.sizes))
+        sizes = "-".join(map(str, self._config.network.sizes))
         return f"<fastbp.jit.Model {sizes}, {self.parameters.dtype}, numpy>"
 
     def _call(self, name: str, *given: Any) -> Any:
         """Check the arguments of a method, and run its twin."""
         y_kind = methods.check(name, self.parameters.dtype, [_describe(value) for value in given])
         self._check_lengths(name, y_kind, given)
-        if name in methods.UPDATES and self._recipe.update is None:
+        if name in methods.UPDATES and self._config.update is None:
             self._fail(name, methods.NO_OPTIMIZER)
         arrays = []
         for argument, value in zip(arguments_of(name), given, strict=True):
@@ -403,7 +404,7 @@ class Twin(Model):
         return getattr(self, f"_run_{name}")(*arrays)
 
     def _check_lengths(self, name: str, y_kind: int, given: Sequence[Any]) -> None:
-        sizes, n_parameters = self._recipe.config.sizes, self.parameters.size
+        sizes, n_parameters = self._config.network.sizes, self.parameters.size
         rows = 1
         for place, (argument, value) in enumerate(zip(arguments_of(name), given, strict=True)):
             kind, shape = argument.kind, np.shape(value)
@@ -421,7 +422,7 @@ class Twin(Model):
             if kind == "y" and rows == 0:
                 self._fail(name, methods.NO_SAMPLES)
             if kind == "y" and y_kind == Y_LABELS:
-                if not row_of(self._recipe.config.loss).takes_labels:
+                if not row_of(self._config.network.loss).takes_labels:
                     self._fail(name, methods.NO_LABELS)
                 if np.size(value) != rows:
                     self._fail(name, methods.LENGTH + place)
@@ -438,7 +439,7 @@ class Twin(Model):
 
     def _reduced(self, losses: np.ndarray) -> float:
         with np.errstate(over="ignore"):
-            return float(losses.sum()) / (len(losses) if self._recipe.config.reduction == "mean" else 1)
+            return float(losses.sum()) / (len(losses) if self._config.network.reduction == "mean" else 1)
 
     def _run_predict(self, X: np.ndarray, out: np.ndarray) -> None:
         out[:] = self._backend.record(self.parameters, X).A[-1]
@@ -456,12 +457,12 @@ class Twin(Model):
         )
         done = train(X, Y, None, None, 0, 1, losses)
         total = np.nan if self._own.skipped > skipped else losses.item()
-        if not done and self._recipe.raises:
+        if not done and self._config.raises:
             self._fail("train_step", methods.NONFINITE_LOSS)
-        return total / (n if self._recipe.config.reduction == "mean" else 1)
+        return total / (n if self._config.network.reduction == "mean" else 1)
 
     def _update(self) -> Update:
-        update = self._recipe.update
+        update = self._config.update
         assert update is not None
         rates = (1.0,) if update.schedule == "constant" else update.rates
         return replace(update, rates=rates, rate_scale=self.lr)
@@ -494,12 +495,12 @@ class Twin(Model):
     def _run_accumulate(self, X: np.ndarray, Y: np.ndarray) -> float:
         loss, gradient = self._gradient_of(X, Y)
         if np.isfinite(loss):
-            self._gradient += gradient * (len(X) if self._recipe.config.reduction == "mean" else 1)
+            self._gradient += gradient * (len(X) if self._config.network.reduction == "mean" else 1)
             self._n_accumulated += len(X)
         return loss
 
     def _run_apply_accumulated(self) -> None:
-        is_mean = self._recipe.config.reduction == "mean" and self._n_accumulated
+        is_mean = self._config.network.reduction == "mean" and self._n_accumulated
         self._run_apply_gradient(self._gradient / (self._n_accumulated if is_mean else 1))
         self._accumulate(np.zeros_like(self._gradient), 0)
 

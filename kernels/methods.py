@@ -1,8 +1,8 @@
 """The methods of a model in users' compiled code, as plain Python: names, arguments, errors, and the model's memory.
 
-A model is the array of the network's parameters, and one block of memory that holds all else: a `Header`, the jobs of
-evaluation and of training (`layout`), the tables and the workspace that these name, the states of the optimizer, and
-room for parameters.  Every method is a C function (`model`), whose first argument is the address of the block.
+A model is two arrays (`MEMBERS`): the network's parameters, and its memory, which holds all else: a `Header`, the jobs
+of evaluation and of training (`layout`), the tables and the workspace that these name, the states of the optimizer, and
+room for parameters.  Every method is a C function (`model`), whose first argument is the address of the memory.
 """
 
 import functools
@@ -14,17 +14,17 @@ from .layout import Y_LABELS, Y_ROWS, field_packing
 
 
 class Header(NamedTuple):
-    """What the block of a model starts with.
+    """What the memory of a model starts with.
 
     Users' compiled functions hold the places of the first fields (`SHARED_FIELDS`); the others may change.
 
     lr : learning rate; where a schedule is set, a factor of it.
     result : what the last method returned.
-    size : bytes of the block.
-    n_parameters, accumulated_at, parameters_at : how many parameters there are; where in the block, in bytes, the
+    size : bytes of the memory.
+    n_parameters, accumulated_at, parameters_at : how many parameters there are; where in the memory, in bytes, the
         accumulated gradient is, and the room for parameters, which those of a clone take.
     n_copied : bytes that a clone copies; after them is what every call writes before it reads it.
-    recipe : place of what the model was made from in a list of this process (`fastbp.jit`).
+    config : place of what the model was made from in a list of this process (`fastbp.jit`).
     is_checked : whether methods check that one thread at a time uses the model, and that numbers are finite.
     busy : 1 while a thread is in a method of a checked model.
     n_in, n_out, n_layers : sizes of the network.
@@ -39,9 +39,9 @@ class Header(NamedTuple):
         a block, `order` counts them, `programs` are the trainings by number of samples.
     x_at, lse_at : as in Plan.
     n_programs : how many there are; 0 for a model without optimizer.
-    relocations, n_addresses, n_parameter_addresses, n_distances : address of a list of places in the block, in words:
+    relocations, n_addresses, n_parameter_addresses, n_distances : address of a list of places in it, in words:
         of memory addresses within it, of addresses of the parameters, and of distances from these to states.
-    states_at, state_stride, running_products_at : places in the block, in bytes, for Python.
+    states_at, state_stride, running_products_at : places in it, in bytes, for Python.
     """
 
     lr: float
@@ -51,7 +51,7 @@ class Header(NamedTuple):
     accumulated_at: int
     parameters_at: int
     n_copied: int
-    recipe: int
+    config: int
     is_checked: bool
     busy: int
     n_in: int
@@ -95,6 +95,7 @@ class Program(NamedTuple):
     job: int
 
 
+MEMBERS = "parameters", "memory"
 PACKED_HEADER: struct.Struct = field_packing(Header)
 SHARED_FIELDS = Header._fields[: Header._fields.index("parameters_at") + 1]
 AT = {field: place for place, field in enumerate(Header._fields)}  # in words
@@ -145,7 +146,8 @@ _ERRORS = {
     NONFINITE_LOSS: (FloatingPointError, "the loss is not finite: no update was made"),
     RAISED: (IndexError, "an index is out of bounds"),  # which is noticed with NUMBA_BOUNDSCHECK
 }
-ABI = f"{zlib.crc32(repr((SHARED_FIELDS, LENGTH, NOT_FINITE, _ERRORS)).encode()):08x}"  # what compiled callers hold
+# What compiled callers hold, as a number.
+ABI = f"{zlib.crc32(repr((MEMBERS, SHARED_FIELDS, LENGTH, NOT_FINITE, _ERRORS)).encode()):08x}"
 
 
 class Argument(NamedTuple):

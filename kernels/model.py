@@ -744,7 +744,7 @@ def apply_accumulated(model, parameters):
 
 @native("oop")
 def copy(source, target, parameters):
-    """Copy a model, `parameters` being those of the source, to a block of the same size, with parameters of its own."""
+    """Copy a model, `parameters` being those of the source, to memory of the same size, with parameters of its own."""
     header = unpacked(source, Header, ())
     code = enter(source, header)
     if code != DONE:

@@ -1,4 +1,4 @@
-"""The memory of a model for users' compiled code: one block with its header, jobs, tables, workspace and states."""
+"""The memory of a model for users' compiled code: one array with its header, jobs, tables, workspace and states."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ONLINE = "training.train_online"
 
 
 class _Layout:
-    """Where the parts of a block are, in bytes."""
+    """Where the parts of the memory are, in bytes."""
 
     def __init__(self):
         self.size, self.at = 0, {}
@@ -77,8 +77,8 @@ def programs_of(rules, plan, lanes):
     return result
 
 
-def make_block(backend, parameters, update, lr, state, *, raises, is_checked, recipe):
-    """Return the block of a model, an int64 array.
+def make_memory(backend, parameters, update, lr, state, *, raises, is_checked, config):
+    """Return the memory of a model, an int64 array.
 
     Parameters
     ----------
@@ -91,14 +91,14 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
         Learning rate; where a schedule is set, a factor of it.
     state : fastbp.update.State
         What the rule remembers; copied.
-    raises, is_checked, recipe
+    raises, is_checked, config
         See `kernels.methods.Header`.
     """
     workspace, rules, programs = _load(backend, update, state)
     plan, arrays = workspace.plan, _arrays(workspace, rules, state)
     layout = _layout_of(backend, plan.rows, len(programs), arrays)
-    block = aligned_zeros(layout.size // 8, np.int64)
-    writer = _Writer(block, layout.at, parameters)
+    memory = aligned_zeros(layout.size // 8, np.int64)
+    writer = _Writer(memory, layout.at, parameters)
     for name, array in arrays.items():
         writer.view(name, array.dtype, array.size)[:] = array.ravel()
     writer.job("evaluation", plan, backend, "evaluation_layers")
@@ -108,17 +108,17 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
         writer.job(job, plan, backend, "layers")
         writer.training(job, rules, backend, path, arrays["states"])
         at = writer.at("programs") + i * len(Program._fields)
-        block[at : at + 2] = most, kernel
+        memory[at : at + 2] = most, kernel
         writer.address(at + 2, job)
     header = Header(
         lr=lr,
         result=0.0,
-        size=block.nbytes,
+        size=memory.nbytes,
         n_parameters=backend.n_parameters,
         accumulated_at=layout.at["accumulated"],
         parameters_at=layout.at["parameters"],
         n_copied=layout.at["workspace"] + plan.pack_at * backend.dtype.itemsize,
-        recipe=recipe,
+        config=config,
         is_checked=is_checked,
         busy=0,
         n_in=backend.sizes[0],
@@ -143,7 +143,7 @@ def make_block(backend, parameters, update, lr, state, *, raises, is_checked, re
     )
     writer.header(header)
     writer.relocations()
-    return block
+    return memory
 
 
 def _load(backend, update, state):
@@ -163,7 +163,7 @@ def _load(backend, update, state):
 
 
 def _arrays(workspace, rules, state):
-    """Return the arrays that are copied into a block, by name; the last is the workspace."""
+    """Return the arrays that are copied into the memory, by name; the last is the workspace."""
     layers = workspace.plan.layers
     evaluation_layers = layers.copy()  # without dropout
     evaluation_layers[:, THRESHOLD], evaluation_layers[:, DROP_AT] = 0, layers[:, A_AT]
@@ -187,7 +187,7 @@ def _arrays(workspace, rules, state):
 
 
 def _layout_of(backend, rows, n_programs, arrays):
-    """Return where the parts of a block are; the last one is the workspace."""
+    """Return where the parts of the memory are; the last one is the workspace."""
     layout, n_parameters = _Layout(), backend.n_parameters
     layout.take("header", PACKED_HEADER.size)
     layout.take("evaluation", 8 * JOB_SIZE)
@@ -219,11 +219,11 @@ _HEADER_COUNTS = "n_addresses", "n_parameter_addresses", "n_distances"
 
 
 class _Writer:
-    """Writes a block, and keeps which of its words change when it is copied to another address."""
+    """Writes the memory of a model, and keeps which of its words change when it is copied to another address."""
 
-    def __init__(self, block, at, parameters):
-        self._block, self._at, self._parameters = block, at, parameters
-        self.words = memoryview(block).cast("B")
+    def __init__(self, memory, at, parameters):
+        self._memory, self._at, self._parameters = memory, at, parameters
+        self.words = memoryview(memory).cast("B")
         self.addresses, self.parameter_addresses, self.distances = [], [], []
 
     def at(self, part):
@@ -233,20 +233,20 @@ class _Writer:
     def view(self, part, dtype, size):
         """Return a part as an array."""
         start = self._at[part]
-        return self._block.view(np.uint8)[start : start + size * np.dtype(dtype).itemsize].view(dtype)
+        return self._memory.view(np.uint8)[start : start + size * np.dtype(dtype).itemsize].view(dtype)
 
     def address_of(self, part):
         """Return the memory address of a part."""
-        return address_of(self._block) + self._at[part]
+        return address_of(self._memory) + self._at[part]
 
     def address(self, place, part):
         """Write the address of a part."""
-        self._block[place] = self.address_of(part)
+        self._memory[place] = self.address_of(part)
         self.addresses.append(place)
 
     def parameter_address(self, place):
         """Write the address of the parameters."""
-        self._block[place] = address_of(self._parameters)
+        self._memory[place] = address_of(self._parameters)
         self.parameter_addresses.append(place)
 
     def header(self, header):
@@ -303,6 +303,6 @@ class _Writer:
         lists = self.addresses, self.parameter_addresses, self.distances
         places = [place for each in lists for place in each]
         start = self.at("relocations")
-        self._block[start : start + len(places)] = places
+        self._memory[start : start + len(places)] = places
         for field, each in zip(_HEADER_COUNTS, lists, strict=True):
-            self._block[AT[field]] = len(each)
+            self._memory[AT[field]] = len(each)

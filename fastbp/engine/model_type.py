@@ -1,8 +1,8 @@
 """The type of a model in functions compiled by Numba: its attributes and methods, which call C functions by address.
 
-A model is a value of two arrays: the parameters, and the block of all else (`kernels.methods`).  Like a public kernel
+A model is a value of two arrays: the parameters, and the memory of all else (`kernels.methods`).  Like a public kernel
 (`kernels.callers`), a method is not compiled into its caller.  What a caller holds of a model are the places of the
-first fields of the block, the codes of the errors and the names of the C functions; the first two are part of the
+first fields of the memory, the codes of the errors and the names of the C functions; the first two are part of the
 type's name, so that a cached function of another version is compiled again.
 """
 
@@ -40,6 +40,7 @@ from ..kernels.methods import (
     COPY,
     DONE,
     LABEL,
+    MEMBERS,
     METHODS,
     NUMBER,
     RETURNS_LOSS,
@@ -50,7 +51,7 @@ from ..kernels.methods import (
 )
 from ..kernels.public import Array
 
-ALIGNMENT = 128  # of a block
+ALIGNMENT = 128  # of the memory
 i32, i64, byte = ir.IntType(32), ir.IntType(64), ir.IntType(8)
 
 
@@ -60,7 +61,7 @@ class ModelType(types.Type):
     Attributes
     ----------
     from_arrays : function
-        Makes an object for Python of the parameters and the block; set by `fastbp.jit`.
+        Makes an object for Python of the parameters and the memory; set by `fastbp.jit`.
     """
 
     from_arrays: Callable[..., object]
@@ -75,7 +76,7 @@ class ModelType(types.Type):
         return types.Array(self.dtype, 1, "C")
 
 
-BLOCK = types.Array(types.int64, 1, "C")
+MEMORY = types.Array(types.int64, 1, "C")
 
 
 @functools.cache
@@ -84,17 +85,21 @@ def type_of(dtype):
     return ModelType(from_dtype(dtype))
 
 
+def _members(typ):
+    return list(zip(MEMBERS, (typ.parameters, MEMORY), strict=True))
+
+
 @register_model(ModelType)
 class _ModelModel(models.StructModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, [("parameters", fe_type.parameters), ("block", BLOCK)])
+        super().__init__(dmm, fe_type, _members(fe_type))
 
 
 @unbox(ModelType)
 def _unbox(typ, obj, c):
     model, is_error = cgutils.create_struct_proxy(typ)(c.context, c.builder), []
-    for name, kind in (("parameters", typ.parameters), ("block", BLOCK)):
-        array = c.pyapi.object_getattr_string(obj, {"block": "_block"}.get(name, name))
+    for name, kind in _members(typ):
+        array = c.pyapi.object_getattr_string(obj, name)
         native = c.unbox(kind, array)
         c.pyapi.decref(array)
         setattr(model, name, native.value)
@@ -105,10 +110,10 @@ def _unbox(typ, obj, c):
 @box(ModelType)
 def _box(typ, value, c):
     model = cgutils.create_struct_proxy(typ)(c.context, c.builder, value=value)
-    parameters, block = c.box(typ.parameters, model.parameters), c.box(BLOCK, model.block)
+    parameters, memory = c.box(typ.parameters, model.parameters), c.box(MEMORY, model.memory)
     make = c.pyapi.unserialize(c.pyapi.serialize_object(ModelType.from_arrays))
-    result = c.pyapi.call_function_objargs(make, (parameters, block))
-    for each in (make, parameters, block):
+    result = c.pyapi.call_function_objargs(make, (parameters, memory))
+    for each in (make, parameters, memory):
         c.pyapi.decref(each)
     return result
 
@@ -116,14 +121,14 @@ def _box(typ, value, c):
 # ---------------------------------------------------------------------------------------------------- attributes
 
 
-def _block(context, builder, model):
-    """Emit the address of a model's block, an i64*."""
-    return make_array(BLOCK)(context, builder, model.block).data
+def _memory_of(context, builder, model):
+    """Emit the address of a model's memory, an i64*."""
+    return make_array(MEMORY)(context, builder, model.memory).data
 
 
-def _field(builder, block, name, kind=i64):
+def _field(builder, memory, name, kind=i64):
     """Emit the address of a field of the header."""
-    return builder.bitcast(builder.gep(block, [i64(AT[name])]), kind.as_pointer())
+    return builder.bitcast(builder.gep(memory, [i64(AT[name])]), kind.as_pointer())
 
 
 @infer_getattr
@@ -145,11 +150,11 @@ def _get_attribute(context, builder, typ, value, name):
     model = cgutils.create_struct_proxy(typ)(context, builder, value=value)
     if name == "parameters":
         return impl_ret_borrowed(context, builder, typ.parameters, model.parameters)
-    block = _block(context, builder, model)
+    memory = _memory_of(context, builder, model)
     if name == "lr":
-        return builder.load(_field(builder, block, "lr", ir.DoubleType()))
-    array = make_array(BLOCK)(context, builder, model.block)
-    result = _part_of(context, builder, typ, array.meminfo, block, "accumulated_at")
+        return builder.load(_field(builder, memory, "lr", ir.DoubleType()))
+    array = make_array(MEMORY)(context, builder, model.memory)
+    result = _part_of(context, builder, typ, array.meminfo, memory, "accumulated_at")
     return impl_ret_borrowed(context, builder, typ.parameters, result)
 
 
@@ -157,15 +162,15 @@ def _get_attribute(context, builder, typ, value, name):
 def _set_lr(context, builder, sig, args):
     model = cgutils.create_struct_proxy(sig.args[0])(context, builder, value=args[0])
     value = context.cast(builder, args[1], sig.args[1], types.float64)
-    builder.store(value, _field(builder, _block(context, builder, model), "lr", ir.DoubleType()))
+    builder.store(value, _field(builder, _memory_of(context, builder, model), "lr", ir.DoubleType()))
 
 
-def _part_of(context, builder, typ, meminfo, block, field):
-    """Emit the array of n_parameters numbers of a block that starts where a field of the header says."""
+def _part_of(context, builder, typ, meminfo, memory, field):
+    """Emit the array of n_parameters numbers of a model's memory that starts where a field of the header says."""
     result, item = make_array(typ.parameters)(context, builder), context.get_value_type(typ.dtype)
-    start = builder.gep(builder.bitcast(block, byte.as_pointer()), [builder.load(_field(builder, block, field))])
+    start = builder.gep(builder.bitcast(memory, byte.as_pointer()), [builder.load(_field(builder, memory, field))])
     data, size = builder.bitcast(start, item.as_pointer()), i64(context.get_abi_sizeof(item))
-    shape = [builder.load(_field(builder, block, "n_parameters"))]
+    shape = [builder.load(_field(builder, memory, "n_parameters"))]
     populate_array(result, data=data, shape=shape, strides=[size], itemsize=size, meminfo=meminfo)
     return result._getvalue()
 
@@ -250,16 +255,16 @@ def _emit_method(name, context, builder, sig, args):
     """Emit the call of a method's C function, and the exceptions of the errors it returns."""
     typ = sig.args[0]
     model = cgutils.create_struct_proxy(typ)(context, builder, value=args[0])
-    block, values = _block(context, builder, model), []
+    memory, values = _memory_of(context, builder, model), []
     if letters_of(name) == "p":  # which tells the dtype
         values.append(make_array(typ.parameters)(context, builder, model.parameters).data)
     for argument, kind, value in zip(arguments_of(name), sig.args[1:], args[1:], strict=True):
         values += _emit_argument(context, builder, typ, argument, kind, value)
-    _emit_call(context, builder, typ, name, [block, *values])
+    _emit_call(context, builder, typ, name, [memory, *values])
     result = _result(name, typ)
     if result == types.none:
         return context.get_dummy_value()
-    value = builder.load(_field(builder, block, "result", ir.DoubleType()))
+    value = builder.load(_field(builder, memory, "result", ir.DoubleType()))
     return context.cast(builder, value, types.float64, result)
 
 
@@ -300,22 +305,22 @@ def _emit_call(context, builder, typ, name, values):
 
 
 def _emit_clone(context, builder, sig, args):
-    """Emit the copy of a model to a block of its own, which has room for its parameters."""
+    """Emit the copy of a model to memory of its own, which has room for its parameters."""
     typ = sig.args[0]
     source = cgutils.create_struct_proxy(typ)(context, builder, value=args[0])
-    block = _block(context, builder, source)
-    n_bytes = builder.load(_field(builder, block, "size"))
+    memory = _memory_of(context, builder, source)
+    n_bytes = builder.load(_field(builder, memory, "size"))
     meminfo = context.nrt.meminfo_alloc_aligned(builder, n_bytes, i32(ALIGNMENT))
     with builder.if_then(cgutils.is_null(builder, meminfo), likely=False):
         context.call_conv.return_user_exc(builder, MemoryError, ("clone: no memory for a copy of the model",))
     copied = builder.bitcast(context.nrt.meminfo_data(builder, meminfo), i64.as_pointer())
     parameters = make_array(typ.parameters)(context, builder, source.parameters).data
-    _emit_call(context, builder, typ, COPY, [block, copied, parameters])
-    array = make_array(BLOCK)(context, builder)
+    _emit_call(context, builder, typ, COPY, [memory, copied, parameters])
+    array = make_array(MEMORY)(context, builder)
     n_words = builder.udiv(n_bytes, i64(8))
     populate_array(array, data=copied, shape=[n_words], strides=[i64(8)], itemsize=i64(8), meminfo=meminfo)
     result = cgutils.create_struct_proxy(typ)(context, builder)
-    result.block = array._getvalue()
+    result.memory = array._getvalue()
     result.parameters = _part_of(context, builder, typ, meminfo, copied, "parameters_at")
     context.nrt.incref(builder, typ.parameters, result.parameters)
     return impl_ret_new_ref(context, builder, typ, result._getvalue())
