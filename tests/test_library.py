@@ -50,6 +50,8 @@ kernels.class_counts(X[:, :3].copy(), labels, np.zeros((3, 3), np.int64))
 """
 MORE = """
 import pickle
+m, rows = fastbp.jit.model(trainer), X.astype(np.float32)
+m.train_step(rows[0], 1), m.train_step(rows, labels), m.clone().predict(rows[0], np.empty(3, np.float32))
 trainer.step(X, labels), trainer.partial_fit(X, labels), net.input_gradient(X, labels), net.activations_of(X)
 net.trace(X, labels)
 pickle.loads(pickle.dumps(net)).predict(X)
@@ -79,6 +81,7 @@ def test_a_process_that_compiles_nothing_imports_no_numba(code):
         ("import fastbp.engine.backend", ["numba"]),
         ("import inspect; from fastbp.kernels import sigmoid; repr(sigmoid), inspect.signature(sigmoid)", ["numba"]),
         ("from fastbp import Network; Network([2, 2, 1]).parameters", ["numba"]),
+        ("import fastbp; fastbp.jit.predict.__doc__, fastbp.jit.Model.clone", ["numba"]),
         ("from fastbp.kernels import *; from fastbp.kernels import sigmoid as s; assert s is sigmoid", ["numba"]),
         ("import pickle; from fastbp.kernels import exp; assert pickle.loads(pickle.dumps(exp)) is exp", ["numba"]),
     ],
