@@ -78,8 +78,8 @@ class NumpyBackend(Backpropagation):
                     )
                 settings = update
                 if update.weighted_mean:
-                    weight = float(len(rows) if weights is None else weights[rows].sum(dtype=np.float64))
-                    settings = self._to_weighted_mean(parameters, update, weight, sample_losses, gradient)
+                    of_rows = np.ones(len(rows)) if weights is None else weights[rows].astype(np.float64)
+                    settings = self._to_weighted_mean(parameters, update, of_rows, sample_losses, gradient)
                 with np.errstate(over="ignore"):
                     total = losses[epoch] + sample_losses.sum()
                 if np.isfinite(total):
@@ -118,21 +118,21 @@ class NumpyBackend(Backpropagation):
                 Y = one_hot_rows(Y, np.empty((len(X), self.sizes[-1]), self.dtype))
                 Y = (1 - update.label_smoothing) * Y + update.label_smoothing / K
             Z, A, kept = self.forward_with_dropout(parameters, A0, drop)
-            losses, delta = self.losses_and_delta(Z, A, Y)
-            if update.weighted_mean:
-                losses[np.isfinite(losses) & (losses > update.max_loss)] = update.max_loss
-            if weights is not None:
-                losses, delta = losses * weights, delta * weights[:, None]
+            losses, delta = self.losses_and_delta(Z, A, Y, weights)
             return losses, self.backward(parameters, Z, A, delta, kept, drop)[1]
 
-    def _to_weighted_mean(self, parameters, update, weight, losses, gradient):
+    def _to_weighted_mean(self, parameters, update, weights, losses, gradient):
         """Divide the losses of a batch and their gradient by the weight of its samples, in place, not by their number.
 
         The losses then sum to what is recorded, see `fastbp.update.Update`.  Returns the settings with the penalty
         divided too.
         """
-        n = len(losses)
+        n, weight = len(losses), float(weights.sum())
         per_weight = 1 / weight if weight else 0.0
+        with np.errstate(invalid="ignore"):
+            limits = update.max_loss * weights  # NaN, which nothing is above, where there is neither limit nor weight
+        is_above = np.isfinite(losses) & (losses > limits)
+        losses[is_above] = limits[is_above]
         squares = sum(float((W.astype(np.float64) ** 2).sum()) for W in layer_views(parameters, self.sizes)[0])
         losses *= n * per_weight * update.loss_scale
         losses[0] += n * per_weight * 0.5 * update.l2 * squares
