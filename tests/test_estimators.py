@@ -365,6 +365,15 @@ def test_in_the_company_of_scikit_learn():
     assert "MLPClassifier" in small()._repr_html_()
 
 
+def test_metadata_are_routed():
+    weights = np.linspace(0, 2, len(X))
+    expected = small().fit(StandardScaler().fit_transform(X), y, sample_weight=weights)
+    with sklearn.config_context(enable_metadata_routing=True):
+        scaler = StandardScaler().set_fit_request(sample_weight=False)
+        pipe = make_pipeline(scaler, small().set_fit_request(sample_weight=True))
+        assert_equal(pipe.fit(X, y, sample_weight=weights)[-1], expected)
+
+
 def test_workers_of_joblib_have_one_thread():
     code = (
         "import fastbp, joblib, numpy\n"
@@ -432,6 +441,23 @@ def test_a_refused_call_changes_nothing(parameters, fit, message):
     with pytest.raises((ValueError, TypeError), match=message):
         estimator.fit(X, y, **fit)
     assert pickle.dumps(estimator) == before
+
+
+class Failing(fastbp.callbacks.Callback):
+    def on_epoch_end(self, trainer, history):
+        if trainer.epochs == 9:
+            raise RuntimeError("of a callback")
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"solver": "sgd", "learning_rate": "invscaling"}])
+def test_a_call_that_fails_in_between_changes_nothing(settings):
+    estimator = small(warm_start="exact", **settings).fit(X, y)
+    before = pickle.dumps(estimator)
+    estimator.set_params(callbacks=[Failing()], batch_size=50)
+    with pytest.raises(RuntimeError, match="of a callback"):
+        estimator.fit(X, y)
+    assert pickle.dumps(estimator.set_params(callbacks=(), batch_size=32)) == before
+    assert_equal(estimator.fit(X, y), pickle.loads(before).fit(X, y))
 
 
 def test_targets_that_do_not_fit_the_network_are_refused():

@@ -32,8 +32,8 @@ FASTBP = """
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
     training/run training/trainer
     jit moved __init__
-    estimators/functions estimators/data estimators/solvers estimators/base estimators/exchange estimators/mlp
-    estimators/__init__
+    estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
+    estimators/mlp estimators/__init__
     examples/__init__ examples/options examples/peers examples/cartpole examples/drift examples/neural_ode
     cli/options cli/screen cli/train cli/predict cli/trace cli/verify cli/app cli/__init__ cli/__main__
 """.split()

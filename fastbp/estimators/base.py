@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import current_process
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
@@ -28,6 +26,7 @@ from ..training.history import History
 from ..training.trainer import Trainer
 from . import functions
 from .data import Data, Objective, loss_limit, outputs
+from .rollback import rolled_back
 from .solvers import Epochs, LearningRate, minimize
 
 try:
@@ -130,7 +129,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         ValueError, TypeError
             Where an argument does not fit, or training diverged.  The estimator is then as it was before.
         """
-        with self._unchanged_if_it_fails():
+        with rolled_back(self):
             return self._fit(X, y, sample_weight, validation_data, is_partial=False)
 
     def _fit(self, X, y, sample_weight, validation_data, is_partial):
@@ -553,33 +552,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         return {"network_": net, "coefs_": list(net.weights), "intercepts_": list(net.biases)}
 
     # ------------------------------------------------------------------------------------------ state
-
-    @contextmanager
-    def _unchanged_if_it_fails(self) -> Iterator[None]:
-        """Leave the estimator as it was before where the body raises an exception."""
-        before = dict(self.__dict__)
-        lengths = {name: len(value) for name, value in before.items() if isinstance(value, list)}
-        arrays = []
-        if "network_" in before:
-            arrays.append(before["network_"].parameters)
-        if "trainer_" in before:
-            state, epochs = before["trainer_"].state, before["trainer_"].epochs
-            step = state.step
-            arrays += [state.buffers, state.running_products]
-        copies = [array.copy() for array in arrays]
-        try:
-            yield
-        except BaseException:
-            kept = {name: value for name, value in self.__dict__.items() if "callback" in name}
-            self.__dict__.clear()
-            self.__dict__.update({**before, **kept})
-            for name, n in lengths.items():
-                del self.__dict__[name][n:]
-            for array, copy in zip(arrays, copies, strict=True):
-                array[...] = copy
-            if "trainer_" in before:
-                state.step, before["trainer_"].epochs = step, epochs
-            raise
 
     def __getstate__(self):
         """Leave out the views of the network's parameters, which are made again."""

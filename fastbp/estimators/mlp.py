@@ -17,6 +17,7 @@ from . import functions
 from .base import BaseMLP, _is_stochastic
 from .data import accuracy, r2
 from .exchange import from_sklearn, to_sklearn
+from .rollback import rolled_back
 
 _PARAMETERS = """hidden_layer_sizes : array-like of int, default=(100,)
         Neurons of each hidden layer.
@@ -200,7 +201,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         self
         """
-        with self._unchanged_if_it_fails():
+        with rolled_back(self):
             is_multilabel = type_of_target(y).startswith("multilabel")
             if is_multilabel and classes is None and not hasattr(self, "classes_"):
                 self._label_binarizer = LabelBinarizer().fit(y)
@@ -404,7 +405,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         -------
         self
         """
-        with self._unchanged_if_it_fails():
+        with rolled_back(self):
             return self._fit(X, y, sample_weight, validation_data, is_partial=True)
 
     def predict(self, X):
