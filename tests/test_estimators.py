@@ -350,15 +350,20 @@ def test_pickles_hold_no_native_handles(duplicate):
     assert_equal(estimator.partial_fit(X, y), other if duplicate is copy.copy else other.partial_fit(X, y))
 
 
-def test_in_the_company_of_scikit_learn():
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(X, columns=list("abcd"))
-    pipe = make_pipeline(StandardScaler(), small(max_iter=200)).fit(frame, y)
-    assert pipe.score(frame, y) > 0.8 and list(pipe[:-1].get_feature_names_out()) == list("abcd")
-    fitted = small().fit(frame, pandas.Series(y))
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames(library):
+    library = pytest.importorskip(library)
+    frame = library.DataFrame(dict(zip("abcd", X.T, strict=True)))
+    fitted = small().fit(frame, library.Series(y))
+    assert_equal(fitted, small().fit(X, y))
     assert list(fitted.feature_names_in_) == list("abcd")
     with pytest.raises(ValueError, match="feature names"):
         fitted.predict(frame[list("bacd")])
+
+
+def test_in_the_company_of_scikit_learn():
+    pipe = make_pipeline(StandardScaler(), small(max_iter=200)).fit(X, y)
+    assert pipe.score(X, y) > 0.8
     search = GridSearchCV(small(), {"alpha": [1e-4, 1e-1], "activation": ["tanh", "mish"]}, cv=2).fit(X, y)
     assert 0 < search.best_score_ <= 1
     assert CalibratedClassifierCV(small(), cv=2).fit(X, y).predict_proba(X).shape == (150, 3)

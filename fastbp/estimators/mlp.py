@@ -106,7 +106,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     Attributes
     ----------
-    classes_ : ndarray, or list of ndarray
+    classes_ : ndarray (n_classes,)
     _ATTRIBUTES
     """
 
@@ -194,8 +194,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         classes : array-like (n_classes,), optional
             All classes; needed in the first call, but for rows of labels.
         validation_data : (X, y), optional
-            As in `fit`.  With `early_stopping` the best weights so far are in ``_best_parameters``, and the count of
-            calls without improvement goes on; the weights stay those of the last call.
+            As in `fit`.  With `early_stopping` they are needed: their scores are recorded, and the weights stay those
+            of the last call.
 
         Returns
         -------
@@ -398,8 +398,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         y : array-like (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like (n_samples,), optional
         validation_data : (X, y), optional
-            As in `fit`.  With `early_stopping` the best weights so far are in ``_best_parameters``, and the count of
-            calls without improvement goes on; the weights stay those of the last call.
+            As in `fit`.  With `early_stopping` they are needed: their scores are recorded, and the weights stay those
+            of the last call.
 
         Returns
         -------
