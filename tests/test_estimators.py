@@ -356,9 +356,12 @@ def test_frames(library):
     frame = library.DataFrame(dict(zip("abcd", X.T, strict=True)))
     fitted = small().fit(frame, library.Series(y))
     assert_equal(fitted, small().fit(X, y))
-    assert list(fitted.feature_names_in_) == list("abcd")
-    with pytest.raises(ValueError, match="feature names"):
-        fitted.predict(frame[list("bacd")])
+    theirs = neural_network.MLPClassifier(max_iter=1).fit(frame, library.Series(y))
+    names = [list(getattr(estimator, "feature_names_in_", ())) for estimator in (fitted, theirs)]
+    assert names[0] == names[1]  # of polars only newer versions of scikit-learn take names
+    if names[0]:
+        with pytest.raises(ValueError, match="feature names"):
+            fitted.predict(frame[list("bacd")])
 
 
 def test_in_the_company_of_scikit_learn():
