@@ -8,26 +8,24 @@ Notes
 -----
 An update of a rule is `step_factors`, once a step, then `update_slice` over any slices of the parameters:
 
-=========  ======================================  ===============================  ====================
-rule       hyperparameters                         running products after t steps   states
-=========  ======================================  ===============================  ====================
+==================  ==================================  ===============================  ====================
+rule                hyperparameters                     running products after t steps   states
+==================  ==================================  ===============================  ====================
 sgd
-momentum   momentum                                                                 velocity
-nesterov   momentum                                                                 velocity
-rmsprop    rho, eps                                                                 mean square
-adagrad    eps                                                                      sum of squares
-classical  momentum, nesterov                                                       velocity
-_momentum
-adam       beta1, beta2, eps                       beta1**t, beta2**t               m, v
-adam_eps   beta1, beta2, eps                       beta1**t, beta2**t               m, v
-_hat
-adamw      beta1, beta2, eps, weight_decay         beta1**t, beta2**t               m, v
-nadam      beta1, beta2, eps, decay                mu[1] * ... * mu[t], beta2**t,   m, v
-                                                   decay**t
-lion       beta1, beta2, weight_decay                                               m
-rprop      eta_minus, eta_plus, min_step,                                           last gradient, steps
-           max_step
-=========  ======================================  ===============================  ====================
+momentum            momentum                                                             velocity
+nesterov            momentum                                                             velocity
+classical_momentum  momentum, nesterov                                                   velocity
+rmsprop             rho, eps                                                             mean square
+adagrad             eps                                                                  sum of squares
+adam                beta1, beta2, eps                   beta1**t, beta2**t               m, v
+adam_eps_hat        beta1, beta2, eps                   beta1**t, beta2**t               m, v
+adamw               beta1, beta2, eps, weight_decay     beta1**t, beta2**t               m, v
+nadam               beta1, beta2, eps, decay            mu[1] * ... * mu[t], beta2**t,   m, v
+                                                        decay**t
+lion                beta1, beta2, weight_decay                                           m
+rprop               eta_minus, eta_plus, min_step,                                       last gradient, steps
+                    max_step
+==================  ==================================  ===============================  ====================
 
 States start at 0 and running products at 1.  The factors of one step are a matter between the two functions.
 """
