@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp.examples import cartpole, drift, neural_ode
+from fastbp.examples import cartpole, drift, neural_ode, peers
 
 
 @pytest.mark.parametrize("example", [cartpole, drift, neural_ode])
@@ -66,3 +66,20 @@ def test_stream_is_the_same_for_both():
 def test_online_learning_follows_the_drift():
     online, refitted = drift.main(["--short"])
     assert online < 1.5 * refitted
+
+
+@pytest.mark.parametrize("modules, kind", [(["torch"], peers.TorchModel), (["jax", "optax"], peers.JaxModel)])
+@pytest.mark.parametrize("optimizer", [fastbp.SGD(0.1), fastbp.Adam(0.01)])
+def test_peers_learn_the_same(modules, kind, optimizer):
+    for name in modules:
+        pytest.importorskip(name)
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(6, 4)).astype(np.float32), rng.normal(size=(6, 2)).astype(np.float32)
+    net = fastbp.Network([4, 8, 2], activations=["tanh", "identity"], seed=0)
+    peer, m = kind(net, optimizer), fastbp.jit.model(net, optimizer)
+    for _ in range(5):
+        assert peer.train_step(X, Y) == pytest.approx(m.train_step(X, Y), rel=1e-4)
+    outputs, expected = np.empty_like(Y), np.empty_like(Y)
+    peer.predict(X, outputs)
+    m.predict(X, expected)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-5)
