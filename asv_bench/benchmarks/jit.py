@@ -82,16 +82,53 @@ def train_by_hand(p, x, y, hidden):
     return total
 
 
+def use_all(m, x, y, out, dx, g, J):
+    """Call every method."""
+    m.predict(x, out)
+    total = m.predict1(x) + m.loss(x, y) + m.train_step(x, y) + m.gradient(x, y, g) + m.accumulate(x, y)
+    m.backpropagate(x, out, dx)
+    m.input_gradient(x, y, dx)
+    m.jacobian(x, J)
+    m.apply_gradient(g)
+    m.apply_accumulated()
+    m.lr = 0.5 * m.lr
+    return total + m.clone().parameters[0]
+
+
+class FirstCompile:
+    """Compilation of a function that calls every method, by a process that has compiled functions before."""
+
+    number, repeat, warmup_time = 1, 3, 0
+
+    def setup(self):
+        net, X, Y = one_sample()
+        self.m = fastbp.jit.model(net, fastbp.SGD(0.1))
+        x, y = X[0].copy(), Y[0].copy()
+        J, g = np.empty((1, N_IN), np.float32), np.empty_like(net.parameters)
+        self.arguments = self.m, x, y, y.copy(), x.copy(), g, J
+        predict(self.m, x, y)
+
+    def time_function(self):
+        njit(use_all)(*self.arguments)
+
+
 class Jit:
     """One thousand predictions or steps of one sample on 8-16-1, and predictions of one neuron."""
 
     param_names = ["loop"]
-    params = [["predict", "predict, by hand", "train", "train, by hand", "train, Trainer.fit", "predict, 1-1"]]
+    params = [
+        [
+            *("predict", "predict, by hand", "predict, float64", "predict, 1-1"),
+            *("train", "train, by hand", "train, float64", "train, Trainer.fit"),
+        ]
+    ]
 
     def setup(self, loop):
         net, X, Y = one_sample()
         if loop == "predict, 1-1":
             net, X = fastbp.Network([1, 1], activations="identity", seed=0), X[:, :1]
+        elif "float64" in loop:
+            net, X, Y = one_sample("float64")
         x, y, hidden = X[0].copy(), Y[0].copy(), np.empty(N_HIDDEN, np.float32)
         if loop == "train, Trainer.fit":
             X, Y = np.repeat(X, N_CALLS, axis=0), np.repeat(Y, N_CALLS, axis=0)

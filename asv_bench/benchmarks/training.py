@@ -196,11 +196,11 @@ class Predict:
         self.net.predict(self.X)
 
 
-def one_sample():
+def one_sample(dtype="float32"):
     """Return network, sample and target of the calls with one sample: 8-16-1."""
     rng = np.random.default_rng(0)
-    X, Y = rng.standard_normal((1, 8)).astype(np.float32), rng.random((1, 1)).astype(np.float32)
-    return fastbp.Network(CASES["online"][0], activations="sigmoid", loss="squared_error", seed=0), X, Y
+    X, Y = rng.standard_normal((1, 8)).astype(dtype), rng.random((1, 1)).astype(dtype)
+    return fastbp.Network(CASES["online"][0], activations="sigmoid", loss="squared_error", dtype=dtype, seed=0), X, Y
 
 
 class Calls:
