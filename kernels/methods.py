@@ -96,6 +96,7 @@ class Program(NamedTuple):
 
 
 MEMBERS = "parameters", "memory"
+ALIGNMENT = 128  # of the memory
 PACKED_HEADER: struct.Struct = field_packing(Header)
 SHARED_FIELDS = Header._fields[: Header._fields.index("parameters_at") + 1]
 AT = {field: place for place, field in enumerate(Header._fields)}  # in words
@@ -146,8 +147,12 @@ _ERRORS = {
     NONFINITE_LOSS: (FloatingPointError, "the loss is not finite: no update was made"),
     RAISED: (IndexError, "an index is out of bounds"),  # which is noticed with NUMBA_BOUNDSCHECK
 }
-# What compiled callers hold, as a number.
-ABI = f"{zlib.crc32(repr((MEMBERS, SHARED_FIELDS, LENGTH, NOT_FINITE, _ERRORS)).encode()):08x}"
+# What compiled callers hold, as a number; but for the methods, of which each is asked for by name.
+_HELD = (
+    *(MEMBERS, ALIGNMENT, SHARED_FIELDS, _LETTERS, _OTHER_LETTERS, Y_ROWS, Y_LABELS),
+    *(DONE, LENGTH, NOT_FINITE, _ERRORS, _EXPECTED),
+)
+ABI = f"{zlib.crc32(repr(_HELD).encode()):08x}"
 
 
 class Argument(NamedTuple):

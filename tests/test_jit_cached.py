@@ -21,15 +21,15 @@ def inner(m, x, out):
 
 @njit(cache=True)
 def function(m, x):
-    out, child = np.empty(1), m.clone()
+    out, child = np.empty(1, x.dtype), m.clone()
     child.parameters[:] = m.parameters * m.lr
     inner(child, x, out)
     return child, out
 
 def result(m):
     try:
-        child, out = function(m, np.ones(2))
-        return [out[0], child.parameters.sum()]
+        child, out = function(m, np.ones(2, m.parameters.dtype))
+        return [float(out[0]), float(child.parameters.sum())]
     except Exception as error:
         return type(error).__name__ + ": " + str(error)
 
@@ -37,7 +37,7 @@ if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
     import fastbp
     import user
-    net = fastbp.Network([2, 3, 1], activations=["tanh", "identity"], dtype="float64", seed=0)
+    net = fastbp.Network([2, 3, 1], activations=["tanh", "identity"], dtype=sys.argv[2], seed=0)
     m = jit.model(net)
     m.lr = 0.5
     results = [user.result(m) for _ in range(2)]
@@ -54,17 +54,18 @@ def user(tmp_path_factory):
     (folder / "user.py").write_text(USER)
     if cache_folder() is not None:
         (folder / "cache" / "fastbp").mkdir(0o700, parents=True)
-        for path in cache_folder().glob("float64-*.fastbp"):
+        for path in cache_folder().glob("float*-*.fastbp"):
             shutil.copy(path, folder / "cache" / "fastbp")
     return package
 
 
-def run(package):
+def run(package, dtype="float64"):
     """Call the function twice in a new process; return the result, and cache hits and misses."""
     folder = package.parent
     done = run_python(
         str(folder / "user.py"),
         str(folder),
+        dtype,
         PYTHONPATH=str(folder),
         NUMBA_CACHE_DIR=str(folder / "cache"),
         PYTHONDONTWRITEBYTECODE="1",
@@ -109,6 +110,23 @@ def test_a_cached_function_of_another_version_raises(user, expected):
     assert result.startswith("RuntimeError: predict: compiled by another version of fastbp")
 
 
-def test_what_compiled_functions_hold_of_a_model_is_part_of_its_type(user, expected):
+def test_each_dtype_is_cached(user, expected):
+    result, hits_and_misses = run(user, "float32")
+    assert hits_and_misses == [0, 1]
+    assert run(user, "float32") == (result, [1, 0])
+    assert result == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("range(21, 28)", "range(31, 38)"),
+        ("import Y_LABELS, Y_ROWS, field_packing", "import Y_ROWS, field_packing\n\nY_LABELS = 9"),
+        ('"j": "pii"', '"j": "piii"'),
+        ("ALIGNMENT = 128", "ALIGNMENT = 256"),
+    ],
+    ids=["codes", "kinds of targets", "letters", "alignment"],
+)
+def test_what_compiled_functions_hold_of_a_model_is_part_of_its_type(user, expected, old, new):
     """Otherwise they would raise the wrong exceptions, or read wrong memory."""
-    assert run_edited(user, "methods.py", "range(21, 28)", "range(31, 38)") == (expected, [0, 1])
+    assert run_edited(user, "methods.py", old, new) == (expected, [0, 1])

@@ -31,7 +31,7 @@ from ..kernels.layout import (
     pack,
 )
 from ..kernels.library import native_function
-from ..kernels.methods import AT, PACKED_HEADER, Header, Program
+from ..kernels.methods import ALIGNMENT, AT, PACKED_HEADER, Header, Program
 from ..kernels.plan import trainer_for
 from ..kernels.tables import TAKE_LABELS
 from ..losses import name_of, smoothing_classes
@@ -41,7 +41,6 @@ from . import limits
 from .backend import X_KINDS, _Rules
 from .workspace import EVALUATE, Workspace
 
-ALIGNMENT = 128
 MANY_PARAMETERS = 1 << 14  # from here on blocks are as large as a Trainer's: each of them reads all parameters
 SMALL_BLOCK_ROWS = 64
 UNLIMITED = 1 << 62

@@ -36,6 +36,7 @@ from ..kernels.library import symbol_of
 from ..kernels.methods import (
     ABI,
     ABSENT,
+    ALIGNMENT,
     AT,
     COPY,
     DONE,
@@ -51,7 +52,6 @@ from ..kernels.methods import (
 )
 from ..kernels.public import Array
 
-ALIGNMENT = 128  # of the memory
 i32, i64, byte = ir.IntType(32), ir.IntType(64), ir.IntType(8)
 
 
