@@ -13,11 +13,11 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from . import arguments
+from . import arguments, checks
 from .attributes import fixed
 from .backends import COMPILED, Config
 from .kernels import methods
@@ -47,6 +47,8 @@ class ModelConfig(NamedTuple):
 
 
 _configs: list[ModelConfig] = []  # of this process; the memory of a model holds the place
+_places: dict[tuple[Any, ...], int] = {}  # of the configs in the list
+_OF_LOOPS = "batch_size", "shuffle", "threads"  # settings of `Trainer.fit` without effect on single steps
 
 
 def model(source: Trainer | Network, optimizer: Optimizer | None = None, **settings: Any) -> Model:
@@ -62,13 +64,14 @@ def model(source: Trainer | Network, optimizer: Optimizer | None = None, **setti
     optimizer : one of the update rules, optional
         For a network; without one the model cannot be updated.
     **settings
-        For a network with an optimizer: keywords of `Trainer`.
+        For a network with an optimizer: keywords of `Trainer`, but for `batch_size`, `shuffle` and `threads`.
 
     Returns
     -------
     Model
-        Made with the environment variable FASTBP_DEBUG=1, its methods also check that one thread at a time uses it, and
-        that what they are given is finite.  For a network with ``backend="numpy"``, a model of NumPy's arithmetic for
+        Made with the environment variable FASTBP_DEBUG=1, its methods also check that one thread at a time uses it (if
+        two did, all later calls raise too); that what they are given, and the parameters, are finite; and that the loss
+        is defined for the targets.  For a network with ``backend="numpy"``, a model of NumPy's arithmetic for
         comparison, with the same methods, which compiled functions do not take.
 
     Raises
@@ -87,6 +90,9 @@ def model(source: Trainer | Network, optimizer: Optimizer | None = None, **setti
             raise TypeError(f"{next(iter(settings))} is of training: give an optimizer too")
         return _build(source, None, State(0, source.parameters.size, source.dtype), False)
     else:
+        for name in _OF_LOOPS:
+            if name in settings:
+                raise TypeError(f"{name} is of Trainer.fit: a model makes one step of the samples that it is given")
         trainer = Trainer(source, optimizer, **settings)
     if trainer._is_full_batch:
         raise TypeError(f"{type(trainer.optimizer).__name__} makes no single steps: use Trainer.fit")
@@ -99,19 +105,29 @@ def _build(net: Network, update: Update | None, state: State, raises: bool) -> M
 
 
 def _of_config(config: ModelConfig, backend: Any, parameters: np.ndarray, state: State) -> Model:
-    if not parameters.flags.writeable:
-        raise ValueError("parameters are read-only, but a model writes to them")
+    _check_writable(parameters)
     if config.backend != COMPILED:
         return Twin(config, backend, parameters, state)
     from .engine.model import make_memory
 
-    if config not in _configs:
-        _configs.append(config)
     is_checked = os.environ.get("FASTBP_DEBUG", "0") not in ("", "0")
-    place = _configs.index(config)
-    lr, options = _initial_lr(config.update), {"raises": config.raises, "is_checked": is_checked, "config": place}
-    memory = make_memory(backend, parameters, config.update, lr, state, **options)
-    return Model(parameters, memory)
+    options = {"raises": config.raises, "is_checked": is_checked, "config": _place_of(config)}
+    memory = make_memory(backend, parameters, config.update, _initial_lr(config.update), state, **options)
+    return Model._of_arrays(parameters, memory)
+
+
+def _place_of(config: ModelConfig) -> int:
+    """Return the place in the list of an equal config, which is added if there is none."""
+    settings = () if config.update is None else tuple(vars(config.update).items())
+    place = _places.setdefault((config._replace(update=None), settings), len(_configs))
+    if place == len(_configs):
+        _configs.append(config)
+    return place
+
+
+def _check_writable(parameters: np.ndarray) -> None:
+    if not parameters.flags.writeable:
+        raise ValueError("parameters are read-only, but a model writes to them")
 
 
 def _initial_lr(update: Update | None) -> float:
@@ -135,17 +151,20 @@ class Model:
 
     Arrays are C-contiguous and of the network's dtype, samples `x` one sample (n_in,) or rows (n, n_in), and whatever
     goes with them has as many dimensions.  Targets `y` are outputs (n_out,) or (n, n_out); with cross_entropy also
-    class labels, an integer for one sample, int64 (n,) for rows; for one output of one sample also a float.
-    Losses are reduced as the network does it.  Nothing is allocated by a method but `clone`.
+    class labels, an integer for one sample, int64 (n,) for rows; for one output of one sample also a float.  The
+    values of targets are not checked: whether they are within [0, 1], say.  Losses are reduced as the network does it.
+    Nothing is allocated by a method but `clone`.
 
-    One thread at a time may use a model; in `numba.prange`, give each a clone.
+    A compiled function takes models as arguments, not as globals or variables of an enclosing function.  One thread at
+    a time may use a model; in `numba.prange`, give each a clone.  Numba drops exceptions in loops of `prange` or makes
+    SystemErrors of them, those of wrong arguments too: call a method once before such a loop.
 
     Attributes
     ----------
     parameters : ndarray (n_parameters,)
         Those of the network; may be written to.
     lr : float
-        Learning rate; where a schedule is set, a factor of it.  May be set.
+        Learning rate; where a schedule is set, a factor of it.  May be set, to a finite number that is at least 0.
     accumulated : ndarray (n_parameters,)
         The accumulated gradient; may be written to.
 
@@ -159,10 +178,23 @@ class Model:
 
     parameters: np.ndarray = fixed("write into it, m.parameters[:] = values")
     memory: np.ndarray = fixed("make another model")  # `kernels.methods.Header` and all else; not to be written to
+    _address: int
 
-    def __init__(self, parameters: np.ndarray, memory: np.ndarray) -> None:
-        self.parameters, self.memory = parameters, memory
-        self._address = address_of(memory)
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise TypeError("fastbp.jit.model makes models: jit.model(trainer) or jit.model(net, optimizer)")
+
+    @classmethod
+    def _of_arrays(cls, parameters: np.ndarray, memory: np.ndarray) -> Model:
+        result = cls.__new__(cls)
+        result.parameters, result.memory, result._address = parameters, memory, address_of(memory)
+        return result
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse names that mean nothing."""
+        if not name.startswith("_") and not hasattr(type(self), name):
+            meant = arguments.did_you_mean(name, ("lr", "parameters", "accumulated"))
+            raise AttributeError(f"a Model has no attribute {name!r}{meant}")
+        super().__setattr__(name, value)
 
     @property
     def _numba_type_(self) -> Any:
@@ -181,10 +213,22 @@ class Model:
     @property
     def accumulated(self) -> np.ndarray:
         """The accumulated gradient."""
-        return _part(self.memory, self._field("accumulated_at"), self.parameters)
+        return self._accumulated_array()
+
+    @accumulated.setter
+    def accumulated(self, value: np.ndarray) -> None:
+        here = self.accumulated
+        if not isinstance(value, np.ndarray) or (value.shape, address_of(value)) != (here.shape, address_of(here)):
+            raise AttributeError("accumulated of a Model cannot be replaced: write into it, m.accumulated[:] = values")
+
+    @property
+    def _writable_parameters(self) -> np.ndarray:
+        """The parameters for compiled functions, which ask for them by this name."""
+        _check_writable(self.parameters)
+        return self.parameters
 
     def predict(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Write the outputs of samples to `out`."""
+        """Write the outputs of samples to `out`, which may be x, but must not be a part of it that starts elsewhere."""
         self._call("predict", x, out)
 
     def predict1(self, x: np.ndarray) -> float:
@@ -240,13 +284,20 @@ class Model:
         self._call("apply_accumulated")
 
     def clone(self) -> Model:
-        """Return a copy with parameters of its own."""
+        """Return a copy with parameters of its own.
+
+        Its workspace has room for a block of samples, hundreds of kilobytes for a small network.  Numba gives back no
+        memory of a function that raises: a clone that it made and does not return stays.
+        """
         memory = aligned_zeros(len(self.memory), np.int64)
         self._run(methods.COPY, [address_of(memory), address_of(self.parameters)], ())
-        return Model(_part(memory, self._field("parameters_at"), self.parameters), memory)
+        return Model._of_arrays(_part(memory, self._field("parameters_at"), self.parameters), memory)
 
     def _field(self, name: str) -> int:
         return int(self.memory[methods.AT[name]])
+
+    def _accumulated_array(self) -> np.ndarray:
+        return _part(self.memory, self._field("accumulated_at"), self.parameters)
 
     def _accumulate(self, gradient: np.ndarray, n_samples: int) -> None:
         self.accumulated[:] = gradient
@@ -257,15 +308,15 @@ class Model:
         dtype = self.parameters.dtype
         y_kind = methods.check(name, dtype, [_describe(value) for value in given])
         values, keep = [], []
+        if name in methods.UPDATES:
+            _check_writable(self.parameters)
         if methods.letters_of(name) == "p":
             values.append(address_of(self.parameters))
         for argument, value in zip(arguments_of(name), given, strict=True):
             if value is None:
                 values += [0, 0, 0]
                 continue
-            array = value
-            if not isinstance(value, np.ndarray):
-                array = np.array([value], np.int64 if y_kind == Y_LABELS else dtype)
+            array = value if isinstance(value, np.ndarray) else _target_of(value, y_kind, dtype)
             keep.append(array)
             shape = array.shape if argument.kind == "g" else (1, *array.shape)[-2:]
             if argument.kind == "y":
@@ -279,8 +330,11 @@ class Model:
     def _run(self, name: str, values: Sequence[int], given: Sequence[Any]) -> None:
         """Call a C function with the arguments after the model, and raise the exception of its error."""
         code = _c_function(name, self.parameters.dtype, len(values))(self._address, *values)
-        if code == methods.DONE:
-            return
+        if code != methods.DONE:
+            self._fail(name, code, given)
+
+    def _fail(self, name: str, code: int, given: Sequence[Any] = ()) -> NoReturn:
+        """Raise the exception of an error."""
         kind, text = methods.errors_of(name)[code]
         place = code - methods.LENGTH
         if 0 <= place < len(given):
@@ -316,9 +370,13 @@ def _part(memory: np.ndarray, at: int, like: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _type_of(dtype: np.dtype) -> Any:
-    from .engine.model_type import ModelType, type_of  # which imports Numba
+    from numba.core.registry import cpu_target
 
-    ModelType.from_arrays = Model
+    from .engine.model_type import ModelType, type_of
+
+    for part in (cpu_target.typing_context, cpu_target.target_context):
+        part.refresh()  # else the first function that is compiled would not know the type
+    ModelType.from_arrays = Model._of_arrays
     return type_of(dtype)
 
 
@@ -331,17 +389,25 @@ def _c_function(name: str, dtype: np.dtype, n_arguments: int) -> Callable[..., i
 
 def _describe(value: Any) -> Any:
     """Return what `methods.check` looks at."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not hasattr(value, "mask"):  # which would be left out
         return describe(value)
     if value is None:
         return methods.ABSENT
-    if isinstance(value, int | np.integer | np.bool_):
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return methods.LABEL
     return methods.NUMBER if isinstance(value, float | np.floating) else type(value).__name__
 
 
+def _target_of(value: float, y_kind: int, dtype: np.dtype) -> np.ndarray:
+    """Return the target of one sample that is a number: a label, or the one output."""
+    if y_kind == Y_LABELS:
+        return np.array([min(max(value, -1), np.iinfo(np.int64).max)], np.int64)
+    with np.errstate(over="ignore"):
+        return np.array([value], dtype)
+
+
 class Twin(Model):
-    """A model of the NumPy backend, for comparison: the same methods, in plain Python."""
+    """A model of the NumPy backend, for comparison: the same methods, in plain Python, with checks of targets."""
 
     def __init__(self, config: ModelConfig, backend: Any, parameters: np.ndarray, state: State) -> None:
         self.parameters, self._config, self._backend = parameters, config, backend
@@ -365,14 +431,12 @@ class Twin(Model):
     def lr(self, value: float) -> None:
         self._lr = arguments.number("lr", value, at_least=0)
 
-    @property
-    def accumulated(self) -> np.ndarray:
-        """The accumulated gradient."""
-        return self._gradient
-
     def clone(self) -> Twin:
         """Return a copy with parameters of its own."""
         return copy.deepcopy(self)
+
+    def _accumulated_array(self) -> np.ndarray:
+        return self._gradient
 
     def _accumulate(self, gradient: np.ndarray, n_samples: int) -> None:
         self.accumulated[:], self._n_accumulated = gradient, n_samples
@@ -392,13 +456,19 @@ class Twin(Model):
         """Check the arguments of a method, and run its twin."""
         y_kind = methods.check(name, self.parameters.dtype, [_describe(value) for value in given])
         self._check_lengths(name, y_kind, given)
-        if name in methods.UPDATES and self._config.update is None:
-            self._fail(name, methods.NO_OPTIMIZER)
+        if name in methods.UPDATES:
+            _check_writable(self.parameters)
+            if self._config.update is None:
+                self._fail(name, methods.NO_OPTIMIZER)
         arrays = []
         for argument, value in zip(arguments_of(name), given, strict=True):
             if argument.kind == "y":
-                array = np.atleast_1d(np.asarray(value, np.int64 if y_kind == Y_LABELS else self.parameters.dtype))
-                arrays.append(array if y_kind == Y_LABELS else np.atleast_2d(array))
+                array = value if isinstance(value, np.ndarray) else _target_of(value, y_kind, self.parameters.dtype)
+                array = array if y_kind == Y_LABELS else np.atleast_2d(array)
+                if np.isfinite(array).all():
+                    config = self._config.network
+                    checks.targets(array, len(array), config.sizes[-1], config.loss, config.dtype, argument="y")
+                arrays.append(array)
             else:
                 arrays.append(value if value is None or argument.kind == "g" else np.atleast_2d(value))
         return getattr(self, f"_run_{name}")(*arrays)
@@ -425,17 +495,13 @@ class Twin(Model):
                 if not row_of(self._config.network.loss).takes_labels:
                     self._fail(name, methods.NO_LABELS)
                 if np.size(value) != rows:
-                    self._fail(name, methods.LENGTH + place)
+                    self._fail(name, methods.LENGTH + place, given)
                 if np.any((np.asarray(value) < 0) | (np.asarray(value) >= sizes[-1])):
                     self._fail(name, methods.BAD_LABEL)
             elif value is not None and (1, 1, *shape)[-2:] != expected[kind]:
-                self._fail(name, methods.LENGTH + place)
+                self._fail(name, methods.LENGTH + place, given)
         if name == "predict1" and sizes[-1] != 1:
             self._fail(name, methods.MANY_OUTPUTS)
-
-    def _fail(self, name: str, code: int) -> None:
-        kind, text = methods.errors_of(name)[code]
-        raise kind(text)
 
     def _reduced(self, losses: np.ndarray) -> float:
         with np.errstate(over="ignore"):

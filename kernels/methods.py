@@ -27,9 +27,12 @@ class Header(NamedTuple):
     config : place of what the model was made from in a list of this process (`fastbp.jit`).
     is_checked : whether methods check that one thread at a time uses the model, and that numbers are finite.
     busy : 1 while a thread is in a method of a checked model.
+    failed : 1 as soon as another thread wanted to be in one; stays, as loops of threads may drop exceptions.
     n_in, n_out, n_layers : sizes of the network.
     rows : most samples of a block.
     takes_labels : whether targets may be class labels.
+    takes_signs, y_least, y_most, sum_tolerance : for which targets the loss is defined: whether for -1 and 1 only;
+        bounds; how far the sum of a row may be from 1.
     is_mean : whether losses are means over samples.
     raises : whether a loss that is not finite raises an exception in training.
     input_scale : factor of the inputs.
@@ -54,11 +57,16 @@ class Header(NamedTuple):
     config: int
     is_checked: bool
     busy: int
+    failed: int
     n_in: int
     n_out: int
     n_layers: int
     rows: int
     takes_labels: bool
+    takes_signs: bool
+    y_least: float
+    y_most: float
+    sum_tolerance: float
     is_mean: bool
     raises: bool
     input_scale: float
@@ -126,6 +134,7 @@ _OTHER_LETTERS = {COPY: "op", "apply_accumulated": "p"}  # the last is of the pa
 # What the C functions return.  The sum of LENGTH or NOT_FINITE and the place of the argument names one.
 DONE, LENGTH, NOT_FINITE = 0, 1, 11
 BAD_LABEL, NO_LABELS, MANY_OUTPUTS, SHARED, NO_OPTIMIZER, NO_SAMPLES, NONFINITE_LOSS = range(21, 28)
+BAD_TARGETS, NONFINITE_PARAMETERS, NONFINITE_ACCUMULATED = range(28, 31)
 RAISED = -1
 
 _EXPECTED = {
@@ -141,10 +150,13 @@ _ERRORS = {
     BAD_LABEL: (ValueError, "y holds a label that is no class: labels must be 0 to n_out - 1"),
     NO_LABELS: (TypeError, "y must be numbers of the model's dtype: only cross_entropy takes class labels"),
     MANY_OUTPUTS: (ValueError, "the network must have one output"),
-    SHARED: (RuntimeError, "two threads use the model at once: give each a clone"),
+    SHARED: (RuntimeError, "two threads used the model at once: give each a clone"),
     NO_OPTIMIZER: (RuntimeError, "the model was made without an optimizer: fastbp.jit.model(net, optimizer=...)"),
     NO_SAMPLES: (ValueError, "there must be one sample or more"),
     NONFINITE_LOSS: (FloatingPointError, "the loss is not finite: no update was made"),
+    BAD_TARGETS: (ValueError, "y holds targets for which the loss is not defined"),
+    NONFINITE_PARAMETERS: (ValueError, "the parameters hold a number that is not finite"),
+    NONFINITE_ACCUMULATED: (ValueError, "the accumulated gradient holds a number that is not finite"),
     RAISED: (IndexError, "an index is out of bounds"),  # which is noticed with NUMBA_BOUNDSCHECK
 }
 # What compiled callers hold, as a number; but for the methods, of which each is asked for by name.
@@ -185,12 +197,14 @@ def errors_of(name):
         errors[LENGTH + place] = ValueError, f"{argument.name} {_EXPECTED[argument.kind]}"
         errors[NOT_FINITE + place] = ValueError, f"{argument.name} holds a number that is not finite"
     kinds = {argument.kind for argument in arguments}
-    codes = {SHARED, RAISED}
-    codes |= {BAD_LABEL, NO_LABELS, NO_SAMPLES} if "y" in kinds else set()
+    codes = {SHARED, RAISED, NONFINITE_PARAMETERS}
+    codes |= {BAD_LABEL, NO_LABELS, NO_SAMPLES, BAD_TARGETS} if "y" in kinds else set()
     codes |= {NO_OPTIMIZER, NONFINITE_LOSS} if name in UPDATES else set()
     codes |= {MANY_OUTPUTS} if name == "predict1" else set()
+    codes |= {NONFINITE_ACCUMULATED} if name == "apply_accumulated" else set()
     errors.update((code, _ERRORS[code]) for code in sorted(codes))
-    return {code: (kind, f"{name}: {text}") for code, (kind, text) in errors.items()}
+    method = "clone" if name == COPY else name
+    return {code: (kind, f"{method}: {text}") for code, (kind, text) in errors.items()}
 
 
 LABEL, NUMBER, ABSENT = "an integer", "a number", "nothing"  # arguments that are no arrays

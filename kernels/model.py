@@ -60,13 +60,16 @@ from .layout import (
 from .methods import (
     AT,
     BAD_LABEL,
+    BAD_TARGETS,
     DONE,
     LENGTH,
     MANY_OUTPUTS,
     NO_LABELS,
     NO_OPTIMIZER,
     NO_SAMPLES,
+    NONFINITE_ACCUMULATED,
     NONFINITE_LOSS,
+    NONFINITE_PARAMETERS,
     NOT_FINITE,
     SHARED,
     Header,
@@ -112,7 +115,7 @@ BATCH_SIZE, RATE_SCALE = (TASK_AT + TrainArgs._fields.index(name) for name in ("
 WANTS, OUTPUT_SCALE, ADDS = (TASK_AT + EvalArgs._fields.index(name) for name in ("wants", "scale", "adds"))
 PROGRAM_SIZE, N_PER_CALL = len(Program._fields), len(PER_CALL)
 
-STEP_AT, BUSY_AT, N_ACCUMULATED_AT = AT["step"], AT["busy"], AT["n_accumulated"]
+STEP_AT, BUSY_AT, FAILED_AT, N_ACCUMULATED_AT = (AT[name] for name in ("step", "busy", "failed", "n_accumulated"))
 RESULT_AT, FACTORS_LR_AT = AT["result"], AT["factors_lr"]
 
 
@@ -148,11 +151,26 @@ def are_finite(p, n):
 
 
 @inline
-def enter(model, header):
-    """Begin a method; return an error where another thread is in one of a checked model."""
-    if header.is_checked and not compare_exchange(model, BUSY_AT, 0, 1):
+def enter(model, header, like):
+    """Begin a method; return an error where a checked model is shared, or has parameters that are not finite."""
+    return enter_checked(model, like) if header.is_checked else DONE
+
+
+@internal
+def enter_checked(model, like):
+    """Begin a method of a checked model; return the error."""
+    header = unpacked(model, Header, ())
+    if not compare_exchange(model, BUSY_AT, 0, 1):
+        poke(model, FAILED_AT, 1)
         return SHARED
-    return DONE
+    code = DONE
+    if peek(model, FAILED_AT) != 0:
+        code = SHARED
+    elif not are_finite(pointer_like(header.parameters, like), header.n_parameters):
+        code = NONFINITE_PARAMETERS
+    if code != DONE:
+        leave(model, header)
+    return code
 
 
 @inline
@@ -179,7 +197,23 @@ def check_finite(header, p, n, place):
 
 
 @internal
-def check_samples(header, x, rows, columns, y, y_kind, y_rows, y_columns):
+def are_targets(header, y, rows):
+    """Whether the loss is defined for targets."""
+    n = header.n_out
+    for r in range(rows):
+        total = 0.0
+        for j in range(n):
+            value = peek(y, r * n + j)
+            if value < header.y_least or value > header.y_most or (header.takes_signs and abs(value) != 1):
+                return False
+            total += value
+        if abs(total - 1) > header.sum_tolerance:
+            return False
+    return True
+
+
+@internal
+def check_samples(model, header, x, rows, columns, y, y_kind, y_rows, y_columns):
     """Return the error of samples and their targets."""
     if columns != header.n_in:
         return LENGTH
@@ -196,11 +230,21 @@ def check_samples(header, x, rows, columns, y, y_kind, y_rows, y_columns):
                 return BAD_LABEL
     elif y_rows != rows or y_columns != header.n_out:
         return LENGTH + 1
-    if header.is_checked:
-        if not are_finite(x, rows * columns):
-            return NOT_FINITE
-        if y_kind != Y_LABELS and not are_finite(pointer_like(y, x), rows * y_columns):
+    return check_values(model, x, rows, y, y_kind) if header.is_checked else DONE
+
+
+@internal
+def check_values(model, x, rows, y, y_kind):
+    """Return the error of samples and targets of a checked model."""
+    header = unpacked(model, Header, ())
+    if not are_finite(x, rows * header.n_in):
+        return NOT_FINITE
+    if y_kind != Y_LABELS:
+        targets = pointer_like(y, x)
+        if not are_finite(targets, rows * header.n_out):
             return NOT_FINITE + 1
+        if not are_targets(header, targets, rows):
+            return BAD_TARGETS
     return DONE
 
 
@@ -305,7 +349,7 @@ def predict(model, x, rows, columns, out, out_rows, out_columns):
     if code == DONE:
         code = check_finite(header, x, rows * columns, 0)
     if code == DONE:
-        code = enter(model, header)
+        code = enter(model, header, x)
     if code != DONE:
         return code
     if rows == 1:
@@ -338,7 +382,7 @@ def predict1(model, x, rows, columns):
         return MANY_OUTPUTS
     code = check_finite(header, x, columns, 0)
     if code == DONE:
-        code = enter(model, header)
+        code = enter(model, header, x)
     if code != DONE:
         return code
     control = flush_subnormals()
@@ -397,8 +441,8 @@ def output_scale(header, rows):
 @inline
 def begin(model, header, x, rows, columns, y, y_kind, y_rows, y_columns):
     """Check samples and targets, and begin a method; return the error."""
-    code = check_samples(header, x, rows, columns, y, y_kind, y_rows, y_columns)
-    return enter(model, header) if code == DONE else code
+    code = check_samples(model, header, x, rows, columns, y, y_kind, y_rows, y_columns)
+    return enter(model, header, x) if code == DONE else code
 
 
 @native("opiiiiii")
@@ -418,9 +462,11 @@ def loss(model, x, rows, columns, y, y_kind, y_rows, y_columns):
 def gradient(model, x, rows, columns, y, y_kind, y_rows, y_columns, g, n):
     """Compute the loss of samples, and write its gradient."""
     header = unpacked(model, Header, ())
-    if n != header.n_parameters:
-        return LENGTH + 2
-    code = begin(model, header, x, rows, columns, y, y_kind, y_rows, y_columns)
+    code = check_samples(model, header, x, rows, columns, y, y_kind, y_rows, y_columns)
+    if code == DONE:
+        code = check_shape(1, n, 1, header.n_parameters, 2)
+    if code == DONE:
+        code = enter(model, header, x)
     if code != DONE:
         return code
     wants, scale = WANT_LOSS | WANT_GRADIENT, output_scale(header, rows)
@@ -443,9 +489,11 @@ def scale_inputs(header, dx, n):
 def input_gradient(model, x, rows, columns, y, y_kind, y_rows, y_columns, dx, dx_rows, dx_columns):
     """Write the gradient of the loss with respect to the samples."""
     header = unpacked(model, Header, ())
-    if dx_rows != rows or dx_columns != columns:
-        return LENGTH + 2
-    code = begin(model, header, x, rows, columns, y, y_kind, y_rows, y_columns)
+    code = check_samples(model, header, x, rows, columns, y, y_kind, y_rows, y_columns)
+    if code == DONE:
+        code = check_shape(dx_rows, dx_columns, rows, columns, 2)
+    if code == DONE:
+        code = enter(model, header, x)
     if code != DONE:
         return code
     scale = output_scale(header, rows)
@@ -471,7 +519,7 @@ def backpropagate(model, x, rows, columns, dout, dout_rows, dout_columns, dx, dx
     if code == DONE:
         code = check_finite(header, dout, rows * dout_columns, 1)
     if code == DONE:
-        code = enter(model, header)
+        code = enter(model, header, x)
     if code != DONE:
         return code
     evaluate(header, wants, address(x), rows, address(dout), Y_GRADIENT, 1.0, header.accumulated, address(dx), True)
@@ -491,7 +539,7 @@ def jacobian(model, x, rows, columns, out, out_rows, out_columns):
     if code == DONE:
         code = check_finite(header, x, columns, 0)
     if code == DONE:
-        code = enter(model, header)
+        code = enter(model, header, x)
     if code != DONE:
         return code
     control = flush_subnormals()
@@ -692,7 +740,7 @@ def apply_gradient(model, g, n):
         return LENGTH
     code = check_finite(header, g, n, 0)
     if code == DONE:
-        code = enter(model, header)
+        code = enter(model, header, g)
     if code != DONE:
         return code
     copy_scaled(g, as_float(1, g), pointer_like(header.gradient, g), n)
@@ -725,13 +773,15 @@ def apply_accumulated(model, parameters):
     header = unpacked(model, Header, ())
     if header.n_programs == 0:
         return NO_OPTIMIZER
-    code = enter(model, header)
+    accumulated = pointer_like(header.accumulated, parameters)
+    if header.is_checked and not are_finite(accumulated, header.n_parameters):
+        return NONFINITE_ACCUMULATED
+    code = enter(model, header, parameters)
     if code != DONE:
         return code
     factor = 1.0
     if header.is_mean and header.n_accumulated > 0:
         factor = 1.0 / header.n_accumulated
-    accumulated = pointer_like(header.accumulated, parameters)
     n, gradient = header.n_parameters, pointer_like(header.gradient, parameters)
     copy_scaled(accumulated, as_float(factor, parameters), gradient, n)
     for i in range(n):
@@ -746,7 +796,7 @@ def apply_accumulated(model, parameters):
 def copy(source, target, parameters):
     """Copy a model, `parameters` being those of the source, to memory of the same size, with parameters of its own."""
     header = unpacked(source, Header, ())
-    code = enter(source, header)
+    code = enter(source, header, parameters)
     if code != DONE:
         return code
     copy_scaled(source, 1, target, header.n_copied // 8)
@@ -765,6 +815,7 @@ def copy(source, target, parameters):
         place = offset(place, 1)
     copy_scaled(parameters, as_float(1, parameters), pointer_like(own, parameters), header.n_parameters)
     poke(target, BUSY_AT, 0)
+    poke(target, FAILED_AT, 0)
     poke(floats(target), FACTORS_LR_AT, np.nan)
     leave(source, header)
     return DONE

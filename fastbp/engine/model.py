@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import checks
 from ..kernels.layout import (
     A_AT,
     AFTER_GRADIENT,
@@ -33,8 +34,7 @@ from ..kernels.layout import (
 from ..kernels.library import native_function
 from ..kernels.methods import ALIGNMENT, AT, PACKED_HEADER, Header, Program
 from ..kernels.plan import trainer_for
-from ..kernels.tables import TAKE_LABELS
-from ..losses import name_of, smoothing_classes
+from ..losses import row_of, smoothing_classes
 from ..optimizers import N_RUNNING_PRODUCTS
 from ..update import aligned_zeros
 from . import limits
@@ -120,11 +120,12 @@ def make_memory(backend, parameters, update, lr, state, *, raises, is_checked, c
         config=config,
         is_checked=is_checked,
         busy=0,
+        failed=0,
         n_in=backend.sizes[0],
         n_out=backend.sizes[-1],
         n_layers=len(plan.layers),
         rows=plan.rows,
-        takes_labels=name_of(backend.loss) in TAKE_LABELS,
+        **_target_fields(backend),
         is_mean=backend._is_mean,
         raises=raises,
         input_scale=backend.scale,
@@ -143,6 +144,20 @@ def make_memory(backend, parameters, update, lr, state, *, raises, is_checked, c
     writer.header(header)
     writer.relocations()
     return memory
+
+
+def _target_fields(backend):
+    """Return the fields of the header that say which targets the loss takes, as `checks.targets` has it."""
+    row = row_of(backend.loss)
+    least, most = (-1.0, 1.0) if row.takes_signs else checks.target_bounds(backend.loss, backend.dtype)
+    tolerance = checks.SUM_TOLERANCE if row.takes_labels else np.inf
+    return {
+        "takes_labels": row.takes_labels,
+        "takes_signs": row.takes_signs,
+        "y_least": least,
+        "y_most": most,
+        "sum_tolerance": tolerance,
+    }
 
 
 def _load(backend, update, state):

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.errors import TypingError
-from numba.core.imputils import impl_ret_borrowed, impl_ret_new_ref
+from numba.core.imputils import impl_ret_borrowed, impl_ret_new_ref, lower_constant
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, signature
 from numba.extending import (
     NativeValue,
@@ -45,6 +47,7 @@ from ..kernels.methods import (
     METHODS,
     NUMBER,
     RETURNS_LOSS,
+    SHARED,
     arguments_of,
     check,
     errors_of,
@@ -97,14 +100,24 @@ class _ModelModel(models.StructModel):
 
 @unbox(ModelType)
 def _unbox(typ, obj, c):
-    model, is_error = cgutils.create_struct_proxy(typ)(c.context, c.builder), []
-    for name, kind in _members(typ):
-        array = c.pyapi.object_getattr_string(obj, name)
-        native = c.unbox(kind, array)
-        c.pyapi.decref(array)
-        setattr(model, name, native.value)
-        is_error.append(native.is_error)
-    return NativeValue(model._getvalue(), is_error=c.builder.or_(*is_error))
+    model = cgutils.create_struct_proxy(typ)(c.context, c.builder)
+    has_failed = cgutils.alloca_once_value(c.builder, cgutils.false_bit)
+    with ExitStack() as stack:
+        for name, kind in _members(typ):
+            attribute = "_writable_parameters" if name == "parameters" else name  # which raises if they are read-only
+            array = c.pyapi.object_getattr_string(obj, attribute)
+            with cgutils.early_exit_if_null(c.builder, stack, array):
+                c.builder.store(cgutils.true_bit, has_failed)
+            setattr(model, name, c.unbox(kind, array).value)
+            c.pyapi.decref(array)
+    return NativeValue(model._getvalue(), is_error=c.builder.load(has_failed))
+
+
+@lower_constant(ModelType)
+def _constant(context, builder, typ, value):
+    raise TypingError(
+        "a model must be an argument of a compiled function, not a global or a variable of an enclosing one"
+    )
 
 
 @box(ModelType)
@@ -162,7 +175,22 @@ def _get_attribute(context, builder, typ, value, name):
 def _set_lr(context, builder, sig, args):
     model = cgutils.create_struct_proxy(sig.args[0])(context, builder, value=args[0])
     value = context.cast(builder, args[1], sig.args[1], types.float64)
+    zero, infinity = (ir.Constant(ir.DoubleType(), each) for each in (0.0, math.inf))
+    is_number = builder.and_(builder.fcmp_ordered(">=", value, zero), builder.fcmp_ordered("<", value, infinity))
+    with builder.if_then(builder.not_(is_number), likely=False):
+        text = "lr must be a finite number, at least 0"
+        context.call_conv.return_user_exc(builder, ValueError, (text,))
     builder.store(value, _field(builder, _memory_of(context, builder, model), "lr", ir.DoubleType()))
+
+
+def _refuse(name):
+    @lower_setattr(ModelType, name)
+    def refuse(context, builder, sig, args):
+        raise TypingError(f"{name} of a model cannot be replaced: write into it, m.{name}[:] = values")
+
+
+_refuse("parameters")
+_refuse("accumulated")
 
 
 def _part_of(context, builder, typ, meminfo, memory, field):
@@ -288,20 +316,47 @@ def _emit_argument(context, builder, typ, argument, kind, value):
     return [ir.Constant(item.as_pointer(), None), i64(0), i64(0)]
 
 
-def _emit_call(context, builder, typ, name, values):
-    """Emit the call of a C function."""
+def _emit_call(context, builder, typ, name, values, release=lambda: None):
+    """Emit the call of a C function; where it fails, `release` emits what is to be done before the exception."""
     symbol = symbol_of(f"model.{name}", as_dtype(typ.dtype))
     address = emit_address(context, builder, symbol)
     with builder.if_then(cgutils.is_null(builder, address), likely=False):
         text = f"{name}: compiled by another version of fastbp, of which this one has no {symbol}; compile it again"
+        release()
         context.call_conv.return_user_exc(builder, RuntimeError, (text,))
     function = ir.FunctionType(i64, [value.type for value in values])
     code = builder.call(builder.bitcast(address, function.as_pointer()), values)
     with builder.if_then(builder.icmp_signed("!=", code, i64(DONE)), likely=False):
+        release()
         for error, (kind, text) in errors_of(name).items():
             with builder.if_then(builder.icmp_signed("==", code, i64(error)), likely=False):
+                if error == SHARED:
+                    _emit_message(context, builder, text)
                 context.call_conv.return_user_exc(builder, kind, (text,))
         context.call_conv.return_user_exc(builder, RuntimeError, (f"{name}: error of another version of fastbp",))
+
+
+def _emit_message(context, builder, text):
+    """Emit that a text is written to stderr: in numba.prange, where threads share models, exceptions are dropped."""
+    python, byte_pointer = context.get_python_api(builder), byte.as_pointer()
+    lock = python.gil_ensure()
+    kind = ir.FunctionType(ir.VoidType(), [byte_pointer], var_arg=True)
+    write = cgutils.get_or_insert_function(builder.module, kind, "PySys_WriteStderr")
+    builder.call(write, [context.insert_const_string(builder.module, each) for each in ("%s\n", text)])
+    python.gil_release(lock)
+
+
+def _release(module):
+    """Return a function of the module that gives back memory; with a plain decref Numba would keep the arguments."""
+    name, kind = "fastbp.release", ir.FunctionType(ir.VoidType(), [byte.as_pointer()])
+    if name not in module.globals:
+        function = ir.Function(module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        builder = ir.IRBuilder(function.append_basic_block())
+        builder.call(cgutils.get_or_insert_function(module, kind, "NRT_decref"), function.args)
+        builder.ret_void()
+    return module.globals[name]
 
 
 def _emit_clone(context, builder, sig, args):
@@ -315,10 +370,11 @@ def _emit_clone(context, builder, sig, args):
         context.call_conv.return_user_exc(builder, MemoryError, ("clone: no memory for a copy of the model",))
     copied = builder.bitcast(context.nrt.meminfo_data(builder, meminfo), i64.as_pointer())
     parameters = make_array(typ.parameters)(context, builder, source.parameters).data
-    _emit_call(context, builder, typ, COPY, [memory, copied, parameters])
     array = make_array(MEMORY)(context, builder)
     n_words = builder.udiv(n_bytes, i64(8))
     populate_array(array, data=copied, shape=[n_words], strides=[i64(8)], itemsize=i64(8), meminfo=meminfo)
+    release = functools.partial(builder.call, _release(builder.module), [meminfo])
+    _emit_call(context, builder, typ, COPY, [memory, copied, parameters], release)
     result = cgutils.create_struct_proxy(typ)(context, builder)
     result.memory = array._getvalue()
     result.parameters = _part_of(context, builder, typ, meminfo, copied, "parameters_at")
