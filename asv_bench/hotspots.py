@@ -10,6 +10,7 @@ samples, computes inline activations and waits at barriers.
 import argparse
 import collections
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -39,6 +40,18 @@ def functions_of(code):
                     yield code[start : code.index(0, start)].decode(), value, length
 
 
+def plain_name(name):
+    """Return the function in a symbol of Numba, such as _ZN6fastbp7kernels5dense10pack_sliceB3v11..., or the symbol."""
+    if not name.startswith("_ZN"):
+        return name
+    at, part = 3, name
+    while (digits := re.match(r"\d+", name[at:])) is not None:
+        start = at + digits.end()
+        at = start + int(digits[0])
+        part = name[start:at]
+    return part
+
+
 def write_perf_map(training):
     """Give `perf` the names and addresses of the functions that a training loads."""
     load, lines = library.load_code, []
@@ -48,7 +61,7 @@ def write_perf_map(training):
         functions = list(functions_of(code))
         start = address - next(value for name, value, _ in functions if name == symbol)
         for name, value, size in functions:
-            within = "" if name == symbol else f":{name.split('::')[0]}"
+            within = "" if name == symbol else f":{plain_name(name)}"
             lines.append(f"{start + value:x} {size:x} {symbol}{within}\n")
         return address
 
