@@ -106,7 +106,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
     # ------------------------------------------------------------------------------------------ training
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, validation_data=None):
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> BaseMLP:
         """Train on samples X and targets y.
 
         Parameters
@@ -494,7 +494,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         X = self._checked_samples(X, reset=False)
         return outputs(self._current_network(), X if isinstance(X, np.ndarray) else X.tocsr())
 
-    def activations_of(self, X):
+    def activations_of(self, X: Any) -> list[np.ndarray]:
         """Return the activations of every layer.
 
         Parameters
@@ -510,7 +510,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         X = self._checked_samples(X, reset=False)
         return self._current_network().activations_of(X if isinstance(X, np.ndarray) else X.toarray())
 
-    def input_gradient(self, X, y):
+    def input_gradient(self, X: Any, y: Any) -> np.ndarray:
         """Return the gradient of the loss of each sample with respect to its inputs.
 
         Parameters
