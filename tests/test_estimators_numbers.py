@@ -164,6 +164,21 @@ def test_what_is_predicted(data):
     np.testing.assert_allclose(theirs.score(X, y), ours.score(X, y))
 
 
+@pytest.mark.parametrize("n_classes", [1, 2, 3])
+@pytest.mark.parametrize("names", [["a", "bc", "d"], [False, True, None], [-1.0, 0.0, 7.0], [5, 7, 2**40]], ids=str)
+def test_every_kind_of_class(names, n_classes):
+    if None in names[:n_classes]:
+        pytest.skip("there are two truth values")
+    X, labels = DATA["iris"]
+    y = np.array(names[:n_classes], dtype=object if isinstance(names[0], str) else None)[labels % n_classes]
+    pair = [module.MLPClassifier(random_state=0, max_iter=3).fit(X, y) for module in (neural_network, estimators)]
+    assert_same(*pair)
+    expected, found = (estimator.predict(X) for estimator in pair)
+    np.testing.assert_array_equal(expected, found)
+    assert expected.dtype == found.dtype and list(pair[0].classes_) == list(pair[1].classes_)
+    np.testing.assert_allclose(*(estimator.predict_proba(X) for estimator in pair), 1e-9, 1e-12)
+
+
 @pytest.mark.parametrize("name, load", [("breast cancer", "load_breast_cancer"), ("digits", "load_digits")])
 def test_scores_of_a_whole_fit(name, load):
     from sklearn.preprocessing import StandardScaler

@@ -411,7 +411,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             f"training diverged in iteration {self.n_iter_}: the best weights so far are kept; a smaller "
             "learning_rate_init may help",
             ConvergenceWarning,
-            stacklevel=7,
+            stacklevel=8,
         )
 
     # ------------------------------------------------------------------------------------------ input

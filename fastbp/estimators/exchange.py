@@ -109,5 +109,4 @@ def to_sklearn(estimator: Any, cls: type) -> Any:
     result = cls(**parameters)
     vars(result).update({name: _copied(value) for name, value in vars(estimator).items() if name in RECORD})
     result.coefs_, result.intercepts_ = [W.copy() for W in net.weights], [b.copy() for b in net.biases]
-    result._random_state = None
     return result

@@ -50,8 +50,9 @@ _PARAMETERS = """hidden_layer_sizes : array-like of int, default=(100,)
         the gradient at which it ends.
     verbose : bool or int, default=False
     warm_start : bool or "exact", default=False
-        Begin with the weights of the last call of `fit`.  "exact": go on where it ended, with the state of optimizer,
-        learning rate and random numbers, so that several calls make the steps of one with more epochs.
+        Begin with the weights of the last call of `fit`.  "exact", of sgd and adam: go on where it ended, with the
+        state of optimizer, learning rate and random numbers, so that several calls make the steps of one with more
+        epochs.
     momentum : float, default=0.9
     nesterovs_momentum : bool, default=True
     early_stopping : bool, default=False
