@@ -145,8 +145,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             self._random_state = check_random_state(self.random_state)
         if is_new:
             self._initialize([X.shape[1], *hidden, self._n_outputs(data)], dtype)
-        elif self._n_outputs(data) != self.network_.sizes[-1]:
-            raise ValueError(f"y has {self._n_outputs(data)} outputs, but {self.network_.sizes[-1]} were fitted before")
+        self._check_sizes(data)
         validation = self._given_validation(validation_data, dtype)
         net = self.network_
         scale = functions.loss_scale(net._config.loss, net.sizes[-1])
@@ -300,7 +299,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if last is not None and self.early_stopping:
             self.network_.parameters[:] = last
         order = self.__dict__.get("_order")
-        return order.copy() if order is not None and len(order) == len(rows) else rows
+        is_of_rows = order is not None and np.array_equal(np.sort(order), np.sort(rows))  # not of other data
+        return order.copy() if is_of_rows else rows
 
     def _run_epochs(self, epochs, objective, validation, is_partial):
         """Train epoch by epoch until the loss, the score or a callback ends it."""
@@ -441,6 +441,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         X = np.ascontiguousarray(X, dtype) if isinstance(X, np.ndarray) else X.tocsr().astype(dtype, copy=False)
         return Data(X, self._targets(y, dtype), weights)
 
+    def _check_sizes(self, data, argument=""):
+        """Refuse data that the network does not fit, which kernels take unchecked."""
+        n_in, *_, n_out = self.network_.sizes
+        if data.X.shape[1] != n_in:
+            raise ValueError(f"{argument}X has {data.X.shape[1]} features, but coefs_[0] takes {n_in}")
+        if self._n_outputs(data) != n_out:
+            raise ValueError(f"{argument}y has {self._n_outputs(data)} outputs, but {n_out} were fitted before")
+
     def _given_validation(self, validation_data, dtype):
         """Return the validation data that the user gives, checked, or None."""
         if validation_data is None:
@@ -448,7 +456,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if not isinstance(validation_data, list | tuple) or len(validation_data) != 2:
             raise ValueError(f"validation_data must be a pair (X, y), got {validation_data!r}")
         X, y = self._validate_validation(*validation_data)
-        return Validation(self._data(X, y, None, dtype), bool(self.early_stopping) and self.solver != "lbfgs")
+        data = self._data(X, y, None, dtype)
+        self._check_sizes(data, "validation_data: ")
+        return Validation(data, bool(self.early_stopping) and self.solver != "lbfgs")
 
     def _split_rows(self, data, goes_on):
         """Set samples aside; return the rows to train on, and the others."""

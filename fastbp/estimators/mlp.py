@@ -274,6 +274,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         kind = self._label_binarizer.y_type_
         if kind == "multilabel-indicator" or len(self.classes_) < 2:
             return np.ascontiguousarray(self._label_binarizer.transform(y), dtype)
+        if y.ndim == 2:
+            raise ValueError("The object was not fitted with multilabel input.")
         labels = np.searchsorted(self.classes_, y)
         return labels.astype(np.int64) if kind == "multiclass" else labels.astype(dtype)[:, None]
 
