@@ -5,7 +5,7 @@ import pytest
 
 sklearn = pytest.importorskip("sklearn")
 
-from sklearn import datasets  # noqa: E402
+from sklearn import datasets, neural_network  # noqa: E402
 
 from fastbp.estimators import MLPClassifier, MLPRegressor  # noqa: E402
 
@@ -79,3 +79,100 @@ def test_rows_of_labels_are_not_classes(call, y, wrong):
         else:
             estimator.input_gradient(X, wrong)
     assert (estimator.network_.parameters == before).all()
+
+
+# ------------------------------------------------------------------ weights
+
+
+def test_class_weight_names_classes_that_a_batch_lacks():
+    for names, others in (([0, 1], [0, 1]), (["no", "yes"], np.array(["no", "yes"]))):
+        batch = y_binary == 0
+        settings = {"class_weight": {names[1]: 5.0, names[0]: 2.0}}
+        one = small(**settings).partial_fit(X_binary[batch], np.take(others, y_binary[batch]), classes=names)
+        weights = np.full(batch.sum(), 2.0)
+        two = small().partial_fit(X_binary[batch], np.take(others, y_binary[batch]), weights, classes=names)
+        np.testing.assert_array_equal(one.coefs_[0], two.coefs_[0])
+        with pytest.raises(ValueError, match="class_weight names the classes"):
+            small(class_weight={"of others": 1.0}).partial_fit(X_binary, np.take(others, y_binary), classes=names)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("y", [y_binary, LABELS[:100]], ids=["classes", "labels"])
+def test_class_weight_is_a_weight(factor, y):
+    class_weight = dict.fromkeys((0, 1), factor) if y.ndim == 1 else [dict.fromkeys((0, 1), factor)] * 3
+    with pytest.raises(ValueError, match="class_weight must be finite, at least 0, and leave samples"):
+        small(class_weight=class_weight).fit(X_binary, y)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_negative_weights_weigh_limited_losses(solver):
+    """The loss of a sample that is wrong with certainty is limited before it is weighted."""
+    weights = np.where(np.arange(100) < 3, -1.0, 1.0)
+    settings = {"max_iter": 1, "learning_rate_init": 1e-9, "solver": solver, "max_fun": 1}
+    rows = X_binary * 3000
+    ours, theirs = (
+        small(kind, **settings).fit(rows, y_binary, sample_weight=weights)
+        for kind in (MLPClassifier, neural_network.MLPClassifier)
+    )
+    np.testing.assert_allclose(ours.loss_, theirs.loss_, 1e-8)
+
+
+def test_one_class_scores_1():
+    names = ["only"] * 100
+    kinds = (MLPClassifier, neural_network.MLPClassifier)
+    ours, theirs = (small(kind, early_stopping=True).fit(X_binary, names) for kind in kinds)
+    assert ours.validation_scores_ == theirs.validation_scores_ == [1.0] * ours.n_iter_
+
+
+# ------------------------------------------------------------------ the way in and out
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_exchanged_estimators_go_on_with_early_stopping(kind, solver):
+    settings = {"early_stopping": True, "warm_start": True, "solver": solver, "learning_rate_init": 0.05}
+    theirs = small(getattr(neural_network, kind.__name__), **settings).fit(X, y)
+    theirs.best_validation_score_ = 2.0  # no epoch is better: the best weights are those of before
+    theirs._best_coefs = best = [W + 1 for W in theirs.coefs_]
+    ours = kind.from_sklearn(theirs)
+    for estimator in (ours, ours.to_sklearn()):
+        estimator.fit(X, y)
+        np.testing.assert_array_equal(estimator.coefs_[0], best[0])
+
+
+@pytest.mark.parametrize(
+    "settings, y",
+    [
+        ({"kind": MLPRegressor}, np.column_stack([X[:, 0], X[:, 1], X[:, 2]])),
+        ({"kind": MLPRegressor, "loss": "huber"}, np.column_stack([X[:, 0], X[:, 1]])),
+        ({"kind": MLPRegressor, "loss": "poisson"}, np.column_stack([X[:, 0], X[:, 1]])),
+        ({}, y),
+        ({}, LABELS),
+    ],
+    ids=["squared error", "huber", "poisson", "classes", "labels"],
+)
+def test_gradients_of_inputs_are_those_of_the_loss(settings, y):
+    estimator = small(activation="tanh", alpha=0, **settings).fit(X, y)
+
+    def loss(rows):
+        """The loss as it is recorded, of one sample, before a step."""
+        other = small(activation="tanh", alpha=0, **{**settings, "max_iter": 1, "batch_size": 1})
+        other.set_params(coefs_init=estimator.coefs_, intercepts_init=estimator.intercepts_)
+        if isinstance(other, MLPRegressor):
+            return other.fit(rows, y[7:8]).loss_
+        return other.partial_fit(rows, y[7:8], classes=estimator.classes_).loss_
+
+    gradient, step = estimator.input_gradient(X[7:10], y[7:10])[0], 1e-5
+    for i in range(4):
+        rows = [X[7:8] + sign * step * np.eye(4)[i] for sign in (1, -1)]
+        slope = (loss(rows[0]) - loss(rows[1])) / (2 * step)
+        np.testing.assert_allclose(gradient[i], slope, 1e-5, 1e-8)
+
+
+def test_weights_that_the_user_sets_are_gone_on_with():
+    settings = {"warm_start": "exact", "early_stopping": True, "learning_rate_init": 1e-9, "max_iter": 1}
+    estimator = small(**settings).fit(X, y)
+    estimator.coefs_[0][:] = 0.25
+    estimator.best_validation_score_ = -np.inf
+    estimator.fit(X, y)
+    np.testing.assert_allclose(estimator.coefs_[0], 0.25, 1e-5)

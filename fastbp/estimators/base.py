@@ -294,10 +294,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             self.network_.parameters[:] = self._best_parameters
 
     def _resumed_order(self, rows):
-        """Go on with the order and the weights that the last call of `fit` ended with."""
-        last = self.__dict__.get("_last_parameters")
-        if last is not None and self.early_stopping:
-            self.network_.parameters[:] = last
+        """Go on with the order and the weights that the last call of `fit` ended with, but for weights set since."""
+        last, parameters = self.__dict__.get("_last_parameters"), self.network_.parameters
+        if last is not None and self.early_stopping and np.array_equal(parameters, self._best_parameters):
+            parameters[:] = last
         order = self.__dict__.get("_order")
         is_of_rows = order is not None and np.array_equal(np.sort(order), np.sort(rows))  # not of other data
         return order.copy() if is_of_rows else rows
@@ -431,8 +431,23 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             return sample_weight
         if is_partial and class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all samples at once: for partial_fit give a dict")
-        of_classes = compute_sample_weight(class_weight, y)
-        return of_classes if sample_weight is None else sample_weight * of_classes
+        if isinstance(class_weight, dict) and y.ndim == 1:
+            of_classes = self._factors(class_weight)[np.searchsorted(self.classes_, y)]
+        else:
+            of_classes = compute_sample_weight(class_weight, y)
+        weights = of_classes if sample_weight is None else sample_weight * of_classes
+        if not (np.isfinite(of_classes).all() and of_classes.min() >= 0 and (is_partial or weights.any())):
+            raise ValueError(
+                f"class_weight must be finite, at least 0, and leave samples with a weight, got {class_weight!r}"
+            )
+        return weights
+
+    def _factors(self, class_weight):
+        """Return the factor of every class, 1 where the dict has none; a batch need not have all of them."""
+        unknown = class_weight.keys() - set(self.classes_.tolist())
+        if unknown:
+            raise ValueError(f"class_weight names the classes {list(unknown)}, but there are only {self.classes_}")
+        return np.array([class_weight.get(name, 1.0) for name in self.classes_.tolist()], np.float64)
 
     def _data(self, X, y, weights, dtype):
         """Return validated samples, targets and weights in the form that kernels take."""
@@ -531,13 +546,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         ndarray (n_samples, n_features)
-            Without the penalty, sample weights and the 1/n of a mean.
+            Of the loss as `loss_curve_` has it, without the penalty, sample weights and the 1/n of a mean.
         """
         check_is_fitted(self)
         net = self._current_network()
         X, Y = self._validate_validation(X, y)
         X = np.ascontiguousarray(X if isinstance(X, np.ndarray) else X.toarray())
-        return net.input_gradient(X, self._targets(Y, net.dtype)) * len(X)
+        scale = functions.loss_scale(net._config.loss, net.sizes[-1])
+        return net.input_gradient(X, self._targets(Y, net.dtype)) * (len(X) * scale)
 
     # ------------------------------------------------------------------------------------------ callbacks
 

@@ -95,7 +95,8 @@ class Objective(NamedTuple):
         for part in data.parts():
             losses, of_part = net._backend.gradient(net.parameters, part.X, part.Y, part.weights)
             if self.limit < np.inf:
-                losses = np.minimum(losses, self.limit if part.weights is None else self.limit * part.weights)
+                limits = self.limit if part.weights is None else self.limit * part.weights
+                losses = np.where(limits < 0, np.maximum(losses, limits), np.minimum(losses, limits))
             total += float(losses.sum())
             gradient += of_part.astype(np.float64) * len(part.Y)
         squares = 0.0

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from ..reference.layout import layer_views
+
 RECORD = (  # fitted attributes that both have, with the same meaning
     "classes_",
     "n_features_in_",
@@ -50,7 +52,12 @@ def from_sklearn(cls: type, fitted: Any) -> Any:
     vars(estimator).update({name: _copied(value) for name, value in vars(fitted).items() if name in RECORD})
     estimator.coefs_ = [np.array(W) for W in fitted.coefs_]
     estimator.intercepts_ = [np.array(b) for b in fitted.intercepts_]
-    estimator._current_network()
+    net = estimator._current_network()
+    best = [getattr(fitted, name, None) for name in ("_best_coefs", "_best_intercepts")]
+    if None not in best:
+        for views, arrays in zip(layer_views(estimator._best_parameters, net.sizes), best, strict=True):
+            for view, array in zip(views, arrays, strict=True):
+                view[...] = array
     optimizer = getattr(fitted, "_optimizer", None)
     if optimizer is not None:
         estimator._begin_optimizer()
@@ -109,4 +116,6 @@ def to_sklearn(estimator: Any, cls: type) -> Any:
     result = cls(**parameters)
     vars(result).update({name: _copied(value) for name, value in vars(estimator).items() if name in RECORD})
     result.coefs_, result.intercepts_ = [W.copy() for W in net.weights], [b.copy() for b in net.biases]
+    best = layer_views(vars(estimator).get("_best_parameters", net.parameters), net.sizes)
+    result._best_coefs, result._best_intercepts = ([array.copy() for array in arrays] for arrays in best)
     return result

@@ -287,7 +287,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return ("softmax", "cross_entropy") if is_multiclass else ("logistic", "binary_cross_entropy")
 
     def _score_outputs(self, A, data):
-        return accuracy(A, data)
+        return accuracy(A, data) if len(self.classes_) > 1 else 1.0  # `predict` knows only the one class
 
     def _strata(self, Y):
         return Y > 0.5 if Y.ndim == 2 and Y.shape[1] == 1 else None
