@@ -7,6 +7,7 @@ sklearn = pytest.importorskip("sklearn")
 
 from sklearn import datasets, neural_network  # noqa: E402
 
+import fastbp  # noqa: E402
 from fastbp.estimators import MLPClassifier, MLPRegressor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -176,3 +177,86 @@ def test_weights_that_the_user_sets_are_gone_on_with():
     estimator.best_validation_score_ = -np.inf
     estimator.fit(X, y)
     np.testing.assert_allclose(estimator.coefs_[0], 0.25, 1e-5)
+
+
+# ------------------------------------------------------------------ parameters set between calls
+
+
+@pytest.mark.parametrize("call", ["partial_fit", "fit", "predict"])
+@pytest.mark.parametrize("start, then", [("relu", "tanh"), ("relu", ["mish"])], ids=str)
+def test_another_activation(call, start, then):
+    estimator = small(activation=start, warm_start=True).fit(X, y).set_params(activation=then)
+    W, b = [list(map(np.copy, arrays)) for arrays in (estimator.coefs_, estimator.intercepts_)]
+    expected = small(activation=then, coefs_init=W, intercepts_init=b, learning_rate_init=1e-300).fit(X, y)
+    if call == "fit":
+        estimator.set_params(learning_rate_init=1e-300).fit(X, y)
+    elif call == "partial_fit":
+        estimator.partial_fit(X, y)
+        assert estimator.trainer_.net is estimator.network_ and estimator.trainer_.state.step == 25
+    else:
+        np.testing.assert_array_equal(estimator.predict_proba(X), expected.predict_proba(X))
+    assert estimator.network_.activations == expected.network_.activations
+    assert (estimator.coefs_[0] == W[0]).all() == (call != "partial_fit")
+
+
+def test_another_activation_is_that_of_scikit_learn():
+    kinds = (MLPRegressor, neural_network.MLPRegressor)
+    ours, theirs = (small(kind).fit(X, y).set_params(activation="tanh").partial_fit(X, y) for kind in kinds)
+    np.testing.assert_allclose(ours.coefs_[0], theirs.coefs_[0], 1e-10)
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), 1e-10)
+
+
+@pytest.mark.parametrize("warm_start", [True, "exact"])
+def test_another_loss_and_dtype(warm_start):
+    estimator = small(MLPRegressor, warm_start=warm_start, early_stopping=True).fit(X, y)
+    last = estimator.predict(X)
+    estimator.set_params(loss="poisson", dtype="float32")
+    np.testing.assert_allclose(estimator.predict(X), np.exp(last), 1e-5)
+    assert estimator.network_.dtype == np.float64  # no digit is lost before it is trained
+    estimator.fit(X, y)
+    assert estimator.network_.dtype == estimator.coefs_[0].dtype == estimator.predict(X).dtype == np.float32
+    assert estimator.network_.loss_name == "poisson" and estimator.out_activation_ == "exp"
+    assert len(estimator.loss_curve_) == 8
+
+
+def test_other_hidden_layers_need_a_new_fit():
+    estimator = small().fit(X, y).set_params(hidden_layer_sizes=(8, 2))
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes is \[8, 2\], but \[7\] were fitted before"):
+        estimator.partial_fit(X, y)
+    assert estimator.fit(X, y).network_.sizes == (4, 8, 2, 3)
+
+
+@pytest.mark.parametrize("warm_start", [False, "exact"])
+def test_dropout_and_threads_may_be_set_between_calls(warm_start):
+    other, estimator = (small(warm_start=warm_start).fit(X, y) for _ in range(2))
+    call = "fit" if warm_start else "partial_fit"
+    getattr(estimator.set_params(dropout=0.5, threads=2), call)(X, y)
+    getattr(other, call)(X, y)
+    assert (
+        estimator.trainer_.dropout == (0.5,)
+        and estimator.trainer_.threads == 2
+        and estimator.trainer_.key != other.trainer_.key
+    )
+    assert (estimator.coefs_[0] != other.coefs_[0]).any()
+    getattr(estimator.set_params(dropout=0.0, threads=None), call)(X, y)
+    assert estimator.trainer_.dropout == () and estimator.trainer_.threads is None
+
+
+@pytest.mark.parametrize("solvers", [("adam", "sgd"), ("sgd", "adam"), ("lbfgs", "adam"), ("adam", "lbfgs", "sgd")])
+@pytest.mark.parametrize("warm_start", [False, "exact"])
+def test_another_solver_begins_with_a_new_optimizer(warm_start, solvers):
+    estimator = small(warm_start=warm_start)
+    for solver in solvers[:-1]:
+        estimator.set_params(solver=solver, warm_start=True).fit(X, y)
+    estimator.set_params(solver=solvers[-1], warm_start=warm_start)
+    (estimator.fit if warm_start else estimator.partial_fit)(X, y)
+    assert type(estimator.trainer_.optimizer) is {"adam": fastbp.AdamEpsHat, "sgd": fastbp.ClassicalSGD}[solvers[-1]]
+    assert estimator.trainer_.state.step == 5 * estimator.n_iter_ and estimator.loss_curve_[-1] == estimator.loss_
+
+
+def test_exact_warm_start_takes_up_the_learning_rate():
+    estimator = small(warm_start="exact", solver="sgd", learning_rate="invscaling").fit(X, y)
+    W = estimator.coefs_[0].copy()
+    estimator.set_params(learning_rate_init=1e-300, momentum=0.0).fit(X, y)
+    assert (estimator.coefs_[0] == W).all() and estimator.trainer_.optimizer.momentum == 0
+    assert estimator._optimizer.learning_rate == 1e-300 / 1201**0.5

@@ -27,7 +27,7 @@ from ..training.trainer import Trainer
 from . import functions
 from .data import Data, Objective, loss_limit, outputs
 from .rollback import rolled_back
-from .solvers import Epochs, LearningRate, minimize
+from .solvers import Epochs, LearningRate, minimize, moved
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -137,7 +137,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         is_new = not hasattr(self, "coefs_") or not (self.warm_start or is_partial)
         goes_on = not is_new and self.warm_start == "exact"
         if not is_new:
-            self._current_network()  # with the weights that the user may have set
+            sizes = self._current_network(is_training=True).sizes
+            if hidden != list(sizes[1:-1]):
+                raise ValueError(f"hidden_layer_sizes is {hidden}, but {list(sizes[1:-1])} were fitted before")
         X, y = self._validate_input(X, y, is_partial, reset=is_new)
         dtype = X.dtype if is_new or not hasattr(self, "network_") else self.network_.dtype
         data = self._data(X, y, self._weights(X, y, sample_weight, is_partial), dtype)
@@ -174,39 +176,65 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         self.n_iter_ = self.t_ = 0
         for name in ("trainer_", "_optimizer", "_split", "_order", "_last_parameters"):
             self.__dict__.pop(name, None)
-        if self.solver in STOCHASTIC_SOLVERS:
-            stops_early = self.early_stopping
-            self.loss_curve_, self._no_improvement_count = [], 0
-            self._best_parameters = self.network_.parameters.copy()
-            self.validation_scores_: list[float] | None = [] if stops_early else None
-            self.best_validation_score_ = -np.inf if stops_early else None
-            self.best_loss_ = None if stops_early else np.inf
         self.validation_loss_curve_ = []
+        if self.solver in STOCHASTIC_SOLVERS:
+            self._begin_record()
+
+    def _begin_record(self):
+        """Begin the record of what training improved."""
+        stops_early = self.early_stopping
+        self.loss_curve_, self._no_improvement_count = [], 0
+        self._best_parameters = self.network_.parameters.copy()
+        self.validation_scores_: list[float] | None = [] if stops_early else None
+        self.best_validation_score_ = -np.inf if stops_early else None
+        self.best_loss_ = None if stops_early else np.inf
 
     def _adopt(self, net):
         """Take a network; `coefs_` and `intercepts_` are views of its parameters."""
         self.network_ = net
         self.coefs_, self.intercepts_ = list(net.weights), list(net.biases)
 
-    def _current_network(self):
-        """Return the network, with the arrays that the user may have put into `coefs_` and `intercepts_`."""
+    def _current_network(self, is_training=False):
+        """Return the network, with what the user may have set since: parameters, or arrays in `coefs_`, `intercepts_`.
+
+        Only training changes the dtype, as the weights may lose digits.
+        """
         net = self.__dict__.get("network_")
-        if net is not None and self._has_views(net):
+        has_views = net is not None and self._has_views(net)
+        shapes = net.shapes if has_views else list(map(np.shape, self.coefs_))
+        sizes = (shapes[0][0], *[n_out for _, n_out in shapes])
+        output, loss = self._output_and_loss()
+        activations = (
+            *functions.hidden_activations(self.activation, len(shapes) - 1),
+            functions.NAMES.get(output, output),
+        )
+        dtype = net.dtype if net is not None else functions.dtype_of(self.coefs_[0])
+        if is_training and self.dtype != "auto":
+            dtype = np.dtype(self.dtype)
+        is_same = net is not None and net._config[:3] + (net.dtype,) == (sizes, activations, loss, dtype)
+        if has_views and is_same:
             return net
-        coefs, intercepts = list(map(np.asarray, self.coefs_)), list(map(np.asarray, self.intercepts_))
-        if net is None or [W.shape for W in coefs] != net.shapes:
-            sizes = [coefs[0].shape[0], *[W.shape[1] for W in coefs]]
-            output = functions.NAMES.get(self.out_activation_, self.out_activation_)
-            activations = [*functions.hidden_activations(self.activation, len(coefs) - 1), output]
-            dtype = np.float32 if coefs[0].dtype == np.float32 else np.float64
-            net = Network(sizes, activations, loss=self._output_and_loss()[1], dtype=dtype, seed=0)
-        for layer, (W, b) in enumerate(zip(coefs, intercepts, strict=True)):
-            net.weights[layer], net.biases[layer] = W, b
-        if net is not self.__dict__.get("network_"):
-            self.__dict__.pop("trainer_", None)
-            self.validation_loss_curve_, self._best_parameters = [], net.parameters.copy()
-        self._adopt(net)
-        return net
+        current = net if is_same else Network(sizes, activations, loss=loss, dtype=dtype, seed=0)
+        for layer, (W, b) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+            current.weights[layer], current.biases[layer] = W, b
+        if not is_same:
+            self._replace_network(net, current)
+            self.out_activation_ = output
+        self._adopt(current)
+        return current
+
+    def _replace_network(self, before, net):
+        """Have training go on with another network, where its weights have the shapes of those before."""
+        if before is not None and before.sizes == net.sizes:
+            if hasattr(self, "trainer_"):
+                self.trainer_ = moved(self.trainer_, net)
+            if hasattr(self, "_best_parameters"):
+                self._best_parameters = self._best_parameters.astype(net.dtype)
+            return
+        for name in ("trainer_", "_last_parameters"):
+            self.__dict__.pop(name, None)
+        self.validation_loss_curve_, self._best_parameters = [], net.parameters.copy()
+        self.n_layers_, self.n_outputs_ = len(net.sizes), net.sizes[-1]
 
     def _has_views(self, net):
         """Whether `coefs_` and `intercepts_` still hold the views of this network."""
@@ -217,24 +245,45 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
 
     def _begin_optimizer(self, batch_size=AUTO_BATCH_SIZE):
         """Begin with an optimizer that remembers nothing."""
+        self.trainer_, self._optimizer = self._make_trainer(batch_size), self._make_learning_rate()
+
+    def _make_learning_rate(self):
         mode = self.learning_rate if self.solver == "sgd" else "constant"
-        self.trainer_ = self._make_trainer(batch_size)
-        self._optimizer = LearningRate(mode, self.learning_rate_init, self.power_t)
+        return LearningRate(mode, self.learning_rate_init, self.power_t)
+
+    def _make_optimizer(self):
+        if self.solver == "sgd":
+            return ClassicalSGD(self.learning_rate_init, self.momentum, bool(self.nesterovs_momentum))
+        if self.solver == "adam":
+            return AdamEpsHat(self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
+        return LBFGS()
 
     def _make_trainer(self, batch_size):
         """Return a new trainer; while batches have this size, its l2 is the penalty of the estimator."""
-        optimizer: Any = LBFGS()
-        if self.solver == "sgd":
-            optimizer = ClassicalSGD(self.learning_rate_init, self.momentum, bool(self.nesterovs_momentum))
-        elif self.solver == "adam":
-            optimizer = AdamEpsHat(self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
-        dropout = list(self.dropout) if isinstance(self.dropout, list | tuple) else self.dropout
-        seed = int(self._random_state.randint(2**31)) if np.any(dropout) else 0
-        threads = 1 if _is_in_worker() and self.threads is None else self.threads
-        trainer = Trainer(self.network_, optimizer, batch_size, bool(self.shuffle), seed, threads, dropout=dropout)
-        if self.solver == "lbfgs":
+        optimizer = self._make_optimizer()
+        trainer = Trainer(self.network_, optimizer, batch_size, bool(self.shuffle), 0)
+        self._take_settings(trainer)
+        if isinstance(optimizer, LBFGS):
             optimizer.check(self.network_, trainer._update())
         return trainer
+
+    def _take_settings(self, trainer):
+        """Give a trainer the parameters that a call may set anew."""
+        had_dropout = bool(trainer.dropout)
+        trainer.threads = 1 if _is_in_worker() and self.threads is None else self.threads
+        trainer.dropout = list(self.dropout) if np.ndim(self.dropout) else self.dropout
+        if trainer.dropout and not had_dropout:
+            trainer.key = int(self._random_state.randint(2**31))
+
+    def _go_on(self, is_exact):
+        """Take up the optimizer of the last call; where it goes on exactly, with the parameters set since."""
+        self._take_settings(self.trainer_)
+        learning_rate = self._make_learning_rate()
+        if is_exact and not learning_rate.is_like(self._optimizer):
+            self._optimizer = learning_rate
+            learning_rate.end_epoch(self.t_)
+        if is_exact:
+            self.trainer_.optimizer = self._make_optimizer()
 
     def _fit_lbfgs(self, objective, data, validation):
         callbacks, history = Callbacks(self.callbacks), History()
@@ -280,7 +329,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if stops_early and validation is None:
             rows, validation = self._split_rows(data, goes_on)
         batch_size = self._batch_size(len(rows))
-        if not (is_partial or goes_on) or not hasattr(self, "trainer_") or not hasattr(self, "_optimizer"):
+        if not hasattr(self, "loss_curve_"):  # it was fitted with lbfgs before
+            self._begin_record()
+        if (is_partial or goes_on) and self._has_optimizer():
+            self._go_on(goes_on)
+        else:
             self._begin_optimizer(batch_size)
         trainer = self.trainer_
         trainer.batch_size, trainer.l2 = batch_size, self.alpha / batch_size
@@ -292,6 +345,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             self._order, self._last_parameters = epochs.order, self.network_.parameters.copy()
         if stops_early and not is_partial:
             self.network_.parameters[:] = self._best_parameters
+
+    def _has_optimizer(self):
+        """Whether there is an optimizer of this solver, which remembers past steps."""
+        fitted = self.__dict__.get("trainer_")
+        return (
+            fitted is not None
+            and hasattr(self, "_optimizer")
+            and type(fitted.optimizer) is type(self._make_optimizer())
+        )
 
     def _resumed_order(self, rows):
         """Go on with the order and the weights that the last call of `fit` ended with, but for weights set since."""

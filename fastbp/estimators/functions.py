@@ -51,6 +51,11 @@ def _activation(argument: str, value: Any) -> str | Activation:
     return NAMES.get(value, value)
 
 
+def dtype_of(W: Any) -> np.dtype:
+    """Return the dtype of a network with such weights."""
+    return np.dtype(np.float32 if np.asarray(W).dtype == np.float32 else np.float64)
+
+
 def output_activation(loss: str | Parameterized | Loss) -> str:
     """Return scikit-learn's name of the output activation of a regressor."""
     return "exp" if row_of(loss).is_positive else "identity"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,9 @@ import numpy as np
 
 from ..engine import limits
 from ..losses import name_of
+from ..network import Network
 from ..training.trainer import Trainer
-from ..update import Update
+from ..update import State, Update
 from .data import Data, Objective, dense, poisson_constants
 
 MIN_LEARNING_RATE = 1e-6  # at which the mode "adaptive" ends the training
@@ -38,6 +40,10 @@ class LearningRate:
         self.mode, self.initial, self.power_t = mode, float(initial), power_t
         self.learning_rate = self.initial
 
+    def is_like(self, other: LearningRate) -> bool:
+        """Whether the other has the same settings."""
+        return (self.mode, self.initial, self.power_t) == (other.mode, other.initial, other.power_t)
+
     def end_epoch(self, n_seen: int) -> None:
         """Take the number of samples that were trained so far."""
         if self.mode == "invscaling":
@@ -49,6 +55,15 @@ class LearningRate:
             return True
         self.learning_rate /= DIVISOR
         return False
+
+
+def moved(trainer: Trainer, net: Network) -> Trainer:
+    """Return a trainer that goes on, where this one is, with another network of the same sizes."""
+    state, kept = State.__new__(State), trainer.state.__getstate__()
+    state.__setstate__({**kept, "buffers": kept["buffers"].astype(net.dtype)})
+    result = copy.copy(trainer)
+    vars(result).update(net=net, state=state)  # which the user cannot replace
+    return result
 
 
 class Epochs:
