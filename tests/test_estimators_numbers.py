@@ -164,6 +164,38 @@ def test_what_is_predicted(data):
     np.testing.assert_allclose(theirs.score(X, y), ours.score(X, y))
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (np.full((2, 4), np.nan), "contains NaN"),
+        (np.full((2, 4), np.inf), "contains infinity"),
+        (np.zeros((2, 3)), "3 features, but MLPClassifier is expecting 4"),
+        (np.zeros(4), "Expected 2D array, got 1D"),
+        (np.zeros((0, 4)), "0 sample"),
+        (np.full((2, 4), "a"), "could not convert string|arrays of bytes/strings"),
+    ],
+    ids=["NaN", "infinity", "features", "1-D", "empty", "text"],
+)
+def test_what_predict_refuses(wrong, message):
+    for estimator in fitted("iris", max_iter=1):
+        with pytest.raises(ValueError, match=message):
+            estimator.predict(wrong)
+
+
+def test_arrays_of_any_layout_are_predicted_alike():
+    theirs, ours = fitted("iris", max_iter=1)
+    X = DATA["iris"][0]
+    expected = theirs.predict_proba(X)
+    for other in (
+        np.asfortranarray(X),
+        np.repeat(X, 2, axis=0)[::2],
+        X.tolist(),
+        X.astype(np.float32),
+        X.astype(object),
+    ):
+        np.testing.assert_allclose(ours.predict_proba(other), expected, 1e-5)
+
+
 @pytest.mark.parametrize("n_classes", [1, 2, 3])
 @pytest.mark.parametrize("names", [["a", "bc", "d"], [False, True, None], [-1.0, 0.0, 7.0], [5, 7, 2**40]], ids=str)
 def test_every_kind_of_class(names, n_classes):

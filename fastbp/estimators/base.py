@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 import warnings
 from multiprocessing import current_process
@@ -18,6 +19,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from .. import checks
 from ..activations import Activation
 from ..callbacks import Callbacks
 from ..network import Network
@@ -238,10 +240,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
 
     def _has_views(self, net):
         """Whether `coefs_` and `intercepts_` still hold the views of this network."""
-        return all(
-            len(mine) == len(views) and all(a is b for a, b in zip(mine, views, strict=True))
-            for mine, views in ((self.coefs_, net.weights), (self.intercepts_, net.biases))
-        )
+        mine, views = [*self.coefs_, *self.intercepts_], [*net.weights[:], *net.biases[:]]
+        return len(mine) == len(views) and all(map(operator.is_, mine, views))
 
     def _begin_optimizer(self, batch_size=AUTO_BATCH_SIZE):
         """Begin with an optimizer that remembers nothing."""
@@ -577,9 +577,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
 
     def _network_outputs(self, X):
         check_is_fitted(self)
-        _is_in_worker()
-        X = self._checked_samples(X, reset=False)
-        return outputs(self._current_network(), X if isinstance(X, np.ndarray) else X.tocsr())
+        if current_process().name != "MainProcess":
+            _is_in_worker()
+        net = self._current_network()
+        n_features = self.__dict__.get("n_features_in_", 0)
+        if hasattr(self, "feature_names_in_") or not (
+            checks.is_ready(X, n_features, net.dtype) and checks.is_finite(X)
+        ):
+            X = self._checked_samples(X, reset=False)  # ten times as long as the two checks of an array that is ready
+        return outputs(net, X if isinstance(X, np.ndarray) else X.tocsr())
 
     def activations_of(self, X: Any) -> list[np.ndarray]:
         """Return the activations of every layer.
