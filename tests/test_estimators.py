@@ -437,7 +437,7 @@ def test_without_scikit_learn_the_import_says_what_to_install():
         ({"callbacks": [3]}, {}, "callbacks"),
         ({}, {"validation_data": 3}, "validation_data must be a pair"),
         ({}, {"validation_data": (X[:, :2], y)}, "2 features, but MLPClassifier is expecting 4 features"),
-        ({}, {"validation_data": (X, y + 1)}, r"y has the classes \[1 2 3\], but the estimator knows only \[0 1 2\]"),
+        ({}, {"validation_data": (X, y + 1)}, r"has \[0 1 2\]. `y` has \[1 2 3\]"),
         ({}, {"sample_weight": np.ones(3)}, "sample_weight.shape"),
         ({"class_weight": {7: 1.0}}, {}, "class"),
     ],
@@ -472,7 +472,7 @@ def test_targets_that_do_not_fit_the_network_are_refused():
     regressor = small(MLPRegressor).fit(X_diabetes, y_diabetes)
     with pytest.raises(ValueError, match="y has 2 outputs, but 1 were fitted before"):
         regressor.partial_fit(X_diabetes, np.column_stack([y_diabetes] * 2))
-    with pytest.raises(ValueError, match=r"y has the classes \[5\], but the estimator knows only"):
+    with pytest.raises(ValueError, match="`y` has classes not in `self.classes_`"):
         small().fit(X, y).partial_fit(X, np.full(150, 5))
     with pytest.raises(AttributeError):
         small(solver="lbfgs").partial_fit(X, y)
@@ -484,7 +484,7 @@ def test_the_user_may_interrupt(monkeypatch):
             if trainer.epochs == 2:
                 raise KeyboardInterrupt
 
-    with pytest.warns(UserWarning, match="interrupted by the user"):
+    with pytest.warns(UserWarning, match="interrupted by user"):
         estimator = small(callbacks=[Interrupt()]).fit(X, y)
     assert estimator.n_iter_ == 2 and len(estimator.predict(X)) == 150
 

@@ -6,8 +6,10 @@ import pytest
 sklearn = pytest.importorskip("sklearn")
 
 from sklearn import datasets, neural_network  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 
 import fastbp  # noqa: E402
+from fastbp import estimators  # noqa: E402
 from fastbp.estimators import MLPClassifier, MLPRegressor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -70,7 +72,7 @@ def test_the_order_of_other_data_is_not_gone_on_with():
 def test_rows_of_labels_are_not_classes(call, y, wrong):
     estimator = small(warm_start=True).fit(X, y)
     before = estimator.network_.parameters.copy()
-    with pytest.raises(ValueError, match="not fitted with multilabel input|same classes|knows only"):
+    with pytest.raises(ValueError, match="not fitted with multilabel input|same classes|classes not in"):
         if call == "partial_fit":
             estimator.set_params(warm_start=False).partial_fit(X, wrong)
         elif call == "warm fit":
@@ -260,3 +262,117 @@ def test_exact_warm_start_takes_up_the_learning_rate():
     estimator.set_params(learning_rate_init=1e-300, momentum=0.0).fit(X, y)
     assert (estimator.coefs_[0] == W).all() and estimator.trainer_.optimizer.momentum == 0
     assert estimator._optimizer.learning_rate == 1e-300 / 1201**0.5
+
+
+# ------------------------------------------------------------------ what is said, and what is refused
+
+
+@pytest.mark.parametrize(
+    "category, call, n_same",
+    [
+        (ConvergenceWarning, lambda kind: small(kind).fit(X, y), 45),
+        (ConvergenceWarning, lambda kind: small(kind, solver="lbfgs", max_iter=2).fit(X, y), 58),
+        (UserWarning, lambda kind: small(kind, batch_size=500, tol=9, max_iter=50).fit(X, y), 81),
+        (ValueError, lambda kind: small(kind, early_stopping=True, validation_fraction=0.01).fit(X[:50], 50 * [0]), 60),
+        (ValueError, lambda kind: small(kind).fit(X_binary, y_binary).partial_fit(X, y), 57),
+        (ValueError, lambda kind: small(kind, hidden_layer_sizes=(3, 0)).fit(X, y), 50),
+        (ValueError, lambda kind: small(kind).fit(X, y).predict(X[:9].astype(str)), 60),
+    ],
+    ids=["iterations", "lbfgs", "batch size", "samples set aside", "classes", "sizes", "text"],
+)
+def test_messages_begin_as_those_of_scikit_learn(category, call, n_same):
+    """So filters of warnings match, of both."""
+    expect, texts = pytest.warns if issubclass(category, Warning) else pytest.raises, []
+    for module in (estimators, neural_network):
+        with expect(category) as said:
+            call(module.MLPClassifier)
+        texts.append(str(said[0].message if expect is pytest.warns else said.value))
+    assert texts[0][:n_same] == texts[1][:n_same]
+
+
+def test_solvers_that_have_no_partial_fit():
+    with pytest.raises(AttributeError) as said:
+        small(solver="lbfgs").partial_fit(X, y)
+    cause = said.value.__cause__
+    assert str(cause) == "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+    kinds = (MLPRegressor, neural_network.MLPRegressor)  # that of regressors takes lbfgs there, too
+    ours, theirs = (small(kind, solver="lbfgs").partial_fit(X, y).partial_fit(X, y) for kind in kinds)
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind, parameters, message",
+    [
+        (MLPClassifier, {"hidden_layer_sizes": ((3, 2),)}, "hidden_layer_sizes must be an integer or a sequence"),
+        (MLPClassifier, {"coefs_init": [np.ones((4, 2)), None]}, r"W of layer 1 has shape \(4, 2\), expected \(4, 7\)"),
+        (MLPRegressor, {"loss": "poisson"}, "y holds -1, but loss 'poisson' expects targets not below 0"),
+    ],
+    ids=["sizes", "weights", "poisson"],
+)
+def test_refused_parameters(kind, parameters, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        small(kind, **parameters).fit(X, y - 1)
+
+
+def test_negative_counts_are_refused_everywhere():
+    estimator = small(MLPRegressor, loss="poisson").fit(X, y)
+    for call in (estimator.partial_fit, estimator.input_gradient):
+        with pytest.raises(ValueError, match="-1, but loss 'poisson' expects targets not below 0"):
+            call(X, y - 1)
+    with pytest.raises(ValueError, match="-1, but loss 'poisson' expects targets not below 0"):
+        estimator.fit(X, y, validation_data=(X, y - 1))
+
+
+@pytest.mark.parametrize("wrong, came", [((X, y, y), "tuple of 3"), (X, "ndarray"), ({"X": X}, "dict")])
+def test_validation_data_are_a_pair(wrong, came):
+    with pytest.raises(TypeError, match=rf"validation_data must be a pair \(X, Y\), got {came}") as said:
+        small().fit(X, y, validation_data=wrong)
+    assert len(str(said.value)) < 120  # no numbers
+
+
+def test_none_stands_for_what_is_drawn():
+    expected = small().fit(X, y)
+    drawn = small(max_iter=1, learning_rate_init=1e-300).fit(X, y)
+    for given in ([None, drawn.coefs_[1]], [drawn.coefs_[0], None], [None, None]):
+        ours = small(coefs_init=given, intercepts_init=[None, drawn.intercepts_[1]], callbacks=None).fit(X, y)
+        np.testing.assert_array_equal(ours.coefs_[0], expected.coefs_[0])
+
+
+def test_dropout_may_be_an_array():
+    two = {"hidden_layer_sizes": (7, 5), "max_iter": 1}
+    ours = small(dropout=np.array([0.5, 0.25]), **two).fit(X, y)
+    assert ours.trainer_.dropout == (0.5, 0.25)
+    np.testing.assert_array_equal(ours.coefs_[0], small(dropout=[0.5, 0.25], **two).fit(X, y).coefs_[0])
+
+
+# ------------------------------------------------------------------ what is taken from scikit-learn
+
+
+class OurClassifier(MLPClassifier):
+    pass
+
+
+class TheirClassifier(neural_network.MLPClassifier):
+    def __init__(self, note="", **parameters):
+        super().__init__(**parameters)
+        self.note = note
+
+
+@pytest.mark.parametrize(
+    "wrong", [3, neural_network.MLPClassifier, neural_network.MLPRegressor(), MLPClassifier()], ids=str
+)
+def test_what_from_sklearn_refuses(wrong):
+    with pytest.raises(TypeError, match="fitted must be a MLPClassifier of sklearn.neural_network, got|got the class"):
+        MLPClassifier.from_sklearn(wrong)
+
+
+def test_subclasses_and_copies_are_exchanged():
+    theirs = TheirClassifier(random_state=0, max_iter=2, hidden_layer_sizes=(7,)).fit(X, y)
+    ours = OurClassifier.from_sklearn(theirs)
+    assert type(ours) is OurClassifier
+    for other in (theirs, ours.to_sklearn()):
+        np.testing.assert_allclose(ours.predict_proba(X), other.predict_proba(X), 1e-10)
+    for one, other in ((ours, theirs), (ours.to_sklearn(), ours)):
+        assert one._label_binarizer is not other._label_binarizer
+        for name in ("classes_", "coefs_", "intercepts_", "loss_curve_"):
+            assert getattr(one, name) is not getattr(other, name)

@@ -47,7 +47,9 @@ FLOATS = (np.float64, np.float32)
 
 def _is_stochastic(estimator: Any) -> bool:
     if estimator.solver not in STOCHASTIC_SOLVERS:
-        raise AttributeError(f"partial_fit needs the solver sgd or adam, got {estimator.solver!r}")
+        raise AttributeError(
+            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
+        )
     return True
 
 
@@ -73,6 +75,8 @@ class Validation(NamedTuple):
 class BaseMLP(CallbackSupportMixin, BaseEstimator):
     """Base class of `MLPClassifier` and `MLPRegressor`."""
 
+    trainer_: Trainer
+
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(functions.HIDDEN), Activation, list, tuple],
@@ -97,12 +101,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "coefs_init": [list, tuple, None],
         "intercepts_init": [list, tuple, None],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
         "threads": [Interval(Integral, 1, None, closed="left"), None],
-        "callbacks": [list, tuple],
+        "callbacks": [list, tuple, None],
     }
 
     # ------------------------------------------------------------------------------------------ training
@@ -201,7 +205,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
 
         Only training changes the dtype, as the weights may lose digits.
         """
-        net = self.__dict__.get("network_")
+        net: Any = self.__dict__.get("network_")
         has_views = net is not None and self._has_views(net)
         shapes = net.shapes if has_views else list(map(np.shape, self.coefs_))
         sizes = (shapes[0][0], *[n_out for _, n_out in shapes])
@@ -286,7 +290,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             self.trainer_.optimizer = self._make_optimizer()
 
     def _fit_lbfgs(self, objective, data, validation):
-        callbacks, history = Callbacks(self.callbacks), History()
+        callbacks, history = Callbacks(self.callbacks or ()), History()
         self.trainer_ = trainer = self._make_trainer(None)
         trainer.l2 = self.alpha / len(data.Y)
         history.record([], validation is not None)
@@ -312,8 +316,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         self.n_iter_, self.loss_ = int(min(result.nit, self.max_iter)), float(result.fun)
         if result.status != 0 and not trainer.stop_training:
             warnings.warn(
-                f"lbfgs did not converge after {result.nit} iterations ({result.message}): raise max_iter or max_fun, "
-                "or scale the data",
+                f"lbfgs failed to converge after {self.n_iter_} iteration(s) (status={result.status}):\n"
+                f"{result.message}\nRaise max_iter or max_fun, or scale the data.",
                 ConvergenceWarning,
                 stacklevel=5,
             )
@@ -348,25 +352,21 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
 
     def _has_optimizer(self):
         """Whether there is an optimizer of this solver, which remembers past steps."""
-        fitted = self.__dict__.get("trainer_")
-        return (
-            fitted is not None
-            and hasattr(self, "_optimizer")
-            and type(fitted.optimizer) is type(self._make_optimizer())
-        )
+        if not (hasattr(self, "trainer_") and hasattr(self, "_optimizer")):
+            return False
+        return type(self.trainer_.optimizer) is type(self._make_optimizer())
 
     def _resumed_order(self, rows):
         """Go on with the order and the weights that the last call of `fit` ended with, but for weights set since."""
         last, parameters = self.__dict__.get("_last_parameters"), self.network_.parameters
         if last is not None and self.early_stopping and np.array_equal(parameters, self._best_parameters):
             parameters[:] = last
-        order = self.__dict__.get("_order")
-        is_of_rows = order is not None and np.array_equal(np.sort(order), np.sort(rows))  # not of other data
-        return order.copy() if is_of_rows else rows
+        order = self.__dict__.get("_order", rows)
+        return order.copy() if np.array_equal(np.sort(order), np.sort(rows)) else rows  # it may be of other data
 
     def _run_epochs(self, epochs, objective, validation, is_partial):
         """Train epoch by epoch until the loss, the score or a callback ends it."""
-        trainer, callbacks = self.trainer_, Callbacks(self.callbacks)
+        trainer, callbacks = self.trainer_, Callbacks(self.callbacks or ())
         history = History(trainer.epochs + 1)
         history.record([], validation is not None)
         after_batch = None
@@ -396,12 +396,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             else:
                 if not trainer.stop_training:
                     warnings.warn(
-                        f"training has not converged after max_iter={self.max_iter} iterations",
+                        f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached, and training has not "
+                        "converged",
                         ConvergenceWarning,
                         stacklevel=6,
                     )
         except KeyboardInterrupt:
-            warnings.warn("training was interrupted by the user; the estimator is usable", stacklevel=6)
+            warnings.warn("Training interrupted by user. The estimator is usable.", stacklevel=6)
         finally:
             callbacks.call("on_train_end", trainer, history)
 
@@ -427,7 +428,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if self._no_improvement_count <= self.n_iter_no_change:
             return False
         what = "Training loss" if score is None else "Validation score"
-        message = f"{what} did not improve by more than tol={self.tol:f} for {self.n_iter_no_change} epochs."
+        message = f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
         if self._optimizer.is_exhausted():
             if self.verbose:
                 print(f"{message} Stopping.")
@@ -482,7 +483,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         """Validate samples; without `y` they are returned alone."""
         wanted = FLOATS if self.dtype == "auto" else np.dtype(self.dtype)
         options = {"accept_sparse": ["csr", "csc"], "dtype": wanted, "order": "C", **options}
-        return validate_data(self, X, **options)
+        if "y" in options:
+            return validate_data(self, X, **options)
+        X = validate_data(self, X, **{**options, "dtype": "numeric"})  # as scikit-learn, which refuses text here
+        return (
+            X
+            if wanted is FLOATS and X.dtype in FLOATS
+            else X.astype(np.dtype(FLOATS[0] if wanted is FLOATS else wanted))
+        )
 
     def _weights(self, X, y, sample_weight, is_partial):
         """Return the product of the weights of samples and classes, or None."""
@@ -530,9 +538,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         """Return the validation data that the user gives, checked, or None."""
         if validation_data is None:
             return None
-        if not isinstance(validation_data, list | tuple) or len(validation_data) != 2:
-            raise ValueError(f"validation_data must be a pair (X, y), got {validation_data!r}")
-        X, y = self._validate_validation(*validation_data)
+        X, y = self._validate_validation(*checks.validation_pair(validation_data))
         data = self._data(X, y, None, dtype)
         self._check_sizes(data, "validation_data: ")
         return Validation(data, bool(self.early_stopping) and self.solver != "lbfgs")
@@ -552,8 +558,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         training, aside = split
         if len(aside) < MIN_VALIDATION_SAMPLES:
             raise ValueError(
-                "The validation set is too small. Increase validation_fraction, or give more samples, or "
-                "validation_data"
+                "The validation set is too small. Increase 'validation_fraction', or give more samples, or "
+                "validation_data."
             )
         if self.warm_start == "exact":
             self._split = split
@@ -568,7 +574,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             return min(AUTO_BATCH_SIZE, n_samples)
         if self.batch_size > n_samples:
             warnings.warn(
-                f"batch_size={self.batch_size} is larger than the number of samples: it is clipped to {n_samples}",
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped, from "
+                f"{self.batch_size} to {n_samples}.",
                 stacklevel=6,
             )
         return int(min(self.batch_size, n_samples))

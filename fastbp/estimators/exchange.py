@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -31,33 +32,38 @@ ACTIVATIONS = {"sigmoid": "logistic"}
 KNOWN_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
 
 
-def _copied(value: Any) -> Any:
-    return list(value) if isinstance(value, list) else value
+def _record(estimator: Any) -> dict[str, Any]:
+    """Return a copy of what both record."""
+    return copy.deepcopy({name: value for name, value in vars(estimator).items() if name in RECORD})
 
 
-def from_sklearn(cls: type, fitted: Any) -> Any:
+def from_sklearn(cls: Any, fitted: Any, source: Any) -> Any:
     """Return an estimator of this library with the parameters, weights and record of a fitted one of scikit-learn.
 
     Parameters
     ----------
     cls : type
-        `MLPClassifier` or `MLPRegressor` of this library.
-    fitted : the estimator of the same name of scikit-learn
+        `MLPClassifier` or `MLPRegressor` of this library, or a subclass.
+    fitted : estimator of scikit-learn
         Its optimizer's state is taken over too, so that `partial_fit` goes on.
+    source : type
+        What it must be an instance of.
     """
-    if type(fitted).__name__ != cls.__name__:
-        raise TypeError(f"fitted must be a {cls.__name__} of sklearn.neural_network, got {type(fitted).__name__}")
+    if not isinstance(fitted, source):
+        got = f"the class {fitted.__name__}" if isinstance(fitted, type) else type(fitted).__name__
+        raise TypeError(f"fitted must be a {source.__name__} of sklearn.neural_network, got {got}")
     check_is_fitted(fitted)
-    estimator = cls(**fitted.get_params())
-    vars(estimator).update({name: _copied(value) for name, value in vars(fitted).items() if name in RECORD})
+    known = cls().get_params()
+    estimator = cls(**{name: value for name, value in fitted.get_params(deep=False).items() if name in known})
+    vars(estimator).update(_record(fitted))
     estimator.coefs_ = [np.array(W) for W in fitted.coefs_]
     estimator.intercepts_ = [np.array(b) for b in fitted.intercepts_]
     net = estimator._current_network()
-    best = [getattr(fitted, name, None) for name in ("_best_coefs", "_best_intercepts")]
-    if None not in best:
-        for views, arrays in zip(layer_views(estimator._best_parameters, net.sizes), best, strict=True):
-            for view, array in zip(views, arrays, strict=True):
-                view[...] = array
+    if hasattr(fitted, "_best_coefs"):
+        best = [*fitted._best_coefs, *fitted._best_intercepts]
+        weights, biases = layer_views(estimator._best_parameters, net.sizes)
+        for view, array in zip([*weights, *biases], best, strict=True):
+            view[...] = array
     optimizer = getattr(fitted, "_optimizer", None)
     if optimizer is not None:
         estimator._begin_optimizer()
@@ -114,7 +120,7 @@ def to_sklearn(estimator: Any, cls: type) -> Any:
         elif name not in ("squared_error", "poisson"):
             raise ValueError(f"scikit-learn has no loss {name!r}")
     result = cls(**parameters)
-    vars(result).update({name: _copied(value) for name, value in vars(estimator).items() if name in RECORD})
+    vars(result).update(_record(estimator))
     result.coefs_, result.intercepts_ = [W.copy() for W in net.weights], [b.copy() for b in net.biases]
     best = layer_views(vars(estimator).get("_best_parameters", net.parameters), net.sizes)
     result._best_coefs, result._best_intercepts = ([array.copy() for array in arrays] for arrays in best)

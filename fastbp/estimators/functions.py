@@ -21,9 +21,13 @@ assert REGRESSION_LOSSES <= LOSSES.keys()
 def hidden_sizes(hidden_layer_sizes: Any) -> list[int]:
     """Return the number of neurons of each hidden layer."""
     sizes = list(hidden_layer_sizes) if hasattr(hidden_layer_sizes, "__iter__") else [hidden_layer_sizes]
-    if np.any(np.array(sizes) <= 0):
+    try:
+        result = list(map(operator.index, sizes))
+    except TypeError:
+        raise TypeError(f"hidden_layer_sizes must be an integer or a sequence of them, got {sizes}") from None
+    if any(size <= 0 for size in result):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-    return list(map(operator.index, sizes))
+    return result
 
 
 def hidden_activations(activation: Any, n_hidden: int) -> list[str | Activation]:
@@ -93,11 +97,14 @@ def initial_weights(
 def given_weights(
     drawn: list[tuple[np.ndarray, np.ndarray]], coefs: Any, intercepts: Any, dtype: np.dtype
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the drawn weights and biases, but for those that the user gives."""
-    for argument, given in (("coefs_init", coefs), ("intercepts_init", intercepts)):
+    """Return the drawn weights and biases, but for those that the user gives and that are not None."""
+    result = []
+    for argument, given, of_layers in zip(
+        ("coefs_init", "intercepts_init"), (coefs, intercepts), zip(*drawn, strict=True), strict=True
+    ):
         if given is not None and len(given) != len(drawn):
             raise ValueError(f"{argument} must hold one array for each of the {len(drawn)} layers, got {len(given)}")
-    weights, biases = zip(*drawn, strict=True)
-    pairs = list(zip(weights if coefs is None else coefs, biases if intercepts is None else intercepts, strict=True))
+        given = [None] * len(drawn) if given is None else given
+        result.append([own if array is None else array for array, own in zip(given, of_layers, strict=True)])
     shapes: list[Any] = [W.shape for W, _ in drawn]
-    return checks.layer_arrays("coefs_init, intercepts_init", pairs, shapes, dtype)
+    return checks.layer_arrays("coefs_init, intercepts_init", list(zip(*result, strict=True)), shapes, dtype)

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
+from .. import checks
 from ..activations import Activation
 from ..losses import Loss, Parameterized
 from . import functions
@@ -68,12 +69,12 @@ _PARAMETERS = """hidden_layer_sizes : array-like of int, default=(100,)
     dropout : float or list of float, default=0.0
         Fraction of the outputs of the hidden layers that are dropped in training; one for each of them.
     coefs_init, intercepts_init : list of array, default=None
-        Initial weights and biases; drawn where they are not given.
+        Initial weights and biases; a list, or an array of it, that is None is drawn.
     dtype : "auto", "float32" or "float64", default="auto"
         Of all arithmetic; "auto" is that of X if this is one of the two, else float64.
     threads : int or None, default=None
         Most threads of the training; None: those of `fastbp.get_num_threads`, and one in joblib's workers.
-    callbacks : list of fastbp.callbacks.Callback, default=()"""
+    callbacks : list of fastbp.callbacks.Callback or None, default=()"""
 
 _ATTRIBUTES = """coefs_, intercepts_ : list of ndarray
         Weights (n_in, n_out) and biases (n_out,) of each layer, views of ``network_.parameters``.
@@ -260,7 +261,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _check_classes(self, classes):
         if np.setdiff1d(classes, self.classes_, assume_unique=True).size:
-            raise ValueError(f"y has the classes {classes}, but the estimator knows only {self.classes_}")
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. `y` has {classes}."
+            )
 
     def _validate_validation(self, X, y):
         X, y = self._checked_samples(X, y=y, multi_output=True, reset=False)
@@ -295,7 +298,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     @classmethod
     def from_sklearn(cls, fitted: Any) -> MLPClassifier:
         """Return an estimator with the parameters, weights and record of a fitted one of scikit-learn."""
-        return from_sklearn(cls, fitted)
+        from sklearn.neural_network import MLPClassifier as Source
+
+        return from_sklearn(cls, fitted, Source)
 
     def to_sklearn(self) -> Any:
         """Return a fitted `sklearn.neural_network.MLPClassifier` with the same predictions."""
@@ -397,10 +402,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.threads = threads
         self.callbacks = callbacks
 
-    @available_if(_is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPRegressor:
-        """Train one epoch on these samples, going on from where training is.
+        """Train one epoch on these samples, or max_iter iterations of lbfgs, going on from where training is.
 
         Parameters
         ----------
@@ -436,7 +440,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return X, y
 
     def _targets(self, y, dtype):
-        return np.ascontiguousarray(y, dtype).reshape(len(y), -1)
+        Y = np.ascontiguousarray(y, dtype).reshape(len(y), -1)
+        return checks.targets(Y, len(Y), Y.shape[1], self.loss, np.dtype(dtype), argument="y")
 
     def _n_outputs(self, data):
         return data.Y.shape[1]
@@ -450,7 +455,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     @classmethod
     def from_sklearn(cls, fitted: Any) -> MLPRegressor:
         """Return an estimator with the parameters, weights and record of a fitted one of scikit-learn."""
-        return from_sklearn(cls, fitted)
+        from sklearn.neural_network import MLPRegressor as Source
+
+        return from_sklearn(cls, fitted, Source)
 
     def to_sklearn(self) -> Any:
         """Return a fitted `sklearn.neural_network.MLPRegressor` with the same predictions."""
