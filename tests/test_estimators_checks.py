@@ -264,6 +264,19 @@ def test_exact_warm_start_takes_up_the_learning_rate():
     assert estimator._optimizer.learning_rate == 1e-300 / 1201**0.5
 
 
+def test_the_best_weights_are_at_hand():
+    estimator = small(early_stopping=True, learning_rate_init=0.5)
+    assert not hasattr(estimator, "best_coefs_")
+    weights = []
+    for _ in range(8):
+        estimator.partial_fit(X, y, classes=[0, 1, 2], validation_data=(X, y))
+        weights.append([*map(np.copy, estimator.coefs_), *map(np.copy, estimator.intercepts_)])
+    best = int(np.argmax(estimator.validation_scores_))
+    assert best < 7
+    for ours, expected in zip([*estimator.best_coefs_, *estimator.best_intercepts_], weights[best], strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 # ------------------------------------------------------------------ what is said, and what is refused
 
 

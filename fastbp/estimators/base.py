@@ -24,6 +24,7 @@ from ..activations import Activation
 from ..callbacks import Callbacks
 from ..network import Network
 from ..optimizers import LBFGS, AdamEpsHat, ClassicalSGD
+from ..reference.layout import layer_views
 from ..training.history import History
 from ..training.trainer import Trainer
 from . import functions
@@ -241,6 +242,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             self.__dict__.pop(name, None)
         self.validation_loss_curve_, self._best_parameters = [], net.parameters.copy()
         self.n_layers_, self.n_outputs_ = len(net.sizes), net.sizes[-1]
+
+    @property
+    def best_coefs_(self) -> list[np.ndarray]:
+        """Weights of the best validation score, or the first ones where there is none yet."""
+        return list(layer_views(self._best_parameters, self.network_.sizes)[0])
+
+    @property
+    def best_intercepts_(self) -> list[np.ndarray]:
+        """Biases of the best validation score, or the first ones where there is none yet."""
+        return list(layer_views(self._best_parameters, self.network_.sizes)[1])
 
     def _has_views(self, net):
         """Whether `coefs_` and `intercepts_` still hold the views of this network."""

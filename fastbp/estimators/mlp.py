@@ -86,6 +86,8 @@ _ATTRIBUTES = """coefs_, intercepts_ : list of ndarray
         With the penalty, as scikit-learn computes them.
     validation_scores_, best_validation_score_ : list of float, float or None
         With early stopping.
+    best_coefs_, best_intercepts_ : list of ndarray
+        Weights and biases of the best validation score; `partial_fit` leaves `coefs_` as they are after the last call.
     validation_loss_curve_ : list of float
         Without the penalty; of the samples set aside or `validation_data`.
     n_iter_, t_ : int
