@@ -218,6 +218,8 @@ class State:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the words of native calls behind."""
         kept = {name: value for name, value in vars(self).items() if name != "_count"}
+        if not self.vectors.any():  # as long as its method did not run: a column of zeros, which is broadcast again
+            kept["vectors"] = self.vectors[:, :1]
         return {**kept, "step": self.step}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """What the estimators offer that scikit-learn's MLPs do not, and how they live in its ecosystem."""
 
 import copy
+import io
+import os
 import pickle
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from numba import njit
 
 sklearn = pytest.importorskip("sklearn")
 
+import joblib  # noqa: E402
 from sklearn import datasets, neural_network  # noqa: E402
 from sklearn.base import clone  # noqa: E402
 from sklearn.calibration import CalibratedClassifierCV  # noqa: E402
@@ -346,8 +349,34 @@ def test_pickles_hold_no_native_handles(duplicate):
     other = duplicate(estimator)
     assert_equal(estimator, other)
     assert other.coefs_[0].base is not None and (other.predict(X) == estimator.predict(X)).all()
-    assert len(pickle.dumps(estimator)) < 60_000
     assert_equal(estimator.partial_fit(X, y), other if duplicate is copy.copy else other.partial_fit(X, y))
+
+
+class Finder(pickle.Unpickler):
+    def find_class(self, module, name):
+        self.found = {*getattr(self, "found", ()), module.partition(".")[0]}
+        return super().find_class(module, name)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_pickles_are_small_and_of_plain_objects(solver, tmp_path):
+    estimator = small(solver=solver, early_stopping=True).fit(X, y)
+    pickled = pickle.dumps(estimator)
+    theirs = small(neural_network.MLPClassifier, solver=solver, early_stopping=True).fit(X, y)
+    assert len(pickled) < 1.5 * len(pickle.dumps(theirs))
+    finder = Finder(io.BytesIO(pickled))
+    finder.load()
+    assert finder.found <= {"fastbp", "numpy", "sklearn", "builtins"}
+    np.save(tmp_path / "X.npy", X)
+    (tmp_path / "estimator.pkl").write_bytes(pickled)
+    code = (
+        "import pickle, numpy\n"
+        "estimator = pickle.load(open('estimator.pkl', 'rb'))\n"
+        "numpy.save('found.npy', estimator.predict_proba(numpy.load('X.npy')))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=120)
+    np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), estimator.predict_proba(X))
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -380,6 +409,38 @@ def test_metadata_are_routed():
         scaler = StandardScaler().set_fit_request(sample_weight=False)
         pipe = make_pipeline(scaler, small().set_fit_request(sample_weight=True))
         assert_equal(pipe.fit(X, y, sample_weight=weights)[-1], expected)
+
+
+def test_validation_data_are_routed():
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipe = make_pipeline(StandardScaler(), small().set_fit_request(validation_data=True))
+        fitted = pipe.fit(X, y, validation_data=(X[:50], y[:50]))[-1]
+    assert len(fitted.validation_loss_curve_) == fitted.n_iter_
+
+
+def test_frames_of_a_pipeline():
+    pytest.importorskip("pandas")
+    pipe = make_pipeline(StandardScaler(), small()).set_output(transform="pandas").fit(X, y)
+    assert list(pipe[-1].feature_names_in_) == ["x0", "x1", "x2", "x3"]
+    np.testing.assert_array_equal(
+        pipe.predict(X), small().fit(StandardScaler().fit_transform(X), y).predict(pipe[0].transform(X).to_numpy())
+    )
+
+
+def test_memory_that_is_read_only(tmp_path):
+    """As joblib gives it to its workers: samples, targets, and estimators themselves."""
+    for name, array in (("X", X), ("y", y)):
+        np.save(tmp_path / name, array)
+    mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "Xy"]
+    for solver in ("adam", "lbfgs"):
+        estimator = small(solver=solver, early_stopping=True).fit(*mapped, validation_data=mapped)
+        assert_equal(estimator, small(solver=solver, early_stopping=True).fit(X, y, validation_data=(X, y)))
+        joblib.dump(estimator, tmp_path / "estimator")
+        other = joblib.load(tmp_path / "estimator", mmap_mode="r")
+        np.testing.assert_array_equal(other.predict(mapped[0]), estimator.predict(X))
+        for fitted in (estimator, other):
+            fitted.set_params(early_stopping=False, warm_start="exact").fit(X, y)
+        assert_equal(estimator, other)
 
 
 def test_workers_of_joblib_have_one_thread():

@@ -98,6 +98,8 @@ def given_weights(
     drawn: list[tuple[np.ndarray, np.ndarray]], coefs: Any, intercepts: Any, dtype: np.dtype
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the drawn weights and biases, but for those that the user gives and that are not None."""
+    if coefs is intercepts is None:
+        return drawn
     result = []
     for argument, given, of_layers in zip(
         ("coefs_init", "intercepts_init"), (coefs, intercepts), zip(*drawn, strict=True), strict=True
