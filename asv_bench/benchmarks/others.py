@@ -3,6 +3,9 @@
 import functools
 import importlib
 import statistics
+import subprocess
+import sys
+import timeit
 import warnings
 from itertools import pairwise
 
@@ -104,26 +107,34 @@ class AgainstJax:
         return statistics.median(ratios)
 
 
+def _houses():
+    """Skewed features and a nonlinear target that is cut off above, as of the 20,640 houses of California."""
+    rng = np.random.default_rng(0)
+    X = np.exp(rng.normal(size=(20_640, 8)) * np.linspace(0.2, 1, 8))
+    return X, np.minimum(X[:, 0] * np.sqrt(X[:, 7]) + np.cos(X[:, 1]) + 0.3 * rng.normal(size=len(X)), 5)
+
+
 def _table(name):
     """Samples and targets of a benchmark of estimators, standardized, and the kind of estimator."""
     datasets = _module("sklearn.datasets")
     makers = {
         "friedman1": lambda: datasets.make_friedman1(2000, noise=1, random_state=0),
+        "houses": _houses,
         "100,000 rows": lambda: datasets.make_classification(100_000, 20, n_informative=10, random_state=0),
     }
     X, y = makers[name]() if name in makers else getattr(datasets, f"load_{name}")(return_X_y=True)
-    is_regression = name in ("diabetes", "friedman1")
+    is_regression = name in ("diabetes", "friedman1", "houses")
     return (X - X.mean(axis=0)) / (X.std(axis=0) + 1e-9), y, "MLPRegressor" if is_regression else "MLPClassifier"
 
 
 class EstimatorAgainstScikitLearn:
-    """Time of a fit, or a prediction of all samples, of scikit-learn's MLP over that of the estimator of fastbp."""
+    """Time in which scikit-learn's MLP fits, or predicts all samples or one, over that of the estimator of fastbp."""
 
     param_names = ["data", "dtype", "method"]
     params = [
-        ["iris", "breast_cancer", "digits", "diabetes", "friedman1", "100,000 rows"],
+        ["iris", "wine", "breast_cancer", "digits", "diabetes", "friedman1", "houses", "100,000 rows"],
         ["float64", "float32"],
-        ["fit", "predict"],
+        ["fit", "predict", "predict one"],
     ]
     unit = "time over fastbp"
     timeout = 600
@@ -138,8 +149,12 @@ class EstimatorAgainstScikitLearn:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 estimator.fit(X, y)  # compiles
-            fit_or_predict = (X, y) if method == "fit" else (X,)
-            self.calls.append(functools.partial(getattr(estimator, method), *fit_or_predict))
+            call = {
+                "fit": functools.partial(estimator.fit, X, y),
+                "predict": functools.partial(estimator.predict, X),
+                "predict one": functools.partial(estimator.predict, X[:1]),
+            }
+            self.calls.append(call[method])
         errors = [np.abs(call.func.__self__.predict(X) - y).mean() for call in self.calls]
         np.testing.assert_allclose(*errors, rtol=0.02, atol=0.02)
 
@@ -151,6 +166,21 @@ class EstimatorAgainstScikitLearn:
             return statistics.median(
                 1 / (seconds(runs[0], n[0]) / n[0] / (seconds(runs[1], n[1]) / n[1])) for _ in range(3)
             )
+
+
+class EstimatorImport:
+    """Time in which a process imports scikit-learn's MLPs over that in which it imports the estimators of fastbp."""
+
+    unit = "time over fastbp"
+
+    def track_ratio(self):
+        _module("sklearn")
+        times = []
+        for module in ("fastbp.estimators", "sklearn.neural_network"):
+            command = [sys.executable, "-c", f"import {module}"]
+            subprocess.run(command, check=True)  # compiles its bytecode
+            times.append(min(timeit.repeat(functools.partial(subprocess.run, command, check=True), number=1, repeat=5)))
+        return times[1] / times[0]
 
 
 def _jax_predictor(parameters):
