@@ -224,3 +224,48 @@ def test_scores_of_a_whole_fit(name, load):
             for module in (neural_network, estimators)
         ]
     assert scores[0] == scores[1] > 0.8
+
+
+SCORED = {
+    "wine": datasets.load_wine(return_X_y=True),
+    "breast cancer": datasets.load_breast_cancer(return_X_y=True),
+    "digits": datasets.load_digits(return_X_y=True),
+    "diabetes": datasets.load_diabetes(return_X_y=True),
+    "Friedman 1": datasets.make_friedman1(1000, noise=1, random_state=0),
+}
+
+
+def houses():
+    """Skewed features and a nonlinear target that is cut off above, as of the houses of California."""
+    rng = np.random.default_rng(0)
+    X = np.exp(rng.normal(size=(2000, 8)) * np.linspace(0.2, 1, 8))
+    return X, np.minimum(X[:, 0] * np.sqrt(X[:, 7]) + np.cos(X[:, 1]) + 0.3 * rng.normal(size=2000), 5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "wine",
+        "diabetes",
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("breast cancer", "digits", "Friedman 1", "houses")
+        ),
+    ],
+)
+def test_scores_are_within_the_spread_over_seeds(data):
+    X, y = houses() if data == "houses" else SCORED[data]
+    X = (X - X.mean(axis=0)) / (X.std(axis=0) + 1e-9)
+    is_regression = data in ("diabetes", "Friedman 1", "houses")
+    kind, y = ("MLPRegressor", (y - y.mean()) / y.std()) if is_regression else ("MLPClassifier", y)
+    scores = np.empty((2, 6))
+    for seed in range(6):
+        rows = np.random.default_rng(seed).permutation(len(X))
+        training, test = rows[: len(X) * 3 // 4], rows[len(X) * 3 // 4 :]
+        for module, of_module in zip((neural_network, estimators), scores, strict=True):
+            fitted = getattr(module, kind)(random_state=seed, max_iter=20).fit(X[training], y[training])
+            of_module[seed] = fitted.score(X[test], y[test])
+    theirs, ours = scores
+    assert theirs.mean() > 0.3
+    assert abs(ours.mean() - theirs.mean()) <= theirs.std() / 2
+    np.testing.assert_allclose(ours, theirs, atol=0.03)
