@@ -54,6 +54,24 @@ def test_coefs_of_another_size_do_not_take_the_data(solver):
         estimator.input_gradient(X, y)
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(4, 7), (1, 3), (7,), (3,)],
+        [(4, 7), (7, 3), (1,), (3,)],
+        [(4, 7), (7,), (7,), (3,)],
+        [(4, 7), (7, 3), (7,), ()],
+    ],
+    ids=str,
+)
+def test_coefs_that_are_not_of_layers_are_refused(shapes):
+    estimator = small().fit(X, y)
+    arrays = list(map(np.ones, shapes))
+    estimator.coefs_, estimator.intercepts_ = arrays[:2], arrays[2:]
+    with pytest.raises(ValueError, match="coefs_ and intercepts_ have the shapes .* which are not of layers"):
+        estimator.predict(X)
+
+
 def test_the_order_of_other_data_is_not_gone_on_with():
     """Samples set aside of more data have as many rows to train on, with larger numbers."""
     settings = {"warm_start": "exact", "early_stopping": True, "validation_fraction": 0.25}

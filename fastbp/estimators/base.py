@@ -208,7 +208,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         """
         net: Any = self.__dict__.get("network_")
         has_views = net is not None and self._has_views(net)
-        shapes = net.shapes if has_views else list(map(np.shape, self.coefs_))
+        shapes = net.shapes if has_views else functions.shapes_of(self.coefs_, self.intercepts_)
         sizes = (shapes[0][0], *[n_out for _, n_out in shapes])
         output, loss = self._output_and_loss()
         activations = (
@@ -497,11 +497,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if "y" in options:
             return validate_data(self, X, **options)
         X = validate_data(self, X, **{**options, "dtype": "numeric"})  # as scikit-learn, which refuses text here
-        return (
-            X
-            if wanted is FLOATS and X.dtype in FLOATS
-            else X.astype(np.dtype(FLOATS[0] if wanted is FLOATS else wanted))
-        )
+        if wanted is FLOATS:
+            wanted = X.dtype if X.dtype in FLOATS else np.dtype(FLOATS[0])
+        return X.astype(wanted, copy=False)
 
     def _weights(self, X, y, sample_weight, is_partial):
         """Return the product of the weights of samples and classes, or None."""

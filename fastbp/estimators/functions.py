@@ -55,6 +55,19 @@ def _activation(argument: str, value: Any) -> str | Activation:
     return NAMES.get(value, value)
 
 
+def shapes_of(coefs: Any, intercepts: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights of all layers, checked against each other and those of the biases."""
+    shapes, of_biases = list(map(np.shape, coefs)), list(map(np.shape, intercepts))
+    are_layers = len(shapes) > 0 and all(len(shape) == 2 for shape in shapes)
+    if (
+        not are_layers
+        or of_biases != [shape[1:] for shape in shapes]
+        or any(before[1] != shape[0] for before, shape in zip(shapes[:-1], shapes[1:], strict=True))
+    ):
+        raise ValueError(f"coefs_ and intercepts_ have the shapes {shapes} and {of_biases}, which are not of layers")
+    return shapes
+
+
 def dtype_of(W: Any) -> np.dtype:
     """Return the dtype of a network with such weights."""
     return np.dtype(np.float32 if np.asarray(W).dtype == np.float32 else np.float64)
