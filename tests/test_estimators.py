@@ -128,7 +128,7 @@ def test_partial_fit_of_several_labels():
         (fastbp.losses.Huber(0.1), lambda d: np.where(np.abs(d) <= 0.1, d**2 / 2, 0.1 * (np.abs(d) - 0.05))),
         (fastbp.losses.Quantile(0.9), lambda d: np.where(d < 0, -0.9 * d, 0.1 * d)),
     ],
-    ids=str,
+    ids=["absolute_error", "huber", "quantile", "Huber", "Quantile"],
 )
 def test_losses(loss, function):
     Y = np.column_stack([y_diabetes / 100, X_diabetes[:, 0]])
