@@ -37,6 +37,7 @@ SIGNATURES = {
     "def layer(A_prev, W, b):": f"def layer(A_prev: {ARRAY}, W: {ARRAY}, b: {ARRAY}) -> {ARRAY}:",
     "def by_hand(W1, b1, w2, b2, x):": f"def by_hand({', '.join(f'{a}: {VECTOR}' for a in HAND)}) -> {VECTOR}:",
     "def track(m, x, n_steps):": f"def track(m: jit.Model, x: {VECTOR}, n_steps: int) -> float:",
+    "def from_each(m, starts, n_steps):": f"def from_each(m: jit.Model, starts: {VECTOR}, n_steps: int) -> {VECTOR}:",
     "def chunks():": f"def chunks() -> Iterator[{PAIR}]:",
 }
 MEASURED = f"def measured(day: int) -> {PAIR}:\n    raise NotImplementedError\n"
