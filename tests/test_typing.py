@@ -35,7 +35,7 @@ SIGNATURES = {
     "def bent(z):": "def bent(z: float) -> float:",
     "def bent_derivative(z, a):": "def bent_derivative(z: float, a: float) -> float:",
     "def layer(A_prev, W, b):": f"def layer(A_prev: {ARRAY}, W: {ARRAY}, b: {ARRAY}) -> {ARRAY}:",
-    "def by_hand(W1, b1, w2, b2, x):": f"def by_hand({', '.join(f'{a}: {VECTOR}' for a in HAND)}) -> {VECTOR}:",
+    "def by_hand(W1, b1, w2, b2, x):": f"def by_hand({', '.join(f'{a}: {VECTOR}' for a in HAND)}) -> object:",
     "def track(m, x, n_steps):": f"def track(m: jit.Model, x: {VECTOR}, n_steps: int) -> float:",
     "def from_each(m, starts, n_steps):": f"def from_each(m: jit.Model, starts: {VECTOR}, n_steps: int) -> {VECTOR}:",
     "def chunks():": f"def chunks() -> Iterator[{PAIR}]:",
