@@ -9,6 +9,15 @@ from itertools import pairwise
 import numpy as np
 
 
+def layers_of(net, functions):
+    """Return of each layer the place of W in the flat parameters, its sizes, and the function of its activation."""
+    layers, at = [], 0
+    for (n_in, n_out), activation in zip(pairwise(net.sizes), net.activations, strict=True):
+        layers.append((at, n_in, n_out, functions[str(activation)]))
+        at += (n_in + 1) * n_out
+    return layers
+
+
 class TorchModel:
     """A network of PyTorch, with squared error and its own Adam or SGD.
 
@@ -27,10 +36,7 @@ class TorchModel:
         self._flat = torch.from_numpy(self.parameters).requires_grad_()
         self._flat.grad = torch.zeros_like(self._flat)
         functions = {"relu": torch.relu, "tanh": torch.tanh, "identity": lambda z: z}
-        self._layers, at = [], 0
-        for (n_in, n_out), activation in zip(pairwise(net.sizes), net.activations, strict=True):
-            self._layers.append((at, n_in, n_out, functions[str(activation)]))
-            at += (n_in + 1) * n_out
+        self._layers = layers_of(net, functions)
         kind = torch.optim.Adam if type(optimizer).__name__ == "Adam" else torch.optim.SGD
         self._optimizer = kind([self._flat], lr=optimizer.lr)
 
@@ -94,10 +100,7 @@ class JaxModel:
 
         self._arguments = net, optimizer
         functions = {"relu": jax.nn.relu, "tanh": jnp.tanh, "identity": lambda z: z}
-        layers, at = [], 0
-        for (n_in, n_out), activation in zip(pairwise(net.sizes), net.activations, strict=True):
-            layers.append((at, n_in, n_out, functions[str(activation)]))
-            at += (n_in + 1) * n_out
+        layers = layers_of(net, functions)
         rule = (optax.adam if type(optimizer).__name__ == "Adam" else optax.sgd)(optimizer.lr)
 
         def forward(parameters, x):
