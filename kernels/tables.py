@@ -17,6 +17,8 @@ from .layout import (
     NESTEROV,
     NOISE,
     PREPARE_GRADIENT,
+    PRODUCT,
+    PRODUCT_OF_NUMBERS,
     PROPAGATE_ROW,
     SCALE,
     SGD,
@@ -158,6 +160,8 @@ FUNCTIONS = {
     SUM_OF_SQUARES: "optimizers.sum_of_squares",
     SCALE: "optimizers.scale_array",
     MAX_NORM: "optimizers.max_norm_columns",
+    PRODUCT: "interleaved.product",
+    PRODUCT_OF_NUMBERS: "interleaved.product_of_numbers",
 }
 
 # Those of training on one sample at a time.
