@@ -22,6 +22,7 @@ FASTBP = """
     activations losses checks initializers
     reference/elementwise reference/losses reference/schedules reference/noise reference/optimizers reference/metrics
     reference/dense reference/layout reference/custom reference/backprop reference/training
+    reference/population
     reference/__init__
     schedules optimizers update
     engine/__init__ engine/limits engine/autotune engine/threads engine/workspace engine/backend
