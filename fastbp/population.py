@@ -239,7 +239,7 @@ class Population:
         return self._backend_name
 
     @property
-    def parameters(self) -> np.ndarray | list[np.ndarray]:
+    def parameters(self) -> Any:
         """Every parameter, (n_networks, n_parameters), to be written in place; a list of them, one for each group."""
         arrays = [group.parameters for group in self.groups]
         return arrays[0] if len(arrays) == 1 else arrays
@@ -374,7 +374,7 @@ class Population:
         return A[:, 0] if single else A
 
     def mean(self, X: ArrayLike, members: ArrayLike | None = None) -> np.ndarray:
-        """Mean over the members of their outputs, weighted by `weights`; X and members are as for `predict`.
+        """Give the mean over the members of their outputs, weighted by `weights`; X and members are as for `predict`.
 
         Returns
         -------
@@ -383,10 +383,10 @@ class Population:
         return self._moments(X, members)[0]
 
     def spread(self, X: ArrayLike, members: ArrayLike | None = None) -> np.ndarray:
-        """Standard deviation over the members of their outputs, weighted by `weights`; as `mean`.
+        """Give the standard deviation over the members of their outputs, weighted by `weights`; as `mean`.
 
-        It is that of the members themselves: the mean square distance from their mean is divided by their number (or
-        their weight), not by one less.
+        The sum of squared distances from the mean is divided by the number of members (or their weight), not by one
+        less.
         """
         return self._moments(X, members, is_spread=True)[1]
 
@@ -449,8 +449,10 @@ class Population:
             return checks.inputs(X, n_in, self.dtype)
         if len(X) != n_members:
             raise ValueError(f"X is 3-D, samples of each network, and has {len(X)} of these, expected {n_members}")
-        rows = [checks.inputs(x, n_in, self.dtype, f"X[{i}]")[0] for i, x in enumerate(X)]
-        return (X if type(X) is np.ndarray and checks.is_kept(X) else np.stack(rows)), False
+        if type(X) is np.ndarray and checks.is_kept(X) and X.shape[2] == n_in and X.size:
+            if X.dtype.kind != "f" or checks.is_finite(X, self.dtype):
+                return X, False
+        return np.stack([checks.inputs(x, n_in, self.dtype, f"X[{i}]")[0] for i, x in enumerate(X)]), False
 
     def _targets(self, Y: Any, X: np.ndarray, single: bool) -> np.ndarray:
         """Check targets of the samples X that `_inputs` returned."""
@@ -460,8 +462,7 @@ class Population:
         if not _is_sequence(Y) or len(Y) != len(X):
             raise ValueError(f"Y must hold the targets of each of {len(X)} networks, as X holds their samples")
         rows = [
-            checks.targets(y, n_samples, n_out, self.loss_name, self.dtype, argument=f"Y[{i}]")
-            for i, y in enumerate(Y)
+            checks.targets(y, n_samples, n_out, self.loss_name, self.dtype, argument=f"Y[{i}]") for i, y in enumerate(Y)
         ]
         if len({y.ndim for y in rows}) > 1:
             raise ValueError("Y must hold labels, or rows of targets, for all networks")
@@ -724,7 +725,8 @@ class Population:
         pop._build(configs, backend)
         for group, (_, _, parameters) in zip(pop.groups, groups, strict=True):
             group.parameters[:] = parameters
-        vars(pop).update(attributes)
+        copies = {name: value.copy() for name, value in attributes.items() if isinstance(value, np.ndarray | dict)}
+        vars(pop).update({**attributes, **copies})
         return pop
 
     def __repr__(self) -> str:
