@@ -133,10 +133,12 @@ class Population:
         for i in range(n):
             group, row = self._place(i)
             layers = draw(init, group.config.sizes, seeds[i], group.config.dtype)
-            with np.errstate(over="ignore"):
-                for W, b, (first_W, first_b) in zip(*layer_views(row, group.config.sizes), layers, strict=True):
-                    W[:], b[:] = scales[i] * first_W, first_b
-            checks.finite(f"init_scale[{i}] times the first weights of network {i}", row, group.config.dtype)
+            for W, b, (first_W, first_b) in zip(*layer_views(row, group.config.sizes), layers, strict=True):
+                W[:], b[:] = first_W, first_b
+                if scales[i] != 1:
+                    first_W = scales[i] * first_W
+                    checks.finite(f"init_scale[{i}] times the first weights", first_W, group.config.dtype)
+                    W[:] = first_W
 
     def _build(self, configs: Sequence[Config], backend: str) -> None:
         """Make the groups of members with these architectures, all parameters 0."""
