@@ -113,7 +113,7 @@ class PopulationFit:
         pop = trainer.pop
         n = len(pop)
         self._trainer, self._pop, self._copies, self.has_begun = trainer, pop, copies, False
-        _check_writable(pop, trainer.states)
+        check_writable(pop, trainer.states)
         self._epochs = arguments.integer("epochs", epochs)
         if isinstance(X, Stream):
             raise TypeError("X is a stream: a Population takes arrays")
@@ -418,7 +418,7 @@ class PopulationFit:
             self._last[has_best] = self._best[has_best]
         if self._patience is not None:
             history._best_epoch = self._best_epoch.copy()
-        if len(history):
+        if len(history) or self._epochs_before:
             pop.losses = self._last.copy()
             pop.history = history
             pop._kept_validation = None
@@ -507,7 +507,7 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     for name, values in of_copies.recorded.items():
         history._blocks[name] = [_mean(values.reshape(len(values), n, k))]
     history.seconds, history.interrupted = of_copies.seconds, of_copies.interrupted
-    history.nonfinite = of_copies.nonfinite.reshape(n, k).any(axis=1)
+    history.nonfinite = np.any(of_copies.nonfinite.reshape(n, k), axis=1)
     history.epochs_done = of_copies.epochs_done.reshape(n, k).max(axis=1)
     history.skipped = of_copies.skipped.reshape(n, k).sum(axis=1)
     for i in range(n):
@@ -541,7 +541,7 @@ def _out_of_fold(fit: PopulationFit, tests: list[np.ndarray], n: int, n_samples:
     return sums.astype(dtype)
 
 
-def _check_writable(pop: Any, states: list[PopulationState]) -> None:
+def check_writable(pop: Any, states: list[PopulationState]) -> None:
     """Refuse to train where an array that is written to is read-only: kernels would write all the same."""
     for g, (group, state) in enumerate(zip(pop.groups, states, strict=True)):
         arrays = {
