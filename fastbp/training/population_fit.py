@@ -348,8 +348,10 @@ class PopulationFit:
             self._best[better] = self._last[better]
             self._best_epoch[better] = epoch
             if self._restores:
+                is_better = np.zeros(len(self._pop), bool)
+                is_better[better] = True
                 for group, kept in zip(self._pop.groups, self._best_parameters, strict=True):
-                    rows = np.flatnonzero(np.isin(group.members, better))
+                    rows = np.flatnonzero(is_better[group.members])
                     kept[rows] = group.parameters[rows]
         self._stop(epoch - self._best_epoch >= self._patience, "patience")
 
@@ -370,8 +372,9 @@ class PopulationFit:
     def _stop(self, which: np.ndarray, reason: str) -> None:
         """Stop those of these networks, a mask, that still train."""
         steps = self._steps
-        members = np.flatnonzero(which & steps.active)
-        if len(members):
+        which = which & steps.active
+        if which.any():
+            members = np.flatnonzero(which)
             with interrupts.deferred():
                 steps.stop(members)
                 for i in members.tolist():
