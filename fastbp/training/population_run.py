@@ -266,7 +266,8 @@ class PopulationRun:
         drawn: dict[int, np.ndarray] = {}  # by stream
         for n, streams in self._draws:
             words = [draw_words(self.streams.generators[stream], n_epochs, n) for stream in streams]
-            orders = permutations(np.concatenate(words), self._pop.backend).reshape(len(streams), n_epochs, n)
+            with interrupts.allowed():  # of many rows it may take long
+                orders = permutations(np.concatenate(words), self._pop.backend).reshape(len(streams), n_epochs, n)
             drawn.update(zip(streams, orders, strict=True))
         for job in self._jobs:
             job.orders = np.empty((len(job.sources), n_epochs, job.n), np.int64)
