@@ -725,6 +725,52 @@ def test_networks_that_become_nonfinite_disturb_no_other(engine, optimizer, orde
     assert history.nonfinite.any() and not history.nonfinite.all()
 
 
+def end_together_and_alone(engine, pop, optimizers, x, y, order, epochs, data):
+    """Train networks, some of which become non-finite, and compare where each ends, and how it goes on."""
+    first = pop.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = fastbp.Trainer(pop, optimizers, batch_size=4, seed=5)
+        history = trainer.fit(x, y, epochs=epochs, order=order, **data)
+        trainer.lr_scale = 1e-38
+        trainer.fit(x, y, epochs=2)
+        for i, seed in enumerate(seeds_of(order, len(pop))):
+            lone = fastbp.Trainer(first.network(i), optimizers[i], batch_size=4, seed=seed)
+            alone = lone.fit(x[i], y[i], epochs=epochs, **data)
+            assert history.nonfinite[i] == alone.nonfinite and history.epochs_done[i] == len(alone), i
+            assert engine.are_same(history.loss[: len(alone), i], alone.loss)
+            assert np.isnan(history.loss[len(alone) :, i]).all()
+            lone.lr_scale = 1e-38
+            lone.fit(x[i], y[i], epochs=2)
+            assert engine.are_same(pop.network(i).parameters, lone.net.parameters), i
+    return history
+
+
+@pytest.mark.parametrize("order", ["shared", "own"])
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_parameters_that_overflow_after_many_steps(engine, order, is_watched):
+    """The loss is finite until the step whose update overflows, in the midst of a call."""
+    lrs = [schedules.Step(1e-3, every=every, gamma=1e42) for every in (1, 5, 37, 64, 1000, 90)]
+    pop = population(engine, sizes=[[3, 4, 2], [3, 2]], n_networks=3, activations="identity")
+    data = {"validation_data": (XV, YV)} if is_watched else {}
+    optimizers = [fastbp.SGD(lr) for lr in lrs]
+    history = end_together_and_alone(engine, pop, optimizers, [X] * N, [Y] * N, order, 20, data)
+    assert history.epochs_done.tolist() == [0, 0, 6, 10, 20, 15]
+
+
+@pytest.mark.parametrize("optimizer", [fastbp.RMSprop(1e-3), fastbp.Adam(1e-3)])
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_states_that_overflow_while_the_loss_is_finite(engine, optimizer, is_watched):
+    """The square of one gradient overflows; training alone tells so at its next snapshot or at its end."""
+    x, y = np.stack([X] * 4).astype("f4"), np.stack([Y] * 4).astype("f4")
+    x[1, 3], y[1, 3] = 1e10, 1e10
+    x[3, 0], y[3, 0] = 1e10, 1e10
+    pop = population(engine, sizes=[3, 2], n_networks=4, activations="identity")
+    data = {"validation_data": (XV, YV)} if is_watched else {}
+    history = end_together_and_alone(engine, pop, [optimizer] * 4, x, y, "shared", 8, data)
+    assert history.epochs_done.tolist() == [8, 0, 8, 0]
+
+
 def test_nonfinite_raises(engine):
     pop = population(engine, activations="identity")
     trainer = fastbp.Trainer(pop, fastbp.SGD(DIVERGING), batch_size=4, seed=5, on_nonfinite="raise")
