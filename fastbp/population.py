@@ -113,7 +113,7 @@ class Population:
         init: str | Initializer | Sequence[tuple[ArrayLike, ArrayLike]] = "glorot_uniform",
         reduction: str = "mean",
         dtype: DTypeLike = "float32",
-        seed: arguments.Seed | Sequence[Any] = None,
+        seed: arguments.Seed | Sequence[arguments.Seed] | np.ndarray = None,
         backend: str = "numba",
         input_scale: float = 1.0,
         init_scale: ArrayLike = 1.0,
