@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from .losses import Loss, Parameterized
 from .network import Network, _bytes
 from .reference.custom import evaluated, twin_of
 from .reference.layout import layer_views
+from .training.population import PopulationTrainer
 from .update import aligned_rows
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Population:
         From every method, before anything is changed, if an argument does not fit.
     """
 
+    trainer_class: ClassVar[type] = PopulationTrainer  # of `fastbp.Trainer(pop, ...)`
     groups: tuple[Group, ...] = fixed("make a new Population")
     losses: np.ndarray
     history: Any
