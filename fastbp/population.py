@@ -16,14 +16,17 @@ from .custom import CustomFunction
 from .initializers import Initializer, draw
 from .losses import Loss, Parameterized
 from .network import Network, _bytes
+from .optimizers import Adam, Optimizer
 from .reference.custom import evaluated, twin_of
 from .reference.layout import layer_views
 from .training.population import PopulationTrainer
+from .training.population_history import PopulationHistory
 from .update import aligned_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
+ADAM = Adam()  # what `fit` takes unless it is told
 PREDICTED_BYTES = 1 << 26  # outputs of all members that `mean` and `spread` hold at a time
 DRAWN_NUMBERS = 1 << 20  # random numbers that `mutate` holds at a time; another value draws others for rate < 1
 
@@ -103,7 +106,7 @@ class Population:
     trainer_class: ClassVar[type] = PopulationTrainer  # of `fastbp.Trainer(pop, ...)`
     groups: tuple[Group, ...] = fixed("make a new Population")
     losses: np.ndarray
-    history: Any
+    history: PopulationHistory | None
     metadata: dict[str, str]
 
     def __init__(
@@ -495,6 +498,89 @@ class Population:
                 else:
                     data_of_group = list(data)
                 yield where, getattr(group.backend, method)(parameters, rows, *data_of_group)
+
+    def fit(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        epochs: int = 1,
+        batch_size: int | Sequence[int | None] | np.ndarray | None = 32,
+        optimizer: Optimizer | Sequence[Optimizer] = ADAM,
+        *,
+        validation_data: Sequence[ArrayLike] | None = None,
+        folds: Any = None,
+        halving: int | None = None,
+        metrics: str | Callable[..., float] | Sequence[str | Callable[..., float]] = (),
+        callbacks: Sequence[Any] = (),
+        patience: int | None = None,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        order: str | None = None,
+        train_rows: Any = None,
+        validation_rows: Any = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        keep_predictions: bool = True,
+        progress: bool | None = None,
+        seed: arguments.Seed | Sequence[arguments.Seed] = None,
+        **settings: Any,
+    ) -> PopulationHistory:
+        """Train all members together, each as a `Trainer` of its own would train it.
+
+        It is short for ``fastbp.Trainer(pop, optimizer, batch_size, seed=seed, **settings).fit(X, Y, epochs, ...)``;
+        such a trainer can go on, while here what the optimizer remembers ends with the call.  It sets `losses`,
+        `history`, and what `select` needs.
+
+        Parameters
+        ----------
+        X, Y, epochs
+            As in `fastbp.training.population.PopulationTrainer.fit`, which explains what follows, too.
+        batch_size, optimizer, seed
+            As in `fastbp.training.population.PopulationTrainer`: one for all, or a sequence with one for each network.
+        validation_data, metrics, callbacks, sample_weight, class_weight, progress
+            As in `Trainer.fit`.
+        folds
+            Train and evaluate a copy of each network for each fold; the members keep their parameters.
+        halving, patience, min_delta, restore_best
+            Which networks stop early.
+        order, train_rows, validation_rows
+            In which order, and on which rows, each network is trained and evaluated.
+        keep_predictions
+            Whether predictions are kept for `select`.
+        **settings
+            `shuffle`, `threads`, `l1`, `l2`, `dropout`, `clip_norm`, `clip_value`, `max_norm`, `label_smoothing`,
+            `input_noise`, `on_nonfinite`, as in `Trainer`; the numbers may be sequences with one for each network.
+
+        Returns
+        -------
+        PopulationHistory
+
+        Raises
+        ------
+        ValueError, TypeError, MemoryError
+            Where an argument does not fit, or more memory is needed than there is; nothing is changed then.
+        """
+        trainer = PopulationTrainer(self, optimizer, batch_size, seed=seed, **settings)
+        return trainer.fit(
+            X,
+            Y,
+            epochs,
+            validation_data,
+            sample_weight,
+            class_weight,
+            metrics,
+            callbacks,
+            progress,
+            order=order,
+            train_rows=train_rows,
+            validation_rows=validation_rows,
+            folds=folds,
+            halving=halving,
+            patience=patience,
+            min_delta=min_delta,
+            restore_best=restore_best,
+            keep_predictions=keep_predictions,
+        )
 
     def best(self, k: int = 1) -> Population:
         """Return a population of the k members of least `losses`, the best one first.
