@@ -54,8 +54,7 @@ def schedule_of(lr: float | Schedule) -> tuple[str, tuple[float, ...]]:
     kind : str
     hyperparameters : tuple of float
     """
-    schedule = lr if isinstance(lr, Schedule) else Constant(lr)
-    return schedule.kind, schedule.hyperparameters
+    return (lr.kind, lr.hyperparameters) if isinstance(lr, Schedule) else (Constant.kind, (float(lr),))
 
 
 def described(optimizer: Optimizer | FullBatchMethod) -> str:
@@ -124,13 +123,12 @@ class Optimizer:
 
         @wraps(validate)
         def __post_init__(self: Any) -> None:
-            settings = {field.name: getattr(self, field.name) for field in fields(self)}
-            sequences = {name: _values(name, value) for name, value in settings.items() if _is_sequence(value)}
+            sequences = {name: _values(name, value) for name, value in vars(self).items() if _is_sequence(value)}
             if not sequences:
                 return validate(self)
             for name, values in sequences.items():
                 object.__setattr__(self, name, values)
-            self.of_networks(_common_length(sequences))
+            object.__setattr__(self, "_members", self._made(_common_length(sequences)))
 
         setattr(cls, "__post_init__", __post_init__)  # noqa: B010
 
@@ -145,18 +143,19 @@ class Optimizer:
 
     def of_networks(self, n: int) -> list[Any]:
         """Return the optimizer of each of n networks; one object where the settings are the same."""
+        return [self] * n if self.n_networks is None else list(cast(Any, self)._members)
+
+    def _made(self, n: int) -> list[Any]:
         names = [field.name for field in fields(cast(Any, self))]
-        settings = [getattr(self, name) for name in names]
-        if not any(isinstance(value, tuple) for value in settings):
-            return [self] * n
+        columns = [value if isinstance(value, tuple) else (value,) * n for value in map(self.__getattribute__, names)]
         made: dict[tuple, Any] = {}
         result = []
-        for i, row in enumerate(zip(*(v if isinstance(v, tuple) else (v,) * n for v in settings), strict=True)):
-            if row not in made:
-                try:
-                    made[row] = type(self)(**dict(zip(names, row, strict=True)))
-                except (TypeError, ValueError) as error:
-                    raise type(error)(f"{error} (network {i})") from None
+        for i, row in enumerate(zip(*columns, strict=True)):
+            try:
+                if row not in made:
+                    made[row] = type(self)(*row)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{error} (network {i})") from None
             result.append(made[row])
         return result
 

@@ -113,7 +113,7 @@ class PopulationFit:
         pop = trainer.pop
         n = len(pop)
         self._trainer, self._pop, self._copies, self.has_begun = trainer, pop, copies, False
-        _check_writable(pop, trainer.states)
+        check_writable(pop, trainer.states)
         self._epochs = arguments.integer("epochs", epochs)
         if isinstance(X, Stream):
             raise TypeError("X is a stream: a Population takes arrays")
@@ -348,8 +348,10 @@ class PopulationFit:
             self._best[better] = self._last[better]
             self._best_epoch[better] = epoch
             if self._restores:
+                is_better = np.zeros(len(self._pop), bool)
+                is_better[better] = True
                 for group, kept in zip(self._pop.groups, self._best_parameters, strict=True):
-                    rows = np.flatnonzero(np.isin(group.members, better))
+                    rows = np.flatnonzero(is_better[group.members])
                     kept[rows] = group.parameters[rows]
         self._stop(epoch - self._best_epoch >= self._patience, "patience")
 
@@ -370,8 +372,9 @@ class PopulationFit:
     def _stop(self, which: np.ndarray, reason: str) -> None:
         """Stop those of these networks, a mask, that still train."""
         steps = self._steps
-        members = np.flatnonzero(which & steps.active)
-        if len(members):
+        which = which & steps.active
+        if which.any():
+            members = np.flatnonzero(which)
             with interrupts.deferred():
                 steps.stop(members)
                 for i in members.tolist():
@@ -418,7 +421,7 @@ class PopulationFit:
             self._last[has_best] = self._best[has_best]
         if self._patience is not None:
             history._best_epoch = self._best_epoch.copy()
-        if len(history):
+        if len(history) or self._epochs_before:
             pop.losses = self._last.copy()
             pop.history = history
             pop._kept_validation = None
@@ -507,7 +510,7 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     for name, values in of_copies.recorded.items():
         history._blocks[name] = [_mean(values.reshape(len(values), n, k))]
     history.seconds, history.interrupted = of_copies.seconds, of_copies.interrupted
-    history.nonfinite = of_copies.nonfinite.reshape(n, k).any(axis=1)
+    history.nonfinite = np.any(of_copies.nonfinite.reshape(n, k), axis=1)
     history.epochs_done = of_copies.epochs_done.reshape(n, k).max(axis=1)
     history.skipped = of_copies.skipped.reshape(n, k).sum(axis=1)
     for i in range(n):
@@ -541,7 +544,7 @@ def _out_of_fold(fit: PopulationFit, tests: list[np.ndarray], n: int, n_samples:
     return sums.astype(dtype)
 
 
-def _check_writable(pop: Any, states: list[PopulationState]) -> None:
+def check_writable(pop: Any, states: list[PopulationState]) -> None:
     """Refuse to train where an array that is written to is read-only: kernels would write all the same."""
     for g, (group, state) in enumerate(zip(pop.groups, states, strict=True)):
         arrays = {

@@ -142,9 +142,9 @@ def permutations(random_words: np.ndarray, backend: str) -> np.ndarray:
 
 
 def _shuffled_each(random_words: np.ndarray, kernels: ModuleType) -> np.ndarray:
-    orders = np.empty(random_words.shape, np.int64)
+    orders, shuffle = np.empty(random_words.shape, np.int64), kernels.shuffle
     for words, order in zip(random_words, orders, strict=True):
-        kernels.shuffle(words, order)
+        shuffle(words, order)
     return orders
 
 
