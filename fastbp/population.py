@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from .optimizers import Adam, Optimizer
 from .reference.custom import evaluated, twin_of
 from .reference.layout import layer_views
 from .training.population import PopulationTrainer
+from .training.population_data import check_memory
 from .training.population_history import PopulationHistory
 from .update import aligned_rows
 
@@ -48,9 +50,8 @@ class Group:
     parameters: np.ndarray = fixed("write into it, group.parameters[:] = values")
 
     def __init__(self, config: Config, members: np.ndarray, backend: str) -> None:
-        n_parameters = sum((n_in + 1) * n_out for n_in, n_out in zip(config.sizes[:-1], config.sizes[1:], strict=True))
         self.config, self.members, self._backend_name = config, members, backend
-        self.parameters = aligned_rows((len(members), n_parameters), config.dtype)
+        self.parameters = aligned_rows((len(members), _n_parameters(config)), config.dtype)
         self._backend: Any = None
 
     @property
@@ -101,6 +102,8 @@ class Population:
     ------
     ValueError, TypeError
         From every method, before anything is changed, if an argument does not fit.
+    MemoryError
+        If the parameters take more memory than there is.
     """
 
     trainer_class: ClassVar[type] = PopulationTrainer  # of `fastbp.Trainer(pop, ...)`
@@ -133,6 +136,10 @@ class Population:
             _check_same(config, configs[0], f"sizes[{j}]", "sizes[0]")
         counts = _counts(n_networks, len(configs))
         n = sum(counts)
+        needs = sum(count * _row_length(config) for count, config in zip(counts, configs, strict=True))
+        check_memory(
+            {f"the parameters of {n} networks": needs * configs[0].dtype.itemsize}, "take fewer or smaller ones"
+        )
         seeds, scales = _seeds(seed, n), _for_each("init_scale", init_scale, n)
         self._build([configs[j] for j in np.repeat(np.arange(len(configs)), counts)], backend)
         for i in range(n):
@@ -872,6 +879,15 @@ def load(path: str | os.PathLike[str], backend: str = "numba") -> Any:
     pop = Population._restore(list(zip(saved.configs, saved.members, saved.parameters, strict=True)), backend, kept)
     files.warn_if_members_nonfinite(pop, path)
     return pop
+
+
+def _n_parameters(config: Config) -> int:
+    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(config.sizes))
+
+
+def _row_length(config: Config) -> int:
+    """Return the length of a row of `aligned_rows`."""
+    return -(-_n_parameters(config) // 16) * 16
 
 
 def _array(argument: str, value: Any) -> np.ndarray:

@@ -1103,6 +1103,13 @@ def test_wrong_arguments_of_a_population(arguments, message):
         fastbp.Population(**{"sizes": [3, 5, 2], "n_networks": 3, "seed": 0, "backend": "numpy", **arguments})
 
 
+def test_more_memory_than_there_is_is_refused():
+    for sizes, n in [([1000, 1000, 10], 10**7), ([[1000, 1000, 10], [1000, 10]], 2 * 10**7)]:
+        message = rf"needs .* of memory \(40.\d TB for the parameters of {n} networks\).*take fewer or smaller ones"
+        with pytest.raises(MemoryError, match=message):
+            fastbp.Population(sizes, 10**7, backend="numpy")
+
+
 BAD_NETWORKS = [
     ([], r"networks must be a sequence of one or more fastbp.Network, got \[\]"),
     (net_of([3, 2]), "networks must be a sequence of one or more fastbp.Network, got Network"),
