@@ -543,6 +543,8 @@ def test_select_by_labels_and_metrics(backend):
     rows_of, A, Y = library(backend)
     counts = greedy(A, 5, lambda mean: np.abs(mean - Y).mean())
     check_selection(rows_of, rows_of.select(5, "mae"), counts, 5)
+    mine = metrics.Metric("mine", metrics.mae.totals, metrics.mae.value, falls=True)
+    check_selection(rows_of, rows_of.select(5, mine), counts, 5)
 
 
 def test_select_leaves_out_what_is_not_finite(backend):
@@ -554,10 +556,15 @@ def test_select_leaves_out_what_is_not_finite(backend):
     assert counts[first] == 0
     check_selection(pop, pop.select(4), counts, 4)
 
-    def of_low(A, Y):
-        return float("nan") if A[0, 0] > 0.4 else A[0, 1]
+    finite = A[np.isfinite(A).all(axis=(1, 2))]
+    limit = np.median(finite[:, 0, 0])
 
-    check_selection(pop, pop.select(1, of_low, "min"), greedy(A, 1, lambda a: a[0, 1] if a[0, 0] <= 0.4 else 9), 1)
+    def of_low(A, Y):
+        return float("nan") if A[0, 0] > limit else A[0, 1]
+
+    counts = greedy(A, 1, lambda a: a[0, 1] if a[0, 0] <= limit else 9)
+    assert np.isnan([of_low(a, Y) for a in finite]).any()
+    check_selection(pop, pop.select(1, of_low, "min"), counts, 1)
     with pytest.raises(ValueError, match="metric is NaN for every choice of 1 networks"):
         pop.select(1, lambda A, Y: float("nan"), "max")
     A[:] = np.nan
