@@ -385,6 +385,7 @@ class PopulationFit:
         """Stop the networks that callbacks have stopped."""
         stopped = np.asarray(self._trainer.stopped)
         if stopped.shape != (len(self._pop),) or stopped.dtype != bool:
+            self._trainer.stopped = ~self._steps.active
             raise ValueError(
                 f"trainer.stopped must be a bool array ({len(self._pop)},), got {stopped.dtype} {stopped.shape}"
             )

@@ -355,6 +355,8 @@ class PopulationRun:
 
     def _end(self, members: np.ndarray) -> None:
         """Stop these networks at their last finite step, and put their streams where those of their trainers are."""
+        if not len(members):
+            return
         streams = self.streams.of[members].tolist()
         for i in members.tolist():
             self._seek_finite(i)
