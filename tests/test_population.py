@@ -1264,6 +1264,9 @@ def test_fit_trains_each_as_a_trainer_does(backend, sizes):
         assert pop[i].parameters.tobytes() == net.parameters.tobytes()
         np.testing.assert_allclose(pop.losses[i], theirs.validation_loss[-1], rtol=1e-12)
     np.testing.assert_array_equal(pop.best().losses, [pop.losses.min()])
+    for same in (pickle.loads(pickle.dumps(pop)), copy.deepcopy(pop), pop.copy()):
+        assert same.history.loss.tobytes() == history.loss.tobytes() and same.losses.tobytes() == pop.losses.tobytes()
+        assert same.select(3).weights.tolist() == pop.select(3).weights.tolist()
 
 
 FIT_ARGUMENTS = [
