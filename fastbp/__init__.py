@@ -1,9 +1,9 @@
 """Feed-forward neural networks trained by backpropagation on the CPU.
 
-Everything a user needs is here: `Network` (the function), `Activation` and `Loss` (custom parts of it), `Trainer` (its
-training), `SGD`, `Adam` and the other update rules, `schedules` (learning rates), `callbacks`, `metrics`, `losses`,
-`stream` (data larger than memory) and `load`.  Importing this package costs little: Numba is imported with the first
-network that uses it.
+Everything a user needs is here: `Network` (the function), `Activation` and `Loss` (custom parts of it), `Population`
+(many networks), `Trainer` (their training), `SGD`, `Adam` and the other update rules, `schedules` (learning rates),
+`callbacks`, `metrics`, `losses`, `stream` (data larger than memory) and `load`.  Importing this package costs little:
+Numba is imported with the first network that uses it.
 """
 
 from importlib import import_module as _import_module
@@ -27,6 +27,7 @@ from .activations import Activation  # noqa: E402
 from .losses import Loss  # noqa: E402
 from .network import Gradients, Network, load  # noqa: E402
 from .optimizers import *  # noqa: E402
+from .population import Population  # noqa: E402
 from .training.history import History  # noqa: E402
 from .training.trainer import Trainer  # noqa: E402
 
@@ -43,6 +44,7 @@ __all__ = [
     "History",
     "Loss",
     "Network",
+    "Population",
     "Trainer",
     "callbacks",
     "checkpoints",

@@ -46,6 +46,12 @@ def make_backend(name: str, config: Config) -> Any:
     return getattr(import_module(row.module, __package__), row.class_name)(*config)
 
 
+def make_population_backend(name: str, config: Config) -> Any:
+    """Build the backend of many networks of one architecture."""
+    module = import_module(".reference.population", __package__)
+    return module.PopulationBackend(make_backend(name, config))
+
+
 def kernels_of(name: str) -> ModuleType:
     """Return the module that holds the kernels of this backend by name."""
     return import_module(BACKENDS[name].kernels, __package__)

@@ -24,6 +24,12 @@ from .losses import LOSSES, Loss, Parameterized
 def optimizer(value: Any, known: tuple[type, ...]) -> Any:
     """Check for an optimizer: an instance of one of the classes `known`."""
     if isinstance(value, known):
+        n_networks = getattr(value, "n_networks", None)  # methods of the full batch have none
+        if n_networks is not None:
+            raise ValueError(
+                f"optimizer has settings for each of {n_networks} networks of a Population, but the trainer is of one "
+                "Network"
+            )
         return value
     hint = ""
     if isinstance(value, str):

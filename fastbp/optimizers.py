@@ -6,10 +6,10 @@ A new one is a class here, listed in `__all__` and `OPTIMIZERS`, whose `rule` na
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import singledispatch
-from typing import Any, ClassVar, cast
+from functools import singledispatch, wraps
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 
@@ -33,6 +33,11 @@ __all__ = [
 ]
 
 N_RUNNING_PRODUCTS = 8  # numbers that an optimizer may carry from step to step, such as beta**t
+
+# A setting is one value, or, for a `Population`, a sequence of one value for each network.
+Number: TypeAlias = float | Sequence[float] | np.ndarray
+Flag: TypeAlias = bool | Sequence[bool] | np.ndarray
+LearningRate: TypeAlias = float | Schedule | Sequence[float | Schedule] | np.ndarray
 
 MAX_PARAMETERS = 10_000  # of Levenberg-Marquardt: a matrix of their square takes 0.8 GB, and two or three are held
 
@@ -68,7 +73,7 @@ def described_today(text: str) -> str:
     return text
 
 
-def _check_lr(lr: float | Schedule) -> None:
+def _check_lr(lr: Any) -> None:
     if isinstance(lr, Schedule):
         return
     if callable(lr):
@@ -76,7 +81,7 @@ def _check_lr(lr: float | Schedule) -> None:
     arguments.number("lr", lr, above=0)
 
 
-def _check_decay(**rates: float) -> None:
+def _check_decay(**rates: Any) -> None:
     for name, value in rates.items():
         arguments.number(name, value, at_least=0, below=1)
 
@@ -84,9 +89,11 @@ def _check_decay(**rates: float) -> None:
 class Optimizer:
     """Base class of the optimizers that update batch by batch.
 
+    For a `Population` every setting may be a sequence of one value for each network.
+
     Attributes
     ----------
-    lr : float or Schedule
+    lr : float or Schedule, or a tuple of them
     rule : str
         Name of the update rule (`fastbp.kernels.optimizers.RULES`).
     hyperparameters : tuple of float
@@ -99,7 +106,7 @@ class Optimizer:
         Name of another class that keeps the same state, so that one can go on where the other was.
     """
 
-    lr: float | Schedule
+    lr: Any
     rule: ClassVar[str]
     n_states: ClassVar[int]
     n_vectors: ClassVar[int] = 0
@@ -110,6 +117,72 @@ class Optimizer:
         """The settings, as the kernels take them."""
         names = [field.name for field in fields(cast(Any, self)) if field.name != "lr"]
         return tuple(float(getattr(self, name)) for name in names)
+
+    def __init_subclass__(cls) -> None:
+        """Let settings be sequences, whose values ``__post_init__`` checks network by network."""
+        validate = cast(Any, cls).__post_init__
+
+        @wraps(validate)
+        def __post_init__(self: Any) -> None:
+            settings = {field.name: getattr(self, field.name) for field in fields(self)}
+            sequences = {name: _values(name, value) for name, value in settings.items() if _is_sequence(value)}
+            if not sequences:
+                return validate(self)
+            for name, values in sequences.items():
+                object.__setattr__(self, name, values)
+            self.of_networks(_common_length(sequences))
+
+        setattr(cls, "__post_init__", __post_init__)  # noqa: B010
+
+    def __post_init__(self) -> None:
+        """Validate."""
+
+    @property
+    def n_networks(self) -> int | None:
+        """Number of networks that its settings are of; None where none of them is a sequence."""
+        values = (getattr(self, field.name) for field in fields(cast(Any, self)))
+        return next((len(value) for value in values if isinstance(value, tuple)), None)
+
+    def of_networks(self, n: int) -> list[Any]:
+        """Return the optimizer of each of n networks; one object where the settings are the same."""
+        names = [field.name for field in fields(cast(Any, self))]
+        settings = [getattr(self, name) for name in names]
+        if not any(isinstance(value, tuple) for value in settings):
+            return [self] * n
+        made: dict[tuple, Any] = {}
+        result = []
+        for i, row in enumerate(zip(*(v if isinstance(v, tuple) else (v,) * n for v in settings), strict=True)):
+            if row not in made:
+                try:
+                    made[row] = type(self)(**dict(zip(names, row, strict=True)))
+                except (TypeError, ValueError) as error:
+                    raise type(error)(f"{error} (network {i})") from None
+            result.append(made[row])
+        return result
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple) or isinstance(value, np.ndarray) and value.ndim > 0
+
+
+def _values(name: str, sequence: Any) -> tuple:
+    """Return the values of a setting as a tuple: one for each network."""
+    values = sequence.tolist() if isinstance(sequence, np.ndarray) else list(sequence)
+    if values and not any(map(_is_sequence, values)):
+        return tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+    raise ValueError(f"{name} must be one value, or a sequence of one for each network, got shape {_shape(sequence)}")
+
+
+def _shape(sequence: Any) -> Any:
+    return sequence.shape if isinstance(sequence, np.ndarray) else f"({len(sequence)}, ...)" if sequence else (0,)
+
+
+def _common_length(sequences: dict[str, tuple]) -> int:
+    lengths = {name: len(values) for name, values in sequences.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {n}" for name, n in lengths.items())
+        raise ValueError(f"settings that are sequences must have one value for each network, got different: {found}")
+    return next(iter(lengths.values()))
 
 
 @dataclass(frozen=True)
@@ -135,9 +208,9 @@ class SGD(Optimizer):
         Where a setting is out of its range or not a number.
     """
 
-    lr: float | Schedule
-    momentum: float = 0.0
-    nesterov: bool = False
+    lr: LearningRate
+    momentum: Number = 0.0
+    nesterov: Flag = False
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -155,7 +228,7 @@ class SGD(Optimizer):
     @property
     def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
-        return (float(self.momentum),) if self.momentum else ()
+        return (float(cast(float, self.momentum)),) if self.momentum else ()
 
     @property
     def n_states(self) -> int:  # type: ignore[override]
@@ -186,9 +259,9 @@ class ClassicalSGD(Optimizer):
         Where a setting is out of its range or not a number.
     """
 
-    lr: float | Schedule = 1e-3
-    momentum: float = 0.0
-    nesterov: bool = False
+    lr: LearningRate = 1e-3
+    momentum: Number = 0.0
+    nesterov: Flag = False
     rule: ClassVar[str] = "classical_momentum"
     n_states: ClassVar[int] = 1
 
@@ -221,9 +294,9 @@ class RMSprop(Optimizer):
         Where a setting is out of its range or not a number.
     """
 
-    lr: float | Schedule = 0.01
-    rho: float = 0.99
-    eps: float = 1e-8
+    lr: LearningRate = 0.01
+    rho: Number = 0.99
+    eps: Number = 1e-8
     rule: ClassVar[str] = "rmsprop"
     n_states: ClassVar[int] = 1
 
@@ -254,8 +327,8 @@ class Adagrad(Optimizer):
         Where a setting is out of its range or not a number.
     """
 
-    lr: float | Schedule = 0.01
-    eps: float = 1e-10
+    lr: LearningRate = 0.01
+    eps: Number = 1e-10
     rule: ClassVar[str] = "adagrad"
     n_states: ClassVar[int] = 1
 
@@ -288,10 +361,10 @@ class Adam(Optimizer):
         Where a setting is out of its range or not a number.
     """
 
-    lr: float | Schedule = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    lr: LearningRate = 1e-3
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-8
     rule: ClassVar[str] = "adam"
     n_states: ClassVar[int] = 2
 
@@ -352,7 +425,7 @@ class AdamW(Adam):
         Where a setting is out of its range or not a number.
     """
 
-    weight_decay: float = 0.01
+    weight_decay: Number = 0.01
     rule: ClassVar[str] = "adamw"
     state_of: ClassVar[str | None] = "Adam"
 
@@ -388,8 +461,8 @@ class Nadam(Adam):
         Where a setting is out of its range or not a number.
     """
 
-    lr: float | Schedule = 2e-3
-    momentum_decay: float = 4e-3
+    lr: LearningRate = 2e-3
+    momentum_decay: Number = 4e-3
     rule: ClassVar[str] = "nadam"
 
     def __post_init__(self) -> None:
@@ -427,10 +500,10 @@ class Lion(Optimizer):
         Where a setting is out of its range or not a number.
     """
 
-    lr: float | Schedule = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.0
+    lr: LearningRate = 1e-4
+    beta1: Number = 0.9
+    beta2: Number = 0.99
+    weight_decay: Number = 0.0
     rule: ClassVar[str] = "lion"
     n_states: ClassVar[int] = 1
 
@@ -465,11 +538,11 @@ class Rprop(Optimizer):
         Where a setting is out of its range or not a number.
     """
 
-    lr: float | Schedule = 0.01
-    eta_minus: float = 0.5
-    eta_plus: float = 1.2
-    min_step: float = 1e-6
-    max_step: float = 50.0
+    lr: LearningRate = 0.01
+    eta_minus: Number = 0.5
+    eta_plus: Number = 1.2
+    min_step: Number = 1e-6
+    max_step: Number = 50.0
     rule: ClassVar[str] = "rprop"
     n_states: ClassVar[int] = 2
 
@@ -479,7 +552,7 @@ class Rprop(Optimizer):
         arguments.number("eta_minus", self.eta_minus, above=0, below=1)
         arguments.number("eta_plus", self.eta_plus, above=1)
         arguments.number("min_step", self.min_step, above=0)
-        arguments.number("max_step", self.max_step, at_least=self.min_step)
+        arguments.number("max_step", self.max_step, at_least=cast(float, self.min_step))
 
 
 class FullBatchMethod:

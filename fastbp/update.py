@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -191,9 +192,7 @@ class State:
     vectors: np.ndarray = fixed("write into it, state.vectors[:] = values")
 
     def __init__(self, n_states: int, n_parameters: int, dtype: DTypeLike, n_vectors: int = 0) -> None:
-        stride = -(-n_parameters // 16) * 16
-        buffers = aligned_zeros(n_states * stride, dtype).reshape(n_states, stride)[:, :n_parameters]
-        self.buffers = buffers
+        self.buffers = aligned_rows((n_states, n_parameters), dtype)
         self.running_products = np.ones(N_RUNNING_PRODUCTS)
         self.vectors = np.zeros((n_vectors, n_parameters))
         self.step = self.skipped = 0
@@ -232,6 +231,78 @@ class State:
         if len(vectors):
             self.vectors[:] = vectors
         self.step, self.skipped = kept["step"], kept["skipped"]
+
+
+class PopulationData(NamedTuple):
+    """Samples, targets and weights of many networks; each array is shared or has one more axis in front, of networks.
+
+    Attributes
+    ----------
+    X : ndarray (n_samples, n_in)
+        float32, float64 or uint8.
+    Y : ndarray (n_samples, n_out) of the dtype of the networks, or int64 labels (n_samples,)
+    weights : ndarray (n_samples,) or None
+        Of the dtype of the networks.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    weights: np.ndarray | None = None
+
+
+class PopulationState:
+    """What the update rules of many networks of one architecture remember, and how many steps each has made.
+
+    Parameters
+    ----------
+    n_states : sequence of int, one for each network
+        How many buffers its rule uses, which are the first ones.
+    n_parameters : int
+        Of one network.
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    buffers : ndarray (max(n_states), n_networks, n_parameters)
+        Each row starts on a cache line.
+    running_products : float64 ndarray (n_networks, N_RUNNING_PRODUCTS)
+    step, skipped : int64 ndarray (n_networks,)
+        As in `State`.
+    n_states : int64 ndarray (n_networks,)
+    """
+
+    def __init__(self, n_states: Sequence[int], n_parameters: int, dtype: DTypeLike) -> None:
+        n_networks = len(n_states)
+        self.n_states = np.array(n_states, np.int64)
+        self.buffers = aligned_rows((int(self.n_states.max(initial=0)), n_networks, n_parameters), dtype)
+        self.running_products = np.ones((n_networks, N_RUNNING_PRODUCTS))
+        self.step, self.skipped = np.zeros((2, n_networks), np.int64)
+
+    def member(self, i: int) -> State:
+        """Return the state of one network: the same memory, but for the counts of steps."""
+        state = State.__new__(State)
+        buffers = self.buffers[: self.n_states[i], i]
+        vectors = np.zeros((0, buffers.shape[-1]))
+        vars(state).update(buffers=buffers, running_products=self.running_products[i], vectors=vectors)
+        state.step, state.skipped = self.step.item(i), self.skipped.item(i)
+        return state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the padding."""
+        return {**vars(self), "buffers": np.ascontiguousarray(self.buffers)}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        """Copy unpickled arrays into new memory: kernels write to it, and a mapped file may be read-only."""
+        buffers = kept["buffers"]
+        self.__init__(kept["n_states"], buffers.shape[-1], buffers.dtype)  # type: ignore[misc]
+        for name, array in kept.items():
+            vars(self)[name][...] = array
+
+
+def aligned_rows(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return zeros whose rows, along the last axis, each start on a cache line: they are 16 elements or more apart."""
+    stride = -(-shape[-1] // 16) * 16
+    return aligned_zeros(math.prod(shape[:-1]) * stride, dtype).reshape(*shape[:-1], stride)[..., : shape[-1]]
 
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> np.ndarray:

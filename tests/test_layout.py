@@ -22,6 +22,7 @@ FASTBP = """
     activations losses checks initializers
     reference/elementwise reference/losses reference/schedules reference/noise reference/optimizers reference/metrics
     reference/dense reference/layout reference/custom reference/backprop reference/training
+    reference/population
     reference/__init__
     schedules optimizers update
     engine/__init__ engine/limits engine/autotune engine/threads engine/workspace engine/backend
@@ -31,7 +32,7 @@ FASTBP = """
     checkpoints callbacks
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
     training/run training/trainer
-    jit moved __init__
+    jit population moved __init__
     estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
     estimators/mlp estimators/__init__
     examples/__init__ examples/options examples/peers examples/cartpole examples/drift examples/neural_ode
