@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
@@ -13,6 +14,7 @@ from joblib import parallel_config
 from joblib.parallel import ParallelBackendBase, get_active_backend
 from sklearn import model_selection
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
@@ -304,10 +306,13 @@ class _Call:
             return
         if self.member is not None:
             error, self._seconds = error or self.member.error, self._seconds + self.member.seconds
+        member = self.member
 
         def fit(*_: Any, **__: Any) -> Any:
             if error is not None:
                 raise error
+            if member is not None and member.reached_limit:
+                warnings.warn(member.estimator._not_converged(), ConvergenceWarning, stacklevel=2)
             return estimator
 
         with _replaced(estimator, fit=fit, set_params=lambda **_: estimator):

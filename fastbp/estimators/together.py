@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import operator
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from ..backends import COMPILED, make_population_backend
 from ..engine import limits
@@ -33,8 +31,6 @@ class Member:
         Which `_begin_fit` returned.
     validation : Validation or None
         Likewise.
-    rows : int64 ndarray, optional
-        Which samples of `data` to train on, repeated ones too; by default those that the estimator chooses.
 
     Attributes
     ----------
@@ -43,20 +39,21 @@ class Member:
         share its memory.
     error : Exception or None
         What ended the training, as `fit` would raise it.
+    reached_limit : bool
+        Whether it ended at the largest number of epochs.
     seconds : float
         Its share of the time of the training.
     """
 
-    def __init__(self, estimator: Any, data: Data, validation: Any, rows: np.ndarray | None = None) -> None:
+    def __init__(self, estimator: Any, data: Data, validation: Any) -> None:
         self.estimator, self.data = estimator, data
         self.objective = estimator._objective()
         self.epochs, self.validation = estimator._begin_epochs(self.objective, data, validation, False, False)
-        if rows is not None:
-            self.epochs.order = rows
         self.source, self.positions = data.X, None
         self.history = History()
         self.history.record([], self.validation is not None)
         self.error: Exception | None = None
+        self.reached_limit = False
         self.seconds = 0.0
         estimator.n_iter_ = 0
 
@@ -110,7 +107,7 @@ class Member:
                 self.error = error
                 return True
             if estimator.n_iter_ >= estimator.max_iter:
-                warnings.warn(estimator._not_converged(), ConvergenceWarning, stacklevel=2)
+                self.reached_limit = True
                 return True
         return False
 
