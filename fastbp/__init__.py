@@ -25,9 +25,9 @@ if not (_Path(__file__).parent / "kernels").is_dir():
 from . import callbacks, losses, metrics, moved, optimizers, schedules  # noqa: E402
 from .activations import Activation  # noqa: E402
 from .losses import Loss  # noqa: E402
-from .network import Gradients, Network, load  # noqa: E402
+from .network import Gradients, Network  # noqa: E402
 from .optimizers import *  # noqa: E402
-from .population import Population  # noqa: E402
+from .population import Population, load  # noqa: E402
 from .training.history import History  # noqa: E402
 from .training.trainer import Trainer  # noqa: E402
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import arguments, backends, checks, losses
+from . import arguments, backends, checks, files, losses, metrics
 from .activations import Activation
 from .attributes import fixed
-from .backends import Config, check_backend
+from .backends import Config, check_backend, kernels_of
 from .custom import CustomFunction
 from .initializers import Initializer, draw
 from .losses import Loss, Parameterized
 from .network import Network, _bytes
+from .reference.custom import evaluated, twin_of
 from .reference.layout import layer_views
-from .update import aligned_zeros
+from .training.population import PopulationTrainer
+from .update import aligned_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
 PREDICTED_BYTES = 1 << 26  # outputs of all members that `mean` and `spread` hold at a time
+DRAWN_NUMBERS = 1 << 20  # random numbers that `mutate` holds at a time; another value draws others for rate < 1
 
 
 class Group:
@@ -43,7 +47,7 @@ class Group:
     def __init__(self, config: Config, members: np.ndarray, backend: str) -> None:
         n_parameters = sum((n_in + 1) * n_out for n_in, n_out in zip(config.sizes[:-1], config.sizes[1:], strict=True))
         self.config, self.members, self._backend_name = config, members, backend
-        self.parameters = _aligned_rows(len(members), n_parameters, config.dtype)
+        self.parameters = aligned_rows((len(members), n_parameters), config.dtype)
         self._backend: Any = None
 
     @property
@@ -96,6 +100,7 @@ class Population:
         From every method, before anything is changed, if an argument does not fit.
     """
 
+    trainer_class: ClassVar[type] = PopulationTrainer  # of `fastbp.Trainer(pop, ...)`
     groups: tuple[Group, ...] = fixed("make a new Population")
     losses: np.ndarray
     history: Any
@@ -130,10 +135,12 @@ class Population:
         for i in range(n):
             group, row = self._place(i)
             layers = draw(init, group.config.sizes, seeds[i], group.config.dtype)
-            with np.errstate(over="ignore"):
-                for W, b, (first_W, first_b) in zip(*layer_views(row, group.config.sizes), layers, strict=True):
-                    W[:], b[:] = scales[i] * first_W, first_b
-            checks.finite(f"init_scale[{i}] times the first weights of network {i}", row, group.config.dtype)
+            for W, b, (first_W, first_b) in zip(*layer_views(row, group.config.sizes), layers, strict=True):
+                W[:], b[:] = first_W, first_b
+                if scales[i] != 1:
+                    first_W = scales[i] * first_W
+                    checks.finite(f"init_scale[{i}] times the first weights", first_W, group.config.dtype)
+                    W[:] = first_W
 
     def _build(self, configs: Sequence[Config], backend: str) -> None:
         """Make the groups of members with these architectures, all parameters 0."""
@@ -236,7 +243,7 @@ class Population:
         return self._backend_name
 
     @property
-    def parameters(self) -> np.ndarray | list[np.ndarray]:
+    def parameters(self) -> Any:
         """Every parameter, (n_networks, n_parameters), to be written in place; a list of them, one for each group."""
         arrays = [group.parameters for group in self.groups]
         return arrays[0] if len(arrays) == 1 else arrays
@@ -352,6 +359,307 @@ class Population:
         pop._weights = None if self._weights is None else self._weights.copy()
         return pop
 
+    def predict(self, X: ArrayLike, members: ArrayLike | None = None) -> np.ndarray:
+        """Output activations of each member.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_in) or (n_in,), or of each member its own, (n_members, n_samples, n_in)
+        members : sequence of int, or mask (n_networks,), optional
+            Some members only.
+
+        Returns
+        -------
+        ndarray (n_members, n_samples, n_out), or (n_members, n_out) for a 1-D X, which is one sample
+        """
+        indices = self._indices("members", members)
+        X, single = self._inputs(X, len(indices))
+        A = self._outputs(X, indices)
+        return A[:, 0] if single else A
+
+    def mean(self, X: ArrayLike, members: ArrayLike | None = None) -> np.ndarray:
+        """Give the mean over the members of their outputs, weighted by `weights`; X and members are as for `predict`.
+
+        Returns
+        -------
+        ndarray (n_samples, n_out), or (n_out,) for a 1-D X
+        """
+        return self._moments(X, members)[0]
+
+    def spread(self, X: ArrayLike, members: ArrayLike | None = None) -> np.ndarray:
+        """Give the standard deviation over the members of their outputs, weighted by `weights`; as `mean`.
+
+        The sum of squared distances from the mean is divided by the number of members (or their weight), not by one
+        less.
+        """
+        return self._moments(X, members, is_spread=True)[1]
+
+    def _moments(self, X: Any, members: Any, is_spread: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of the outputs; the latter is 0 unless it is asked for.
+
+        All sums are in float64, and go from member to member: so they do not depend on the number of samples.
+        """
+        indices = self._indices("members", members)
+        X, single = self._inputs(X, len(indices))
+        weights = np.ones(len(indices)) if self._weights is None else self._weights[indices]
+        total = weights.sum()
+        if not total > 0:
+            raise ValueError("members must not all have weight 0")
+        n_samples, n_out = X.shape[-2], self._config.sizes[-1]
+        mean, variance = np.zeros((2, n_samples, n_out))
+        n_rows = max(1, PREDICTED_BYTES // (len(indices) * n_out * self.dtype.itemsize))
+        with np.errstate(all="ignore"):  # of networks that have diverged
+            for start in range(0, n_samples, n_rows):
+                rows = slice(start, start + n_rows)
+                A = self._outputs(np.ascontiguousarray(X[..., rows, :]), indices)
+                for weight, a in zip(weights, A, strict=True):
+                    mean[rows] += weight * a.astype(np.float64)
+                mean[rows] /= total
+                for weight, a in zip(weights, A if is_spread else (), strict=False):
+                    variance[rows] += weight * (a - mean[rows]) ** 2
+            result = mean.astype(self.dtype), np.sqrt(variance / total).astype(self.dtype)
+        return (result[0][0], result[1][0]) if single else result
+
+    def loss(self, X: ArrayLike, Y: ArrayLike, members: ArrayLike | None = None) -> np.ndarray:
+        """Loss of each member, reduced over the samples as `reduction` says.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        Y : array_like (n_samples, n_out); with cross_entropy also class labels (n_samples,)
+            With an X of each member its own too: one more axis in front.
+        members : sequence of int, or mask (n_networks,), optional
+
+        Returns
+        -------
+        float64 ndarray (n_members,)
+        """
+        indices = self._indices("members", members)
+        X, single = self._inputs(X, len(indices))
+        Y = self._targets(Y, X, single)
+        result = np.empty(len(indices))
+        for where, sums in self._each("losses", indices, X, Y):
+            result[where] = sums
+        return result / X.shape[-2] if self.reduction == "mean" else result
+
+    def _inputs(self, X: Any, n_members: int) -> tuple[np.ndarray, bool]:
+        """Check samples as `checks.inputs` does; those of each member have one more axis in front."""
+        n_in = self._config.sizes[0]
+        try:
+            is_own = np.ndim(X) == 3
+        except ValueError:  # rows of different lengths
+            is_own = False
+        if not is_own:
+            return checks.inputs(X, n_in, self.dtype)
+        if len(X) != n_members:
+            raise ValueError(f"X is 3-D, samples of each network, and has {len(X)} of these, expected {n_members}")
+        if type(X) is np.ndarray and checks.is_kept(X) and X.shape[2] == n_in and X.size:
+            if X.dtype.kind != "f" or checks.is_finite(X, self.dtype):
+                return X, False
+        return np.stack([checks.inputs(x, n_in, self.dtype, f"X[{i}]")[0] for i, x in enumerate(X)]), False
+
+    def _targets(self, Y: Any, X: np.ndarray, single: bool) -> np.ndarray:
+        """Check targets of the samples X that `_inputs` returned."""
+        n_samples, n_out = X.shape[-2], self._config.sizes[-1]
+        if X.ndim == 2:
+            return checks.targets(Y, n_samples, n_out, self.loss_name, self.dtype, single)
+        if not _is_sequence(Y) or len(Y) != len(X):
+            raise ValueError(f"Y must hold the targets of each of {len(X)} networks, as X holds their samples")
+        rows = [
+            checks.targets(y, n_samples, n_out, self.loss_name, self.dtype, argument=f"Y[{i}]") for i, y in enumerate(Y)
+        ]
+        if len({y.ndim for y in rows}) > 1:
+            raise ValueError("Y must hold labels, or rows of targets, for all networks")
+        return np.stack(rows)
+
+    def _outputs(self, X: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Return outputs of samples that are checked, (len(indices), n_samples, n_out)."""
+        if len(self.groups) == 1:
+            return next(self._each("predict", indices, X))[1]
+        A = np.empty((len(indices), X.shape[-2], self._config.sizes[-1]), self.dtype)
+        for where, outputs in self._each("predict", indices, X):
+            A[where] = outputs
+        return A
+
+    def _each(self, method: str, indices: np.ndarray, *data: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Call a method of the backend of each group that has some of these members; yield which, and its result."""
+        for g, group in enumerate(self.groups):
+            where = np.flatnonzero(self._group_of[indices] == g)
+            if len(where):
+                rows, parameters = self._row_of[indices[where]], group.parameters
+                if data[0].ndim == 3:  # data of each: as many rows of parameters as there are of data
+                    data_of_group = [array[where] for array in data]
+                    parameters = aligned_rows((len(rows), parameters.shape[1]), self.dtype)
+                    parameters[:] = group.parameters[rows]
+                    rows = np.arange(len(rows))
+                else:
+                    data_of_group = list(data)
+                yield where, getattr(group.backend, method)(parameters, rows, *data_of_group)
+
+    def best(self, k: int = 1) -> Population:
+        """Return a population of the k members of least `losses`, the best one first.
+
+        Those whose loss is not a number come last.
+        """
+        k = arguments.integer("k", k)
+        if k > len(self):
+            raise ValueError(f"k must be at most {len(self)}, the number of networks, got {k}")
+        if np.isnan(self.losses).all():
+            raise ValueError("best needs the losses of a fit, and no network has one: call fit first")
+        return self.subset(np.argsort(self.losses, kind="stable")[:k])
+
+    def select(self, k: int, metric: Any = None, mode: str | None = None) -> Population:
+        """Return the members, with `weights`, whose mean is best on the validation data of the last `fit`.
+
+        Greedy selection with replacement: k times, the member is added whose addition makes the mean of all that were
+        added best; a member may be added again (Caruana, Niculescu-Mizil, Crew and Ksikes, "Ensemble selection from
+        libraries of models", 2004).
+
+        Parameters
+        ----------
+        k : int
+        metric : str or function (A, Y) -> float, optional
+            What is best: a name of `fastbp.metrics.METRICS`, any top_k, or a function of outputs and targets.  None:
+            the loss.
+        mode : "min", "max" or None
+            Whether smaller or larger is better; None tells it from the name.
+
+        Returns
+        -------
+        Population
+            The distinct members, in their order here, with ``weights``: how often each was added, divided by k.
+        """
+        k = arguments.integer("k", k)
+        if self._kept_validation is None:
+            raise ValueError("select needs the validation predictions of a fit: call fit with validation_data or folds")
+        A, Y = self._kept_validation
+        score = self._score(metric, mode, Y)
+        candidates = np.flatnonzero(np.isfinite(A).all(axis=(1, 2)))
+        if not len(candidates):
+            raise ValueError("select needs finite validation predictions, and no network has them")
+        total, counts = np.zeros(A.shape[1:]), np.zeros(len(self), np.int64)
+        for n in range(1, k + 1):
+            scores = np.array([score(((total + A[i]) / n).astype(A.dtype)) for i in candidates])
+            if np.isnan(scores).all():
+                raise ValueError(f"metric is NaN for every choice of {n} networks")
+            i = candidates[np.nanargmin(scores)]
+            total += A[i]
+            counts[i] += 1
+        pop = self.subset(np.flatnonzero(counts))
+        pop.weights = counts[counts > 0] / k
+        return pop
+
+    def _score(self, metric: Any, mode: str | None, Y: np.ndarray) -> Callable[[np.ndarray], float]:
+        """Return a function of outputs that is smallest where they are best."""
+        if mode is not None:
+            arguments.name("mode", mode, ("min", "max"))
+        kernels, loss = kernels_of(self.backend), self._config.loss
+        if metric is None:
+            if mode is not None:
+                raise ValueError(f"mode must be None, as the loss is to be least, got {mode!r}")
+            kernel = twin_of(loss) if isinstance(loss, CustomFunction) else getattr(kernels, self.loss_name)
+            parameter = self.loss_settings.values()
+            return lambda A: evaluated(kernel, A, Y, *parameter, shape=len(A)).sum(dtype=np.float64)
+        if not isinstance(metric, str) and not callable(metric):
+            raise TypeError(f"metric must be None, a name or a function (A, Y) -> float, got {metric!r}")
+        ((name, function),) = metrics.named(metric).items()
+        if mode is not None:
+            is_min = mode == "min"
+        else:
+            is_min = function.falls if isinstance(function, metrics.Metric) else metrics.falls(name)
+        has_signs = losses.row_of(loss).takes_signs
+        measures = metrics.Measures({name: function}, self._config.sizes[-1], [Y], kernels, has_signs)
+        sign = 1 if is_min else -1
+        return lambda A: sign * measures.of([(A, Y)], Y)[name]
+
+    def mutate(
+        self,
+        scale: ArrayLike,
+        rate: float = 1.0,
+        members: ArrayLike | None = None,
+        seed: arguments.Seed = None,
+    ) -> None:
+        """Add normal noise to a fraction of the parameters, in place; the members' `losses` become NaN.
+
+        Parameters
+        ----------
+        scale : float or sequence of n_members float
+            Standard deviation of the noise.
+        rate : float
+            Probability that a parameter is changed, 0 to 1.
+        members : sequence of int, or mask (n_networks,), optional
+            Only these are changed.
+        seed : None, int, SeedSequence or Generator
+            A seed gives the same draws for both dtypes.
+        """
+        indices = self._indices("members", members)
+        scales = _for_each("scale", scale, len(indices))
+        rate = arguments.number("rate", rate, at_least=0, at_most=1)
+        rng = arguments.generator("seed", seed)
+        for g, group in enumerate(self.groups):
+            where = np.flatnonzero(self._group_of[indices] == g)
+            n_rows = max(1, DRAWN_NUMBERS // group.parameters.shape[1])
+            for some in np.split(where, range(n_rows, len(where), n_rows)):
+                rows = self._row_of[indices[some]]
+                changed = group.parameters[rows]
+                noise = scales[some, None] * rng.standard_normal(changed.shape)
+                is_changed = rng.random(changed.shape) < rate if rate < 1 else True
+                with np.errstate(over="ignore"):
+                    np.add(changed, noise, out=changed, where=is_changed, casting="same_kind")
+                group.parameters[rows] = changed
+        self._forget(indices)
+
+    def crossover(self, parents: ArrayLike, rate: float = 0.5, seed: arguments.Seed = None) -> np.ndarray:
+        """Return parameters of children, each of which is from one of two parents (uniform crossover).
+
+        Parameters
+        ----------
+        parents : array_like of int (n, 2)
+            Two members for each child; all of one architecture.
+        rate : float
+            Probability that a parameter is that of the second parent, 0 to 1.
+        seed : None, int, SeedSequence or Generator
+
+        Returns
+        -------
+        ndarray (n, n_parameters)
+            The population is not changed; write them into it, ``pop.parameters[:] = children``.
+        """
+        pairs = _array("parents", parents)
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
+            raise ValueError(f"parents must be pairs, (n, 2), got shape {pairs.shape}")
+        if pairs.dtype.kind not in "ui":
+            raise TypeError(f"parents must be integers, got dtype {pairs.dtype}")
+        pairs = self._within("parents", pairs)
+        rate = arguments.number("rate", rate, at_least=0, at_most=1)
+        rng = arguments.generator("seed", seed)
+        groups = np.unique(self._group_of[pairs])
+        if len(groups) > 1:
+            raise ValueError(f"parents must be of one architecture, got members of {len(groups)}")
+        parameters = self.groups[groups[0]].parameters
+        first, second = parameters[self._row_of[pairs[:, 0]]], parameters[self._row_of[pairs[:, 1]]]
+        return np.where(rng.random(first.shape) < rate, second, first)
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
+        """Save to one file, as `Network.save` does; `fastbp.load` gives it back.
+
+        The file holds parameters, losses, weights and metadata, but no history, nor what `select` needs.
+
+        Parameters
+        ----------
+        path : str or Path
+            ``.safetensors`` writes that format (needs the extra ``fastbp[files]``), any other suffix NumPy's npz.
+        metadata : dict of str, optional
+            Texts to save besides those in ``pop.metadata``.
+
+        Warns
+        -----
+        RuntimeWarning
+            If parameters are NaN or infinite.
+        """
+        kept = checks.metadata(self.metadata)
+        files.save_population(self, path, {**kept, **({} if metadata is None else checks.metadata(metadata))})
+
     def replace(self, i: int, network: Network | ArrayLike) -> None:
         """Put another network in the place of a member, whose entry in `losses` becomes NaN.
 
@@ -421,7 +729,8 @@ class Population:
         pop._build(configs, backend)
         for group, (_, _, parameters) in zip(pop.groups, groups, strict=True):
             group.parameters[:] = parameters
-        vars(pop).update(attributes)
+        copies = {name: value.copy() for name, value in attributes.items() if isinstance(value, np.ndarray | dict)}
+        vars(pop).update({**attributes, **copies})
         return pop
 
     def __repr__(self) -> str:
@@ -439,10 +748,44 @@ class Population:
         )
 
 
-def _aligned_rows(n: int, length: int, dtype: np.dtype) -> np.ndarray:
-    """Return zeros (n, length) whose rows start on cache lines."""
-    stride = -(-length // 16) * 16
-    return aligned_zeros(n * stride, dtype).reshape(n, stride)[:, :length]
+def load(path: str | os.PathLike[str], backend: str = "numba") -> Any:
+    """Load a network that `Network.save` wrote, or a population that `Population.save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+    backend : "numba" or "numpy"
+
+    Returns
+    -------
+    Network or Population
+        As the file says.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read; FileNotFoundError if there is none.
+    ValueError
+        If the file is damaged or is not such a file.
+    ImportError
+        For a safetensors file, if the extra ``fastbp[files]`` is not installed.
+
+    Warns
+    -----
+    RuntimeWarning
+        If parameters are NaN or infinite.
+    """
+    check_backend(backend)
+    saved = files.read_any(path)
+    if not isinstance(saved, files.SavedPopulation):
+        config, parameters, metadata = saved
+        net = Network._restore(config, backend, parameters, metadata)
+        files.warn_if_nonfinite(net, path)
+        return net
+    kept = {"metadata": saved.metadata, "losses": saved.losses, "_weights": saved.weights}
+    pop = Population._restore(list(zip(saved.configs, saved.members, saved.parameters, strict=True)), backend, kept)
+    files.warn_if_members_nonfinite(pop, path)
+    return pop
 
 
 def _array(argument: str, value: Any) -> np.ndarray:

@@ -287,6 +287,14 @@ class PopulationState:
         state.step, state.skipped = self.step.item(i), self.skipped.item(i)
         return state
 
+    def repeated(self, k: int) -> PopulationState:
+        """Return the state of a population with k copies of each network, one after the other."""
+        other = PopulationState(np.repeat(self.n_states, k).tolist(), self.buffers.shape[-1], self.buffers.dtype)
+        for name in ("running_products", "step", "skipped"):
+            getattr(other, name)[:] = np.repeat(getattr(self, name), k, axis=0)
+        other.buffers[:] = np.repeat(self.buffers, k, axis=1)
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the padding."""
         return {**vars(self), "buffers": np.ascontiguousarray(self.buffers)}

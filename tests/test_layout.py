@@ -31,7 +31,8 @@ FASTBP = """
     datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing
     checkpoints callbacks
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
-    training/run training/trainer
+    training/run training/trainer training/population_history training/population_orders training/population_data
+    training/population_run training/population_fit training/population
     jit population moved __init__
     estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
     estimators/mlp estimators/together estimators/ensemble estimators/search estimators/__init__

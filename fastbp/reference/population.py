@@ -118,11 +118,11 @@ def member_data(data: Any, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray |
     """Return samples, targets and weights of one member, of those that all share or of its own."""
     X, Y, weights = data
     x = X[i] if X.ndim == 3 else X
-    y = Y[i] if Y.ndim == 3 or Y.ndim == 2 and has_own_labels(Y) else Y
+    y = Y[i] if has_own_targets(Y) else Y
     w = weights[i] if weights is not None and weights.ndim == 2 else weights
     return x, y, w
 
 
-def has_own_labels(Y: np.ndarray) -> bool:
-    """Whether 2-D targets are class labels of each network, which are int64; rows of targets are floats."""
-    return Y.dtype == np.int64
+def has_own_targets(Y: np.ndarray) -> bool:
+    """Whether each network has targets of its own: labels are int64, rows of targets floats."""
+    return Y.ndim == 3 or Y.ndim == 2 and Y.dtype == np.int64

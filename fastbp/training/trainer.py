@@ -189,6 +189,11 @@ class Trainer(UpdateSettings, _LoopSettings):
     key: int = field(init=False, metadata=_attribute(Setting(_key)))
     state: State = field(init=False, metadata=_attribute(Fixed(_STATE_HINT)))
 
+    def __new__(cls, net: Any = None, *arguments: Any, **options: Any) -> Any:
+        """Return the trainer of a `Population` where that is to be trained."""
+        trainer_class = getattr(net, "trainer_class", None)
+        return object.__new__(cls) if trainer_class is None else trainer_class(net, *arguments, **options)
+
     def __post_init__(self, seed: arguments.Seed) -> None:
         """Begin with no steps done."""
         self.lr_scale = 1.0
