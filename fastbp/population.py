@@ -115,7 +115,7 @@ class Population:
         init: str | Initializer | Sequence[tuple[ArrayLike, ArrayLike]] = "glorot_uniform",
         reduction: str = "mean",
         dtype: DTypeLike = "float32",
-        seed: arguments.Seed | Sequence[Any] = None,
+        seed: arguments.Seed | Sequence[arguments.Seed] | np.ndarray = None,
         backend: str = "numba",
         input_scale: float = 1.0,
         init_scale: ArrayLike = 1.0,
@@ -145,14 +145,14 @@ class Population:
     def _build(self, configs: Sequence[Config], backend: str) -> None:
         """Make the groups of members with these architectures, all parameters 0."""
         self._backend_name = backend
-        members: dict[Config, list[int]] = {}
+        members: dict[Config, tuple[Config, list[int]]] = {}
         for i, config in enumerate(configs):
-            members.setdefault(config, []).append(i)
-        for config in members:
+            members.setdefault(_plain(config), (config, []))[1].append(i)
+        for config, _ in members.values():
             for item in (*config.activations, config.loss):
                 if isinstance(item, CustomFunction):
                     item.compile(config.dtype)
-        self.groups = tuple(Group(config, np.array(of_one), backend) for config, of_one in members.items())
+        self.groups = tuple(Group(config, np.array(of_one), backend) for config, of_one in members.values())
         self._group_of, self._row_of = np.empty((2, len(configs)), np.int64)
         for g, group in enumerate(self.groups):
             self._group_of[group.members], self._row_of[group.members] = g, np.arange(len(group.members))
@@ -672,7 +672,7 @@ class Population:
         i = self._index("i", i)
         group, row = self._place(i)
         if isinstance(network, Network):
-            if network._config != group.config:
+            if _plain(network._config) != _plain(group.config):
                 raise ValueError(
                     f"network must have the architecture of network {i}, {_words(group.config)}, "
                     f"got {_words(network._config)}"
@@ -843,10 +843,19 @@ def _check_same(config: Config, first: Config, name: str, first_name: str) -> No
     for what, value, expected in [
         ("inputs", config.sizes[0], first.sizes[0]),
         ("outputs", config.sizes[-1], first.sizes[-1]),
-        *((field, getattr(config, field), getattr(first, field)) for field in Config._fields[2:]),
+        *zip(Config._fields[2:], _plain(config)[2:], _plain(first)[2:], strict=True),
     ]:
         if value != expected:
+            value, expected = (getattr(each, what, number) for each, number in ((config, value), (first, expected)))
             raise ValueError(f"{name} has {what} {value}, but {first_name} has {expected}: they must be the same")
+
+
+def _plain(config: Config) -> Config:
+    """Return a configuration with the loss as name and parameter: "huber" is Huber(1.0)."""
+    loss = config.loss
+    if isinstance(loss, CustomFunction):
+        return config
+    return config._replace(loss=(losses.name_of(loss), tuple(losses.settings_of(loss).values())))
 
 
 def _counts(value: Any, n_architectures: int) -> list[int]:
@@ -882,4 +891,4 @@ def _seeds(seed: Any, n: int) -> list[Any]:
 
 
 def _words(config: Config) -> str:
-    return f"{list(config.sizes)} {list(map(str, config.activations))} ({losses.name_of(config.loss)}, {config.dtype})"
+    return f"{list(config.sizes)} {list(map(str, config.activations))} ({config.loss}, {config.dtype})"
