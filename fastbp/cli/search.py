@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -23,9 +23,6 @@ from .train import (
     describe_data,
     targets_of,
 )
-
-if TYPE_CHECKING:
-    from ..datasets import Dataset
 
 Values = list[str] | None
 
@@ -56,10 +53,13 @@ class Scores(NamedTuple):
 def search(
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for train.")],
     hidden: Annotated[
-        Values, typer.Option(help="Neurons to compare: 16,32,64x32 (two layers); 0 for no hidden layer.", show_default="10,30,100")
+        Values,
+        typer.Option(help="Neurons to compare: 16,32,64x32 (two layers); 0 for none.", show_default="10,30,100"),
     ] = None,
     lr: Annotated[Values, typer.Option(help="Step sizes to compare.", show_default="0.02,0.2")] = None,
-    activation: Annotated[Values, typer.Option(help="Of the hidden layers, to compare.", show_default="sigmoid")] = None,
+    activation: Annotated[
+        Values, typer.Option(help="Of the hidden layers, to compare.", show_default="sigmoid")
+    ] = None,
     batch_size: Annotated[Values, typer.Option(help="To compare.", show_default="20")] = None,
     l2: Annotated[Values, typer.Option(help="Penalties of the weights to compare.", show_default="0")] = None,
     folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation.")] = 5,
@@ -105,7 +105,7 @@ def search(
         architecture(preprocessor, samples, list(candidate.hidden), candidate.activation, loss)
         for candidate in candidates
     ]
-    options = {"loss": architectures[0][2], "dtype": dtype, "backend": backend}
+    options: dict[str, Any] = {"loss": architectures[0][2], "dtype": dtype, "backend": backend}
     nets = [Network(sizes, activations, seed=seed, **options) for sizes, activations, _ in architectures]
 
     describe_data(screen, data, samples.X.shape[1], preprocessor, len(rows), len(test))
@@ -115,8 +115,7 @@ def search(
     pairs = _folds(y[rows], folds)
     outputs, losses = _cross_validate(screen, nets, candidates, X[rows], Y[rows], pairs, epochs, momentum, seed)
     scores = [
-        _score(preprocessor, y[rows], of_one, of_folds, pairs)
-        for of_one, of_folds in zip(outputs, losses, strict=True)
+        _score(preprocessor, y[rows], of_one, of_folds, pairs) for of_one, of_folds in zip(outputs, losses, strict=True)
     ]
     ranking = _ranking(scores, bool(preprocessor.classes))
     screen.out.print(_table(candidates, scores, ranking[:top], bool(preprocessor.classes)))

@@ -69,7 +69,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="File for the model.", show_default="not saved")] = None,
     ensemble: Annotated[
         int | None,
-        typer.Option(min=2, help="Train so many networks together; the model is their mean.", show_default="one network"),
+        typer.Option(min=2, help="Train so many networks together; the model is their mean.", show_default="one"),
     ] = None,
     header: Header = None,
 ) -> None:
@@ -93,7 +93,7 @@ def train(
 
     _describe(screen, data, net, preprocessor, len(rows), len(test))
     _warn_of_untested(screen, preprocessor, y, test, test_fraction)
-    screen.announce_compilation(net if ensemble is None else net[0])  # type: ignore[index]
+    screen.announce_compilation(net if ensemble is None else net[0])  # type: ignore[arg-type,index]
     X, Y = preprocessor.inputs(samples.X, net.dtype), preprocessor.targets(y, net.loss_name)
     validation_data = (X[test], Y[test]) if len(test) else None
     interrupted = _train(screen, trainer, X[rows], Y[rows], epochs, validation_data, bool(preprocessor.classes))
@@ -128,6 +128,7 @@ def check_can_save(out: Path | None, data: str) -> None:
 
 
 def targets_of(samples: Dataset, data: str) -> np.ndarray:
+    """Return the targets; ValueError if there are none, or all are of one class."""
     if samples.y is None:
         raise ValueError(f"{data} has no targets to train on")
     if samples.classes is not None and len(samples.classes) < 2:

@@ -23,6 +23,7 @@ from .mlp import MLPClassifier, MLPRegressor
 from .together import Member, train
 
 OF_ONE_NETWORK = ("warm_start", "coefs_init", "intercepts_init", "callbacks")  # parameters that an ensemble has not
+OF_CHECKS = ("classes_", "_label_binarizer", "n_features_in_", "feature_names_in_")  # attributes, the same for all
 NOT_RECORDED = ("network_", "coefs_", "intercepts_", "trainer_", "_optimizer", "_random_state", "_best_parameters")
 
 _PARAMETERS = """n_estimators : int, default=16
@@ -126,8 +127,7 @@ class BaseEnsemble(BaseEstimator):
     def _begin_member(self, seed, checked, data):
         """Return an estimator that takes over the checks of another, with a network of its own."""
         estimator = self._make_member(seed)
-        names = ("classes_", "_label_binarizer", "n_features_in_", "feature_names_in_")
-        vars(estimator).update({name: value for name, value in vars(checked).items() if name in names})
+        vars(estimator).update({name: value for name, value in vars(checked).items() if name in OF_CHECKS})
         estimator._random_state = check_random_state(seed)
         estimator._initialize(list(checked.network_.sizes), checked.network_.dtype)
         return estimator
@@ -171,11 +171,9 @@ class BaseEnsemble(BaseEstimator):
 
     def _take(self, checked, estimators, seeds, records):
         """Become fitted."""
-        for name in ("feature_names_in_",):
-            vars(self).pop(name, None)
-        names = ("classes_", "_label_binarizer", "n_features_in_", "feature_names_in_")
-        names += ("n_layers_", "n_outputs_", "out_activation_")
-        vars(self).update({name: value for name, value in vars(checked).items() if name in names})
+        self.__dict__.pop("feature_names_in_", None)
+        names = (*OF_CHECKS, "n_layers_", "n_outputs_", "out_activation_")
+        self.__dict__.update({name: value for name, value in vars(checked).items() if name in names})
         self.population_ = Population.of([estimator.network_ for estimator in estimators])
         self.seeds_, self._records = seeds, records
         self.n_iter_ = np.array([estimator.n_iter_ for estimator in estimators])
@@ -283,7 +281,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):
         dtype: str = "auto",
         threads: int | None = None,
     ) -> None:
-        vars(self).update({name: value for name, value in locals().items() if name in self._get_param_names()})
+        self.__dict__.update({name: value for name, value in locals().items() if name in self._get_param_names()})
 
     _classes_of = MLPClassifier._classes_of
 
@@ -366,7 +364,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):
         dtype: str = "auto",
         threads: int | None = None,
     ) -> None:
-        vars(self).update({name: value for name, value in locals().items() if name in self._get_param_names()})
+        self.__dict__.update({name: value for name, value in locals().items() if name in self._get_param_names()})
 
     def predict(self, X: Any, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Return the mean of the outputs of all networks.

@@ -174,9 +174,7 @@ def cross_val_predict(
         With the numbers of scikit-learn's function.
     """
     with parallel_config(backend=_Collecting()):
-        return model_selection.cross_val_predict(
-            estimator, X, y, groups=groups, cv=cv, params=params, method=method
-        )
+        return model_selection.cross_val_predict(estimator, X, y, groups=groups, cv=cv, params=params, method=method)
 
 
 class _Collecting(ParallelBackendBase):
@@ -244,7 +242,8 @@ class _Left(BaseException):
 
 
 def _leave(*arguments: Any, is_partial: bool) -> None:
-    raise _Left(arguments)
+    """Stand for the `_fit` of an estimator."""
+    raise _Left((*arguments, is_partial))
 
 
 class _Call:
@@ -281,12 +280,12 @@ class _Call:
                 self.result = self._function(*self._args, **self._kwargs)  # fit has failed before that of the network
             return
         except _Left as left:
-            arguments = left.arguments
+            arguments: Any = left.arguments
         self._estimator = estimator
         try:
-            _, data, validation = network._begin_fit(*arguments, is_partial=False)
+            _, data, validation = network._begin_fit(*arguments)
             if data.is_sparse:
-                network._fit(*arguments, is_partial=False)
+                network._fit(*arguments)
             else:
                 self.member = Member(network, data, validation)
                 sources.share(self.member, estimator is network, self._args[1], self._train)

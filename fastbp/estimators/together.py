@@ -49,7 +49,8 @@ class Member:
         self.estimator, self.data = estimator, data
         self.objective = estimator._objective()
         self.epochs, self.validation = estimator._begin_epochs(self.objective, data, validation, False, False)
-        self.source, self.positions = data.X, None
+        self.source: np.ndarray = data.X
+        self.positions: np.ndarray | None = None
         self.history = History()
         self.history.record([], self.validation is not None)
         self.error: Exception | None = None
