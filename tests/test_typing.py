@@ -56,6 +56,7 @@ WRONG = [
     "fastbp.Network([2, 1], activations=1)",
     "fastbp.Network([2, 1], loss=3)",
     'fastbp.Network([2, 1], seed="zero")',
+    "fastbp.Network([2, 1], init=[1])",
     "fastbp.Network([2, 1], reduction=1)",
     "fastbp.Network([2, 1], backend=None)",
     'fastbp.Network([2, 1], input_scale="1 / 255")',
