@@ -260,6 +260,37 @@ class OneCycle(Schedule):
 
 
 @dataclass(frozen=True)
+class CosLog4(Schedule):
+    """Four cycles, each from 0 to `lr` and back to 0, each twice as long as the one before.
+
+    The rate is lr * (1 - cos(2 pi log2(1 + 15 t))) / 2 with t = step / steps, so that of the first step is 0; from
+    step `steps` on it stays 0: the schedule coslog_4 of RealMLP (Holzmüller, Grinsztajn and Steinwart, "Better by
+    default: strong pre-tuned MLPs and boosted trees on tabular data", 2024).
+
+    Parameters
+    ----------
+    lr : float
+        Highest rate, above 0.
+    steps : int
+        Steps of the four cycles.
+    """
+
+    lr: float
+    steps: int
+    kind: ClassVar[str] = "cos_log"
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        arguments.number("lr", self.lr, above=0)
+        arguments.integer("steps", self.steps)
+
+    @property
+    def hyperparameters(self) -> tuple[float, ...]:
+        """The settings, as the kernels take them."""
+        return float(self.lr), float(self.steps), 2.0**4 - 1
+
+
+@dataclass(frozen=True)
 class Piecewise(Schedule):
     """rates[i] from step boundaries[i - 1] on, up to the step before boundaries[i].
 

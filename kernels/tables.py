@@ -144,7 +144,7 @@ RULES = {
 KINDS = {  # of learning rates
     name: code
     for code, name in enumerate(
-        ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise"]
+        ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise", "cos_log"]
     )
 }
 

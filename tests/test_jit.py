@@ -122,6 +122,7 @@ SCHEDULES = {
     "cosine": schedules.Cosine(0.1, period=7),
     "one_cycle": schedules.OneCycle(0.1, steps=17),
     "piecewise": schedules.Piecewise([4], [0.1, 0.05]),
+    "cos_log": schedules.CosLog4(0.1, steps=17),
 }
 
 

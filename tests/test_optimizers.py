@@ -18,7 +18,7 @@ from fastbp.kernels.simd import lanes, masked_load, masked_store, peek, pointer
 
 import fastbp
 from fastbp import kernels, optimizers, reference, schedules
-from fastbp.schedules import Constant, Cosine, Exponential, InverseScaling, OneCycle, Piecewise, Step
+from fastbp.schedules import Constant, Cosine, CosLog4, Exponential, InverseScaling, OneCycle, Piecewise, Step
 from fastbp.update import State
 
 DATA = Path(__file__).parent / "data"
@@ -357,6 +357,8 @@ EXAMPLES = [  # schedule, step -> rate
     ),
     (Piecewise([2, 10], [0.5, 0.7, 0.1]), lambda t: 0.5 if t < 2 else 0.7 if t < 10 else 0.1),
     (Piecewise([], [0.5]), lambda t: 0.5),
+    (CosLog4(0.5, 30), lambda t: 0.5 * math.sin(math.pi * math.log2(1 + min(t, 30) / 2)) ** 2),
+    (CosLog4(0.5, 1), lambda t: 0.0),
 ]
 
 
@@ -375,6 +377,16 @@ def test_restarts_lengthen_their_period():
     for rates in (schedule(starts), rates_of_kernel(schedule, starts)):
         np.testing.assert_array_equal(rates, 0.5)
     assert max(schedule(np.array(starts[1:]) - 1)) < 0.013
+
+
+def test_cycles_double_their_length():
+    """Of 150 steps the cycles take 10, 20, 40 and 80; each begins at 0 and has its peak at its 0.414th part."""
+    schedule = CosLog4(0.5, 150)
+    for rates in (schedule(range(200)), rates_of_kernel(schedule, range(200))):
+        np.testing.assert_allclose(rates[[0, 10, 30, 70, *range(150, 200)]], 0, atol=1e-16)
+        peaks = np.flatnonzero((rates[1:-1] > rates[:-2]) & (rates[1:-1] > rates[2:])) + 1
+        np.testing.assert_allclose(peaks, [10 * (2 ** (k + 0.5) - 1) for k in range(4)], atol=0.5)
+        assert (rates >= 0).all() and rates.max() <= 0.5
 
 
 def test_a_schedule_takes_a_number_or_an_array():
@@ -541,6 +553,9 @@ def test_settings_are_frozen_and_comparable():
         (OneCycle, dict(lr=1, steps="9"), TypeError, "steps"),
         (OneCycle, dict(lr=1, steps=9, div_factor=0), ValueError, "div_factor"),
         (OneCycle, dict(lr=1, steps=9, final_div_factor=0), ValueError, "final_div_factor"),
+        (CosLog4, dict(lr=0, steps=9), ValueError, "lr must be above 0, got 0"),
+        (CosLog4, dict(lr=1, steps=0), ValueError, "steps must be at least 1, got 0"),
+        (CosLog4, dict(lr=1, steps=1.5), TypeError, "steps must be an integer, got 1.5"),
         (Piecewise, dict(boundaries=3, rates=[1]), TypeError, "boundaries must be a sequence of numbers, got 3"),
         (Piecewise, dict(boundaries=[3, 3], rates=[1, 1, 1]), ValueError, r"boundaries\[1\] must be at least 4, got 3"),
         (Piecewise, dict(boundaries=[0], rates=[1, 1]), ValueError, r"boundaries\[0\]"),

@@ -45,6 +45,11 @@ def _piecewise(n, *hyperparameters, t):
     return rates[np.searchsorted(boundaries, t, side="right")]
 
 
+def _cos_log(highest, steps, growth, *, t):
+    cycles = np.log2(1 + growth * np.minimum(t / steps, 1))
+    return highest * (1 - np.cos(2 * np.pi * cycles)) / 2
+
+
 # In the order of `kernels.schedules.KINDS`; t is the step, a float64 array.
 RATES: dict[str, Callable[..., np.ndarray]] = {
     "constant": lambda rate, *, t: np.full_like(t, rate),
@@ -54,6 +59,7 @@ RATES: dict[str, Callable[..., np.ndarray]] = {
     "cosine": _cosine,
     "one_cycle": _one_cycle,
     "piecewise": _piecewise,
+    "cos_log": _cos_log,
 }
 
 
