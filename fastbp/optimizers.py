@@ -70,7 +70,7 @@ def described_today(text: str) -> str:
     text = re.sub(r"(Cosine\([^()]*)\bleast=", r"\1min_lr=", text)
     for old, new in (("least", "min_step"), ("most", "max_step"), ("rise", "pct_start")):
         text = re.sub(rf"\b{old}=", f"{new}=", text)
-    return text
+    return re.sub(r"^(AdamW\((?!.*\bdecay_biases=).*)\)$", r"\1, decay_biases=True)", text)
 
 
 def _check_lr(lr: Any) -> None:
@@ -405,8 +405,8 @@ class AdamEpsHat(Adam):
 class AdamW(Adam):
     """Adam with decoupled weight decay.
 
-    ``parameters *= 1 - lr * weight_decay``, biases too, then as `Adam`: Loshchilov and Hutter, "Decoupled weight
-    decay regularization" (2019), algorithm 2, as PyTorch writes it.
+    ``parameters *= 1 - lr * weight_decay``, then as `Adam`: Loshchilov and Hutter, "Decoupled weight decay
+    regularization" (2019), algorithm 2, as PyTorch writes it.
 
     Parameters
     ----------
@@ -418,6 +418,8 @@ class AdamW(Adam):
         Above 0.
     weight_decay : float
         At least 0.
+    decay_biases : bool
+        Whether biases are decayed too, as in PyTorch; otherwise weights alone are.
 
     Raises
     ------
@@ -426,13 +428,24 @@ class AdamW(Adam):
     """
 
     weight_decay: Number = 0.01
-    rule: ClassVar[str] = "adamw"
+    decay_biases: Flag = True
     state_of: ClassVar[str | None] = "Adam"
 
     def __post_init__(self) -> None:
         """Validate."""
         super().__post_init__()
         arguments.number("weight_decay", self.weight_decay, at_least=0)
+        arguments.flag("decay_biases", self.decay_biases)
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        """Name of the update rule."""
+        return "adamw" if self.decay_biases else "adamw_weights"
+
+    @property
+    def hyperparameters(self) -> tuple[float, ...]:
+        """The settings, as the kernels take them."""
+        return super().hyperparameters[:-1]
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,9 @@ STORE, SGD, MOMENTUM, NESTEROV = range(4)  # epilogues of the microkernel
 
 VECTOR_BYTES = 64
 FEW_LANES = 4  # lanes of the vectors behind a `simd.narrow` pointer
-N_FACTORS = 16  # room for the numbers of one step, of any update rule
+N_FACTORS = 32  # room for the numbers of one step, of any update rule
 RATE = 8  # place of the learning rate among them, after the rule's own
+BIAS_FACTORS = 16  # place of those of biases, of rules for which they differ
 SQUARES_CHUNK = 4096  # elements of a sum of squares; the sums of these chunks are added up in order
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8  # what `training.evaluate` computes
 # What different threads write lies so far apart.  Apple's processors have cache lines of 128 bytes, others of 64.
@@ -244,6 +245,7 @@ class TrainArgs(NamedTuple):
     hyperparameters, rates, sums : memory addresses, see `training.train_in_blocks`.
     n_states, to_first, to_second : number of optimizer states, and their offsets from the parameters in elements.
     advances : whether the factors of the update differ from step to step.
+    bias_factors : BIAS_FACTORS where those of biases are others than those of weights, else 0.
     smoothing_share : what label smoothing adds to each target.
     The others are those of `fastbp.update.Update`, by name.
     """
@@ -269,6 +271,7 @@ class TrainArgs(NamedTuple):
     to_first: int
     to_second: int
     advances: bool
+    bias_factors: int
     smoothing_share: float
     rate_scale: float
     l1: float

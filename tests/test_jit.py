@@ -32,6 +32,7 @@ OPTIMIZERS = {
     "adam": fastbp.Adam(1e-2),
     "adam_eps_hat": fastbp.AdamEpsHat(1e-2),
     "adamw": fastbp.AdamW(1e-2),
+    "adamw_weights": fastbp.AdamW(1e-2, weight_decay=3.0, decay_biases=False),
     "nadam": fastbp.Nadam(1e-2),
     "lion": fastbp.Lion(1e-2),
     "rprop": fastbp.Rprop(),

@@ -205,6 +205,28 @@ def test_weight_decay_is_decoupled():
         np.testing.assert_allclose(result, 0.97 ** np.c_[1:4].repeat(5, axis=1))
 
 
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("sizes, batch_size", [((2, 3, 1), 4), ((3, 9, 2), 1), ((5, 130, 20, 3), 12), ((4, 6, 2), 300)])
+def test_weight_decay_may_leave_biases_out(backend, sizes, batch_size):
+    """The steps of biases are those of Adam, those of weights longer by lr * weight_decay * W."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(batch_size, sizes[0])), rng.normal(size=(batch_size, sizes[-1]))
+
+    def after_a_step(optimizer):
+        net = fastbp.Network(sizes, "tanh", init="uniform", dtype="float64", seed=1, backend=backend)
+        fastbp.Trainer(net, optimizer).step(X, Y)
+        return net
+
+    start = fastbp.Network(sizes, init="uniform", dtype="float64", seed=1, backend=backend)
+    adam, all_decay = after_a_step(fastbp.Adam(0.1)), after_a_step(fastbp.AdamW(0.1, weight_decay=0.3))
+    net = after_a_step(fastbp.AdamW(0.1, weight_decay=0.3, decay_biases=False))
+    for l, W in enumerate(start.weights):
+        np.testing.assert_allclose(net.weights[l], adam.weights[l] - 0.03 * W, 1e-12)
+        np.testing.assert_array_equal(net.weights[l], all_decay.weights[l])
+        np.testing.assert_array_equal(net.biases[l], adam.biases[l])
+        np.testing.assert_allclose(all_decay.biases[l], adam.biases[l] - 0.03 * start.biases[l], 1e-12)
+
+
 @each_dtype
 @each_rule
 def test_no_gradient_no_change(optimizer, dtype):
@@ -477,12 +499,23 @@ def test_old_names_of_settings_are_refused(kind, settings, old, new):
             "nesterov=False)",
         ),
         (fastbp.Adam(0.1), "Adam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08)"),
+        (
+            fastbp.AdamW(OneCycle(0.1, 40)),
+            "AdamW(lr=OneCycle(lr=0.1, steps=40, rise=0.3, div_factor=25.0, final_div_factor=10000.0), beta1=0.9, "
+            "beta2=0.999, eps=1e-08, weight_decay=0.01)",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_how_version_0_1_described_an_optimizer_in_a_checkpoint(optimizer, written):
     assert optimizers.described_today(written) == optimizers.described(optimizer)
     assert optimizers.described_today(optimizers.described(optimizer)) == optimizers.described(optimizer)
+
+
+def test_the_description_tells_what_decays():
+    optimizer = fastbp.AdamW(decay_biases=False)
+    assert optimizers.described_today(optimizers.described(optimizer)) == optimizers.described(optimizer)
+    assert optimizers.described(optimizer) != optimizers.described(fastbp.AdamW())
 
 
 def test_schedule_of_a_learning_rate():
@@ -501,7 +534,7 @@ def test_settings_are_frozen_and_comparable():
     assert fastbp.Adam() == fastbp.Adam(0.001) != fastbp.AdamW()
     assert hash(Piecewise([2], [1, 2])) == hash(Piecewise(np.array([2]), (1, 2)))
     assert repr(fastbp.AdamW(Constant(0.5))) == (
-        "AdamW(lr=Constant(lr=0.5), beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01)"
+        "AdamW(lr=Constant(lr=0.5), beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01, decay_biases=True)"
     )
 
 
@@ -527,6 +560,7 @@ def test_settings_are_frozen_and_comparable():
         (fastbp.AdamW, dict(beta2=1), ValueError, "beta2"),
         (fastbp.AdamW, dict(eps="x"), TypeError, "eps"),
         (fastbp.AdamW, dict(weight_decay=-1), ValueError, "weight_decay must be at least 0"),
+        (fastbp.AdamW, dict(decay_biases=1), TypeError, "decay_biases must be True or False, got 1"),
         (fastbp.Nadam, dict(momentum_decay=-1), ValueError, "momentum_decay"),
         (fastbp.Lion, dict(beta1=2), ValueError, "beta1"),
         (fastbp.Lion, dict(weight_decay=None), TypeError, "weight_d"),

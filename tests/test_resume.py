@@ -31,6 +31,7 @@ OPTIMIZERS = [
     fastbp.Adagrad(0.05),
     fastbp.Adam(schedules.Cosine(0.01, period=40, warmup=5)),
     fastbp.AdamW(0.01),
+    fastbp.AdamW(schedules.CosLog4(0.01, 60), weight_decay=0.3, decay_biases=False),
     fastbp.Nadam(0.01),
     fastbp.Lion(0.001),
 ]

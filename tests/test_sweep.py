@@ -56,6 +56,7 @@ OPTIMIZER_FIELDS = {
     "beta1": 0.7,
     "beta2": 0.8,
     "weight_decay": 0.3,
+    "decay_biases": False,
     "momentum_decay": 0.5,
     "eta_minus": 0.3,
     "eta_plus": 1.5,
@@ -105,7 +106,7 @@ TRAINER_SETTINGS = {
 WITHOUT_EFFECT = ("threads", "on_nonfinite")  # where everything is finite
 # Values of fields that have no default, and those of other fields that a field needs.
 REQUIRED = {"lr": 0.02, "every": 1, "gamma": 0.7, "period": 3, "steps": 5, "boundaries": (1,), "rates": (0.02, 0.04)}
-NEEDED = {"nesterov": {"momentum": 0.9}, "multiplier": {"restarts": True}}
+NEEDED = {"nesterov": {"momentum": 0.9}, "multiplier": {"restarts": True}, "decay_biases": {"weight_decay": 0.3}}
 
 
 def sample(table, name, owner):

@@ -14,6 +14,7 @@ from ..kernels.layout import (
     A_AT,
     AFTER_GRADIENT,
     ARRAY_ARGS_AT,
+    BIAS_FACTORS,
     BY_SLICE,
     DATA_AT,
     DELTA_AT,
@@ -123,6 +124,7 @@ class _Rules:
             "hyperparameters": hyperparameters,
             "rates": rates,
             "advances": update.schedule != "constant" or self.row.advances,
+            "bias_factors": BIAS_FACTORS if self.row.has_bias_factors else 0,
             "key": update.key - 2**64 if update.key >= 2**63 else update.key,  # as a signed number
         }
 
