@@ -1,7 +1,9 @@
 """Learning-rate schedules: the step size as a function of the number of updates made before.
 
 Every optimizer takes one as its `lr`: ``fastbp.Adam(lr=fastbp.schedules.Cosine(1e-3, period=5000, warmup=200))``.
-Calling a schedule gives the rate of a step, or the rates of an array of steps: ``schedule(step)``.
+Calling a schedule gives the rate of a step, or the rates of an array of steps: ``schedule(step)``.  So any function of
+the step is a schedule too, ``fastbp.Adam(lr=lambda step: 1e-3 / (1 + step))``, but it is called in Python for every
+step, and compiled code (`fastbp.jit`) takes none.
 """
 
 from __future__ import annotations

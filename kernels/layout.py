@@ -367,7 +367,7 @@ X_AT, Y_AT, Y_KIND_AT, WEIGHTS_AT, N_AT = (
 KERNEL_AT, GRADIENT_AT, RANDOM_WORDS_AT, LOSSES_AT, OUT_AT = (
     CALL_ARGS_AT + CallArgs._fields.index(name) for name in ("kernel", "gradient", "random_words", "losses", "out")
 )
-STEP_AT, SHUFFLES_AT = (TASK_AT + TrainArgs._fields.index(name) for name in ("step", "shuffles"))
+STEP_AT, SHUFFLES_AT, RATES_AT = (TASK_AT + TrainArgs._fields.index(name) for name in ("step", "shuffles", "rates"))
 SYNC_AT = POINTERS_AT + Pointers._fields.index("sync")
 SCALE_AT = TASK_AT + EvalArgs._fields.index("scale")
 

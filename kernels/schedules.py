@@ -14,6 +14,7 @@ cosine             lr, min_lr, warmup, period, multiplier (0: no restarts)
 one_cycle          first_lr, max_lr, last_lr, peak_step, steps
 piecewise          n, n boundaries, n + 1 learning rates
 cos_log            max_lr, steps, growth (2**n - 1 for n cycles)
+table              first_step, learning rates of the steps from it on, as many as are asked for
 =================  ===========================================================================================
 """
 
@@ -24,7 +25,7 @@ from .jit import inline, internal, kernel
 from .simd import hmax, masked_load, peek, pointer, poke, polynomial
 from .tables import KINDS
 
-(CONSTANT, STEP, EXPONENTIAL, INVERSE_SCALING, COSINE, ONE_CYCLE, PIECEWISE, COS_LOG) = KINDS.values()
+(CONSTANT, STEP, EXPONENTIAL, INVERSE_SCALING, COSINE, ONE_CYCLE, PIECEWISE, COS_LOG, TABLE) = KINDS.values()
 
 # sin(pi u) / u as a polynomial in u**2, for |u| <= 1/2: largest error 7e-19
 SIN_PI = (
@@ -128,6 +129,8 @@ def rate_at(kind, hyperparameters, step):
         return peek(hyperparameters, 1 + n + k)
     if kind == COS_LOG:
         return _cos_log(hyperparameters, t)
+    if kind == TABLE:
+        return peek(hyperparameters, 1 + step - np.int64(lr))
     return lr
 
 
@@ -141,7 +144,7 @@ def learning_rate(kind, hyperparameters, steps, out):
         One of `fastbp.kernels.tables.KINDS`: constant; step and exponential decay; inverse scaling, as in
         scikit-learn; cosine with linear warm-up and warm restarts (Loshchilov and Hutter 2017, equation 5); one cycle
         (Smith 2018, with cosines in two phases as in PyTorch); piecewise constant; cosine of the logarithm (Holzmüller
-        et al. 2024).
+        et al. 2024); a table.
     hyperparameters : float64 array
         In the order of the table in `fastbp.kernels.schedules`.
     steps : int64 array

@@ -147,7 +147,7 @@ RULES = {
 KINDS = {  # of learning rates
     name: code
     for code, name in enumerate(
-        ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise", "cos_log"]
+        ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise", "cos_log", "table"]
     )
 }
 

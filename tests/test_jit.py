@@ -222,6 +222,14 @@ def test_the_learning_rate_changes_between_samples_and_batches(rule):
         assert_same_steps(trainer, m, batches=(n,))
 
 
+def test_a_learning_rate_that_is_a_function_of_python_is_refused():
+    for backend in ("numba", "numpy"):
+        net = fastbp.Network(SIZES, seed=0, backend=backend)
+        for arguments in ((net, fastbp.SGD(lambda step: 0.1)), (fastbp.Trainer(net, fastbp.SGD(lambda step: 0.1)),)):
+            with pytest.raises(TypeError, match="lr is a function of Python, which compiled code cannot call"):
+                jit.model(*arguments)
+
+
 def test_the_learning_rate_is_a_factor_of_a_schedule():
     trainer, m = pair(np.float64, fastbp.Adam(lr=schedules.Cosine(0.1, period=7)))
     assert m.lr == 1

@@ -441,7 +441,7 @@ def test_rate_of_one_step_in_compiled_code():
 
 def test_tables_agree():
     assert list(reference.schedules.RATES) == list(tables.KINDS)
-    assert {schedule.kind for schedule, _ in EXAMPLES} == set(tables.KINDS)
+    assert {schedule.kind for schedule, _ in EXAMPLES} == set(tables.KINDS) - {"table"}  # that of functions
     for optimizer in (*[kind() for kind in BY_STEPS[1:]], fastbp.SGD(1), fastbp.SGD(1, 0.5), fastbp.SGD(1, 0.5, True)):
         assert optimizer.n_states == tables.RULES[optimizer.rule].n_states
         assert all(type(number) is float for number in optimizer.hyperparameters)
@@ -526,6 +526,39 @@ def test_schedule_of_a_learning_rate():
         == ("exponential", (0.1, 0.9))
         == (schedule.kind, schedule.hyperparameters)
     )
+
+
+def rate_of_a_step(step):
+    return 0.1 / (1 + step)
+
+
+def test_a_learning_rate_may_be_a_function_of_the_step():
+    optimizer = fastbp.Adam(rate_of_a_step)
+    assert optimizers.schedule_of(optimizer.lr) == ("table", rate_of_a_step)
+    assert optimizers.described(optimizer) == "Adam(lr=<function rate_of_a_step>, beta1=0.9, beta2=0.999, eps=1e-08)"
+    table = reference.schedules.table_of(rate_of_a_step, 5, 4)
+    np.testing.assert_array_equal(table, [5, 0.1 / 6, 0.1 / 7, 0.1 / 8, 0.1 / 9])
+    out = np.full(3, np.nan)
+    for learning_rate in (kernels.learning_rate, reference.learning_rate):
+        learning_rate(tables.KINDS["table"], table, np.array([8, 5, 7]), out)
+        np.testing.assert_array_equal(out, table[[4, 1, 3]])
+
+
+@pytest.mark.parametrize("kind", BY_STEPS)
+@pytest.mark.parametrize(
+    "lr, error, words",
+    [
+        (Cosine, TypeError, "lr must be a number, one of fastbp.schedules or a function of the step, got <class"),
+        (lambda step: step - 1.0, ValueError, r"lr\(0\) must be at least 0, got -1.0"),
+        (lambda step: math.nan, ValueError, r"lr\(0\) must be at least 0, got nan"),
+        (lambda step: "fast", TypeError, r"lr\(0\) must be a number, got 'fast'"),
+        (lambda step: None, TypeError, r"lr\(0\) must be a number, got None"),
+        (lambda: 0.1, TypeError, "positional argument"),
+    ],
+)
+def test_functions_that_are_no_learning_rate(kind, lr, error, words):
+    with pytest.raises(error, match=words):
+        kind(lr)
 
 
 def test_settings_are_frozen_and_comparable():

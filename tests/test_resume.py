@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,19 @@ OPTIMIZERS = [
     fastbp.Nadam(0.01),
     fastbp.Lion(0.001),
 ]
+
+
+@dataclass(frozen=True)
+class Falling:
+    """A learning rate that is a function of the step, and says what it is."""
+
+    lr: float
+
+    def __call__(self, step):
+        return self.lr / (1 + step) ** 0.3
+
+
+OPTIMIZERS.append(fastbp.Adam(Falling(0.03)))
 
 
 def make(optimizer, backend, **options):

@@ -229,6 +229,21 @@ def test_every_schedule(kind, path):
     assert is_changed(parameters, path, fastbp.SGD(REQUIRED["lr"])) == (kind is not schedules.Constant)
 
 
+@each_path
+@pytest.mark.parametrize("optimizer", [fastbp.SGD, fastbp.Adam], ids=["SGD", "Adam"])
+def test_a_function_of_the_step_is_a_schedule(optimizer, path):
+    """With the rates of a schedule it trains to the bits of the schedule."""
+    schedule, rates = schedules.Piecewise([2, 4, 7], [0.02, 0.05, 0.01, 0.03]), []
+
+    def lr(step):
+        rates.append(step)
+        return schedule(step)
+
+    parameters = train_on_both(path, optimizer(lr))
+    np.testing.assert_array_equal(parameters, train("numba", path, optimizer(schedule))[0])
+    assert rates[0] == 0 and set(rates) == set(range(3 * -(-path.n_samples // path.batch_size)))
+
+
 @pytest.mark.parametrize("kind, name", fields_of(SCHEDULES))
 def test_every_field_of_a_schedule(kind, name):
     with_it, without = with_and_without(kind, name, SCHEDULE_FIELDS)

@@ -22,7 +22,7 @@ from ..losses import row_of
 from ..metrics import Measures, named
 from ..network import Network
 from ..optimizers import FullBatchMethod, Optimizer
-from ..reference.schedules import learning_rate
+from ..reference.schedules import learning_rate, rate_at
 from ..update import Setting, State, Update, UpdateSettings, at_least_0, settings_of
 from . import fullbatch  # noqa: F401 (registers the loops of the full-batch methods)
 from .exclusive import Callers, exclusive, is_another_at_work
@@ -254,6 +254,8 @@ class Trainer(UpdateSettings, _LoopSettings):
         if isinstance(self.optimizer, FullBatchMethod):
             raise TypeError(f"{type(self.optimizer).__name__} has no learning rate")
         kind, rates = optimizers.schedule_of(self.optimizer.lr)
+        if callable(rates):
+            return rate_at(rates, self.state.step) * self.lr_scale
         out = np.empty(1)
         learning_rate(kind, rates, np.array([self.state.step]), out)
         return float(out[0]) * self.lr_scale
