@@ -31,7 +31,7 @@ FASTBP = """
     datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing
     checkpoints callbacks
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
-    training/run training/trainer
+    training/holdout training/run training/trainer
     jit population moved __init__
     estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
     estimators/mlp estimators/__init__

@@ -104,6 +104,7 @@ WRONG = [
     'trainer.fit(X, Y, epochs="3")',
     "trainer.fit(X, Y, validation_data=3)",
     'trainer.fit(X, Y, tol="small")',
+    'trainer.fit(X, Y, validation_fraction="0.2")',
     "trainer.fit(X, Y, metrics=1)",
     "trainer.fit(X, Y, callbacks=3)",
     'trainer.fit(X, Y, class_weight=["balanced"])',
