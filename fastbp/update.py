@@ -120,7 +120,8 @@ class Update(UpdateSettings):
     rule, hyperparameters : str, tuple of float
         Name of the update rule (`kernels.optimizers.RULES`) and its settings, in the order it documents.
     schedule, rates : str, tuple of float
-        Kind of the learning-rate schedule (`kernels.schedules.KINDS`) and its settings.
+        Kind of the learning-rate schedule (`kernels.schedules.KINDS`) and its settings; of the kind "table" a function
+        of the step, which backends call for the steps that they do.
     key : int
         Seed of dropout and noise, an unsigned 64-bit number.
     skips : bool
@@ -141,7 +142,7 @@ class Update(UpdateSettings):
     rule: str = "sgd"
     hyperparameters: tuple[float, ...] = ()
     schedule: str = "constant"
-    rates: tuple[float, ...] = (0.1,)
+    rates: tuple[float, ...] | Callable[[int], float] = (0.1,)
     key: int = 0
     skips: bool = False
     rate_scale: float = 1.0

@@ -65,8 +65,9 @@ STORE, SGD, MOMENTUM, NESTEROV = range(4)  # epilogues of the microkernel
 
 VECTOR_BYTES = 64
 FEW_LANES = 4  # lanes of the vectors behind a `simd.narrow` pointer
-N_FACTORS = 16  # room for the numbers of one step, of any update rule
+N_FACTORS = 32  # room for the numbers of one step, of any update rule
 RATE = 8  # place of the learning rate among them, after the rule's own
+BIAS_FACTORS = 16  # place of those of biases, of rules for which they differ
 SQUARES_CHUNK = 4096  # elements of a sum of squares; the sums of these chunks are added up in order
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8  # what `training.evaluate` computes
 # What different threads write lies so far apart.  Apple's processors have cache lines of 128 bytes, others of 64.
@@ -246,6 +247,7 @@ class TrainArgs(NamedTuple):
     hyperparameters, rates, sums : memory addresses, see `training.train_in_blocks`.
     n_states, to_first, to_second : number of optimizer states, and their offsets from the parameters in elements.
     advances : whether the factors of the update differ from step to step.
+    bias_factors : BIAS_FACTORS where those of biases are others than those of weights, else 0.
     smoothing_share : what label smoothing adds to each target.
     The others are those of `fastbp.update.Update`, by name.
     """
@@ -271,6 +273,7 @@ class TrainArgs(NamedTuple):
     to_first: int
     to_second: int
     advances: bool
+    bias_factors: int
     smoothing_share: float
     rate_scale: float
     l1: float
@@ -299,7 +302,7 @@ class PopulationArgs(NamedTuple):
     members, n_members : int64 (n_members,), the networks that take part.
     settings, settings_stride : float64 rows of numbers (`SETTING_L1` ...), and the numbers of a row.
     keys, thresholds : int64 (n_networks,); int64 (n_networks, n_layers), or 0 without dropout.
-    schedule, advances : as in `TrainArgs`.
+    schedule, advances, bias_factors : as in `TrainArgs`.
     has_same_settings : whether all members have the same settings and number of steps.
     orders, order_of : int64 (n_orders, n_epochs, n_rows); int64 (n_members,), which of them each member follows.
     n_rows, n_epochs, first_batch, last_batch, batch_size : rows of an epoch, and as in `TrainArgs`.
@@ -342,6 +345,7 @@ class PopulationArgs(NamedTuple):
     thresholds: int
     schedule: int
     advances: bool
+    bias_factors: int
     has_same_settings: bool
     orders: int
     order_of: int
@@ -518,8 +522,8 @@ POPULATION_JOB_SIZE = (
     TASK_AT + _PACKED[PopulationArgs].size // 8
 )  # of a job of `population`, with PopulationArgs at TASK_AT
 # Places of fields that are written one by one.
-X_AT, Y_AT, Y_KIND_AT, WEIGHTS_AT, N_AT = (
-    DATA_AT + Data._fields.index(name) for name in ("x_address", "y_address", "y_kind", "weights", "n")
+X_AT, X_KIND_AT, Y_AT, Y_KIND_AT, WEIGHTS_AT, N_AT = (
+    DATA_AT + Data._fields.index(name) for name in ("x_address", "x_kind", "y_address", "y_kind", "weights", "n")
 )
 KERNEL_AT, PARAMETERS_AT, GRADIENT_AT, RANDOM_WORDS_AT, ORDER_AT, LOSSES_AT, PRODUCTS_AT, OUT_AT = (
     CALL_ARGS_AT + CallArgs._fields.index(name)
@@ -534,8 +538,9 @@ KERNEL_AT, PARAMETERS_AT, GRADIENT_AT, RANDOM_WORDS_AT, ORDER_AT, LOSSES_AT, PRO
         "out",
     )
 )
-FIRST_BATCH_AT, LAST_BATCH_AT, STEP_AT, SHUFFLES_AT, SUMS_AT = (
-    TASK_AT + TrainArgs._fields.index(name) for name in ("first_batch", "last_batch", "step", "shuffles", "sums")
+FIRST_BATCH_AT, LAST_BATCH_AT, STEP_AT, SHUFFLES_AT, SUMS_AT, RATES_AT = (
+    TASK_AT + TrainArgs._fields.index(name)
+    for name in ("first_batch", "last_batch", "step", "shuffles", "sums", "rates")
 )
 WORKSPACE_AT = POINTERS_AT + Pointers._fields.index("workspace")
 SYNC_AT = POINTERS_AT + Pointers._fields.index("sync")

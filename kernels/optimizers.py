@@ -19,7 +19,8 @@ rmsprop             rho, eps                                                    
 adagrad             eps                                                                  sum of squares
 adam                beta1, beta2, eps                   beta1**t, beta2**t               m, v
 adam_eps_hat        beta1, beta2, eps                   beta1**t, beta2**t               m, v
-adamw               beta1, beta2, eps, weight_decay     beta1**t, beta2**t               m, v
+adamw,              beta1, beta2, eps, weight_decay     beta1**t, beta2**t               m, v
+adamw_weights
 nadam               beta1, beta2, eps, decay            mu[1] * ... * mu[t], beta2**t,   m, v
                                                         decay**t
 lion                beta1, beta2, weight_decay                                           m
@@ -28,6 +29,7 @@ rprop               eta_minus, eta_plus, min_step,                              
 ==================  ==================================  ===============================  ====================
 
 States start at 0 and running products at 1.  The factors of one step are a matter between the two functions.
+adamw_weights decays weights alone: it writes two sets of factors, and biases are updated by the second one.
 """
 
 import functools
@@ -35,7 +37,7 @@ import functools
 import numpy as np
 
 from .jit import inline, internal, kernel
-from .layout import CLIP, L1, L2, N_FACTORS, RATE, SQUARES_CHUNK
+from .layout import BIAS_FACTORS, CLIP, L1, L2, N_FACTORS, RATE, SQUARES_CHUNK
 from .native import NativeFunction, native
 from .schedules import rate_at
 from .simd import (
@@ -233,6 +235,14 @@ def _adamw_factors(hyperparameters, lr, running_products, factors):
 
 
 @inline
+def _adamw_weights_factors(hyperparameters, lr, running_products, factors):
+    _adamw_factors(hyperparameters, lr, running_products, factors)
+    for k in range(7):
+        poke(factors, BIAS_FACTORS + k, peek(factors, k))
+    poke(factors, BIAS_FACTORS + 7, 1.0)
+
+
+@inline
 def _nadam(factors, g, p, m, v):
     m, v, root = _moments(factors, g, m, v)
     return p - fma(factors[6], m, factors[7] * g) / root, m, v
@@ -329,7 +339,7 @@ def update_array(function, n_states, hyperparameters, g, p, first, second, n):
 
 
 # The functions of rules that share them.
-_adam, _adam_eps_hat, _nesterov_factors = _adamw, _adamw, _momentum_factors
+_adam, _adam_eps_hat, _adamw_weights, _nesterov_factors = _adamw, _adamw, _adamw, _momentum_factors
 
 
 # ------------------------------------------------------------------------- gradients before, weights after an update

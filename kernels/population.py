@@ -13,7 +13,7 @@ import numpy as np
 from numba import carray
 
 from .atomics import atomic_add, flush_subnormals, restore_mxcsr
-from .elementwise import _exp, _finite, _identity, _log, map_array
+from .elementwise import _exp, _finite, _log
 from .interleaved import all_finite, as_doubles, doubles_of, registers
 from .jit import inline, internal
 from .layout import (
@@ -21,6 +21,7 @@ from .layout import (
     ACTIVATION,
     BACKWARD_AT,
     CALL_ARGS_AT,
+    CLIP,
     DELTA_AT,
     DONE_AT,
     DROP,
@@ -29,18 +30,12 @@ from .layout import (
     FORWARD_AT,
     GATHER,
     GRADIENT_AT,
-    LAST_BATCH_AT,
-    LOSSES_AT,
-    ORDER_AT,
-    STEP_AT,
-    SUMS_AT,
-    WORKSPACE_AT,
-    JobsArgs,
     L1,
     L2,
+    LAST_BATCH_AT,
+    LOSSES_AT,
     MAX_LANES,
     MAX_LOSS,
-    CLIP,
     N_FACTORS,
     N_FUNCTIONS,
     N_IN,
@@ -48,6 +43,7 @@ from .layout import (
     N_OUT,
     N_VECTORS,
     ONES,
+    ORDER_AT,
     OUTPUT_GRADIENT,
     PRODUCT,
     PRODUCT_OF_NUMBERS,
@@ -63,16 +59,20 @@ from .layout import (
     SETTING_SMOOTHING,
     SHARE,
     SMOOTHING,
+    STEP_AT,
     STEP_FACTORS,
+    SUMS_AT,
     TASK_AT,
     UPDATE,
     W_AT,
+    WORKSPACE_AT,
     Y_LABELS,
     Y_NONE,
     Y_ROWS,
     Z_AT,
     ZEROS,
     CallArgs,
+    JobsArgs,
     PopulationArgs,
 )
 from .native import native
@@ -94,7 +94,8 @@ from .simd import (
 )
 from .tables import IDENTITY
 
-# Fields of a lane in the workspace of integers, MAX_LANES numbers each; then those of the thresholds of each layer.  IS_SHARED is whether all lanes read the same data in the same order.
+# Fields of a lane in the workspace of integers, MAX_LANES numbers each; then those of the thresholds of each layer.
+# IS_SHARED is whether all lanes read the same data in the same order.
 MEMBER, POSITION, X, Y, WEIGHTS, ORDER, KEY, STEP, IS_SHARED, THRESHOLDS = (field * MAX_LANES for field in range(10))
 # Fields in the workspace of float64: sums of losses, those before the batch, factors of losses; running products.
 TOTALS, BEFORE, LOSS_SCALES, PRODUCTS = (field * MAX_LANES for field in range(4))
@@ -590,10 +591,12 @@ def propagate(args, layers, functions, work, p, l, rows, drops):
 @inline
 def update(args, functions, work, at, gradient, n, are_weights):
     """Update n parameters of each network, from place `at` on."""
-    width, vectors = width_of(work), offset(work, args.vectors_at)
+    width, vectors, factors = width_of(work), offset(work, args.vectors_at), offset(work, args.factors_at)
+    if not are_weights:
+        factors = offset(factors, args.bias_factors * lanes(factors))
     call(
         functions[UPDATE],
-        offset(work, args.factors_at),
+        factors,
         gradient,
         offset(work, args.parameters_at + at * width),
         offset(work, args.first_at + at * width),
@@ -671,7 +674,7 @@ def update_layer(args, layers, functions, work, ints, x, l, rows, place, is_last
                 start_column,
             )
         if is_last:
-            if has_biases and not args.has_penalties:
+            if has_biases and not args.has_penalties and args.bias_factors == 0:
                 update(args, functions, work, first, gradient, (n + 1) * n_out, False)
             else:
                 update(args, functions, work, first, gradient, n * n_out, True)
@@ -902,7 +905,7 @@ def run_jobs(job, parameters, thread):
             poke(one, GRADIENT_AT, peek(pointer_like(args.gradients, job), thread))
             poke(one, SUMS_AT, peek(pointer_like(args.sums, job), thread))
         total = 0
-        for epoch in range(args.n_epochs):
+        for _ in range(args.n_epochs):
             poke(one, DONE_AT, 0)
             call(call_args.kernel, one, pointer_like(call_args.parameters, parameters), 0)
             if args.gradients == 0:

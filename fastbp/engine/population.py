@@ -12,25 +12,26 @@ from .. import interrupts
 from ..kernels.layout import (
     AFTER_GRADIENT,
     BACKWARD_AT,
+    BIAS_FACTORS,
     CALL_ARGS_AT,
-    DATA_AT,
     DROP,
+    FIRST_BATCH_AT,
     FORWARD_AT,
     GATHER,
-    FIRST_BATCH_AT,
     LAST_BATCH_AT,
     LOSSES_AT,
     MAX_LANES,
     N_FUNCTIONS,
     N_HYPERPARAMETERS,
     ORDER_AT,
+    OUT_AT,
+    OUTPUT_GRADIENT,
     PARAMETERS_AT,
+    POPULATION_JOB_SIZE,
     PRODUCT,
     PRODUCT_OF_NUMBERS,
     PRODUCTS_AT,
-    OUT_AT,
-    OUTPUT_GRADIENT,
-    POPULATION_JOB_SIZE,
+    RATES_AT,
     SAMPLE_LOSSES,
     SETTING_RATES,
     SKIPPED,
@@ -44,7 +45,9 @@ from ..kernels.layout import (
     WANT_OUTPUT,
     WEIGHTS_AT,
     X_AT,
+    X_KIND_AT,
     Y_AT,
+    Y_KIND_AT,
     Y_LABELS,
     Y_NONE,
     Y_ROWS,
@@ -62,6 +65,7 @@ from ..kernels.tables import ACTIVATIONS, FUNCTIONS, KINDS, LOGIT_FORMS, LOSSES,
 from ..losses import name_of, settings_of, smoothing_classes
 from ..optimizers import N_RUNNING_PRODUCTS
 from ..reference.population import has_own_labels
+from ..reference.schedules import table_of
 from ..update import aligned_zeros
 from . import limits
 from . import threads as pools
@@ -172,55 +176,85 @@ class _Trainings:
     def __init__(self, population, parameters, states, updates, batch_size, threads):
         self._population, self._parameters, self._states = population, parameters, states
         self._updates, self._batch_size, self._threads = updates, batch_size, threads
-        kinds, self._kind_of, known = {}, np.empty(len(updates), np.int64), {}
-        for i, update in enumerate(updates):
-            if id(update) not in known:
-                known[id(update)] = kinds.setdefault(_kind_of_update(population, update), len(kinds))
-            self._kind_of[i] = known[id(update)]
-        self._kinds, self._parts = list(kinds), {}
+        self._kinds = _codes(updates, lambda update: _kind_of_update(population, update))
+        self._kinds_of_jobs = _codes(updates, lambda update: (_kind_of_update(population, update), _details(update)))
+        self._parts = {}
 
     def __call__(self, members, data, orders, order_of, first_batch, last_batch, losses):
+        """Train; see `fastbp.reference.population.PopulationBackend.training`."""
         members, order_of, orders = (np.ascontiguousarray(array, np.int64) for array in (members, order_of, orders))
-        if len(self._kinds) == 1:
-            return self._train(0, members, data, orders, order_of, first_batch, last_batch, losses)
-        done, kind_of = np.zeros(len(members), np.int64), self._kind_of[members]
-        for kind in range(len(self._kinds)):
+        call = data, orders, first_batch, last_batch
+        return self._by_kind(self._kinds, self._train_kind, call, members, order_of, losses)
+
+    def _by_kind(self, kinds, train, call, members, order_of, losses):
+        """Call train(kind, call, members, order_of, losses) for the members of each kind; return the steps done."""
+        kind_of = kinds[members]
+        if not len(members):
+            return np.zeros(0, np.int64)
+        if (kind_of == kind_of[0]).all():
+            return train(kind_of[0], call, members, order_of, losses)
+        done = np.zeros(len(members), np.int64)
+        for kind in np.unique(kind_of):
             (places,) = np.nonzero(kind_of == kind)
-            if len(places):
-                some = losses[places]
-                done[places] = self._train(
-                    kind, members[places], data, orders, order_of[places], first_batch, last_batch, some
-                )
-                losses[places] = some
+            some = losses[places]
+            done[places] = train(kind, call, members[places], order_of[places], some)
+            losses[places] = some
         return done
 
-    def _train(self, kind, members, data, orders, order_of, first_batch, last_batch, losses):
-        population, (rule, *_, knows_interleaved) = self._population, self._kinds[kind]
-        interleaves = knows_interleaved and not (data.weights is not None and self._updates[members[0]].weighted_mean)
-        if population.engine != "interleaved":
-            interleaves &= population.engine is None and population.is_faster_interleaved(
-                len(members), RULES[rule].n_states
-            )
-        cls = _InterleavedTraining if interleaves else _TrainingJobs
-        key = kind, cls, orders.shape[2], data.weights is not None
+    def _train_kind(self, kind, call, members, order_of, losses):
+        """Train members of one kind, interleaved or each by itself."""
+        population, update, data = self._population, self._updates[members[0]], call[0]
+        interleaves = population.can_interleave() and _suits_interleaving(update)
+        if data.weights is not None and update.weighted_mean:
+            interleaves = False
+        if population.engine is not None:
+            interleaves = interleaves and population.engine == "interleaved"
+        elif interleaves:
+            interleaves = population.is_faster_interleaved(len(members), RULES[update.rule].n_states)
+        if interleaves:
+            return self._train(_InterleavedTraining, self._kinds, kind, call, members, order_of, losses)
+
+        def train(kind, call, members, order_of, losses):
+            return self._train(_TrainingJobs, self._kinds_of_jobs, kind, call, members, order_of, losses)
+
+        return self._by_kind(self._kinds_of_jobs, train, call, members, order_of, losses)
+
+    def _train(self, cls, kinds, kind, call, members, order_of, losses):
+        data, orders, first_batch, last_batch = call
+        key = cls, int(kind), orders.shape[2], data.weights is not None
         if key not in self._parts:
-            some = np.nonzero(self._kind_of == kind)[0]
+            some = np.flatnonzero(kinds == kind)
             self._parts[key] = cls(
-                population, self._parameters, self._states, self._updates, some, self._batch_size, self._threads
+                self._population, self._parameters, self._states, self._updates, some, self._batch_size, self._threads
             )
         with interrupts.deferred():  # parameters and step counts change together
             return self._parts[key](members, data, orders, order_of, first_batch, last_batch, losses)
 
 
+def _codes(updates, kind_of):
+    """Return a code for each update, the same where their kinds are."""
+    codes, known = {}, {}
+    for update in updates:
+        if id(update) not in known:
+            known[id(update)] = codes.setdefault(kind_of(update), len(codes))
+    return np.array([known[id(update)] for update in updates], np.int64)
+
+
+def _suits_interleaving(update):
+    """Whether the kernels for interleaved networks know all that a training does."""
+    return update.suits("interleaved") and not update.skips and not callable(update.rates)
+
+
 def _kind_of_update(population, update):
-    """Return what the updates of networks that are trained in one native call have in common."""
-    rules = _Rules(update)
-    knows = population.can_interleave() and update.suits("interleaved") and not update.skips
+    """Return what the updates of networks that are interleaved have in common."""
+    return update.rule, update.schedule, update.weighted_mean, _suits_interleaving(update)
+
+
+def _details(update):
+    """Return what else they have in common where each network is trained by the kernels of one."""
     flags = tuple(bool(getattr(update, name)) for name in COLUMNS)
-    kind = update.rule, update.schedule, update.weighted_mean, update.skips, len(update.rates), flags
-    if knows:
-        return (*kind, (), bool(rules.dropout), knows)
-    return (*kind, rules.dropout, rules.epilogue, knows)
+    rates = update.rates if callable(update.rates) else len(update.rates)
+    return update.skips, update.dropout, flags, rates
 
 
 def _settings_rows(updates, of_members, n_networks, smoothing_share):
@@ -390,6 +424,7 @@ _NOT_TRAINED = dict.fromkeys(
         "thresholds",
         "schedule",
         "advances",
+        "bias_factors",
         "has_same_settings",
         "orders",
         "order_of",
@@ -515,6 +550,7 @@ class _InterleavedTraining(_Interleaved):
             thresholds=0 if self._thresholds is None else address_of(self._thresholds),
             schedule=KINDS[self._update.schedule],
             advances=self._update.schedule != "constant" or self._row.advances,
+            bias_factors=BIAS_FACTORS if self._row.has_bias_factors else 0,
             has_same_settings=self._are_same_settings and bool((steps == steps[0]).all()),
             orders=address_of(orders),
             order_of=address_of(order_of),
@@ -687,7 +723,7 @@ class _TrainingJobs(_Jobs):
         jobs[:, PRODUCTS_AT] = _addresses_of_rows(states.running_products, n_networks)
         self._sync = np.zeros((n_networks, sync_size(1)), np.int64)
         jobs[:, SYNC_AT] = _addresses_of_rows(self._sync, n_networks)
-        n_rates = len(update.rates)
+        n_rates = 0 if callable(update.rates) else len(update.rates)
         self._numbers = np.zeros((n_networks, N_HYPERPARAMETERS + 1 + n_rates))
         fields = {name: TASK_AT + TrainArgs._fields.index(name) for name in TrainArgs._fields}
         of_update = [
@@ -696,7 +732,8 @@ class _TrainingJobs(_Jobs):
         for i in self._of_members:
             this = updates[i]
             self._numbers[i, : len(this.hyperparameters)] = this.hyperparameters
-            self._numbers[i, N_HYPERPARAMETERS + 1 :] = this.rates
+            if n_rates:
+                self._numbers[i, N_HYPERPARAMETERS + 1 :] = this.rates
             for name in of_update:
                 numbers[i, fields[name]] = getattr(this, name)
             jobs[i, fields["key"]] = _signed(this.key)
@@ -726,8 +763,8 @@ class _TrainingJobs(_Jobs):
         is_labels = Y.ndim == 1 or has_own_labels(Y)
         has_own_y = Y.ndim == (2 if is_labels else 3)
         own_losses = np.ascontiguousarray(losses)
-        jobs[members, DATA_AT + 1] = X_KINDS[X.dtype]
-        jobs[members, DATA_AT + 4] = Y_LABELS if is_labels else Y_ROWS
+        jobs[members, X_KIND_AT] = X_KINDS[X.dtype]
+        jobs[members, Y_KIND_AT] = Y_LABELS if is_labels else Y_ROWS
         jobs[members, X_AT] = address_of(X) + members * (X.strides[0] if X.ndim == 3 else 0)
         jobs[members, Y_AT] = address_of(Y) + members * (Y.strides[0] if has_own_y else 0)
         if weights is not None:
@@ -737,10 +774,15 @@ class _TrainingJobs(_Jobs):
         jobs[members, STEP_AT] = states.step[members]
         jobs[members, FIRST_BATCH_AT] = first_batch
         jobs[members, LAST_BATCH_AT] = last_batch
+        update = self._updates[members[0]]
+        if callable(update.rates):
+            n_steps, steps = n_epochs * last_batch - first_batch, states.step[members]
+            tables = {step: table_of(update.rates, step, n_steps) for step in set(steps.tolist())}
+            jobs[members, RATES_AT] = [address_of(tables[step]) for step in steps.tolist()]
         done = np.zeros(len(members), np.int64)
         self._launch(threads, jobs, members, addresses, gradients, sums, n_epochs, orders.strides[1], done)
         states.step[members] += done
-        if self._updates[members[0]].skips:
+        if update.skips:
             states.skipped[members] += self._sync[members, SKIPPED]
             self._sync[members, SKIPPED] = 0
         if own_losses is not losses:
