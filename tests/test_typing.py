@@ -46,6 +46,15 @@ MEASURED = f"def measured(day: int) -> {PAIR}:\n    raise NotImplementedError\n"
 OBJECTS = """X, Y = np.zeros((4, 2)), np.zeros((4, 1))
 net = fastbp.Network([2, 3, 1], activations=["tanh", "sigmoid"], loss="squared_error", seed=0)
 sgd = fastbp.SGD(lr=0.1, momentum=0.9)
+pop = fastbp.Population([2, 3, 1], n_networks=4, activations=["tanh", "sigmoid"], seed=0, init_scale=[1.0, 2.0, 3, 4])
+several = fastbp.Population([[2, 3, 1], [2, 1]], n_networks=[1, 1], activations=[["tanh"] * 2, ["tanh"]], seed=[1, 2])
+pop.fit(X, Y, 2, 2, fastbp.SGD(lr=[0.1, 0.2, 0.3, 0.4]), validation_data=(X, Y), patience=1, l2=[0.0, 0.1, 0.2, 0.3])
+pop.fit(X, Y, optimizer=[sgd] * 4, batch_size=[1, 2, 3, 4], folds=2, seed=[1, 2, 3, 4])
+pop.parameters[:] = np.zeros((4, 13))
+pop.weights = [1, 2, 3, 4]
+pop.mutate([0.1, 0.2], rate=0.5, members=[0, 1], seed=0)
+pop.replace(0, pop[1])
+pop.replace(1, np.zeros(13))
 trainer = fastbp.Trainer(net, sgd, batch_size=2, seed=0)
 history = trainer.fit(X, Y, epochs=2, metrics=["mae"], callbacks=[callbacks.EarlyStopping()])
 """
@@ -73,6 +82,33 @@ WRONG = [
     'net.layers["first"]',
     "fastbp.load(3)",
     'fastbp.load("m.npz", backend=1)',
+    "fastbp.Population(3)",
+    "fastbp.Population([2, 1], n_networks=1.5)",
+    'fastbp.Population([2, 1], seed="zero")',
+    "fastbp.Population([2, 1], loss=3)",
+    "fastbp.Population([2, 1], backend=None)",
+    "fastbp.Population([2, 1], networks=3)",
+    "fastbp.Population.of(net)",
+    "fastbp.Population.of([3])",
+    "pop.predict()",
+    "pop.predcit(X)",
+    "pop.loss(X)",
+    "pop.fit()",
+    'pop.fit(X, Y, epochs="3")',
+    'pop.fit(X, Y, batch_size="10")',
+    'pop.fit(X, Y, optimizer="adam")',
+    "pop.fit(X, Y, metrics=1)",
+    'pop.fit(X, Y, patience="10")',
+    'pop.best("3")',
+    "pop.select()",
+    "pop.select(2, mode=1)",
+    "pop.subset()",
+    'pop.network("first")',
+    "pop.replace(0)",
+    'pop.mutate(0.1, rate="half")',
+    "pop.crossover()",
+    "pop.save(3)",
+    "pop.with_backend(1)",
     'fastbp.Activation("tanh")',
     'losses.Quantile(q="0.9")',
     'fastbp.SGD(lr="x")',
@@ -138,7 +174,25 @@ RESULTS = {
     "net.metadata": r"dict\[str, str\]",
     "net.copy()": "Network",
     'net.with_backend("numpy")': "Network",
-    'fastbp.load("m.npz")': "Network",
+    'fastbp.load("m.npz")': "Any",  # a Network or a Population
+    "pop.predict(X)": ARRAY_TYPE,
+    "pop.mean(X)": ARRAY_TYPE,
+    "pop.spread(X)": ARRAY_TYPE,
+    "pop.loss(X, Y)": ARRAY_TYPE,
+    "pop.losses": ARRAY_TYPE,
+    "pop.parameters": "Any",  # an array, or a list of them
+    "pop.n_networks": "int",
+    "pop.network(0)": "Network",
+    "pop[0]": "Network",
+    "next(iter(pop))": "Network",
+    "pop.subset([0, 1])": "Population",
+    "pop.fit(X, Y)": "PopulationHistory",
+    "pop.history": r"PopulationHistory \| None",
+    "pop.best(2)": "Population",
+    "pop.select(2)": "Population",
+    "pop.copy()": "Population",
+    "pop.weights": rf"{ARRAY_TYPE} \| None",
+    "pop.crossover([[0, 1]])": ARRAY_TYPE,
     "trainer.fit(X, Y)": "History",
     "trainer.partial_fit(X, Y)": "History",
     "trainer.step(X, Y)": "float",
