@@ -833,6 +833,18 @@ def test_calls_of_fit_go_on_from_each_other(engine, order):
         assert np.array_equal(parameters, results[0][0]) and np.array_equal(losses, results[0][1])
 
 
+def test_many_histories_are_kept_together(engine, monkeypatch):
+    from fastbp.training import population as module
+
+    monkeypatch.setattr(module, "MAX_HISTORIES", 3)
+    trainer = fastbp.Trainer(population(engine), fastbp.SGD(0.1), batch_size=4, seed=5)
+    losses = [trainer.fit(X, Y, epochs=1 + call % 2).loss for call in range(8)]
+    trainer.fit(X, Y, metrics="mae")
+    history = trainer.history
+    assert len(trainer._histories) <= 3 and np.array_equal(history["loss"][:-1], np.concatenate(losses))
+    assert np.isnan(history["mae"][:-1]).all() and np.isfinite(history["mae"][-1]).all()
+
+
 def test_a_pickled_trainer_goes_on(engine):
     pop = population(engine, sizes=[[3, 5, 2], [3, 4, 2]], n_networks=3)
     trainer = fastbp.Trainer(pop, fastbp.Adam(np.array(LRS)), batch_size=4, seed=5, dropout=0.2)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 SETTINGS = {row.name: row for row in fields(UpdateSettings)}
+MAX_HISTORIES = 10_000  # of calls of fit, kept one by one
 ALL_ROWS = np.iinfo(np.int64).max  # of batch_size=None, as a number
 
 
@@ -299,6 +300,12 @@ class PopulationTrainer:
             name: np.concatenate([part.get(name, rows) for part, rows in zip(parts, missing, strict=True)])
             for name in names
         }
+
+    def _keep(self, history: PopulationHistory) -> None:
+        """Keep a history for `history`; many short ones together."""
+        if len(self._histories) == MAX_HISTORIES:
+            self._past, self._histories = self.history, []
+        self._histories.append(history)
 
     @property
     def lr(self) -> np.ndarray:
