@@ -28,16 +28,17 @@ FASTBP = """
     engine/__init__ engine/limits engine/autotune engine/threads engine/workspace engine/backend
     engine/model engine/model_type
     files trace verify network metrics
-    datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing
+    datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing encodings
     checkpoints callbacks
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
+    training/holdout
     training/run training/trainer training/population_history training/population_orders training/population_data
     training/population_run training/population_fit training/population
     jit population moved __init__
     estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
-    estimators/mlp estimators/__init__
+    estimators/mlp estimators/together estimators/ensemble estimators/search estimators/__init__
     examples/__init__ examples/options examples/peers examples/cartpole examples/drift examples/neural_ode
-    cli/options cli/screen cli/train cli/predict cli/trace cli/verify cli/app cli/__init__ cli/__main__
+    cli/options cli/screen cli/train cli/search cli/predict cli/trace cli/verify cli/app cli/__init__ cli/__main__
 """.split()
 TABLES = {"kernels": KERNELS, "fastbp": FASTBP}
 

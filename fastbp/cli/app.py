@@ -13,6 +13,7 @@ from rich.text import Text
 
 from .predict import predict
 from .screen import Screen, plain, printable
+from .search import search
 from .trace import trace
 from .train import train
 from .verify import verify
@@ -24,7 +25,7 @@ def make_app() -> typer.Typer:
         cls=_Group, add_completion=False, pretty_exceptions_enable=False, epilog="Try: fastbp train digits"
     )
     app.callback(invoke_without_command=True)(_about)
-    for command in (train, predict, verify, trace):
+    for command in (train, search, predict, verify, trace):
         app.command()(_reporting_errors(command))
     return app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import reprlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -30,30 +30,40 @@ def predict(
     header: Header = None,
 ) -> None:
     """Predict with a saved model; if the data have targets that it knows, show how good the predictions are."""
-    from ..network import load
+    from ..population import Population, load
 
     screen = Screen()
     if not model.is_file():
         raise FileNotFoundError(f"no file {str(model)!r}")
     check_out(out, model, data)
-    net = load(model, backend=backend)
-    preprocessor = Preprocessor.from_metadata(net.metadata, sizes=net.sizes, path=model)
+    model_of_file = load(model, backend=backend)
+    is_ensemble = isinstance(model_of_file, Population)
+    net = model_of_file[0] if is_ensemble else model_of_file
+    predict_outputs = model_of_file.mean if is_ensemble else model_of_file.predict
+    preprocessor = Preprocessor.from_metadata(model_of_file.metadata, sizes=net.sizes, path=model)
     samples = read(data, preprocessor=preprocessor, n_features=net.sizes[0], header=header)
     n_features = samples.X.shape[1]
     if n_features != net.sizes[0]:
         raise ValueError(f"{data} has {n_features} features, but {model} takes {net.sizes[0]}")
     screen.announce_compilation(net)
-    A = _outputs(net, preprocessor, samples.X, data, model)
+    A = _outputs(net, predict_outputs, preprocessor, samples.X, data, model)
     _write_predictions(screen, out, *_predictions(net, preprocessor, A))
     _show_score_if_known(screen, preprocessor, samples, A, data)
 
 
-def _outputs(net: Network, preprocessor: Preprocessor | None, X: np.ndarray, data: str, model: Path) -> np.ndarray:
-    """Return the outputs of the network; ValueError if they, or what leads to or follows from them, are not finite."""
+def _outputs(
+    net: Network,
+    predict_outputs: Callable[[np.ndarray], np.ndarray],
+    preprocessor: Preprocessor | None,
+    X: np.ndarray,
+    data: str,
+    model: Path,
+) -> np.ndarray:
+    """Return the outputs of the model; ValueError if they, or what leads to or follows from them, are not finite."""
     if preprocessor is not None:
         X = preprocessor.inputs(X, net.dtype)
     _check_finite(X, "standardized inputs", data)
-    A = net.predict(X)
+    A = predict_outputs(X)
     _check_finite(A, f"outputs of {model}", data)
     if preprocessor is not None:
         _check_finite(preprocessor.predictions(A), f"predictions of {model}", data)

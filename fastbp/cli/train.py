@@ -19,12 +19,11 @@ from ..datasets.dataset import first_few
 from ..losses import row_of
 from ..preprocessing import Preprocessor, as_columns, read, split
 from .options import Header, check_out
-from .screen import Screen, show_score
+from .screen import Screen, regression_errors, show_score
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..training.history import History
-    from ..training.trainer import Trainer
+    from ..population import Population
 
 N_EPOCH_LINES = 30  # of the table of epochs
 COLUMN_WIDTH = 13
@@ -68,35 +67,44 @@ def train(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     backend: Annotated[str, typer.Option(help="numba, or numpy: plain and slow.")] = "numba",
     out: Annotated[Path | None, typer.Option(help="File for the model.", show_default="not saved")] = None,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(min=2, help="Train so many networks together; the model is their mean.", show_default="one"),
+    ] = None,
     header: Header = None,
 ) -> None:
     """Train a network; show loss and accuracy during training, then the score on the samples held out."""
     from ..optimizers import SGD
     from ..training.trainer import Trainer
 
-    _check_can_save(out, data)
+    check_can_save(out, data)
     screen = Screen(survives_broken_pipe=out is not None)
     samples = read(data, target=target, task=task, header=header)
-    y = _targets(samples, data)
+    y = targets_of(samples, data)
     rows, test = split(y, test_fraction if len(y) >= MIN_TEST_DATA else 0, samples.classes is not None)
     preprocessor = Preprocessor.of(samples, rows)
-    net = _network(preprocessor, samples, hidden, activation, loss, dtype=dtype, seed=seed, backend=backend)
+    layers = _hidden_sizes(hidden)
+    options = {"dtype": dtype, "seed": seed, "backend": backend}
+    net = _model(preprocessor, samples, layers, activation, loss, ensemble, **options)
     if lr is None:
         lr = 0.2 if preprocessor.classes and activation == "sigmoid" else 0.02
-    if epochs is None:
-        epochs = min(2000, max(30, math.ceil(TYPICAL_UPDATES * batch_size / len(rows))))
-    trainer = Trainer(net, SGD(lr, momentum), batch_size=batch_size, seed=seed)
+    epochs = epochs or default_epochs(batch_size, len(rows))
+    trainer = Trainer(net, SGD(lr, momentum), batch_size=batch_size, seed=seed)  # type: ignore[arg-type]
 
     _describe(screen, data, net, preprocessor, len(rows), len(test))
     _warn_of_untested(screen, preprocessor, y, test, test_fraction)
-    screen.announce_compilation(net)
+    screen.announce_compilation(net if ensemble is None else net[0])  # type: ignore[arg-type,index]
     X, Y = preprocessor.inputs(samples.X, net.dtype), preprocessor.targets(y, net.loss_name)
     validation_data = (X[test], Y[test]) if len(test) else None
     interrupted = _train(screen, trainer, X[rows], Y[rows], epochs, validation_data, bool(preprocessor.classes))
     if out is not None:
         net.save(out, metadata=preprocessor.metadata())
     shown = test if len(test) else rows
-    show_score(screen.out, preprocessor, y[shown], net.predict(X[shown]), "test" if len(test) else "training")
+    name = "test" if len(test) else "training"
+    A = net.predict(X[shown])
+    show_score(screen.out, preprocessor, y[shown], A if ensemble is None else net.mean(X[shown]), name)  # type: ignore[union-attr]
+    if ensemble is not None:
+        screen.say(_of_single_networks(preprocessor, y[shown], A, name))
     if out is not None:
         screen.say(f"saved; now try: {shlex.join(['fastbp', 'predict', str(out), data])}")
     if interrupted:
@@ -105,7 +113,12 @@ def train(
         raise typer.Exit(130)
 
 
-def _check_can_save(out: Path | None, data: str) -> None:
+def default_epochs(batch_size: int, n_samples: int) -> int:
+    """Return the number of epochs that make a typical number of updates."""
+    return min(2000, max(30, math.ceil(TYPICAL_UPDATES * batch_size / n_samples)))
+
+
+def check_can_save(out: Path | None, data: str) -> None:
     """Refuse, before the training, what could not be saved after it."""
     check_out(out, data)
     if out is not None and out.suffix.lower() == ".safetensors":
@@ -114,7 +127,8 @@ def _check_can_save(out: Path | None, data: str) -> None:
         files._safetensors()
 
 
-def _targets(samples: Dataset, data: str) -> np.ndarray:
+def targets_of(samples: Dataset, data: str) -> np.ndarray:
+    """Return the targets; ValueError if there are none, or all are of one class."""
     if samples.y is None:
         raise ValueError(f"{data} has no targets to train on")
     if samples.classes is not None and len(samples.classes) < 2:
@@ -122,23 +136,34 @@ def _targets(samples: Dataset, data: str) -> np.ndarray:
     return samples.y
 
 
-def _network(
+def _model(
     preprocessor: Preprocessor,
     samples: Dataset,
-    hidden: list[str] | None,
+    layers: list[int],
     activation: str,
     loss: str | None,
+    ensemble: int | None,
     **options: Any,
-) -> Network:
-    """Build the network that fits the data."""
+) -> Network | Population:
+    """Build the network that fits the data, or so many of them."""
     from ..network import Network
+    from ..population import Population
 
+    sizes, activations, loss = architecture(preprocessor, samples, layers, activation, loss)
+    if ensemble is None:
+        return Network(sizes, activations, loss=loss, **options)
+    return Population(sizes, ensemble, activations, loss=loss, **options)
+
+
+def architecture(
+    preprocessor: Preprocessor, samples: Dataset, layers: list[int], activation: str, loss: str | None
+) -> tuple[list[int], list[str], str]:
+    """Return sizes, activations and loss of a network with these hidden layers that fits the data."""
     if loss is None:
         loss = "cross_entropy" if preprocessor.classes else "squared_error"
     n_out = len(preprocessor.classes) if preprocessor.classes else as_columns(samples.y).shape[1]
-    layers = _hidden_sizes(hidden)
     activations = [activation] * len(layers) + [_output_activation(loss, preprocessor.task)]
-    return Network([samples.X.shape[1], *layers, n_out], activations, loss=loss, **options)
+    return [samples.X.shape[1], *layers, n_out], activations, loss
 
 
 def _hidden_sizes(hidden: list[str] | None) -> list[int]:
@@ -165,17 +190,41 @@ def _output_activation(loss: str, task: str) -> str:
     return "softmax" if row.takes_labels else "identity" if row.takes_signs else "sigmoid"
 
 
-def _describe(screen: Screen, data: str, net: Network, preprocessor: Preprocessor, n_train: int, n_test: int) -> None:
+def _describe(
+    screen: Screen, data: str, net: Network | Population, preprocessor: Preprocessor, n_train: int, n_test: int
+) -> None:
     """Print what is trained on what."""
+    describe_data(screen, data, net.sizes[0], preprocessor, n_train, n_test)  # type: ignore[arg-type]
+    is_one = net.parameters.ndim == 1
+    screen.say(
+        f"{'network' if is_one else f'{len(net.parameters)} networks'} {'-'.join(map(str, net.sizes))}, "
+        f"{', '.join(map(str, net.activations))}; {net.loss_name}; "
+        f"{net.parameters.shape[-1]:,} parameters{'' if is_one else ' each'}, {net.dtype}"
+    )
+    if not is_one:
+        screen.say("the table has means over the networks, each alone")
+
+
+def describe_data(
+    screen: Screen, data: str, n_features: int, preprocessor: Preprocessor, n_train: int, n_test: int
+) -> None:
+    """Print what is trained on."""
     targets = f"{len(preprocessor.classes)} classes" if preprocessor.classes else "numbers"
     screen.say(
-        f"{data}: {n_train + n_test:,} samples of {net.sizes[0]} features, {targets}; "
+        f"{data}: {n_train + n_test:,} samples of {n_features} features, {targets}; "
         f"{n_train:,} to train, {n_test:,} held out to test"
     )
-    screen.say(
-        f"network {'-'.join(map(str, net.sizes))}, {', '.join(map(str, net.activations))}; "
-        f"{net.loss_name}; {net.parameters.size:,} parameters, {net.dtype}"
-    )
+
+
+def _of_single_networks(preprocessor: Preprocessor, y: np.ndarray, outputs: np.ndarray, name: str) -> str:
+    """Say how well the networks of an ensemble do, each alone."""
+    predictions = [preprocessor.predictions(A) for A in outputs]
+    if preprocessor.classes is not None:
+        scores = [float((predicted == y).mean()) for predicted in predictions]
+        return f"{name} accuracy of single networks: mean {np.mean(scores):.2%}, {min(scores):.2%} to {max(scores):.2%}"
+    y = as_columns(y)
+    errors = [float(np.mean([rmse for rmse, _ in regression_errors(y, predicted)])) for predicted in predictions]
+    return f"{name} RMSE of single networks: mean {np.mean(errors):.4g}, {min(errors):.4g} to {max(errors):.4g}"
 
 
 def _warn_of_untested(
@@ -197,7 +246,7 @@ def _warn_of_untested(
 
 def _train(
     screen: Screen,
-    trainer: Trainer,
+    trainer: Any,
     X: np.ndarray,
     Y: np.ndarray,
     epochs: int,
@@ -224,12 +273,12 @@ def _train(
                 seconds += sum(history.seconds)
                 if history.interrupted:
                     return True
-                if history.nonfinite:
+                if np.any(history.nonfinite):
                     raise ValueError(
                         f"the loss became infinite in epoch {trainer.epochs + 1}: "
-                        f"try a smaller --lr than {trainer.lr:g}"
+                        f"try a smaller --lr than {np.max(trainer.lr):g}"
                     )
-                bar.update(task, completed=trainer.epochs, description=f"loss {history.loss[-1]:.4g}")
+                bar.update(task, completed=trainer.epochs, description=f"loss {np.mean(history.loss[-1]):.4g}")
                 if trainer.epochs in shown:
                     screen.say(_epoch_line(trainer.epochs, history))
         except KeyboardInterrupt:
@@ -239,8 +288,8 @@ def _train(
 
 
 def _histories(
-    trainer: Trainer, X: np.ndarray, Y: np.ndarray, epochs: int, measured: set[int], **measurements: Any
-) -> Iterator[History]:
+    trainer: Any, X: np.ndarray, Y: np.ndarray, epochs: int, measured: set[int], **measurements: Any
+) -> Iterator[Any]:
     """Train in few calls of `fit` and yield their histories; only the epochs in `measured` pay for measurements."""
     while trainer.epochs < epochs:
         next_measured = min(epoch for epoch in measured if epoch > trainer.epochs)
@@ -259,12 +308,12 @@ def _titles(metrics: list[str], has_validation: bool) -> str:
     return _cells(["epoch", *titles, *([f"test {title}" for title in titles] if has_validation else [])])
 
 
-def _epoch_line(epoch: int, history: History) -> str:
-    """Format the last epoch of a history in the order of `_titles`."""
-    cells = [f"{epoch}", f"{history.loss[-1]:.4g}"]
-    cells += [f"{values[-1]:.2%}" for name, values in history.metrics.items() if name == "accuracy"]
-    cells += [f"{value:.4g}" for value in history.validation_loss[-1:]]
-    cells += [f"{values[-1]:.2%}" for name, values in history.metrics.items() if name != "accuracy"]
+def _epoch_line(epoch: int, history: Any) -> str:
+    """Format the last epoch of a history, with means over the networks, in the order of `_titles`."""
+    cells = [f"{epoch}", f"{np.mean(history.loss[-1]):.4g}"]
+    cells += [f"{np.mean(values[-1]):.2%}" for name, values in history.metrics.items() if name == "accuracy"]
+    cells += [f"{np.mean(value):.4g}" for value in history.validation_loss[-1:]]
+    cells += [f"{np.mean(values[-1]):.2%}" for name, values in history.metrics.items() if name != "accuracy"]
     return _cells(cells)
 
 

@@ -1,7 +1,8 @@
 """scikit-learn's `MLPClassifier` and `MLPRegressor`, drop in: change the import, and nothing else.
 
 Parameters, fitted attributes and numbers are those of `sklearn.neural_network`, the training runs in this library's
-kernels, and keywords of their own offer what is refused there.  Needs scikit-learn: ``pip install 'fastbp[sklearn]'``.
+kernels, and keywords of their own offer what is refused there.  `MLPEnsembleClassifier`, `MLPEnsembleRegressor` and
+`PopulationSearchCV` train many networks at once.  Needs scikit-learn: ``pip install 'fastbp[sklearn]'``.
 """
 
 try:
@@ -9,6 +10,15 @@ try:
 except ImportError:
     raise ImportError("fastbp.estimators needs scikit-learn: pip install 'fastbp[sklearn]'") from None
 
+from .ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from .mlp import MLPClassifier, MLPRegressor
+from .search import PopulationSearchCV, cross_val_predict
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = [
+    "MLPClassifier",
+    "MLPEnsembleClassifier",
+    "MLPEnsembleRegressor",
+    "MLPRegressor",
+    "PopulationSearchCV",
+    "cross_val_predict",
+]

@@ -140,6 +140,30 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             return self._fit(X, y, sample_weight, validation_data, is_partial=False)
 
     def _fit(self, X, y, sample_weight, validation_data, is_partial):
+        goes_on, data, validation = self._begin_fit(X, y, sample_weight, validation_data, is_partial)
+        objective = self._objective()
+        context = self._begin_callbacks()
+        if self.solver == "lbfgs":
+            self._fit_lbfgs(objective, data, validation)
+        else:
+            epochs, validation = self._begin_epochs(objective, data, validation, is_partial, goes_on)
+            self._run_epochs(epochs, objective, validation, is_partial)
+            self._end_epochs(epochs, is_partial)
+        if context is not None:
+            context.call_on_fit_task_end(estimator=self, reconstruction_attributes=self._reconstruction_attributes)
+        self._check_converged_to_numbers()
+        return self
+
+    def _begin_fit(self, X, y, sample_weight, validation_data, is_partial):
+        """Check the arguments and build a new network where one is needed.
+
+        Returns
+        -------
+        goes_on : bool
+            Whether training goes on exactly where the last call ended.
+        data : Data
+        validation : Validation or None
+        """
         hidden = functions.hidden_sizes(self.hidden_layer_sizes)
         is_new = not hasattr(self, "coefs_") or not (self.warm_start or is_partial)
         goes_on = not is_new and self.warm_start == "exact"
@@ -155,20 +179,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if is_new:
             self._initialize([X.shape[1], *hidden, self._n_outputs(data)], dtype)
         self._check_sizes(data)
-        validation = self._given_validation(validation_data, dtype)
+        return goes_on, data, self._given_validation(validation_data, dtype)
+
+    def _objective(self):
         net = self.network_
         scale = functions.loss_scale(net._config.loss, net.sizes[-1])
-        objective = Objective(net, scale, loss_limit(net._config.loss, net.sizes[-1], net.dtype))
-        context = self._begin_callbacks()
-        if self.solver == "lbfgs":
-            self._fit_lbfgs(objective, data, validation)
-        else:
-            self._fit_stochastic(objective, data, validation, is_partial, goes_on)
-        if context is not None:
-            context.call_on_fit_task_end(estimator=self, reconstruction_attributes=self._reconstruction_attributes)
-        if not np.isfinite(net.parameters).all():
+        return Objective(net, scale, loss_limit(net._config.loss, net.sizes[-1], net.dtype))
+
+    def _check_converged_to_numbers(self):
+        if not np.isfinite(self.network_.parameters).all():
             raise ValueError(self._divergence())
-        return self
 
     def _initialize(self, sizes, dtype):
         """Build the network, with new weights, and begin the record of the training."""
@@ -333,7 +353,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
                 stacklevel=5,
             )
 
-    def _fit_stochastic(self, objective, data, validation, is_partial, goes_on):
+    def _begin_epochs(self, objective, data, validation, is_partial, goes_on):
+        """Prepare the training by epochs; return their `Epochs` and what they are validated by, or None."""
         stops_early = bool(self.early_stopping)
         if stops_early and is_partial and validation is None:
             raise ValueError(
@@ -354,11 +375,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         trainer.batch_size, trainer.l2 = batch_size, self.alpha / batch_size
         if goes_on:
             rows = self._resumed_order(rows)
-        epochs = Epochs(trainer, data, rows, batch_size, self.alpha, objective)
-        self._run_epochs(epochs, objective, validation, is_partial)
+        return Epochs(trainer, data, rows, batch_size, self.alpha, objective), validation
+
+    def _end_epochs(self, epochs, is_partial):
+        """Keep what a later call goes on from; with early stopping the best weights become those of the network."""
         if self.warm_start == "exact":
             self._order, self._last_parameters = epochs.order, self.network_.parameters.copy()
-        if stops_early and not is_partial:
+        if self.early_stopping and not is_partial:
             self.network_.parameters[:] = self._best_parameters
 
     def _has_optimizer(self):
@@ -406,16 +429,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
                     break
             else:
                 if not trainer.stop_training:
-                    warnings.warn(
-                        f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached, and training has not "
-                        "converged",
-                        ConvergenceWarning,
-                        stacklevel=6,
-                    )
+                    warnings.warn(self._not_converged(), ConvergenceWarning, stacklevel=5)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user. The estimator is usable.", stacklevel=6)
+            warnings.warn("Training interrupted by user. The estimator is usable.", stacklevel=5)
         finally:
             callbacks.call("on_train_end", trainer, history)
+
+    def _not_converged(self):
+        return f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached, and training has not converged"
 
     def _ends_epoch(self, n_samples, objective, validation, history, is_partial):
         """Record an epoch; return whether training ends with it."""
@@ -485,7 +506,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             f"training diverged in iteration {self.n_iter_}: the best weights so far are kept; a smaller "
             "learning_rate_init may help",
             ConvergenceWarning,
-            stacklevel=8,
+            stacklevel=7,
         )
 
     # ------------------------------------------------------------------------------------------ input

@@ -80,13 +80,20 @@ class Epochs:
     alpha : float
         Penalty: alpha / 2 * sum W**2, divided by the weight of the samples of a batch.
     objective : Objective
+
+    Attributes
+    ----------
+    order : int64 ndarray (n,)
+        That of the last epoch.
+    batch_size : int
+    data : Data
     """
 
     def __init__(
         self, trainer: Trainer, data: Data, order: np.ndarray, batch_size: int, alpha: float, objective: Objective
     ) -> None:
-        self._trainer, self._data, self._alpha, self._objective = trainer, data, alpha, objective
-        self.order, self._batch_size = order, batch_size
+        self._trainer, self.data, self._alpha, self._objective = trainer, data, alpha, objective
+        self.order, self.batch_size = order, batch_size
         self._n_batches = -(-len(order) // batch_size)
         self._settings: Update | None = None
         self._update: Update | None = None
@@ -111,22 +118,26 @@ class Epochs:
             Called after each batch; True ends the epoch.
         """
         self._prepare(learning_rate)
-        total, n_at_once = 0.0, 1 if after_batch or self._data.is_sparse else self._batches_of_call
+        total, n_at_once = 0.0, 1 if after_batch or self.data.is_sparse else self._batches_of_call
         for first in range(0, self._n_batches, n_at_once):
             last = min(first + n_at_once, self._n_batches)
             loss = self._batches(first, last)
             total += loss
             if not math.isfinite(total):
                 return total
-            if after_batch and after_batch(loss / min(self._batch_size, len(self.order) - first * self._batch_size)):
+            if after_batch and after_batch(loss / min(self.batch_size, len(self.order) - first * self.batch_size)):
                 break
-        return total / len(self.order) + self._constant()
+        return self.mean_loss(total, self.order)
 
-    def _prepare(self, learning_rate: float) -> None:
-        """Take the settings of the trainer, which callbacks may change, and the learning rate."""
+    def mean_loss(self, total: float, order: np.ndarray) -> float:
+        """Return the loss of an epoch in this order, of which the kernels recorded `total`."""
+        return total / len(order) + self._constant(order)
+
+    def update(self, learning_rate: float) -> Update:
+        """Return what the kernels are told, with the settings of the trainer, which callbacks may change."""
         settings = self._trainer._update()
-        if settings is self._settings and learning_rate == self._learning_rate:
-            return
+        if self._update is not None and settings is self._settings and learning_rate == self._learning_rate:
+            return self._update
         self._settings, self._learning_rate = settings, learning_rate
         self._update = replace(
             settings,
@@ -137,9 +148,16 @@ class Epochs:
             loss_scale=self._objective.scale,
             max_loss=self._objective.limit,
         )
+        return self._update
+
+    def _prepare(self, learning_rate: float) -> None:
+        """Make the functions that train, where a setting has changed."""
+        before = self._update
+        if self.update(learning_rate) is before:
+            return
         self._trainings = {}
-        if not self._data.is_sparse:
-            self._training = self._make_training(self.order, self._batch_size)
+        if not self.data.is_sparse:
+            self._training = self._make_training(self.order, self.batch_size)
 
     def _make_training(self, order: np.ndarray, batch_size: int) -> Callable[..., int]:
         trainer = self._trainer
@@ -154,10 +172,10 @@ class Epochs:
 
     def _batches(self, first: int, last: int) -> float:
         """Train batches `first` up to `last`, which is one of sparse samples; return the sum of their losses."""
-        X, Y, weights = self._data
+        X, Y, weights = self.data
         losses = np.zeros(1)
-        if self._data.is_sparse:
-            rows = self.order[first * self._batch_size : last * self._batch_size]
+        if self.data.is_sparse:
+            rows = self.order[first * self.batch_size : last * self.batch_size]
             training = self._trainings.get(len(rows))
             if training is None:
                 training = self._make_training(np.arange(len(rows)), len(rows))
@@ -167,14 +185,14 @@ class Epochs:
             n_steps = self._training(X, Y, weights, None, first, last, losses)
         return losses.item() if n_steps == last - first else math.nan
 
-    def _constant(self) -> float:
+    def _constant(self, order: np.ndarray) -> float:
         """Return what the loss of an epoch has besides what the kernels record of it."""
         if self._constants is None:
             return 0.0
-        values, n = self._constants[self.order], len(self.order)
-        if self._data.weights is None:
+        values, n = self._constants[order], len(order)
+        if self.data.weights is None:
             return float(values.mean())
-        weights, starts = self._data.weights[self.order].astype(np.float64), np.arange(0, n, self._batch_size)
+        weights, starts = self.data.weights[order].astype(np.float64), np.arange(0, n, self.batch_size)
         sums, of_weights = np.add.reduceat(values * weights, starts), np.add.reduceat(weights, starts)
         rows = np.diff(np.append(starts, n))
         return float((rows[of_weights > 0] * sums[of_weights > 0] / of_weights[of_weights > 0]).sum() / n)
