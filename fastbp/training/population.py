@@ -348,6 +348,7 @@ class PopulationTrainer:
         min_delta: float = 0.0,
         restore_best: bool = True,
         keep_predictions: bool = True,
+        _stacklevel: int = 0,
     ) -> PopulationHistory:
         """Train for some epochs, going on from where training is.
 
@@ -387,7 +388,8 @@ class PopulationTrainer:
             `min_delta`.  Then, with `restore_best`, each has the parameters of its best epoch in the end, however its
             training ended: as with `callbacks.EarlyStopping`.
         keep_predictions : bool
-            Whether predictions for validation data that all networks share are kept for `Population.select`.
+            Whether predictions for validation data that all networks share, or those out of fold, are kept for
+            `Population.select`.
 
         Returns
         -------
@@ -422,6 +424,7 @@ class PopulationTrainer:
             "patience": patience,
             "min_delta": min_delta,
             "restore_best": restore_best,
+            "keep_predictions": keep_predictions,
         }
         if folds is not None:
             given = {"validation_data": validation_data, "train_rows": train_rows, "validation_rows": validation_rows}
@@ -437,14 +440,13 @@ class PopulationTrainer:
                 validation_data=validation_data,
                 train_rows=train_rows,
                 validation_rows=validation_rows,
-                keep_predictions=keep_predictions,
                 **options,
             )
             history = fit.run()
         if history.interrupted:
             message = f"training was interrupted after {len(history)} of {epochs} epochs; the networks are usable"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-        _warn_of_nonfinite(history.fold_history or history, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel=3 + _stacklevel)
+        _warn_of_nonfinite(history.fold_history or history, stacklevel=4 + _stacklevel)
         return history
 
     def partial_fit(self, X: ArrayLike, Y: ArrayLike) -> PopulationHistory:

@@ -497,6 +497,7 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     check_memory(
         {f"copies for {k} folds": n_bytes, "snapshots of parameters and states": n_bytes} | out_of_fold, ADVICE
     )
+    arguments.flag("keep_predictions", options["keep_predictions"])
     copies = trainer._repeated(k, check_order(options["order"], trainer._seed, trainer._order))
     weights = options["sample_weight"]
     fit = PopulationFit(
@@ -510,6 +511,7 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
         **{
             **options,
             "order": None,
+            "keep_predictions": False,
             "sample_weight": np.repeat(weights, k, axis=0) if np.ndim(weights) == 2 else weights,
         },
     )
@@ -528,7 +530,10 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     history.out_of_fold = _out_of_fold(fit, [test for _, test in pairs], n, n_samples)
     history.fold_networks, history.fold_history = copies.pop, of_copies
     if len(history):
-        pop.losses, pop.history, pop._kept_validation = history.fold_losses.mean(axis=1), history, None
+        pop.losses, pop.history = history.fold_losses.mean(axis=1), history
+        is_tested = bool(np.bincount(np.concatenate([test for _, test in pairs]), minlength=n_samples).all())
+        is_kept = options["keep_predictions"] and is_tested and not has_own_targets(data.Y)
+        pop._kept_validation = (history.out_of_fold, data.Y) if is_kept else None
     return history
 
 
