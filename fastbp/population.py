@@ -587,6 +587,7 @@ class Population:
             min_delta=min_delta,
             restore_best=restore_best,
             keep_predictions=keep_predictions,
+            _stacklevel=1,
         )
 
     def best(self, k: int = 1) -> Population:

@@ -292,11 +292,13 @@ def test_read_only_memory():
 def test_memory_is_checked_before_anything_is_done(monkeypatch):
     pop = population()
     trainer = fastbp.Trainer(pop, fastbp.Adam(), seed=0)
-    before = pop.parameters.copy()
+    before, large = pop.parameters.copy(), fastbp.Population([3, 30, 2], N, seed=0, backend="numpy")
     monkeypatch.setattr(population_data, "available_memory", lambda: 1000.0)
     with pytest.raises(MemoryError, match=r"needs 3.07 kB of memory \(.* for the states of the optimizer\), but 1 kB"):
-        fastbp.Trainer(fastbp.Population([3, 30, 2], N, seed=0, backend="numpy"), fastbp.SGD(0.1, momentum=0.5))
-    for options in ({}, {"folds": 2}, {"validation_data": (X, Y), "patience": 1}):
+        fastbp.Trainer(large, fastbp.SGD(0.1, momentum=0.5))
+    with pytest.raises(MemoryError, match="kB for copies for 2 folds, .* for snapshots of parameters and states"):
+        trainer.fit(X, Y, folds=2)
+    for options in ({}, {"validation_data": (X, Y), "patience": 1}):
         with pytest.raises(MemoryError, match="for snapshots of parameters and states.* are available: take fewer"):
             trainer.fit(X, Y, **options)
     assert np.array_equal(pop.parameters, before) and trainer.epochs == 0

@@ -432,6 +432,16 @@ def test_predictions_are_kept_for_selection(engine):
     assert engine.are_same(pop._kept_validation[0], pop.predict(X[:4]))
     trainer.fit(X, Y, validation_rows=ROWS)
     assert pop._kept_validation is None
+    history = trainer.fit(X, Y, folds=3)
+    assert pop._kept_validation[0] is history.out_of_fold and np.array_equal(pop._kept_validation[1], Y.astype("f4"))
+    for options in (
+        {"folds": 3, "keep_predictions": False},
+        {"folds": [(np.arange(9), np.arange(9, 15)), (np.arange(9, 15), np.arange(9))]},
+    ):
+        trainer.fit(X, Y, **options)
+        assert pop._kept_validation is None
+    trainer.fit(X, np.stack([Y] * N), folds=3)
+    assert pop._kept_validation is None
 
 
 # ------------------------------------------------------------------ who stops when
@@ -769,6 +779,15 @@ def test_states_that_overflow_while_the_loss_is_finite(engine, optimizer, is_wat
     assert history.epochs_done.tolist() == [8, 0, 8, 0]
 
 
+@pytest.mark.parametrize("folds", [None, 2])
+def test_warnings_name_the_line_of_the_caller(engine, folds):
+    pop = population(engine, activations="identity")
+    with pytest.warns(RuntimeWarning) as caught:
+        pop.fit(X, Y, epochs=30, optimizer=fastbp.SGD(1e30), folds=folds)
+        fastbp.Trainer(pop, fastbp.SGD(1e30)).fit(X, Y, epochs=30, folds=folds)
+    assert [warning.filename for warning in caught] == [__file__] * 2
+
+
 def test_nonfinite_raises(engine):
     pop = population(engine, activations="identity")
     trainer = fastbp.Trainer(pop, fastbp.SGD(DIVERGING), batch_size=4, seed=5, on_nonfinite="raise")
@@ -819,6 +838,17 @@ def test_the_length_of_calls_changes_no_divergence(engine, seconds, monkeypatch)
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("seconds", [1e-9, 0.05])
+def test_a_batch_of_infinite_loss_ends_a_network_within_its_epoch(engine, seconds, monkeypatch):
+    """Later calls of the same epoch, whose batches have a finite loss, do not train it."""
+    monkeypatch.setattr(population_run, "CHUNK_SECONDS", seconds)
+    x = np.stack([X] * 4)
+    x[1, 9] = x[2, 0] = 1e25
+    pop = population(engine, sizes=[3, 2], n_networks=4, activations="identity")
+    history = end_together_and_alone(engine, pop, [fastbp.SGD(1e-3)] * 4, x, [Y] * 4, "shared", 3, {})
+    assert history.nonfinite.tolist() == [False, True, True, False]
+
+
 @pytest.mark.parametrize("order", ["shared", "own"])
 def test_calls_of_fit_go_on_from_each_other(engine, order):
     results = []
@@ -831,6 +861,18 @@ def test_calls_of_fit_go_on_from_each_other(engine, order):
         assert trainer.epochs == 6
     for parameters, losses in results[1:]:
         assert np.array_equal(parameters, results[0][0]) and np.array_equal(losses, results[0][1])
+
+
+def test_many_histories_are_kept_together(engine, monkeypatch):
+    from fastbp.training import population as module
+
+    monkeypatch.setattr(module, "MAX_HISTORIES", 3)
+    trainer = fastbp.Trainer(population(engine), fastbp.SGD(0.1), batch_size=4, seed=5)
+    losses = [trainer.fit(X, Y, epochs=1 + call % 2).loss for call in range(8)]
+    trainer.fit(X, Y, metrics="mae")
+    history = trainer.history
+    assert len(trainer._histories) <= 3 and np.array_equal(history["loss"][:-1], np.concatenate(losses))
+    assert np.isnan(history["mae"][:-1]).all() and np.isfinite(history["mae"][-1]).all()
 
 
 def test_a_pickled_trainer_goes_on(engine):

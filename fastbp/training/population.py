@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 SETTINGS = {row.name: row for row in fields(UpdateSettings)}
+MAX_HISTORIES = 10_000  # of calls of fit, kept one by one
 ALL_ROWS = np.iinfo(np.int64).max  # of batch_size=None, as a number
 
 
@@ -300,6 +301,12 @@ class PopulationTrainer:
             for name in names
         }
 
+    def _keep(self, history: PopulationHistory) -> None:
+        """Keep a history for `history`; many short ones together."""
+        if len(self._histories) == MAX_HISTORIES:
+            self._past, self._histories = self.history, []
+        self._histories.append(history)
+
     @property
     def lr(self) -> np.ndarray:
         """Step size of the next update of each network."""
@@ -341,6 +348,7 @@ class PopulationTrainer:
         min_delta: float = 0.0,
         restore_best: bool = True,
         keep_predictions: bool = True,
+        _stacklevel: int = 0,
     ) -> PopulationHistory:
         """Train for some epochs, going on from where training is.
 
@@ -380,7 +388,8 @@ class PopulationTrainer:
             `min_delta`.  Then, with `restore_best`, each has the parameters of its best epoch in the end, however its
             training ended: as with `callbacks.EarlyStopping`.
         keep_predictions : bool
-            Whether predictions for validation data that all networks share are kept for `Population.select`.
+            Whether predictions for validation data that all networks share, or those out of fold, are kept for
+            `Population.select`.
 
         Returns
         -------
@@ -415,6 +424,7 @@ class PopulationTrainer:
             "patience": patience,
             "min_delta": min_delta,
             "restore_best": restore_best,
+            "keep_predictions": keep_predictions,
         }
         if folds is not None:
             given = {"validation_data": validation_data, "train_rows": train_rows, "validation_rows": validation_rows}
@@ -430,14 +440,13 @@ class PopulationTrainer:
                 validation_data=validation_data,
                 train_rows=train_rows,
                 validation_rows=validation_rows,
-                keep_predictions=keep_predictions,
                 **options,
             )
             history = fit.run()
         if history.interrupted:
             message = f"training was interrupted after {len(history)} of {epochs} epochs; the networks are usable"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-        _warn_of_nonfinite(history.fold_history or history, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel=3 + _stacklevel)
+        _warn_of_nonfinite(history.fold_history or history, stacklevel=4 + _stacklevel)
         return history
 
     def partial_fit(self, X: ArrayLike, Y: ArrayLike) -> PopulationHistory:

@@ -204,7 +204,7 @@ class PopulationFit:
         self._steps = steps = PopulationRun(
             self._pop, trainer.states, streams, batch_sizes, shuffles, rows, data, watch, trainer._chunks
         )
-        trainer._histories.append(history)
+        trainer._keep(history)
         trainer.stop_training = False
         trainer.stopped = np.zeros(len(self._pop), bool)
         resumed = trainer._resumed
@@ -489,9 +489,17 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     data = checked_data(pop, X, Y)
     pairs = checked_folds(folds, data.X, data.Y)
     k = len(pairs)
+    n_out, n_samples = pop._config.sizes[-1], data.X.shape[-2]
+    n_bytes = k * sum(
+        group.parameters.nbytes + state.buffers.nbytes for group, state in zip(pop.groups, trainer.states, strict=True)
+    )
+    out_of_fold = {"predictions out of fold": n * n_samples * n_out * 8}
+    check_memory(
+        {f"copies for {k} folds": n_bytes, "snapshots of parameters and states": n_bytes} | out_of_fold, ADVICE
+    )
+    arguments.flag("keep_predictions", options["keep_predictions"])
     copies = trainer._repeated(k, check_order(options["order"], trainer._seed, trainer._order))
     weights = options["sample_weight"]
-    n_out, n_samples = pop._config.sizes[-1], data.X.shape[-2]
     fit = PopulationFit(
         copies,
         np.repeat(data.X, k, axis=0) if data.X.ndim == 3 else data.X,
@@ -499,10 +507,11 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
         train_rows=[train for train, _ in pairs] * n,
         validation_rows=[test for _, test in pairs] * n,
         copies=k,
-        extra_memory={"predictions out of fold": n * n_samples * n_out * 8},
+        extra_memory=out_of_fold,
         **{
             **options,
             "order": None,
+            "keep_predictions": False,
             "sample_weight": np.repeat(weights, k, axis=0) if np.ndim(weights) == 2 else weights,
         },
     )
@@ -521,7 +530,10 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     history.out_of_fold = _out_of_fold(fit, [test for _, test in pairs], n, n_samples)
     history.fold_networks, history.fold_history = copies.pop, of_copies
     if len(history):
-        pop.losses, pop.history, pop._kept_validation = history.fold_losses.mean(axis=1), history, None
+        pop.losses, pop.history = history.fold_losses.mean(axis=1), history
+        is_tested = bool(np.bincount(np.concatenate([test for _, test in pairs]), minlength=n_samples).all())
+        is_kept = options["keep_predictions"] and is_tested and not has_own_targets(data.Y)
+        pop._kept_validation = (history.out_of_fold, data.Y) if is_kept else None
     return history
 
 

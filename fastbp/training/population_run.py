@@ -17,6 +17,7 @@ from .run import CHUNK_SECONDS, COPY_BYTES_PER_SECOND, MAX_GROWTH, MIN_SNAPSHOT_
 
 FIRST_STEP_SECONDS = 2e-5  # of one network, guessed for the first call, and
 FIRST_RATE = 1e9  # multiply-adds a second, besides
+NETWORKS_TOGETHER = 256  # at least, in a call that does part of an epoch, unless one step takes too long
 STATE_SECONDS = 5e-6  # for a copy of the state of a random generator
 
 
@@ -278,17 +279,20 @@ class PopulationRun:
 
     def _calls_of(self, job: Job, n_epochs: int) -> Iterator[tuple[np.ndarray, int, int]]:
         """Yield the native calls of some epochs of a job: (positions in the job, first batch, last batch)."""
-        if n_epochs > 1:
+        if n_epochs > 1 or not len(job.positions):
             yield job.positions, 0, job.n_batches
             return
-        first, positions = 0, job.positions
-        for end in job.ends_of_calls():
-            while first < end:
-                n_steps = max(1, min(job.chunk // max(1, len(positions)), end - first))
-                n_parts = -(-len(positions) * n_steps // max(job.chunk, 1)) if n_steps == 1 else 1
-                for part in np.array_split(positions, max(1, n_parts)):
+        for part in np.array_split(job.positions, -(-len(job.positions) // self._networks_of_calls(job))):
+            first = 0
+            for end in job.ends_of_calls():
+                while first < end:
+                    n_steps = max(1, min(job.chunk // len(part), end - first))
                     yield part, first, first + n_steps
-                first += n_steps
+                    first += n_steps
+
+    def _networks_of_calls(self, job: Job) -> int:
+        """Return how many networks train together within an epoch: few, if they fill a call, for they stay in cache."""
+        return min(job.chunk, max(NETWORKS_TOGETHER, job.chunk // job.n_batches), max(1, len(job.positions)))
 
     def _call(
         self,

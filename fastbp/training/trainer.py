@@ -137,7 +137,7 @@ class Trainer(UpdateSettings, _LoopSettings):
     Parameters
     ----------
     net : Network
-        Changed in place.
+        Changed in place.  For a `Population` this makes a `fastbp.training.population.PopulationTrainer`.
     optimizer : one of `fastbp.optimizers.OPTIMIZERS`
     batch_size : int or None
         Samples of one update: 1 is online, k is mini-batch; None, or no fewer than there are samples, is full
