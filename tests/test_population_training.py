@@ -14,6 +14,7 @@ import pytest
 import fastbp
 from fastbp import callbacks, schedules
 from fastbp.backends import kernels_of
+from fastbp.engine.population import PopulationBackend
 from fastbp.training import population_orders, population_run
 from fastbp.update import PopulationState, aligned_rows
 
@@ -25,6 +26,7 @@ class Engine(NamedTuple):
 
     backend: str
     bitwise: bool  # else within `rtol` of the largest number
+    kind: str | None = None  # of the compiled engine, see `fastbp.engine.population.PopulationBackend`
     rtol: float = 1e-4
 
     def are_same(self, actual, expected):
@@ -35,8 +37,13 @@ class Engine(NamedTuple):
         return actual.shape == expected.shape and np.allclose(actual, expected, self.rtol, atol, equal_nan=True)
 
 
-@pytest.fixture(params=[Engine("numpy", True), Engine("numba", True)], ids=lambda engine: engine.backend)
-def engine(request):
+# Networks alone add up their sums in another order where samples lie in lanes or come one by one.
+ENGINES = [Engine("numpy", True), Engine("numba", True, "jobs"), Engine("numba", False, "interleaved")]
+
+
+@pytest.fixture(params=ENGINES, ids=lambda engine: engine.kind or engine.backend)
+def engine(request, monkeypatch):
+    monkeypatch.setattr(PopulationBackend, "engine", request.param.kind)
     return request.param
 
 
