@@ -939,6 +939,7 @@ LIES = [
     (SWAPPED, "not those of 4 networks"),
     ({"groups": lambda groups: groups[:1]}, "not those of 4"),
     ({"groups": lambda groups: changed(groups, 0, members=[2, 0])}, "not those of 4"),
+    ({"groups": lambda groups: changed(groups, 1, members=[3, 1])}, "not those of 4"),
     ({"groups": lambda groups: changed(groups, 0, members=[0, 0, 2])}, "not those of 4"),
     ({"groups": lambda groups: changed(groups, 0, members=[0, 1])}, "not those of 4"),
     ({"groups": lambda groups: changed(groups, 0, members=[0.0, 2])}, "members must be an integer"),
