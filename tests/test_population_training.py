@@ -667,11 +667,14 @@ def test_folds_go_on_from_where_training_is(engine):
     pop = population(engine, n_networks=2)
     trainer = fastbp.Trainer(pop, fastbp.Adam(schedules.Cosine(0.1, period=30)), batch_size=4, seed=5)
     trainer.fit(X, Y, epochs=2)
-    twin = pickle.loads(pickle.dumps(trainer))
+    twin, other = (pickle.loads(pickle.dumps(trainer)) for _ in range(2))
     history = trainer.fit(X, Y, epochs=2, folds=2)
     twin.fit(X, Y, epochs=2, train_rows=[np.arange(12, N_SAMPLES)] * 2)
     assert engine.are_same(history.fold_networks.parameters[::2], twin.pop.parameters)
     assert history.epochs == [3, 4] and trainer.epochs == 2
+    for one in (trainer, other):
+        one.fit(X, Y, epochs=2)
+    assert np.array_equal(trainer.pop.parameters, other.pop.parameters)
 
 
 def test_halving_with_folds_ends_all_copies_of_a_network(engine):
