@@ -745,7 +745,7 @@ def end_together_and_alone(engine, pop, optimizers, x, y, order, epochs, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = fastbp.Trainer(pop, optimizers, batch_size=4, seed=5)
-        history = trainer.fit(x, y, epochs=epochs, order=order, **data)
+        history = trainer.fit(np.stack(x), np.stack(y), epochs=epochs, order=order, **data)
         for i, seed in enumerate(seeds_of(order, len(pop))):
             lone = fastbp.Trainer(first.network(i), optimizers[i], batch_size=4, seed=seed)
             alone = lone.fit(x[i], y[i], epochs=epochs, **data)
@@ -767,6 +767,24 @@ def test_parameters_that_overflow_after_many_steps(engine, order, is_watched):
     optimizers = [fastbp.SGD(lr) for lr in lrs]
     history = end_together_and_alone(engine, pop, optimizers, [X] * N, [Y] * N, order, 20, data)
     assert history.epochs_done.tolist() == [0, 0, 6, 10, 20, 15]
+
+
+class Halves:
+    """Halves the parameters of the networks that still train after the third epoch."""
+
+    def on_epoch_end(self, trainer, history):
+        if len(history) == 3 and isinstance(trainer, fastbp.Trainer):
+            trainer.net.parameters[:] *= 0.5
+        elif len(history) == 3:
+            trainer.pop.parameters[~trainer.stopped] *= 0.5
+
+
+def test_networks_go_back_to_what_callbacks_left(engine):
+    lrs = [schedules.Step(1e-3, every=every, gamma=1e42) for every in (5, 22, 37, 64)]
+    pop = population(engine, n_networks=4, activations="identity")
+    optimizers, data = [fastbp.SGD(lr) for lr in lrs], {"callbacks": (Halves(),)}
+    history = end_together_and_alone(engine, pop, optimizers, [X] * 4, [Y] * 4, "shared", 20, data)
+    assert history.epochs_done.tolist() == [0, 3, 6, 10]
 
 
 @pytest.mark.parametrize("optimizer", [fastbp.RMSprop(1e-3), fastbp.Adam(1e-3)])
