@@ -212,6 +212,13 @@ def test_optimizers_and_schedules_of_each_network(engine):
     check(engine, population(engine), optimizer, {"batch_size": 8})
 
 
+def test_learning_rates_that_are_functions(engine):
+    lrs = [lambda step: 0.1 / (1 + step), 0.1, lambda step: 0.2 * 0.9**step, 0.1, schedules.Cosine(0.1, period=9), 0.2]
+    optimizer = [fastbp.SGD(lr) for lr in lrs]
+    check(engine, population(engine), optimizer, {"batch_size": 8}, joined=fastbp.SGD(lr=lrs))
+    check(engine, population(engine), fastbp.SGD(lrs[0]), {"batch_size": 8})
+
+
 def test_schedules_in_one_optimizer(engine):
     lrs = [schedules.Cosine(0.1, period=20), 0.1, schedules.Cosine(0.2, period=9), 0.2, 0.1, schedules.Constant(0.1)]
     momenta = [0.1, 0.5, 0.0, 0.9, 0.0, 0.5]
