@@ -807,8 +807,8 @@ def test_networks_go_back_to_what_callbacks_left(engine, monkeypatch):
 def test_states_that_overflow_while_the_loss_is_finite(engine, optimizer, is_watched):
     """The square of one gradient overflows; training alone tells so at its next snapshot or at its end."""
     x, y = np.stack([X] * 4).astype("f4"), np.stack([Y] * 4).astype("f4")
-    x[1, 3], y[1, 3] = 1e10, 1e10
-    x[3, 0], y[3, 0] = 1e10, 1e10
+    x[1, 3], y[1, 3] = 1e15, 1e15
+    x[3, 0], y[3, 0] = 1e15, 1e15
     pop = population(engine, sizes=[3, 2], n_networks=4, activations="identity")
     data = {"validation_data": (XV, YV)} if is_watched else {}
     history = end_together_and_alone(engine, pop, [optimizer] * 4, x, y, "shared", 8, data)

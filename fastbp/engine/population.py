@@ -143,7 +143,7 @@ class PopulationBackend:
         interleaves = (
             self.engine != "jobs"
             and self.can_interleave()
-            and (self.engine == "interleaved" or self.is_faster_interleaved(len(members), 0))
+            and (self.engine == "interleaved" or self.is_faster_interleaved(len(parameters), 0))
         )
         kind = _InterleavedEvaluation if interleaves else _EvaluationJobs
         if kind not in self._evaluations:
@@ -159,11 +159,14 @@ class PopulationBackend:
             return False
         return "softmax" not in names[:-1] and (output != "softmax" or loss == "cross_entropy")
 
-    def is_faster_interleaved(self, n_members, n_states):
-        """Whether so many networks are trained faster interleaved, if that is possible."""
+    def is_faster_interleaved(self, n_networks, n_states):
+        """Whether a population of so many networks is trained faster interleaved, if that is possible.
+
+        Not how many of them a call trains decides: the bits of the result would depend on how it is divided into calls.
+        """
         width = register_width(self._backend.dtype)
         size = self.n_parameters * width * self._backend.dtype.itemsize * (1 + n_states)
-        return 2 * n_members > width and size <= limits.MAX_INTERLEAVED_BYTES
+        return 2 * n_networks > width and size <= limits.MAX_INTERLEAVED_BYTES
 
     def threads_for(self, n_parts, work, threads):
         """Return how many threads do so many parts of a work in multiply-adds."""
@@ -212,7 +215,7 @@ class _Trainings:
         if population.engine is not None:
             interleaves = interleaves and population.engine == "interleaved"
         elif interleaves:
-            interleaves = population.is_faster_interleaved(len(members), RULES[update.rule].n_states)
+            interleaves = population.is_faster_interleaved(len(self._parameters), RULES[update.rule].n_states)
         if interleaves:
             return self._train(_InterleavedTraining, self._kinds, kind, call, members, order_of, losses)
 
