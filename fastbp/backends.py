@@ -48,7 +48,8 @@ def make_backend(name: str, config: Config) -> Any:
 
 def make_population_backend(name: str, config: Config) -> Any:
     """Build the backend of many networks of one architecture."""
-    module = import_module(".reference.population", __package__)
+    folder = "reference" if name == "numpy" else "engine"
+    module = import_module(f".{folder}.population", __package__)
     return module.PopulationBackend(make_backend(name, config))
 
 

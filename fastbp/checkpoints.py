@@ -544,6 +544,11 @@ def resumed_fit(fit: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any] | Non
     check_number("plateau", plateau[1], is_integer=True, at_least=0, below=1 << 62)
     if not isinstance(stopped, str | None):
         raise CheckpointError(f"stopped must be a text or null, got {short(stopped)}")
+    return {**fit, "callbacks": callback_states(states, arrays)}
+
+
+def callback_states(states: Any, arrays: dict[str, np.ndarray]) -> list[tuple[str, Any]]:
+    """Return names and states of callbacks from what `split_states` made of them, moving their arrays; ValueError."""
     if not isinstance(states, list) or not all(
         isinstance(pair, list) and list(map(type, pair)) == [str, dict] for pair in states
     ):
@@ -557,4 +562,68 @@ def resumed_fit(fit: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any] | Non
         if not isinstance(state, dict):
             raise CheckpointError(f"the state of {short(name)} must be an object")
         callbacks.append((name, state | arrays_of_state))
-    return {**fit, "callbacks": callbacks}
+    return callbacks
+
+
+# ------------------------------------------------------------------ the trainer of a population
+
+
+def check_population(info: dict[str, Any], arrays: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+    """Check the fields of a checkpoint of a `PopulationTrainer` of n networks besides its configuration; ValueError.
+
+    Returns
+    -------
+    dict of ndarray
+        The series of its history, which are moved there from `arrays`.
+    """
+    check_number("epochs", info.get("epochs"), is_integer=True, at_least=0, below=1 << 62)
+    scales = info.get("lr_scale")
+    if not isinstance(scales, list) or len(scales) not in (1, n):
+        raise CheckpointError(f"lr_scale must be a list of 1 or {n} numbers, got {short(scales)}")
+    for scale in scales:
+        check_number("lr_scale", scale, at_least=0, below=sys.float_info.max)
+    order, streams = info.get("order"), info.get("rng")
+    if order not in (None, "shared", "own") or not isinstance(streams, list) or (order is None) != (streams == []):
+        raise CheckpointError(f"order and rng must be 'shared' or 'own' and a list, got {short(order)}")
+    history = {name: arrays.pop(name) for name in list(arrays) if name.startswith("history ")}
+    history = {name.removeprefix("history "): values for name, values in history.items()}
+    if len({values.shape for values in history.values()}) > 1 or history and "loss" not in history:
+        raise CheckpointError("history must have a loss, and all its series must be of one length")
+    for name, values in history.items():
+        if values.ndim != 2 or values.shape[1] != n or values.dtype != np.float64:
+            raise CheckpointError(
+                f"history {name!r} must be float64 (n_epochs, {n}), got {values.dtype} {values.shape}"
+            )
+    return history
+
+
+def check_population_arrays(arrays: Mapping[str, np.ndarray], n_streams: int) -> None:
+    """Check the values of arrays of a checkpoint of a `PopulationTrainer`, whose shapes are right; ValueError."""
+    for name, array in arrays.items():
+        if name.startswith(("step ", "skipped ")) and array.size and (array.min() < 0 or array.max() >= 1 << 62):
+            raise CheckpointError(f"array {name!r} must hold numbers of steps, got {array.min()} to {array.max()}")
+    of = arrays.get("stream_of")
+    if of is not None and (of.min() < 0 or of.max() >= n_streams):
+        raise CheckpointError(f"array 'stream_of' must hold 0 to {n_streams - 1}, got {of.min()} to {of.max()}")
+
+
+def resumed_population_fit(fit: Any, arrays: dict[str, np.ndarray], n: int) -> dict[str, Any] | None:
+    """Return the state of the call of `fit` that a checkpoint was written in, or None; ValueError.
+
+    Its arrays and those of its callbacks are moved there from `arrays`.
+    """
+    if fit is None:
+        return None
+    if not isinstance(fit, dict) or set(fit) != {"callbacks", "epochs", "stopped", "ended"}:
+        raise CheckpointError(f"fit must have callbacks, epochs, stopped and ended, got {short(fit)}")
+    check_number("epochs of fit", fit["epochs"], is_integer=True, at_least=0, below=1 << 62)
+    if not isinstance(fit["ended"], str | None):
+        raise CheckpointError(f"ended must be a text or null, got {short(fit['ended'])}")
+    stopped = fit["stopped"]
+    if not isinstance(stopped, list) or len(stopped) != n or not all(isinstance(item, str | None) for item in stopped):
+        raise CheckpointError(f"stopped must be {n} texts or nulls, got {short(stopped)}")
+    moved = {name: arrays.pop(f"fit {name}") for name in ("best", "best_epoch", "last") if f"fit {name}" in arrays}
+    shapes = {name: (array.dtype.name, array.shape) for name, array in moved.items()}
+    if shapes != {"best": ("float64", (n,)), "best_epoch": ("int64", (n,)), "last": ("float64", (n,))}:
+        raise CheckpointError(f"fit must have the arrays best, best_epoch and last, found {short(shapes)}")
+    return {**fit, **moved, "callbacks": callback_states(fit["callbacks"], arrays)}

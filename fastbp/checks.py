@@ -184,11 +184,14 @@ def layer_arrays(
     argument: str, value: Any, shapes: Sequence[tuple[int, int]], dtype: np.dtype
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Check a sequence of (W, b), one per layer, finite in `dtype`, and return it as float64 arrays."""
-    pairs = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
-    if not pairs:
-        raise TypeError(f"{argument} must be a name, an initializer or one pair (W, b) per layer, got {value!r}")
+    of_layer = "a name, an initializer or a pair (W, b)"
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{argument} must be a name, an initializer or a list of one item per layer, got {value!r}")
     if len(value) != len(shapes):
-        raise ValueError(f"{argument} must hold one pair (W, b) for each of the {len(shapes)} layers, got {len(value)}")
+        raise ValueError(f"{argument} must hold {of_layer} for each of the {len(shapes)} layers, got {len(value)}")
+    for layer, pair in enumerate(value, start=1):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise TypeError(f"{argument}: layer {layer} must have {of_layer}, got {pair!r}")
     result = []
     for layer, (pair, (n_in, n_out)) in enumerate(zip(value, shapes, strict=True), start=1):
         arrays = []

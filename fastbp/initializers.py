@@ -1,7 +1,7 @@
 """The table of initializers: how the first weights and biases are drawn.
 
 An initializer is called as ``initializer(rng, n_in, n_out)`` and returns W (n_in, n_out) and b (n_out,) in float64; any
-function with this signature may be given as ``Network(..., init=function)``.
+function with this signature may be given as ``Network(..., init=function)``, or in a list for one layer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 Initializer: TypeAlias = "Callable[[np.random.Generator, int, int], tuple[ArrayLike, ArrayLike]]"
+Init: TypeAlias = "str | Initializer | Sequence[str | Initializer | tuple[ArrayLike, ArrayLike]]"
 
 
 @dataclass(frozen=True)
@@ -110,19 +111,17 @@ INITIALIZERS: dict[str, Initializer] = {
 
 
 def draw(
-    init: str | Initializer | Sequence[tuple[ArrayLike, ArrayLike]],
-    sizes: Sequence[int],
-    seed: arguments.Seed,
-    dtype: Any = np.float64,
+    init: Init, sizes: Sequence[int], seed: arguments.Seed, dtype: Any = np.float64
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """First weights and biases of every layer.
 
     Parameters
     ----------
-    init : str, initializer, or sequence of (W, b)
-        A name of `INITIALIZERS`, an initializer, or arrays: one pair (W, b) per layer.
+    init : str, initializer, or sequence of str, initializers or (W, b)
+        A name of `INITIALIZERS` or an initializer for all layers; or for each layer one of these or its arrays (W, b).
     sizes : sequence of int
     seed : None, int, SeedSequence, BitGenerator or Generator
+        The layers draw from it in turn; those with arrays draw nothing.
     dtype : numpy.dtype
         The parameters must be finite in it.
 
@@ -133,8 +132,13 @@ def draw(
     """
     shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
     rng = arguments.generator("seed", seed)
-    if isinstance(init, str):
-        init = INITIALIZERS[arguments.name("init", init, INITIALIZERS)]
-    if callable(init):
-        init = [init(rng, n_in, n_out) for n_in, n_out in shapes]
-    return checks.layer_arrays("init", init, shapes, np.dtype(dtype))
+    items: Any = [_named("init", init)] * len(shapes) if isinstance(init, str) or callable(init) else init
+    if isinstance(items, list | tuple) and len(items) == len(shapes):
+        items = [_named(f"init[{layer}]", item) for layer, item in enumerate(items)]
+        items = [item(rng, *shape) if callable(item) else item for item, shape in zip(items, shapes, strict=True)]
+    return checks.layer_arrays("init", items, shapes, np.dtype(dtype))
+
+
+def _named(argument: str, item: Any) -> Any:
+    """Return the initializer of a name; anything else as it is."""
+    return INITIALIZERS[arguments.name(argument, item, INITIALIZERS)] if isinstance(item, str) else item

@@ -13,7 +13,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 
@@ -77,7 +77,8 @@ def model(source: Trainer | Network, optimizer: Optimizer | None = None, **setti
     Raises
     ------
     TypeError
-        Where an argument does not fit; methods of the full batch make no single steps.
+        Where an argument does not fit; methods of the full batch make no single steps, and compiled code cannot call a
+        learning rate that is a function of Python.
     """
     if isinstance(source, Trainer):
         if optimizer is not None or settings:
@@ -96,6 +97,8 @@ def model(source: Trainer | Network, optimizer: Optimizer | None = None, **setti
         trainer = Trainer(source, optimizer, **settings)
     if trainer._is_full_batch:
         raise TypeError(f"{type(trainer.optimizer).__name__} makes no single steps: use Trainer.fit")
+    if callable(trainer._update().rates):
+        raise TypeError("lr is a function of Python, which compiled code cannot call: use one of fastbp.schedules")
     return _build(trainer.net, trainer._update(), trainer.state, trainer.on_nonfinite == "raise")
 
 
@@ -134,7 +137,7 @@ def _initial_lr(update: Update | None) -> float:
     """Return the learning rate, or where a schedule is set the factor of it, that a model begins with."""
     if update is None:
         return 1.0
-    return update.rate_scale * (update.rates[0] if update.schedule == "constant" else 1.0)
+    return update.rate_scale * (cast(tuple, update.rates)[0] if update.schedule == "constant" else 1.0)
 
 
 def _restore(config: ModelConfig, parameters: np.ndarray, state: State, lr: float, accumulated: tuple) -> Model:

@@ -13,7 +13,7 @@ from .activations import Activation
 from .attributes import Fixed
 from .backends import Config, check_backend, kernels_of, make_backend
 from .custom import CustomFunction
-from .initializers import Initializer, draw
+from .initializers import Init, draw
 from .losses import Loss, Parameterized
 from .reference.custom import evaluated, twin_of
 from .reference.layout import layer_views
@@ -169,9 +169,10 @@ class Network:
     loss : str, Huber, Quantile, Focal (of `fastbp.losses`) or fastbp.Loss
         A name of `fastbp.losses.LOSSES`, a loss with another parameter than its default, or a custom one.  The loss of
         a sample is summed over the outputs.
-    init : str, initializer, or sequence of (W, b)
-        How the parameters start: a name of `fastbp.initializers.INITIALIZERS`, an initializer such as
-        ``fastbp.initializers.Uniform(eps=0.5)``, or arrays, one pair (W, b) per layer.
+    init : str, initializer, or sequence of str, initializers or (W, b)
+        How the parameters start: a name of `fastbp.initializers.INITIALIZERS` or an initializer such as
+        ``fastbp.initializers.Uniform(eps=0.5)`` for all layers; or a list of one item per layer, each of these or a
+        pair of arrays (W, b): with ``init=["he_normal", "he_normal", "zeros"]`` the first outputs are f(0).
     reduction : "mean" or "sum"
         Loss of a batch from the losses of its samples.
     dtype : "float32" or "float64"
@@ -206,7 +207,7 @@ class Network:
         sizes: Sequence[int],
         activations: str | Activation | Sequence[str | Activation] = "sigmoid",
         loss: str | Parameterized | Loss = "squared_error",
-        init: str | Initializer | Sequence[tuple[ArrayLike, ArrayLike]] = "glorot_uniform",
+        init: Init = "glorot_uniform",
         reduction: str = "mean",
         dtype: DTypeLike = "float32",
         seed: arguments.Seed = None,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import numpy as np
 
 from . import arguments
+from .reference.schedules import rate_at
 from .schedules import Constant, Schedule
 
 # fastbp itself offers these.
@@ -37,32 +38,39 @@ N_RUNNING_PRODUCTS = 8  # numbers that an optimizer may carry from step to step,
 # A setting is one value, or, for a `Population`, a sequence of one value for each network.
 Number: TypeAlias = float | Sequence[float] | np.ndarray
 Flag: TypeAlias = bool | Sequence[bool] | np.ndarray
-LearningRate: TypeAlias = float | Schedule | Sequence[float | Schedule] | np.ndarray
+RateFunction: TypeAlias = Callable[[int], float]
+LearningRate: TypeAlias = float | Schedule | RateFunction | Sequence[float | Schedule | RateFunction] | np.ndarray
 
 MAX_PARAMETERS = 10_000  # of Levenberg-Marquardt: a matrix of their square takes 0.8 GB, and two or three are held
 
 
-def schedule_of(lr: float | Schedule) -> tuple[str, tuple[float, ...]]:
+def schedule_of(lr: float | Schedule | RateFunction) -> tuple[str, tuple[float, ...] | RateFunction]:
     """Return the kind of a learning rate and its settings, as the kernels take them; a number is constant.
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function of the step
 
     Returns
     -------
     kind : str
     hyperparameters : tuple of float
+        Of the kind "table" the function itself, which is called for the steps of each native call.
     """
-    schedule = lr if isinstance(lr, Schedule) else Constant(lr)
-    return schedule.kind, schedule.hyperparameters
+    if callable(lr) and not isinstance(lr, Schedule):
+        return "table", lr
+    return (lr.kind, lr.hyperparameters) if isinstance(lr, Schedule) else (Constant.kind, (float(lr),))
 
 
 def described(optimizer: Optimizer | FullBatchMethod) -> str:
-    """Return the call that makes an optimizer; a number is the same whether it is Python's or NumPy's."""
+    """Return the call that makes an optimizer; a number is the same whether it is Python's or NumPy's.
+
+    A function, such as a learning rate, has its name, not where it lies in memory.
+    """
     settings = cast(Any, optimizer)  # each class is a dataclass
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return repr(replace(settings, **{name: v.item() for name, v in values.items() if isinstance(v, np.generic)}))
+    text = repr(replace(settings, **{name: v.item() for name, v in values.items() if isinstance(v, np.generic)}))
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", text)
 
 
 def described_today(text: str) -> str:
@@ -70,15 +78,18 @@ def described_today(text: str) -> str:
     text = re.sub(r"(Cosine\([^()]*)\bleast=", r"\1min_lr=", text)
     for old, new in (("least", "min_step"), ("most", "max_step"), ("rise", "pct_start")):
         text = re.sub(rf"\b{old}=", f"{new}=", text)
-    return text
+    return re.sub(r"^(AdamW\((?!.*\bdecay_biases=).*)\)$", r"\1, decay_biases=True)", text)
 
 
 def _check_lr(lr: Any) -> None:
     if isinstance(lr, Schedule):
         return
+    if isinstance(lr, type):
+        raise TypeError(f"lr must be a number, one of fastbp.schedules or a function of the step, got {lr!r}")
     if callable(lr):
-        raise TypeError(f"lr must be a number or one of fastbp.schedules, got {lr!r}")
-    arguments.number("lr", lr, above=0)
+        rate_at(lr, 0)
+    else:
+        arguments.number("lr", lr, above=0)
 
 
 def _check_decay(**rates: Any) -> None:
@@ -91,9 +102,14 @@ class Optimizer:
 
     For a `Population` every setting may be a sequence of one value for each network.
 
+    A learning rate that is a function, ``lr=lambda step: 0.1 / (1 + step)``, takes the number of updates made before,
+    and returns a number of at least 0.  It is called in Python for the steps of each native call, before that, so it
+    must depend on the step alone: steps may be asked for twice, and a resumed training asks from its step on.
+    Checkpoints hold its name only.
+
     Attributes
     ----------
-    lr : float or Schedule, or a tuple of them
+    lr : float, Schedule or function of the step, or a tuple of them
     rule : str
         Name of the update rule (`fastbp.kernels.optimizers.RULES`).
     hyperparameters : tuple of float
@@ -124,13 +140,12 @@ class Optimizer:
 
         @wraps(validate)
         def __post_init__(self: Any) -> None:
-            settings = {field.name: getattr(self, field.name) for field in fields(self)}
-            sequences = {name: _values(name, value) for name, value in settings.items() if _is_sequence(value)}
+            sequences = {name: _values(name, value) for name, value in vars(self).items() if _is_sequence(value)}
             if not sequences:
                 return validate(self)
             for name, values in sequences.items():
                 object.__setattr__(self, name, values)
-            self.of_networks(_common_length(sequences))
+            object.__setattr__(self, "_members", self._made(_common_length(sequences)))
 
         setattr(cls, "__post_init__", __post_init__)  # noqa: B010
 
@@ -145,18 +160,19 @@ class Optimizer:
 
     def of_networks(self, n: int) -> list[Any]:
         """Return the optimizer of each of n networks; one object where the settings are the same."""
+        return [self] * n if self.n_networks is None else list(cast(Any, self)._members)
+
+    def _made(self, n: int) -> list[Any]:
         names = [field.name for field in fields(cast(Any, self))]
-        settings = [getattr(self, name) for name in names]
-        if not any(isinstance(value, tuple) for value in settings):
-            return [self] * n
+        columns = [value if isinstance(value, tuple) else (value,) * n for value in map(self.__getattribute__, names)]
         made: dict[tuple, Any] = {}
         result = []
-        for i, row in enumerate(zip(*(v if isinstance(v, tuple) else (v,) * n for v in settings), strict=True)):
-            if row not in made:
-                try:
-                    made[row] = type(self)(**dict(zip(names, row, strict=True)))
-                except (TypeError, ValueError) as error:
-                    raise type(error)(f"{error} (network {i})") from None
+        for i, row in enumerate(zip(*columns, strict=True)):
+            try:
+                if row not in made:
+                    made[row] = type(self)(*row)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{error} (network {i})") from None
             result.append(made[row])
         return result
 
@@ -195,7 +211,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0.
     momentum : float
         In [0, 1); 0 is plain gradient descent.
@@ -246,7 +262,7 @@ class ClassicalSGD(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0.
     momentum : float
         In [0, 1].
@@ -281,7 +297,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0.
     rho : float
         Decay of the mean, in [0, 1).
@@ -316,7 +332,7 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0.
     eps : float
         Above 0.
@@ -348,7 +364,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0.
     beta1, beta2 : float
         Decay of the means, in [0, 1).
@@ -385,7 +401,7 @@ class AdamEpsHat(Adam):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0.
     beta1, beta2 : float
         Decay of the means, in [0, 1).
@@ -405,12 +421,12 @@ class AdamEpsHat(Adam):
 class AdamW(Adam):
     """Adam with decoupled weight decay.
 
-    ``parameters *= 1 - lr * weight_decay``, biases too, then as `Adam`: Loshchilov and Hutter, "Decoupled weight
-    decay regularization" (2019), algorithm 2, as PyTorch writes it.
+    ``parameters *= 1 - lr * weight_decay``, then as `Adam`: Loshchilov and Hutter, "Decoupled weight decay
+    regularization" (2019), algorithm 2, as PyTorch writes it.
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0.
     beta1, beta2 : float
         Decay of the means, in [0, 1).
@@ -418,6 +434,8 @@ class AdamW(Adam):
         Above 0.
     weight_decay : float
         At least 0.
+    decay_biases : bool
+        Whether biases are decayed too, as in PyTorch; otherwise weights alone are.
 
     Raises
     ------
@@ -426,13 +444,24 @@ class AdamW(Adam):
     """
 
     weight_decay: Number = 0.01
-    rule: ClassVar[str] = "adamw"
+    decay_biases: Flag = True
     state_of: ClassVar[str | None] = "Adam"
 
     def __post_init__(self) -> None:
         """Validate."""
         super().__post_init__()
         arguments.number("weight_decay", self.weight_decay, at_least=0)
+        arguments.flag("decay_biases", self.decay_biases)
+
+    @property
+    def rule(self) -> str:  # type: ignore[override]
+        """Name of the update rule."""
+        return "adamw" if self.decay_biases else "adamw_weights"
+
+    @property
+    def hyperparameters(self) -> tuple[float, ...]:
+        """The settings, as the kernels take them."""
+        return super().hyperparameters[:-1]
 
 
 @dataclass(frozen=True)
@@ -446,7 +475,7 @@ class Nadam(Adam):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0.
     beta1, beta2 : float
         Decay of the means, in [0, 1).
@@ -487,7 +516,7 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         Step size, above 0; the paper takes a tenth to a third of Adam's.
     beta1, beta2 : float
         In [0, 1).
@@ -525,7 +554,7 @@ class Rprop(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr : float, Schedule or function
         First step of each parameter, above 0; of a schedule only the first rate is used.
     eta_minus, eta_plus : float
         Factors of a step, in (0, 1) and above 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,14 +17,18 @@ from .custom import CustomFunction
 from .initializers import Initializer, draw
 from .losses import Loss, Parameterized
 from .network import Network, _bytes
+from .optimizers import Adam, Optimizer
 from .reference.custom import evaluated, twin_of
 from .reference.layout import layer_views
 from .training.population import PopulationTrainer
+from .training.population_data import check_memory
+from .training.population_history import PopulationHistory
 from .update import aligned_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
+ADAM = Adam()  # what `fit` takes unless it is told
 PREDICTED_BYTES = 1 << 26  # outputs of all members that `mean` and `spread` hold at a time
 DRAWN_NUMBERS = 1 << 20  # random numbers that `mutate` holds at a time; another value draws others for rate < 1
 
@@ -45,9 +50,8 @@ class Group:
     parameters: np.ndarray = fixed("write into it, group.parameters[:] = values")
 
     def __init__(self, config: Config, members: np.ndarray, backend: str) -> None:
-        n_parameters = sum((n_in + 1) * n_out for n_in, n_out in zip(config.sizes[:-1], config.sizes[1:], strict=True))
         self.config, self.members, self._backend_name = config, members, backend
-        self.parameters = aligned_rows((len(members), n_parameters), config.dtype)
+        self.parameters = aligned_rows((len(members), _n_parameters(config)), config.dtype)
         self._backend: Any = None
 
     @property
@@ -98,12 +102,14 @@ class Population:
     ------
     ValueError, TypeError
         From every method, before anything is changed, if an argument does not fit.
+    MemoryError
+        If the parameters take more memory than there is.
     """
 
     trainer_class: ClassVar[type] = PopulationTrainer  # of `fastbp.Trainer(pop, ...)`
     groups: tuple[Group, ...] = fixed("make a new Population")
     losses: np.ndarray
-    history: Any
+    history: PopulationHistory | None
     metadata: dict[str, str]
 
     def __init__(
@@ -130,6 +136,10 @@ class Population:
             _check_same(config, configs[0], f"sizes[{j}]", "sizes[0]")
         counts = _counts(n_networks, len(configs))
         n = sum(counts)
+        needs = sum(count * _row_length(config) for count, config in zip(counts, configs, strict=True))
+        check_memory(
+            {f"the parameters of {n} networks": needs * configs[0].dtype.itemsize}, "take fewer or smaller ones"
+        )
         seeds, scales = _seeds(seed, n), _for_each("init_scale", init_scale, n)
         self._build([configs[j] for j in np.repeat(np.arange(len(configs)), counts)], backend)
         for i in range(n):
@@ -496,6 +506,90 @@ class Population:
                     data_of_group = list(data)
                 yield where, getattr(group.backend, method)(parameters, rows, *data_of_group)
 
+    def fit(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        epochs: int = 1,
+        batch_size: int | Sequence[int | None] | np.ndarray | None = 32,
+        optimizer: Optimizer | Sequence[Optimizer] = ADAM,
+        *,
+        validation_data: Sequence[ArrayLike] | None = None,
+        folds: Any = None,
+        halving: int | None = None,
+        metrics: str | Callable[..., float] | Sequence[str | Callable[..., float]] = (),
+        callbacks: Sequence[Any] = (),
+        patience: int | None = None,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        order: str | None = None,
+        train_rows: Any = None,
+        validation_rows: Any = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        keep_predictions: bool = True,
+        progress: bool | None = None,
+        seed: arguments.Seed | Sequence[arguments.Seed] = None,
+        **settings: Any,
+    ) -> PopulationHistory:
+        """Train all members together, each as a `Trainer` of its own would train it.
+
+        It is short for ``fastbp.Trainer(pop, optimizer, batch_size, seed=seed, **settings).fit(X, Y, epochs, ...)``;
+        such a trainer can go on, while here what the optimizer remembers ends with the call.  It sets `losses`,
+        `history`, and what `select` needs.
+
+        Parameters
+        ----------
+        X, Y, epochs
+            As in `fastbp.training.population.PopulationTrainer.fit`, which explains what follows, too.
+        batch_size, optimizer, seed
+            As in `fastbp.training.population.PopulationTrainer`: one for all, or a sequence with one for each network.
+        validation_data, metrics, callbacks, sample_weight, class_weight, progress
+            As in `Trainer.fit`.
+        folds
+            Train and evaluate a copy of each network for each fold; the members keep their parameters.
+        halving, patience, min_delta, restore_best
+            Which networks stop early.
+        order, train_rows, validation_rows
+            In which order, and on which rows, each network is trained and evaluated.
+        keep_predictions
+            Whether predictions are kept for `select`.
+        **settings
+            `shuffle`, `threads`, `l1`, `l2`, `dropout`, `clip_norm`, `clip_value`, `max_norm`, `label_smoothing`,
+            `input_noise`, `on_nonfinite`, as in `Trainer`; the numbers may be sequences with one for each network.
+
+        Returns
+        -------
+        PopulationHistory
+
+        Raises
+        ------
+        ValueError, TypeError, MemoryError
+            Where an argument does not fit, or more memory is needed than there is; nothing is changed then.
+        """
+        trainer = PopulationTrainer(self, optimizer, batch_size, seed=seed, **settings)
+        return trainer.fit(
+            X,
+            Y,
+            epochs,
+            validation_data,
+            sample_weight,
+            class_weight,
+            metrics,
+            callbacks,
+            progress,
+            order=order,
+            train_rows=train_rows,
+            validation_rows=validation_rows,
+            folds=folds,
+            halving=halving,
+            patience=patience,
+            min_delta=min_delta,
+            restore_best=restore_best,
+            keep_predictions=keep_predictions,
+            _stacklevel=1,
+        )
+
     def best(self, k: int = 1) -> Population:
         """Return a population of the k members of least `losses`, the best one first.
 
@@ -786,6 +880,15 @@ def load(path: str | os.PathLike[str], backend: str = "numba") -> Any:
     pop = Population._restore(list(zip(saved.configs, saved.members, saved.parameters, strict=True)), backend, kept)
     files.warn_if_members_nonfinite(pop, path)
     return pop
+
+
+def _n_parameters(config: Config) -> int:
+    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(config.sizes))
+
+
+def _row_length(config: Config) -> int:
+    """Return the length of a row of `aligned_rows`."""
+    return -(-_n_parameters(config) // 16) * 16
 
 
 def _array(argument: str, value: Any) -> np.ndarray:

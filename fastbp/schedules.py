@@ -1,7 +1,9 @@
 """Learning-rate schedules: the step size as a function of the number of updates made before.
 
 Every optimizer takes one as its `lr`: ``fastbp.Adam(lr=fastbp.schedules.Cosine(1e-3, period=5000, warmup=200))``.
-Calling a schedule gives the rate of a step, or the rates of an array of steps: ``schedule(step)``.
+Calling a schedule gives the rate of a step, or the rates of an array of steps: ``schedule(step)``.  So any function of
+the step is a schedule too, ``fastbp.Adam(lr=lambda step: 1e-3 / (1 + step))``, but it is called in Python for every
+step, and compiled code (`fastbp.jit`) takes none.
 """
 
 from __future__ import annotations
@@ -257,6 +259,37 @@ class OneCycle(Schedule):
         first = self.lr / self.div_factor
         last, top = first / self.final_div_factor, self.pct_start * self.steps - 1
         return float(first), float(self.lr), float(last), float(top), float(self.steps)
+
+
+@dataclass(frozen=True)
+class CosLog4(Schedule):
+    """Four cycles, each from 0 to `lr` and back to 0, each twice as long as the one before.
+
+    The rate is lr * (1 - cos(2 pi log2(1 + 15 t))) / 2 with t = step / steps, so that of the first step is 0; from
+    step `steps` on it stays 0: the schedule coslog_4 of RealMLP (Holzmüller, Grinsztajn and Steinwart, "Better by
+    default: strong pre-tuned MLPs and boosted trees on tabular data", 2024).
+
+    Parameters
+    ----------
+    lr : float
+        Highest rate, above 0.
+    steps : int
+        Steps of the four cycles.
+    """
+
+    lr: float
+    steps: int
+    kind: ClassVar[str] = "cos_log"
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        arguments.number("lr", self.lr, above=0)
+        arguments.integer("steps", self.steps)
+
+    @property
+    def hyperparameters(self) -> tuple[float, ...]:
+        """The settings, as the kernels take them."""
+        return float(self.lr), float(self.steps), 2.0**4 - 1
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ def setting(
     off
         What `check` makes of the default; None: the same.
     kernels : sequence of str
-        Which kernels for small steps know it, of "online" (`kernels/online.py`) and "lanes" (`kernels/lanes.py`); a
-        training with it is left to the others, and to the kernel for blocks.
+        Which kernels besides that for blocks of samples know it: "online" (`kernels/online.py`), "lanes"
+        (`kernels/lanes.py`) and "interleaved" (`kernels/population.py`); a training with it is left to the others.
     full_batch : bool
         Whether methods of the full batch support it; otherwise they refuse what is not 0.
     """
@@ -99,13 +99,13 @@ class UpdateSettings:
         Standard deviation of the normal noise added to the inputs in training.
     """
 
-    l1: float = setting(0.0, at_least_0, kernels=("online", "lanes"))
-    l2: float = setting(0.0, at_least_0, kernels=("online", "lanes"), full_batch=True)
-    dropout: float | Sequence[float] = setting(0.0, _dropout, off=(), kernels=("online",))
+    l1: float = setting(0.0, at_least_0, kernels=("online", "lanes", "interleaved"))
+    l2: float = setting(0.0, at_least_0, kernels=("online", "lanes", "interleaved"), full_batch=True)
+    dropout: float | Sequence[float] = setting(0.0, _dropout, off=(), kernels=("online", "interleaved"))
     clip_norm: float | None = setting(None, _limit, off=0.0, kernels=("online", "lanes"))
-    clip_value: float | None = setting(None, _limit, off=0.0, kernels=("online", "lanes"))
+    clip_value: float | None = setting(None, _limit, off=0.0, kernels=("online", "lanes", "interleaved"))
     max_norm: float | None = setting(None, _limit, off=0.0, kernels=("online",))
-    label_smoothing: float = setting(0.0, _label_smoothing, kernels=("online",))
+    label_smoothing: float = setting(0.0, _label_smoothing, kernels=("online", "interleaved"))
     input_noise: float = setting(0.0, at_least_0, kernels=("online",))
 
 
@@ -120,7 +120,8 @@ class Update(UpdateSettings):
     rule, hyperparameters : str, tuple of float
         Name of the update rule (`kernels.optimizers.RULES`) and its settings, in the order it documents.
     schedule, rates : str, tuple of float
-        Kind of the learning-rate schedule (`kernels.schedules.KINDS`) and its settings.
+        Kind of the learning-rate schedule (`kernels.schedules.KINDS`) and its settings; of the kind "table" a function
+        of the step, which backends call for the steps that they do.
     key : int
         Seed of dropout and noise, an unsigned 64-bit number.
     skips : bool
@@ -141,7 +142,7 @@ class Update(UpdateSettings):
     rule: str = "sgd"
     hyperparameters: tuple[float, ...] = ()
     schedule: str = "constant"
-    rates: tuple[float, ...] = (0.1,)
+    rates: tuple[float, ...] | Callable[[int], float] = (0.1,)
     key: int = 0
     skips: bool = False
     rate_scale: float = 1.0
@@ -156,9 +157,11 @@ class Update(UpdateSettings):
                 setattr(self, row.name, row.metadata["off"])
 
     def suits(self, kernel: str) -> bool:
-        """Whether a kernel for small steps, "online" or "lanes", knows all settings that are on."""
+        """Whether a kernel, "online", "lanes" or "interleaved", knows all settings that are on."""
         unknown = [row.name for row in fields(UpdateSettings) if kernel not in row.metadata["kernels"]]
-        return not (self.weighted_mean or any(np.any(getattr(self, name)) for name in unknown))
+        return not (
+            self.weighted_mean and kernel != "interleaved" or any(np.any(getattr(self, name)) for name in unknown)
+        )
 
 
 def settings_of(trainer: UpdateSettings) -> dict[str, Any]:

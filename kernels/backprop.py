@@ -821,11 +821,13 @@ def update_range(plan, args, context, gradient, parameters, to_first, to_second,
     """Update n adjacent parameters; biases have no penalties."""
     if n > 0:
         l1_of_these, l2_of_these = as_float(0, parameters), as_float(0, parameters)
+        factors = offset(context.factors, args.bias_factors)
         if are_weights:
             l1_of_these, l2_of_these = as_float(args.l1, parameters), as_float(l2, parameters)
+            factors = context.factors
         call(
             plan.functions[UPDATE],
-            context.factors,
+            factors,
             gradient,
             parameters,
             offset(parameters, to_first),
@@ -846,6 +848,37 @@ def weights_or_biases(i, layer, first, last):
     return max(first, middle), min(last, middle + layer[N_OUT])
 
 
+@inline
+def update_with(factors, plan, args, context, first, last, clip_value):
+    """Update parameters first .. last - 1 by their gradients and these factors."""
+    p, nothing = context.parameters, as_float(0, context.parameters)
+    call(
+        plan.functions[UPDATE],
+        factors,
+        offset(context.gradient, first),
+        offset(p, first),
+        offset(p, first + args.to_first),
+        offset(p, first + args.to_second),
+        last - first,
+        nothing,
+        nothing,
+        clip_value,
+    )
+
+
+@inline
+def update_between(plan, args, context, first, last, clip_value):
+    """Update parameters first .. last - 1 by their gradients, biases by factors of their own where they have some."""
+    if args.bias_factors == 0:
+        update_with(context.factors, plan, args, context, first, last, clip_value)
+    else:
+        for i in range(2 * plan.layers.shape[0]):
+            start, stop = weights_or_biases(i, plan.layers[i // 2], first, last)
+            if start < stop:
+                factors = offset(context.factors, i % 2 * args.bias_factors)
+                update_with(factors, plan, args, context, start, stop, clip_value)
+
+
 @internal
 def update_parameters(plan, args, context, l2_of_batch):
     """Update a thread's slice of all parameters by the gradient of the batch; a barrier comes before."""
@@ -855,9 +888,7 @@ def update_parameters(plan, args, context, l2_of_batch):
     first, last = first_sum * SQUARES_CHUNK, min(n, last_sum * SQUARES_CHUNK)
     limit, nothing = as_float(args.clip_value, p), as_float(0, p)
     if args.clip_norm == 0 and args.l1 == 0 and args.l2 == 0:
-        to_first, to_second = args.to_first, args.to_second
-        g, p = offset(g, first), offset(p, first)
-        update_range(plan, args, context, g, p, to_first, to_second, last - first, False, 0.0)
+        update_between(plan, args, context, first, last, limit)
         return
     for i in range(2 * plan.layers.shape[0]):
         start, stop = weights_or_biases(i, plan.layers[i // 2], first, last)
@@ -881,18 +912,7 @@ def update_parameters(plan, args, context, l2_of_batch):
         norm = np.sqrt(total)
         if norm > args.clip_norm:
             call(plan.functions[SCALE], offset(g, first), as_float(args.clip_norm / norm, p), last - first)
-    call(
-        plan.functions[UPDATE],
-        context.factors,
-        offset(g, first),
-        offset(p, first),
-        offset(p, first + args.to_first),
-        offset(p, first + args.to_second),
-        last - first,
-        nothing,
-        nothing,
-        nothing,
-    )
+    update_between(plan, args, context, first, last, nothing)
 
 
 @internal

@@ -51,8 +51,10 @@ N_LAYER_COLUMNS = BACKWARD_AT + 1
     AFFINE_ROW,
     PROPAGATE_ROW,
     UPDATE_ROWS,
-) = range(15)
-N_FUNCTIONS = UPDATE_ROWS + 1
+    PRODUCT,
+    PRODUCT_OF_NUMBERS,
+) = range(17)
+N_FUNCTIONS = PRODUCT_OF_NUMBERS + 1
 
 X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)  # kinds of samples
 Y_ROWS, Y_LABELS, Y_GRADIENT, Y_NONE = range(4)  # kinds of targets
@@ -63,8 +65,9 @@ STORE, SGD, MOMENTUM, NESTEROV = range(4)  # epilogues of the microkernel
 
 VECTOR_BYTES = 64
 FEW_LANES = 4  # lanes of the vectors behind a `simd.narrow` pointer
-N_FACTORS = 16  # room for the numbers of one step, of any update rule
+N_FACTORS = 32  # room for the numbers of one step, of any update rule
 RATE = 8  # place of the learning rate among them, after the rule's own
+BIAS_FACTORS = 16  # place of those of biases, of rules for which they differ
 SQUARES_CHUNK = 4096  # elements of a sum of squares; the sums of these chunks are added up in order
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8  # what `training.evaluate` computes
 # What different threads write lies so far apart.  Apple's processors have cache lines of 128 bytes, others of 64.
@@ -244,6 +247,7 @@ class TrainArgs(NamedTuple):
     hyperparameters, rates, sums : memory addresses, see `training.train_in_blocks`.
     n_states, to_first, to_second : number of optimizer states, and their offsets from the parameters in elements.
     advances : whether the factors of the update differ from step to step.
+    bias_factors : BIAS_FACTORS where those of biases are others than those of weights, else 0.
     smoothing_share : what label smoothing adds to each target.
     The others are those of `fastbp.update.Update`, by name.
     """
@@ -269,6 +273,7 @@ class TrainArgs(NamedTuple):
     to_first: int
     to_second: int
     advances: bool
+    bias_factors: int
     smoothing_share: float
     rate_scale: float
     l1: float
@@ -283,6 +288,159 @@ class TrainArgs(NamedTuple):
     weighted_mean: bool
     loss_scale: float
     max_loss: float
+
+
+class PopulationArgs(NamedTuple):
+    """What the kernels of `population` are to do; numbers, and memory addresses of arrays whose rows are networks.
+
+    layers, n_layers, functions, n_parameters : as in `Plan` and `Pointers`; the places in a layer's row are those of
+        `plan.interleaved_plan`.
+    stride : elements between the parameters of two networks, and between their states.
+    first, second, n_states : addresses of the first and second state, and how many there are.
+    running_products, steps : float64 (n_networks, n_products); int64 (n_networks,), updates done by each.
+    n_products : numbers of each network's running products.
+    members, n_members : int64 (n_members,), the networks that take part.
+    settings, settings_stride : float64 rows of numbers (`SETTING_L1` ...), and the numbers of a row.
+    keys, thresholds : int64 (n_networks,); int64 (n_networks, n_layers), or 0 without dropout.
+    schedule, advances, bias_factors : as in `TrainArgs`.
+    has_same_settings : whether all members have the same settings and number of steps.
+    orders, order_of : int64 (n_orders, n_epochs, n_rows); int64 (n_members,), which of them each member follows.
+    n_rows, n_epochs, first_batch, last_batch, batch_size : rows of an epoch, and as in `TrainArgs`.
+    rows : most samples of one block.
+    x_address ... weights : as in `Data`; 0 for no targets.
+    x_stride, y_stride, weights_stride : bytes from one network's to the next, 0 where all have the same.
+    is_shared : whether all members read the same data.
+    is_gathered : whether samples are of the dtype, scaled and in order: for training x_address ... are those of arrays
+        (n_orders, n_epochs, n_rows, ...), and the strides those from one order to the next.
+    takes_log_softmax : whether the outputs are those of softmax and the loss is cross-entropy.
+    has_logit_form : as in `Plan`.
+    is_mean, weighted_mean : as in `TrainArgs`.
+    has_penalties, has_smoothing, has_limit : whether any member has l1, l2 or a clipped gradient; smoothed targets; a
+        limit of its losses.
+    loss_parameter : as in `Plan`.
+    losses, done : float64 (n_members, n_epochs), the sums of sample losses are added; int64 (n_members,), batches done.
+    out : where outputs (n_members, n_rows, n_out) go; 0 where they are not wanted.
+    next_register : int64, counts the registers of networks that threads have taken.
+    workspace, workspace_size, doubles, doubles_size, ints, ints_size : memory of the threads, and the elements of each.
+    parameters_at ... scratch_at : places in a workspace, in elements; see `plan.interleaved_plan`.
+    slice_size : elements of a slice of the gradient, at `gradient_at`; 0 where all of it has room there.
+    """
+
+    layers: int
+    n_layers: int
+    functions: int
+    n_parameters: int
+    stride: int
+    first: int
+    second: int
+    n_states: int
+    running_products: int
+    n_products: int
+    steps: int
+    members: int
+    n_members: int
+    settings: int
+    settings_stride: int
+    keys: int
+    thresholds: int
+    schedule: int
+    advances: bool
+    bias_factors: int
+    has_same_settings: bool
+    orders: int
+    order_of: int
+    n_rows: int
+    n_epochs: int
+    first_batch: int
+    last_batch: int
+    batch_size: int
+    rows: int
+    x_address: int
+    x_kind: int
+    x_scale: float
+    x_stride: int
+    y_address: int
+    y_kind: int
+    y_stride: int
+    weights: int
+    weights_stride: int
+    is_shared: bool
+    is_gathered: bool
+    takes_log_softmax: bool
+    has_logit_form: bool
+    is_mean: bool
+    weighted_mean: bool
+    has_penalties: bool
+    has_smoothing: bool
+    has_limit: bool
+    loss_parameter: float
+    losses: int
+    done: int
+    out: int
+    next_register: int
+    workspace: int
+    workspace_size: int
+    doubles: int
+    doubles_size: int
+    ints: int
+    ints_size: int
+    parameters_at: int
+    first_at: int
+    second_at: int
+    gradient_at: int
+    slice_size: int
+    x_at: int
+    y_at: int
+    weights_at: int
+    losses_at: int
+    lse_at: int
+    factors_at: int
+    vectors_at: int
+    scratch_at: int
+
+
+class JobsArgs(NamedTuple):
+    """What `population.run_jobs` is to do; memory addresses and numbers.
+
+    first, stride : address of the first network's job, and the words from one job to the next.
+    members, n_members : int64 (n_members,), the networks whose jobs are run, and how many.
+    next_member : int64, counts the members that threads have taken.
+    workspaces, gradients, sums : int64 (threads,), addresses of each thread's; 0 for evaluation.
+    n_epochs, order_size : epochs of each job, and the bytes of the order of one epoch.
+    done : int64 (n_members,), batches done.
+    """
+
+    first: int
+    stride: int
+    members: int
+    n_members: int
+    next_member: int
+    workspaces: int
+    gradients: int
+    sums: int
+    n_epochs: int
+    order_size: int
+    done: int
+
+
+# Numbers of a row of PopulationArgs.settings: the rule's hyperparameters, then these, then the rates of the schedule.
+N_HYPERPARAMETERS = 8
+(
+    SETTING_L1,
+    SETTING_L2,
+    SETTING_CLIP,
+    SETTING_SMOOTHING,
+    SETTING_SHARE,
+    SETTING_LOSS_SCALE,
+    SETTING_MAX_LOSS,
+    SETTING_RATE_SCALE,
+    SETTING_RATES,
+) = range(N_HYPERPARAMETERS, N_HYPERPARAMETERS + 9)
+
+
+# Vectors of a number for each network, repeated up to a whole vector, at PopulationArgs.vectors_at.
+ZEROS, ONES, L1, L2, CLIP, SMOOTHING, SHARE, MAX_LOSS, N_VECTORS = range(9)
+MAX_LANES = 16  # of a vector
 
 
 class EvalArgs(NamedTuple):
@@ -340,7 +498,10 @@ def field_packing(kind):
     return struct.Struct("".join(letters[field] for field in kind.__annotations__.values() if field in letters))
 
 
-_PACKED = {kind: field_packing(kind) for kind in (Pointers, Plan, Data, CallArgs, TrainArgs, EvalArgs, ArrayArgs)}
+_PACKED = {
+    kind: field_packing(kind)
+    for kind in (Pointers, Plan, Data, CallArgs, TrainArgs, EvalArgs, ArrayArgs, PopulationArgs, JobsArgs)
+}
 N_PLAN_ARRAYS = 2  # the first fields of a Plan
 PER_CALL = TrainArgs._fields[: TrainArgs._fields.index("has_private") + 1]
 # What differs from call to call lies side by side, from word DATA_AT on: Data, CallArgs, and PER_CALL of the TrainArgs
@@ -357,14 +518,31 @@ CALL_ARGS_AT = DATA_AT + _PACKED[Data].size // 8
 TASK_AT = CALL_ARGS_AT + len(CallArgs._fields)
 ARRAY_ARGS_AT = TASK_AT + max(_PACKED[TrainArgs].size, _PACKED[EvalArgs].size) // 8
 JOB_SIZE = ARRAY_ARGS_AT + _PACKED[ArrayArgs].size // 8
+POPULATION_JOB_SIZE = (
+    TASK_AT + _PACKED[PopulationArgs].size // 8
+)  # of a job of `population`, with PopulationArgs at TASK_AT
 # Places of fields that are written one by one.
-X_AT, Y_AT, Y_KIND_AT, WEIGHTS_AT, N_AT = (
-    DATA_AT + Data._fields.index(name) for name in ("x_address", "y_address", "y_kind", "weights", "n")
+X_AT, X_KIND_AT, Y_AT, Y_KIND_AT, WEIGHTS_AT, N_AT = (
+    DATA_AT + Data._fields.index(name) for name in ("x_address", "x_kind", "y_address", "y_kind", "weights", "n")
 )
-KERNEL_AT, GRADIENT_AT, RANDOM_WORDS_AT, LOSSES_AT, OUT_AT = (
-    CALL_ARGS_AT + CallArgs._fields.index(name) for name in ("kernel", "gradient", "random_words", "losses", "out")
+KERNEL_AT, PARAMETERS_AT, GRADIENT_AT, RANDOM_WORDS_AT, ORDER_AT, LOSSES_AT, PRODUCTS_AT, OUT_AT = (
+    CALL_ARGS_AT + CallArgs._fields.index(name)
+    for name in (
+        "kernel",
+        "parameters",
+        "gradient",
+        "random_words",
+        "order",
+        "losses",
+        "running_products",
+        "out",
+    )
 )
-STEP_AT, SHUFFLES_AT = (TASK_AT + TrainArgs._fields.index(name) for name in ("step", "shuffles"))
+FIRST_BATCH_AT, LAST_BATCH_AT, STEP_AT, SHUFFLES_AT, SUMS_AT, RATES_AT = (
+    TASK_AT + TrainArgs._fields.index(name)
+    for name in ("first_batch", "last_batch", "step", "shuffles", "sums", "rates")
+)
+WORKSPACE_AT = POINTERS_AT + Pointers._fields.index("workspace")
 SYNC_AT = POINTERS_AT + Pointers._fields.index("sync")
 SCALE_AT = TASK_AT + EvalArgs._fields.index("scale")
 

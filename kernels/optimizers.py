@@ -19,7 +19,8 @@ rmsprop             rho, eps                                                    
 adagrad             eps                                                                  sum of squares
 adam                beta1, beta2, eps                   beta1**t, beta2**t               m, v
 adam_eps_hat        beta1, beta2, eps                   beta1**t, beta2**t               m, v
-adamw               beta1, beta2, eps, weight_decay     beta1**t, beta2**t               m, v
+adamw,              beta1, beta2, eps, weight_decay     beta1**t, beta2**t               m, v
+adamw_weights
 nadam               beta1, beta2, eps, decay            mu[1] * ... * mu[t], beta2**t,   m, v
                                                         decay**t
 lion                beta1, beta2, weight_decay                                           m
@@ -28,6 +29,7 @@ rprop               eta_minus, eta_plus, min_step,                              
 ==================  ==================================  ===============================  ====================
 
 States start at 0 and running products at 1.  The factors of one step are a matter between the two functions.
+adamw_weights decays weights alone: it writes two sets of factors, and biases are updated by the second one.
 """
 
 import functools
@@ -35,7 +37,7 @@ import functools
 import numpy as np
 
 from .jit import inline, internal, kernel
-from .layout import N_FACTORS, RATE, SQUARES_CHUNK
+from .layout import BIAS_FACTORS, CLIP, L1, L2, N_FACTORS, RATE, SQUARES_CHUNK
 from .native import NativeFunction, native
 from .schedules import rate_at
 from .simd import (
@@ -233,6 +235,14 @@ def _adamw_factors(hyperparameters, lr, running_products, factors):
 
 
 @inline
+def _adamw_weights_factors(hyperparameters, lr, running_products, factors):
+    _adamw_factors(hyperparameters, lr, running_products, factors)
+    for k in range(7):
+        poke(factors, BIAS_FACTORS + k, peek(factors, k))
+    poke(factors, BIAS_FACTORS + 7, 1.0)
+
+
+@inline
 def _nadam(factors, g, p, m, v):
     m, v, root = _moments(factors, g, m, v)
     return p - fma(factors[6], m, factors[7] * g) / root, m, v
@@ -285,19 +295,24 @@ def _rprop_factors(hyperparameters, lr, running_products, factors):
 
 
 @inline
-def update_array(function, n_states, factors, g, p, first, second, n):
-    """Update n elements by a rule; states that it does not have are not touched."""
-    width = lanes(g)
-    hyperparameters = (
-        peek(factors, 0),
-        peek(factors, 1),
-        peek(factors, 2),
-        peek(factors, 3),
-        peek(factors, 4),
-        peek(factors, 5),
-        peek(factors, 6),
-        peek(factors, 7),
+def eight(loader, factors, step):
+    """Return the eight numbers, or vectors, of a rule that lie `step` elements apart."""
+    return (
+        loader(factors, 0),
+        loader(factors, step),
+        loader(factors, 2 * step),
+        loader(factors, 3 * step),
+        loader(factors, 4 * step),
+        loader(factors, 5 * step),
+        loader(factors, 6 * step),
+        loader(factors, 7 * step),
     )
+
+
+@inline
+def update_array(function, n_states, hyperparameters, g, p, first, second, n):
+    """Update n elements by a rule and its `eight`; states that it does not have are not touched."""
+    width = lanes(g)
     i = 0
     while i + width <= n:
         v = load(g, i)
@@ -324,7 +339,7 @@ def update_array(function, n_states, factors, g, p, first, second, n):
 
 
 # The functions of rules that share them.
-_adam, _adam_eps_hat, _nesterov_factors = _adamw, _adamw, _momentum_factors
+_adam, _adam_eps_hat, _adamw_weights, _nesterov_factors = _adamw, _adamw, _adamw, _momentum_factors
 
 
 # ------------------------------------------------------------------------- gradients before, weights after an update
@@ -438,9 +453,29 @@ def update_slice(rule):
 
     def update_slice(factors, gradient, parameters, first, second, n, l1, l2, clip_value):
         prepare_gradient(gradient, parameters, n, l1, l2, clip_value)
-        update_array(function, n_states, factors, gradient, parameters, first, second, n)
+        update_array(function, n_states, eight(peek, factors, 1), gradient, parameters, first, second, n)
 
     return NativeFunction(update_slice, "pppppifff")
+
+
+@functools.cache
+def update_members(rule):
+    """Return the native function that updates n numbers of interleaved networks, by the rule's name.
+
+    (factors, gradient, parameters, first, second, n, vectors, has_penalties, are_weights): as `update_slice`, but
+    factors and penalties are vectors (`layout.PopulationArgs`); biases have no penalties, only their limit.
+    """
+    function, n_states = globals()[f"_{rule}"], RULES[rule].n_states
+
+    def update_members(factors, gradient, parameters, first, second, n, vectors, has_penalties, are_weights):
+        width = lanes(gradient)
+        if has_penalties:
+            if are_weights:
+                penalize_array(gradient, parameters, load(vectors, L1 * width), load(vectors, L2 * width), n)
+            clip_array(gradient, load(vectors, CLIP * width), n)
+        update_array(function, n_states, eight(load, factors, width), gradient, parameters, first, second, n)
+
+    return NativeFunction(update_members, "pppppipii")
 
 
 @native("pid")
@@ -472,7 +507,7 @@ def _one_step(
     update_array(
         update,
         n_states,
-        factors,
+        eight(peek, factors, 1),
         pointer(gradient, 0),
         pointer(parameters, 0),
         pointer(first, 0),

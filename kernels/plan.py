@@ -1,14 +1,18 @@
 """The plan of a network: sizes, offsets and codes for the kernels, and the layout of one workspace."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .layout import (
     BY_COLUMNS,
     FEW_LANES,
     LINE_BYTES,
+    MAX_LANES,
     N_FACTORS,
     N_FUNCTIONS,
     N_LAYER_COLUMNS,
+    N_VECTORS,
     ROW_STRIDE,
     Plan,
     pack_size,
@@ -20,8 +24,9 @@ MIN_PRIVATE_COLUMNS = 12  # the same of the first layer in training, whose colum
 MAX_PRIVATE_COLUMNS = 256  # up to so many a thread works on private columns of the first W (`backprop.load_private`)
 MIN_SHARED_W = 1 << 19  # weights of a layer that threads split by columns even in evaluation: they fill the L2
 COLUMN_BLOCK = LINE_BYTES // 4  # borders between threads' columns are multiples of it: whole cache lines
-MAX_LANES = 16  # of a vector
 MAX_LANE_PARAMETERS = 64  # networks up to this size may train with samples in lanes; above, tiles are as fast
+INTERLEAVED_ROWS = 64  # most samples of one block of networks whose parameters are interleaved
+INTERLEAVED_SLICE = 4096  # elements of a slice of their gradient, of all networks of a register
 MAX_SCRATCH = 1 << 16  # elements of a gradient that is updated with before the next slice of it is computed
 
 
@@ -126,6 +131,67 @@ def make_plan(sizes, activations, loss, rows, threads=1, n_states=None, dropout=
         loss_parameter=float(loss_parameter),
         **places,
     )
+
+
+class InterleavedPlan(NamedTuple):
+    """Where the arrays of `population` lie in the workspace of a thread, in elements of the dtype.
+
+    layers : int64 (n_layers, N_LAYER_COLUMNS), as in `Plan`, without addresses; rows are not padded.
+    size : elements of a workspace.
+    places : fields of `PopulationArgs`, by name.
+    """
+
+    layers: np.ndarray
+    size: int
+    places: dict
+
+
+def interleaved_plan(sizes, activations, batch_size, n_states, width, has_dropout):
+    """Make the plan of networks whose parameters are interleaved.
+
+    Parameters
+    ----------
+    sizes, activations : as in `make_plan`
+    batch_size : int
+    n_states : int
+        Numbers that the optimizer keeps for each parameter.
+    width : int
+        Networks in a register.
+    has_dropout : bool
+    """
+    memory, rows = _Allocator(), min(batch_size, INTERLEAVED_ROWS)
+    vectors_at = memory.take(N_VECTORS * MAX_LANES)
+    layers, w_at = np.zeros((len(activations), N_LAYER_COLUMNS), np.int64), 0
+    for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
+        is_output, n = l == len(activations) - 1, rows * n_out * width
+        a_at = memory.take(n)
+        z_at = memory.take(n) if is_output or ACTIVATIONS[activation].needs_z else a_at
+        delta_at = memory.take(n)
+        drop_at = memory.take(2 * n) if has_dropout and not is_output else a_at
+        row = n_in, n_out, w_at, code_of(activation), z_at, a_at, delta_at, 0, False, drop_at
+        layers[l, : len(row)] = row
+        w_at += (n_in + 1) * n_out
+    widest = max(sizes)
+    slice_size = max(INTERLEAVED_SLICE // width, 1) if batch_size <= rows else 0
+    gradient_size = min(w_at, slice_size + 2 * widest) if slice_size else w_at
+    parts_size = MAX_LANES * width + rows * sizes[-1] * width
+    places = {
+        "rows": rows,
+        "slice_size": slice_size,
+        "vectors_at": vectors_at,
+        "parameters_at": memory.take(w_at * width),
+        "first_at": memory.take(w_at * width if n_states > 0 else 0),
+        "second_at": memory.take(w_at * width if n_states > 1 else 0),
+        "gradient_at": memory.take(gradient_size * width),
+        "x_at": memory.take(rows * sizes[0] * width),
+        "y_at": memory.take(rows * sizes[-1] * width),
+        "weights_at": memory.take(rows * width),
+        "losses_at": memory.take(rows * width),
+        "lse_at": memory.take(rows * width),
+        "factors_at": memory.take(N_FACTORS * MAX_LANES),
+        "scratch_at": memory.take(max(rows * (sizes[0] + sizes[-1]), rows * widest, parts_size)),
+    }
+    return InterleavedPlan(layers, memory.size, places)
 
 
 def _output_stride(n_out):

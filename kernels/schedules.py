@@ -13,6 +13,8 @@ inverse_scaling    lr, power
 cosine             lr, min_lr, warmup, period, multiplier (0: no restarts)
 one_cycle          first_lr, max_lr, last_lr, peak_step, steps
 piecewise          n, n boundaries, n + 1 learning rates
+cos_log            max_lr, steps, growth (2**n - 1 for n cycles)
+table              first_step, learning rates of the steps from it on, as many as are asked for
 =================  ===========================================================================================
 """
 
@@ -23,7 +25,7 @@ from .jit import inline, internal, kernel
 from .simd import hmax, masked_load, peek, pointer, poke, polynomial
 from .tables import KINDS
 
-(CONSTANT, STEP, EXPONENTIAL, INVERSE_SCALING, COSINE, ONE_CYCLE, PIECEWISE) = KINDS.values()
+(CONSTANT, STEP, EXPONENTIAL, INVERSE_SCALING, COSINE, ONE_CYCLE, PIECEWISE, COS_LOG, TABLE) = KINDS.values()
 
 # sin(pi u) / u as a polynomial in u**2, for |u| <= 1/2: largest error 7e-19
 SIN_PI = (
@@ -82,6 +84,15 @@ def _one_cycle(hyperparameters, t):
     return last_lr + (max_lr - last_lr) * _cosine_decay(hyperparameters, (min(t, last) - peak) / (last - peak))
 
 
+@inline
+def _cos_log(hyperparameters, t):
+    """Return the learning rate at step t of cycles each twice as long as the one before, from 0 to max_lr and back."""
+    steps, growth = peek(hyperparameters, 1), peek(hyperparameters, 2)
+    length = masked_load(hyperparameters, 0, 0) + (1.0 + growth * min(t, steps) / steps)
+    cycles = hmax(_log(length)) * 1.4426950408889634  # its logarithm of base 2
+    return peek(hyperparameters, 0) * _cosine_decay(hyperparameters, abs(1.0 - 2.0 * (cycles - np.floor(cycles))))
+
+
 @internal
 def rate_at(kind, hyperparameters, step):
     """Return the learning rate of a step.
@@ -116,6 +127,10 @@ def rate_at(kind, hyperparameters, step):
         while k < n and t >= peek(hyperparameters, 1 + k):
             k += 1
         return peek(hyperparameters, 1 + n + k)
+    if kind == COS_LOG:
+        return _cos_log(hyperparameters, t)
+    if kind == TABLE:
+        return peek(hyperparameters, 1 + step - np.int64(lr))
     return lr
 
 
@@ -128,7 +143,8 @@ def learning_rate(kind, hyperparameters, steps, out):
     kind : int
         One of `fastbp.kernels.tables.KINDS`: constant; step and exponential decay; inverse scaling, as in
         scikit-learn; cosine with linear warm-up and warm restarts (Loshchilov and Hutter 2017, equation 5); one cycle
-        (Smith 2018, with cosines in two phases as in PyTorch); piecewise constant.
+        (Smith 2018, with cosines in two phases as in PyTorch); piecewise constant; cosine of the logarithm (Holzmüller
+        et al. 2024); a table.
     hyperparameters : float64 array
         In the order of the table in `fastbp.kernels.schedules`.
     steps : int64 array

@@ -17,6 +17,8 @@ from .layout import (
     NESTEROV,
     NOISE,
     PREPARE_GRADIENT,
+    PRODUCT,
+    PRODUCT_OF_NUMBERS,
     PROPAGATE_ROW,
     SCALE,
     SGD,
@@ -118,11 +120,13 @@ class Rule(NamedTuple):
     n_states : numbers kept for each parameter.
     advances : whether the factors differ from step to step even at a constant learning rate.
     epilogue : that of the microkernel which makes the same update, to the same bits; STORE where there is none.
+    has_bias_factors : whether biases have factors of their own, at `layout.BIAS_FACTORS`.
     """
 
     n_states: int
     advances: bool = False
     epilogue: int = STORE
+    has_bias_factors: bool = False
 
 
 # An update rule is a row here and one in PUBLIC, its functions and public kernel in `optimizers`, and a twin.
@@ -136,6 +140,7 @@ RULES = {
     "adam": Rule(2, advances=True),
     "adam_eps_hat": Rule(2, advances=True),
     "adamw": Rule(2, advances=True),
+    "adamw_weights": Rule(2, advances=True, has_bias_factors=True),  # adamw of weights, adam of biases
     "nadam": Rule(2, advances=True),
     "lion": Rule(1),
     "rprop": Rule(2),
@@ -144,7 +149,7 @@ RULES = {
 KINDS = {  # of learning rates
     name: code
     for code, name in enumerate(
-        ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise"]
+        ["constant", "step", "exponential", "inverse_scaling", "cosine", "one_cycle", "piecewise", "cos_log", "table"]
     )
 }
 
@@ -158,6 +163,8 @@ FUNCTIONS = {
     SUM_OF_SQUARES: "optimizers.sum_of_squares",
     SCALE: "optimizers.scale_array",
     MAX_NORM: "optimizers.max_norm_columns",
+    PRODUCT: "interleaved.product",
+    PRODUCT_OF_NUMBERS: "interleaved.product_of_numbers",
 }
 
 # Those of training on one sample at a time.

@@ -16,7 +16,7 @@ from shared import HIDDEN
 
 from fastbp import reference
 from fastbp.losses import LOSSES, settings_of
-from fastbp.optimizers import OPTIMIZERS
+from fastbp.optimizers import OPTIMIZERS, SGD
 
 
 class Row(NamedTuple):
@@ -236,17 +236,18 @@ def sums_depth(rows, columns, depth):
     return depth
 
 
-def rule_row(kind):
+def rule_row(optimizer):
     """The row of an optimizer's update rule."""
-    hyperparameters = HYPERPARAMETERS.get(kind.rule, kind(0.01).hyperparameters)
-    written = list(inspect.signature(getattr(reference, kind.rule)).parameters)[2 + len(hyperparameters) :]
+    rule = optimizer.rule
+    hyperparameters = HYPERPARAMETERS.get(rule, optimizer.hyperparameters)
+    written = list(inspect.signature(getattr(reference, rule)).parameters)[2 + len(hyperparameters) :]
     arguments = update(
         hyperparameters,
-        n_states=kind.n_states,
+        n_states=optimizer.n_states,
         running_products="running_products" in written,
-        has_steps=kind.rule == "rprop",
+        has_steps=rule == "rprop",
     )
-    return Row(kind.rule, arguments, ELEMENTS, lambda n, m: 3, written=tuple(written))
+    return Row(rule, arguments, ELEMENTS, lambda n, m: 3, written=tuple(written))
 
 
 ADAM = (0.9, 0.99, 1e-3)
@@ -261,7 +262,7 @@ HYPERPARAMETERS = {  # of update rules; of the others the defaults
     "lion": (0.9, 0.8, 0.3),
     "rprop": (0.5, 1.2, 0.03, 0.9),
 }
-RULES = [kind for kind in OPTIMIZERS if isinstance(getattr(kind, "rule", None), str)]  # those of SGD stand in the table
+RULES = [kind(0.01) for kind in OPTIMIZERS if hasattr(kind, "rule") and kind is not SGD]  # whose rows are below
 SCHEDULES = [  # hyperparameters, by code
     [(0.3,)],
     [(0.3, 0.5, 10)],
@@ -270,6 +271,8 @@ SCHEDULES = [  # hyperparameters, by code
     [(0.3, 0.1, 7, 50, 0), (0.3, 0.0, 0, 13, 1), (0.3, 0.1, 7, 10, 3)],
     [(0.01, 0.3, 0.001, 20.6, 90)],
     [(0, 0.3), (3, 1, 10, 50, 0.3, 0.2, 0.4, 0.1)],
+    [(0.3, 90, 15), (0.3, 7, 1), (0.3, 200, 63)],
+    [(0, *np.linspace(0.3, 0.1, 120)), (-3, *np.linspace(0, 0.1, 123))],
 ]
 
 

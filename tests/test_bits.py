@@ -51,6 +51,15 @@ NETWORKS = {
         {},
     ),
     "adamw, online": ([8, 16, 1], "tanh", "squared_error", 1, 50, {"optimizer": fastbp.AdamW(0.01), "l1": 1e-3}, {}),
+    "adamw, weights": (
+        [30, 200, 193, 150],
+        ["relu", "tanh", "sigmoid"],
+        "binary_cross_entropy",
+        40,
+        90,
+        {"optimizer": fastbp.AdamW(fastbp.schedules.CosLog4(0.01, 9), weight_decay=0.3, decay_biases=False)},
+        {},
+    ),
     "nadam, xor": ([2, 2, 1], "sigmoid", "squared_error", 4, 4, {"optimizer": fastbp.Nadam(0.1)}, {}),
     "rmsprop, clipped": (
         [20, 200, 17, 4],

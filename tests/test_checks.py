@@ -322,6 +322,9 @@ NETWORK = dict(sizes=[3, 4, 2], backend="numpy")
         (dict(init="glorot"), ValueError, ["init", "did you mean 'glorot"]),
         (dict(init=3), TypeError, ["init", "3"]),
         (dict(init=[(np.ones((3, 4)), np.ones(4))]), ValueError, ["init", "2 layers", "got 1"]),
+        (dict(init=["zeros"] * 3), ValueError, ["init", "2 layers", "got 3"]),
+        (dict(init=["zeros", "glorot"]), ValueError, ["init[1] 'glorot'", "did you mean 'glorot"]),
+        (dict(init=["zeros", 3]), TypeError, ["init", "layer 2", "a name, an initializer or a pair (W, b), got 3"]),
         (
             dict(init=[(np.ones((4, 3)), np.ones(4)), (np.ones((4, 2)), np.ones(2))]),
             ValueError,

@@ -32,6 +32,7 @@ OPTIMIZERS = {
     "adam": fastbp.Adam(1e-2),
     "adam_eps_hat": fastbp.AdamEpsHat(1e-2),
     "adamw": fastbp.AdamW(1e-2),
+    "adamw_weights": fastbp.AdamW(1e-2, weight_decay=3.0, decay_biases=False),
     "nadam": fastbp.Nadam(1e-2),
     "lion": fastbp.Lion(1e-2),
     "rprop": fastbp.Rprop(),
@@ -122,6 +123,7 @@ SCHEDULES = {
     "cosine": schedules.Cosine(0.1, period=7),
     "one_cycle": schedules.OneCycle(0.1, steps=17),
     "piecewise": schedules.Piecewise([4], [0.1, 0.05]),
+    "cos_log": schedules.CosLog4(0.1, steps=17),
 }
 
 
@@ -218,6 +220,14 @@ def test_the_learning_rate_changes_between_samples_and_batches(rule):
     for scale, n in [(1, 1), (0.5, 20), (1, 1), (0.5, 1), (1, 20), (0.5, 1)]:
         trainer.lr_scale, m.lr = scale, scale * lr
         assert_same_steps(trainer, m, batches=(n,))
+
+
+def test_a_learning_rate_that_is_a_function_of_python_is_refused():
+    for backend in ("numba", "numpy"):
+        net = fastbp.Network(SIZES, seed=0, backend=backend)
+        for arguments in ((net, fastbp.SGD(lambda step: 0.1)), (fastbp.Trainer(net, fastbp.SGD(lambda step: 0.1)),)):
+            with pytest.raises(TypeError, match="lr is a function of Python, which compiled code cannot call"):
+                jit.model(*arguments)
 
 
 def test_the_learning_rate_is_a_factor_of_a_schedule():

@@ -28,9 +28,10 @@ FASTBP = """
     engine/__init__ engine/limits engine/autotune engine/threads engine/workspace engine/backend
     engine/model engine/model_type
     files trace verify network metrics
-    datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing
+    datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing encodings
     checkpoints callbacks
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
+    training/holdout
     training/run training/trainer training/population_history training/population_orders training/population_data
     training/population_run training/population_fit training/population
     jit population moved __init__

@@ -233,6 +233,27 @@ def test_arrays_and_functions_as_initializers():
     np.testing.assert_array_equal(net.weights[0], np.full((2, 2), -3))
 
 
+def test_one_initializer_per_layer():
+    """Each layer draws as it does where all layers have its initializer, and arrays draw nothing."""
+    sizes, pair = [3, 5, 4, 2], (np.full((5, 4), 7.0), np.arange(4.0))
+
+    def network(init):
+        return fastbp.Network(sizes, init=init, seed=4, dtype="float64", backend="numpy")
+
+    net, normal = network(["he_normal", "zeros", initializers.Uniform(2.0)]), network("he_normal")
+    np.testing.assert_array_equal(net.weights[0], normal.weights[0])
+    assert not net.weights[1].any() and not net.biases[1].any()
+    uniform = fastbp.Network(sizes, init=("he_normal", pair, initializers.Uniform(2.0)), seed=4, backend="numpy")
+    np.testing.assert_array_equal(uniform.weights[1], pair[0])
+    np.testing.assert_array_equal(uniform.biases[1], pair[1])
+    np.testing.assert_array_equal(uniform.weights[2], net.weights[2].astype(np.float32))
+    assert 1 < np.abs(net.weights[2]).max() <= 2 and net.biases[2].all()
+    np.testing.assert_array_equal(network(["he_normal"] * 3).parameters, normal.parameters)
+    zero = network(["glorot_uniform", lambda rng, *shape: (np.ones(shape), np.zeros(shape[1])), "zeros"])
+    assert (zero.weights[1] == 1).all()
+    np.testing.assert_array_equal(zero.predict(np.ones((2, 3))), np.full((2, 2), 0.5))  # sigmoid of 0
+
+
 def test_repr_and_summary(backend):
     net = fastbp.Network([64, 30, 10], ["sigmoid", "softmax"], "cross_entropy", seed=0, backend=backend)
     again = eval(repr(net), {"Network": fastbp.Network})

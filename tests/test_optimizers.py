@@ -18,7 +18,7 @@ from fastbp.kernels.simd import lanes, masked_load, masked_store, peek, pointer
 
 import fastbp
 from fastbp import kernels, optimizers, reference, schedules
-from fastbp.schedules import Constant, Cosine, Exponential, InverseScaling, OneCycle, Piecewise, Step
+from fastbp.schedules import Constant, Cosine, CosLog4, Exponential, InverseScaling, OneCycle, Piecewise, Step
 from fastbp.update import State
 
 DATA = Path(__file__).parent / "data"
@@ -205,6 +205,28 @@ def test_weight_decay_is_decoupled():
         np.testing.assert_allclose(result, 0.97 ** np.c_[1:4].repeat(5, axis=1))
 
 
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("sizes, batch_size", [((2, 3, 1), 4), ((3, 9, 2), 1), ((5, 130, 20, 3), 12), ((4, 6, 2), 300)])
+def test_weight_decay_may_leave_biases_out(backend, sizes, batch_size):
+    """The steps of biases are those of Adam, those of weights longer by lr * weight_decay * W."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(batch_size, sizes[0])), rng.normal(size=(batch_size, sizes[-1]))
+
+    def after_a_step(optimizer):
+        net = fastbp.Network(sizes, "tanh", init="uniform", dtype="float64", seed=1, backend=backend)
+        fastbp.Trainer(net, optimizer).step(X, Y)
+        return net
+
+    start = fastbp.Network(sizes, init="uniform", dtype="float64", seed=1, backend=backend)
+    adam, all_decay = after_a_step(fastbp.Adam(0.1)), after_a_step(fastbp.AdamW(0.1, weight_decay=0.3))
+    net = after_a_step(fastbp.AdamW(0.1, weight_decay=0.3, decay_biases=False))
+    for l, W in enumerate(start.weights):
+        np.testing.assert_allclose(net.weights[l], adam.weights[l] - 0.03 * W, 1e-12)
+        np.testing.assert_array_equal(net.weights[l], all_decay.weights[l])
+        np.testing.assert_array_equal(net.biases[l], adam.biases[l])
+        np.testing.assert_allclose(all_decay.biases[l], adam.biases[l] - 0.03 * start.biases[l], 1e-12)
+
+
 @each_dtype
 @each_rule
 def test_no_gradient_no_change(optimizer, dtype):
@@ -357,6 +379,8 @@ EXAMPLES = [  # schedule, step -> rate
     ),
     (Piecewise([2, 10], [0.5, 0.7, 0.1]), lambda t: 0.5 if t < 2 else 0.7 if t < 10 else 0.1),
     (Piecewise([], [0.5]), lambda t: 0.5),
+    (CosLog4(0.5, 30), lambda t: 0.5 * math.sin(math.pi * math.log2(1 + min(t, 30) / 2)) ** 2),
+    (CosLog4(0.5, 1), lambda t: 0.0),
 ]
 
 
@@ -375,6 +399,16 @@ def test_restarts_lengthen_their_period():
     for rates in (schedule(starts), rates_of_kernel(schedule, starts)):
         np.testing.assert_array_equal(rates, 0.5)
     assert max(schedule(np.array(starts[1:]) - 1)) < 0.013
+
+
+def test_cycles_double_their_length():
+    """Of 150 steps the cycles take 10, 20, 40 and 80; each begins at 0 and has its peak at its 0.414th part."""
+    schedule = CosLog4(0.5, 150)
+    for rates in (schedule(range(200)), rates_of_kernel(schedule, range(200))):
+        np.testing.assert_allclose(rates[[0, 10, 30, 70, *range(150, 200)]], 0, atol=1e-16)
+        peaks = np.flatnonzero((rates[1:-1] > rates[:-2]) & (rates[1:-1] > rates[2:])) + 1
+        np.testing.assert_allclose(peaks, [10 * (2 ** (k + 0.5) - 1) for k in range(4)], atol=0.5)
+        assert (rates >= 0).all() and rates.max() <= 0.5
 
 
 def test_a_schedule_takes_a_number_or_an_array():
@@ -407,7 +441,7 @@ def test_rate_of_one_step_in_compiled_code():
 
 def test_tables_agree():
     assert list(reference.schedules.RATES) == list(tables.KINDS)
-    assert {schedule.kind for schedule, _ in EXAMPLES} == set(tables.KINDS)
+    assert {schedule.kind for schedule, _ in EXAMPLES} == set(tables.KINDS) - {"table"}  # that of functions
     for optimizer in (*[kind() for kind in BY_STEPS[1:]], fastbp.SGD(1), fastbp.SGD(1, 0.5), fastbp.SGD(1, 0.5, True)):
         assert optimizer.n_states == tables.RULES[optimizer.rule].n_states
         assert all(type(number) is float for number in optimizer.hyperparameters)
@@ -465,12 +499,23 @@ def test_old_names_of_settings_are_refused(kind, settings, old, new):
             "nesterov=False)",
         ),
         (fastbp.Adam(0.1), "Adam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08)"),
+        (
+            fastbp.AdamW(OneCycle(0.1, 40)),
+            "AdamW(lr=OneCycle(lr=0.1, steps=40, rise=0.3, div_factor=25.0, final_div_factor=10000.0), beta1=0.9, "
+            "beta2=0.999, eps=1e-08, weight_decay=0.01)",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_how_version_0_1_described_an_optimizer_in_a_checkpoint(optimizer, written):
     assert optimizers.described_today(written) == optimizers.described(optimizer)
     assert optimizers.described_today(optimizers.described(optimizer)) == optimizers.described(optimizer)
+
+
+def test_the_description_tells_what_decays():
+    optimizer = fastbp.AdamW(decay_biases=False)
+    assert optimizers.described_today(optimizers.described(optimizer)) == optimizers.described(optimizer)
+    assert optimizers.described(optimizer) != optimizers.described(fastbp.AdamW())
 
 
 def test_schedule_of_a_learning_rate():
@@ -483,13 +528,46 @@ def test_schedule_of_a_learning_rate():
     )
 
 
+def rate_of_a_step(step):
+    return 0.1 / (1 + step)
+
+
+def test_a_learning_rate_may_be_a_function_of_the_step():
+    optimizer = fastbp.Adam(rate_of_a_step)
+    assert optimizers.schedule_of(optimizer.lr) == ("table", rate_of_a_step)
+    assert optimizers.described(optimizer) == "Adam(lr=<function rate_of_a_step>, beta1=0.9, beta2=0.999, eps=1e-08)"
+    table = reference.schedules.table_of(rate_of_a_step, 5, 4)
+    np.testing.assert_array_equal(table, [5, 0.1 / 6, 0.1 / 7, 0.1 / 8, 0.1 / 9])
+    out = np.full(3, np.nan)
+    for learning_rate in (kernels.learning_rate, reference.learning_rate):
+        learning_rate(tables.KINDS["table"], table, np.array([8, 5, 7]), out)
+        np.testing.assert_array_equal(out, table[[4, 1, 3]])
+
+
+@pytest.mark.parametrize("kind", BY_STEPS)
+@pytest.mark.parametrize(
+    "lr, error, words",
+    [
+        (Cosine, TypeError, "lr must be a number, one of fastbp.schedules or a function of the step, got <class"),
+        (lambda step: step - 1.0, ValueError, r"lr\(0\) must be at least 0, got -1.0"),
+        (lambda step: math.nan, ValueError, r"lr\(0\) must be at least 0, got nan"),
+        (lambda step: "fast", TypeError, r"lr\(0\) must be a number, got 'fast'"),
+        (lambda step: None, TypeError, r"lr\(0\) must be a number, got None"),
+        (lambda: 0.1, TypeError, "positional argument"),
+    ],
+)
+def test_functions_that_are_no_learning_rate(kind, lr, error, words):
+    with pytest.raises(error, match=words):
+        kind(lr)
+
+
 def test_settings_are_frozen_and_comparable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         fastbp.Adam().lr = 3
     assert fastbp.Adam() == fastbp.Adam(0.001) != fastbp.AdamW()
     assert hash(Piecewise([2], [1, 2])) == hash(Piecewise(np.array([2]), (1, 2)))
     assert repr(fastbp.AdamW(Constant(0.5))) == (
-        "AdamW(lr=Constant(lr=0.5), beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01)"
+        "AdamW(lr=Constant(lr=0.5), beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01, decay_biases=True)"
     )
 
 
@@ -515,6 +593,7 @@ def test_settings_are_frozen_and_comparable():
         (fastbp.AdamW, dict(beta2=1), ValueError, "beta2"),
         (fastbp.AdamW, dict(eps="x"), TypeError, "eps"),
         (fastbp.AdamW, dict(weight_decay=-1), ValueError, "weight_decay must be at least 0"),
+        (fastbp.AdamW, dict(decay_biases=1), TypeError, "decay_biases must be True or False, got 1"),
         (fastbp.Nadam, dict(momentum_decay=-1), ValueError, "momentum_decay"),
         (fastbp.Lion, dict(beta1=2), ValueError, "beta1"),
         (fastbp.Lion, dict(weight_decay=None), TypeError, "weight_d"),
@@ -541,6 +620,9 @@ def test_settings_are_frozen_and_comparable():
         (OneCycle, dict(lr=1, steps="9"), TypeError, "steps"),
         (OneCycle, dict(lr=1, steps=9, div_factor=0), ValueError, "div_factor"),
         (OneCycle, dict(lr=1, steps=9, final_div_factor=0), ValueError, "final_div_factor"),
+        (CosLog4, dict(lr=0, steps=9), ValueError, "lr must be above 0, got 0"),
+        (CosLog4, dict(lr=1, steps=0), ValueError, "steps must be at least 1, got 0"),
+        (CosLog4, dict(lr=1, steps=1.5), TypeError, "steps must be an integer, got 1.5"),
         (Piecewise, dict(boundaries=3, rates=[1]), TypeError, "boundaries must be a sequence of numbers, got 3"),
         (Piecewise, dict(boundaries=[3, 3], rates=[1, 1, 1]), ValueError, r"boundaries\[1\] must be at least 4, got 3"),
         (Piecewise, dict(boundaries=[0], rates=[1, 1]), ValueError, r"boundaries\[0\]"),

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import sys
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -318,6 +319,9 @@ def test_custom_functions(backend, data):
     with pytest.raises(ValueError, match=r"Activation\('double'\) is custom.*pickle the population"):
         pop.save("nowhere.npz")
     assert not os.path.exists("nowhere.npz")
+    text = fastbp.Activation(njit(lambda z: "a"), njit(lambda z, a: 2.0), name="text")
+    with pytest.raises(TypeError, match="of activation 'text' must return one real number"):
+        fastbp.Population([3, 2], 3, text, backend=backend)
 
 
 # ------------------------------------------------------------------ outputs and losses
@@ -539,6 +543,8 @@ def test_select_by_labels_and_metrics(backend):
     rows_of, A, Y = library(backend)
     counts = greedy(A, 5, lambda mean: np.abs(mean - Y).mean())
     check_selection(rows_of, rows_of.select(5, "mae"), counts, 5)
+    mine = metrics.Metric("mine", metrics.mae.totals, metrics.mae.value, falls=True)
+    check_selection(rows_of, rows_of.select(5, mine), counts, 5)
 
 
 def test_select_leaves_out_what_is_not_finite(backend):
@@ -550,10 +556,15 @@ def test_select_leaves_out_what_is_not_finite(backend):
     assert counts[first] == 0
     check_selection(pop, pop.select(4), counts, 4)
 
-    def of_low(A, Y):
-        return float("nan") if A[0, 0] > 0.4 else A[0, 1]
+    finite = A[np.isfinite(A).all(axis=(1, 2))]
+    limit = np.median(finite[:, 0, 0])
 
-    check_selection(pop, pop.select(1, of_low, "min"), greedy(A, 1, lambda a: a[0, 1] if a[0, 0] <= 0.4 else 9), 1)
+    def of_low(A, Y):
+        return float("nan") if A[0, 0] > limit else A[0, 1]
+
+    counts = greedy(A, 1, lambda a: a[0, 1] if a[0, 0] <= limit else 9)
+    assert np.isnan([of_low(a, Y) for a in finite]).any()
+    check_selection(pop, pop.select(1, of_low, "min"), counts, 1)
     with pytest.raises(ValueError, match="metric is NaN for every choice of 1 networks"):
         pop.select(1, lambda A, Y: float("nan"), "max")
     A[:] = np.nan
@@ -1099,6 +1110,13 @@ def test_wrong_arguments_of_a_population(arguments, message):
         fastbp.Population(**{"sizes": [3, 5, 2], "n_networks": 3, "seed": 0, "backend": "numpy", **arguments})
 
 
+def test_more_memory_than_there_is_is_refused():
+    for sizes, n in [([1000, 1000, 10], 10**7), ([[1000, 1000, 10], [1000, 10]], 2 * 10**7)]:
+        message = rf"needs .* of memory \(40.\d TB for the parameters of {n} networks\).*take fewer or smaller ones"
+        with pytest.raises(MemoryError, match=message):
+            fastbp.Population(sizes, 10**7, backend="numpy")
+
+
 BAD_NETWORKS = [
     ([], r"networks must be a sequence of one or more fastbp.Network, got \[\]"),
     (net_of([3, 2]), "networks must be a sequence of one or more fastbp.Network, got Network"),
@@ -1215,3 +1233,171 @@ def test_masked_values_are_refused(pop):
         pop.subset(masked)
     with pytest.raises(ValueError, match=r"X\[1\]\[0, 0\] is masked"):
         pop.predict(np.ma.array(np.ones((5, 7, 3)), mask=np.arange(105).reshape(5, 7, 3) == 21))
+
+
+# ------------------------------------------------------------------ fit
+
+
+def samples(loss="squared_error"):
+    """Return samples and targets of a small problem."""
+    rng = np.random.default_rng(5)
+    inputs = rng.normal(size=(40, 3))
+    product = inputs[:, :1] * inputs[:, 1:2]
+    return inputs, (product[:, 0] > 0).astype(int) if loss == "cross_entropy" else product
+
+
+@pytest.mark.parametrize("sizes", [[3, 4, 1], [[3, 4, 1], [3, 2, 3, 1]]])
+def test_fit_trains_each_as_a_trainer_does(backend, sizes):
+    inputs, Y = samples()
+    pop = fastbp.Population(sizes, 2, "tanh", seed=0, dtype="float64", backend=backend)
+    alone, n = list(pop), len(pop)
+    lr = [0.1, 0.2, 0.05, 0.15][:n]
+    l2 = np.array([0, 0.1, 0.01, 0.2])[:n]
+    validation = inputs[30:], Y[30:]
+    history = pop.fit(
+        inputs[:30], Y[:30], 3, 8, fastbp.SGD(lr=lr, momentum=0.9), validation_data=validation, seed=4, l2=l2
+    )
+    assert pop.history is history and history.loss.shape == (3, n) and not history.nonfinite.any()
+    for i, net in enumerate(alone):
+        trainer = fastbp.Trainer(net, fastbp.SGD(lr=lr[i], momentum=0.9), batch_size=8, seed=4, l2=float(l2[i]))
+        theirs = trainer.fit(inputs[:30], Y[:30], epochs=3, validation_data=validation)
+        assert pop[i].parameters.tobytes() == net.parameters.tobytes()
+        np.testing.assert_allclose(pop.losses[i], theirs.validation_loss[-1], rtol=1e-12)
+    np.testing.assert_array_equal(pop.best().losses, [pop.losses.min()])
+    for same in (pickle.loads(pickle.dumps(pop)), copy.deepcopy(pop), pop.copy()):
+        assert same.history.loss.tobytes() == history.loss.tobytes() and same.losses.tobytes() == pop.losses.tobytes()
+        assert same.select(3).weights.tolist() == pop.select(3).weights.tolist()
+
+
+FIT_ARGUMENTS = [
+    dict(epochs=2),
+    dict(batch_size=[5, 7, 40]),
+    dict(batch_size=None),
+    dict(optimizer=fastbp.RMSprop(lr=0.01)),
+    dict(optimizer=[fastbp.SGD(lr=0.1), fastbp.Adam(lr=0.1), fastbp.SGD(lr=0.2)]),
+    dict(folds=4),
+    dict(epochs=4, halving=2),
+    dict(metrics=["mae"]),
+    dict(validation_rows=[range(9), range(8), range(7)], epochs=5, patience=1, min_delta=0.5),
+    dict(validation_rows=[range(9), range(8), range(7)], epochs=5, patience=1, min_delta=0.5, restore_best=False),
+    dict(order="own"),
+    dict(seed=[1, 2, 3]),
+    dict(train_rows=[range(20), range(10), [3, 3, 4]]),
+    dict(sample_weight=np.linspace(0, 1, 40)),
+    dict(shuffle=False, threads=1),
+    dict(dropout=0.5, l1=[0.1, 0.2, 0.3]),
+    dict(clip_norm=0.1, clip_value=0.1, max_norm=0.5, input_noise=0.1),
+    dict(validation_data=samples(), keep_predictions=False),
+    dict(validation_data=samples()),
+]
+
+
+@pytest.mark.parametrize("arguments", FIT_ARGUMENTS, ids=range(len(FIT_ARGUMENTS)))
+def test_fit_is_short_for_a_trainer(arguments):
+    inputs, Y = samples()
+    made = [fastbp.Population([3, 4, 1], 3, "tanh", seed=0, backend="numpy") for _ in range(3)]
+    first, second, plain = made
+    arguments = {"epochs": 1, "batch_size": 16, "seed": 0, "optimizer": fastbp.Adam(), **arguments}
+    of_trainer = ("optimizer", "batch_size", "seed", "shuffle", "threads", "dropout", "l1", "clip_norm", "clip_value")
+    of_trainer += ("max_norm", "input_noise")
+    settings = {name: value for name, value in arguments.items() if name in of_trainer}
+    trainer = fastbp.Trainer(second, **settings)
+    history = trainer.fit(inputs, Y, **{name: value for name, value in arguments.items() if name not in settings})
+    result = first.fit(inputs, Y, **arguments)
+    assert first.parameters.tobytes() == second.parameters.tobytes()
+    assert first.losses.tobytes() == second.losses.tobytes() and result.loss.tobytes() == history.loss.tobytes()
+    assert sorted(result.recorded) == sorted(history.recorded) and result.stopped == history.stopped
+    assert (first._kept_validation is None) == (second._kept_validation is None)
+    assert (first._kept_validation is None) == ("validation_data" not in arguments or "keep_predictions" in arguments)
+
+
+def test_fit_passes_every_argument_on(monkeypatch):
+    trainer_class, passed = population.PopulationTrainer, {}
+
+    class Recorder:
+        def __init__(self, *arguments, **named):
+            passed.update(signature(trainer_class).bind(*arguments, **named).arguments)
+
+        def fit(self, *arguments, **named):
+            passed.update(signature(trainer_class.fit).bind(self, *arguments, **named).arguments)
+
+    monkeypatch.setattr(population, "PopulationTrainer", Recorder)
+    names = {*signature(trainer_class.fit).parameters, "optimizer", "batch_size", "seed", "l1"} - {"self"}
+    given = {name: object() for name in names}
+    pop = fastbp.Population([3, 4, 1], 3, backend="numpy")
+    pop.fit(**given)
+    passed.update(passed.pop("settings"))
+    assert passed.pop("pop") is pop and passed.pop("self") and passed == given
+
+
+def test_fit_by_default_is_adam_with_batches_of_32():
+    inputs, Y = samples()
+    first, second = (fastbp.Population([3, 4, 1], 3, "tanh", seed=0, backend="numpy") for _ in range(2))
+    first.fit(inputs, Y, seed=1)
+    fastbp.Trainer(second, fastbp.Adam(), batch_size=32, seed=1).fit(inputs, Y, epochs=1)
+    assert first.parameters.tobytes() == second.parameters.tobytes()
+
+
+def test_callbacks_and_progress_of_fit():
+    seen = []
+
+    class Watch(fastbp.callbacks.Callback):
+        def on_epoch_end(self, trainer, history):
+            seen.append(trainer.pop)
+            trainer.stop_training = len(seen) == 2
+
+    pop = fastbp.Population([3, 4, 1], 3, "tanh", seed=0, backend="numpy")
+    pop.fit(*samples(), epochs=5, callbacks=[Watch()], progress=False)
+    assert seen == [pop, pop] and pop.history.epochs_done.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
+def test_select_after_fit(backend, loss):
+    inputs, Y = samples(loss)
+    sizes = [[3, 4, 2 if loss == "cross_entropy" else 1], [3, 2, 2 if loss == "cross_entropy" else 1]]
+    output = "softmax" if loss == "cross_entropy" else "identity"
+    pop = fastbp.Population(sizes, 4, ["tanh", output], loss, seed=0, dtype="float64", backend=backend)
+    pop.fit(inputs[:25], Y[:25], 20, optimizer=fastbp.Adam(lr=0.02), validation_data=(inputs[25:], Y[25:]), seed=1)
+    A, kept_Y = pop._kept_validation
+    np.testing.assert_allclose(A, pop.predict(inputs[25:]), rtol=1e-12)
+    np.testing.assert_array_equal(kept_Y, Y[25:])
+    np.testing.assert_allclose(pop.losses, pop.loss(inputs[25:], Y[25:]), rtol=1e-12)
+
+    def score(mean):
+        if loss == "cross_entropy":
+            return -np.log(mean[np.arange(15), Y[25:]]).sum()
+        return ((mean - Y[25:]) ** 2).sum()
+
+    counts = greedy(A, 6, score)
+    chosen = pop.select(6)
+    check_selection(pop, chosen, counts, 6)
+    of_mean = score(chosen.mean(inputs[25:]))
+    assert of_mean <= min(map(score, A)) + 1e-12
+    pop.fit(inputs, Y, seed=2)
+    assert pop._kept_validation is None
+    with pytest.raises(ValueError, match="select needs the validation predictions"):
+        pop.select(2)
+
+
+def test_a_fit_that_is_refused_changes_nothing(pop, data):
+    pop.losses[:] = range(5)
+    before = bits(pop)
+    X, P, labels = data
+    for arguments, message in [
+        (dict(epochs=0), "epochs"),
+        (dict(batch_size=0), "batch_size must be at least 1, got 0"),
+        (dict(optimizer="adam"), "optimizer must be one such as"),
+        (dict(l2=-1), "l2 must be at least 0, got -1"),
+        (dict(l2=[1, 2]), "l2 must be one value, or one for each of the 5 networks"),
+        (dict(tol=1e-3), "unexpected keyword argument 'tol'"),
+        (dict(dropuot=0.5), "unexpected keyword argument 'dropuot'; did you mean 'dropout'"),
+        (dict(seed="x"), "seed"),
+        (dict(metrics=["acuracy"]), "did you mean 'accuracy'"),
+        (dict(validation_data=X), "validation_data must be a pair"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            pop.fit(X, labels, **arguments)
+        assert bits(pop) == before
+    with pytest.raises(ValueError, match="Y has 6 rows"):
+        pop.fit(X, labels[:6])
+    assert bits(pop) == before

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,23 @@ OPTIMIZERS = [
     fastbp.Adagrad(0.05),
     fastbp.Adam(schedules.Cosine(0.01, period=40, warmup=5)),
     fastbp.AdamW(0.01),
+    fastbp.AdamW(schedules.CosLog4(0.01, 60), weight_decay=0.3, decay_biases=False),
     fastbp.Nadam(0.01),
     fastbp.Lion(0.001),
 ]
+
+
+@dataclass(frozen=True)
+class Falling:
+    """A learning rate that is a function of the step, and says what it is."""
+
+    lr: float
+
+    def __call__(self, step):
+        return self.lr / (1 + step) ** 0.3
+
+
+OPTIMIZERS.append(fastbp.Adam(Falling(0.03)))
 
 
 def make(optimizer, backend, **options):

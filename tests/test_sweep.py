@@ -56,6 +56,7 @@ OPTIMIZER_FIELDS = {
     "beta1": 0.7,
     "beta2": 0.8,
     "weight_decay": 0.3,
+    "decay_biases": False,
     "momentum_decay": 0.5,
     "eta_minus": 0.3,
     "eta_plus": 1.5,
@@ -105,7 +106,7 @@ TRAINER_SETTINGS = {
 WITHOUT_EFFECT = ("threads", "on_nonfinite")  # where everything is finite
 # Values of fields that have no default, and those of other fields that a field needs.
 REQUIRED = {"lr": 0.02, "every": 1, "gamma": 0.7, "period": 3, "steps": 5, "boundaries": (1,), "rates": (0.02, 0.04)}
-NEEDED = {"nesterov": {"momentum": 0.9}, "multiplier": {"restarts": True}}
+NEEDED = {"nesterov": {"momentum": 0.9}, "multiplier": {"restarts": True}, "decay_biases": {"weight_decay": 0.3}}
 
 
 def sample(table, name, owner):
@@ -226,6 +227,21 @@ def test_every_field_of_an_optimizer(kind, name):
 def test_every_schedule(kind, path):
     parameters = train_on_both(path, fastbp.SGD(kind(**required(kind))))
     assert is_changed(parameters, path, fastbp.SGD(REQUIRED["lr"])) == (kind is not schedules.Constant)
+
+
+@each_path
+@pytest.mark.parametrize("optimizer", [fastbp.SGD, fastbp.Adam], ids=["SGD", "Adam"])
+def test_a_function_of_the_step_is_a_schedule(optimizer, path):
+    """With the rates of a schedule it trains to the bits of the schedule."""
+    schedule, rates = schedules.Piecewise([2, 4, 7], [0.02, 0.05, 0.01, 0.03]), []
+
+    def lr(step):
+        rates.append(step)
+        return schedule(step)
+
+    parameters = train_on_both(path, optimizer(lr))
+    np.testing.assert_array_equal(parameters, train("numba", path, optimizer(schedule))[0])
+    assert rates[0] == 0 and set(rates) == set(range(3 * -(-path.n_samples // path.batch_size)))
 
 
 @pytest.mark.parametrize("kind, name", fields_of(SCHEDULES))

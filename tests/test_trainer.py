@@ -1121,9 +1121,71 @@ def test_label_smoothing_with_a_loss_of_ones_own(backend):
         fastbp.Trainer(net, fastbp.SGD(0.1), label_smoothing=0.1)
 
 
-def test_a_learning_rate_that_is_a_function():
-    with pytest.raises(TypeError, match=r"lr must be a number or one of fastbp.schedules, got <function"):
-        fastbp.SGD(lr=lambda step: 0.1)
+def small_trainer(optimizer, backend, **settings):
+    net = fastbp.Network([3, 5, 2], "tanh", dtype="float64", seed=0, backend=backend)
+    return fastbp.Trainer(net, optimizer, **{"batch_size": 4, "seed": 1, **settings})
+
+
+def small_data(n=30):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, 3)), rng.normal(size=(n, 2))
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 1}, {"on_nonfinite": "skip"}, {"shuffle": False}], ids=repr)
+def test_a_learning_rate_that_is_a_function(backend, settings):
+    """Every way to train takes the rate of the step that it is at."""
+    X, Y = small_data()
+    schedule = fastbp.schedules.Piecewise([3, 11, 40], [0.1, 0.02, 0.2, 0.05])
+    one, other = (small_trainer(fastbp.SGD(lr, 0.9), backend, **settings) for lr in (schedule, lambda t: schedule(t)))
+    for trainer in (one, other):
+        trainer.fit(X, Y, epochs=3, progress=False)
+        trainer.lr_scale = 0.5
+        for _ in range(3):  # the second and third call go the short way
+            trainer.partial_fit(X, Y)
+            trainer.step(X[:7], Y[:7])
+        trainer.fit(X, Y, epochs=2, callbacks=[OnBatches()], progress=False)
+        trainer.fit(fastbp.stream(lambda: iter([(X[:20], Y[:20]), (X[20:], Y[20:])])), epochs=2, progress=False)
+    assert one.state.step == other.state.step > 40 and one.lr == other.lr == 0.025
+    np.testing.assert_array_equal(other.net.parameters, one.net.parameters)
+
+
+class OnBatches(fastbp.callbacks.Callback):
+    def on_batch_end(self, trainer, history, step, loss):
+        self.step = step
+
+
+def test_a_learning_rate_that_grows_until_the_loss_is_not_finite(backend):
+    X, Y = small_data()
+    net = fastbp.Network([3, 5, 2], "identity", seed=0, backend=backend)
+    results = []
+    for lr in (fastbp.schedules.Exponential(0.1, 1.3), lambda t: fastbp.schedules.Exponential(0.1, 1.3)(t)):
+        trainer = fastbp.Trainer(net.copy(), fastbp.SGD(lr), batch_size=4, seed=1)
+        with pytest.warns(RuntimeWarning, match="non-finite in epoch"):
+            history = trainer.fit(X, Y, epochs=20, progress=False)
+        results.append((trainer.state.step, history.loss, trainer.net.parameters.tobytes()))
+        assert trainer.state.step > 8
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    "wrong, error, words", [(-1.0, ValueError, "at least 0, got -1.0"), (None, TypeError, "number")]
+)
+def test_a_function_that_fails_leaves_what_was_trained(backend, wrong, error, words):
+    X, Y = small_data()
+    trainer, wanted = (
+        small_trainer(fastbp.SGD(lr), backend, shuffle=False)
+        for lr in (lambda step: 0.1 if step < 11 else wrong, fastbp.schedules.Constant(0.1))
+    )
+    with pytest.raises(error, match=rf"lr\(11\) must be .*{words}"):
+        trainer.fit(X, Y, epochs=3, callbacks=[OnBatches()], progress=False)
+    assert trainer.state.step == 11 and trainer.epochs == 1
+    wanted.fit(X, Y, progress=False)
+    for start in range(0, 12, 4):
+        wanted.step(X[start : start + 4], Y[start : start + 4])
+    np.testing.assert_allclose(trainer.net.parameters, wanted.net.parameters, 1e-12)
+    with pytest.raises(error, match=r"lr\(11\)"):
+        trainer.step(X[:4], Y[:4])
+    assert trainer.state.step == 11
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -45,14 +45,16 @@ MEASURED = f"def measured(day: int) -> {PAIR}:\n    raise NotImplementedError\n"
 # For the right and wrong calls below.
 OBJECTS = """X, Y = np.zeros((4, 2)), np.zeros((4, 1))
 net = fastbp.Network([2, 3, 1], activations=["tanh", "sigmoid"], loss="squared_error", seed=0)
+sgd = fastbp.SGD(lr=0.1, momentum=0.9)
 pop = fastbp.Population([2, 3, 1], n_networks=4, activations=["tanh", "sigmoid"], seed=0, init_scale=[1.0, 2.0, 3, 4])
 several = fastbp.Population([[2, 3, 1], [2, 1]], n_networks=[1, 1], activations=[["tanh"] * 2, ["tanh"]], seed=[1, 2])
+pop.fit(X, Y, 2, 2, fastbp.SGD(lr=[0.1, 0.2, 0.3, 0.4]), validation_data=(X, Y), patience=1, l2=[0.0, 0.1, 0.2, 0.3])
+pop.fit(X, Y, optimizer=[sgd] * 4, batch_size=[1, 2, 3, 4], folds=2, seed=[1, 2, 3, 4])
 pop.parameters[:] = np.zeros((4, 13))
 pop.weights = [1, 2, 3, 4]
 pop.mutate([0.1, 0.2], rate=0.5, members=[0, 1], seed=0)
 pop.replace(0, pop[1])
 pop.replace(1, np.zeros(13))
-sgd = fastbp.SGD(lr=0.1, momentum=0.9)
 trainer = fastbp.Trainer(net, sgd, batch_size=2, seed=0)
 history = trainer.fit(X, Y, epochs=2, metrics=["mae"], callbacks=[callbacks.EarlyStopping()])
 """
@@ -63,6 +65,7 @@ WRONG = [
     "fastbp.Network([2, 1], activations=1)",
     "fastbp.Network([2, 1], loss=3)",
     'fastbp.Network([2, 1], seed="zero")',
+    "fastbp.Network([2, 1], init=[1])",
     "fastbp.Network([2, 1], reduction=1)",
     "fastbp.Network([2, 1], backend=None)",
     'fastbp.Network([2, 1], input_scale="1 / 255")',
@@ -91,6 +94,12 @@ WRONG = [
     "pop.predict()",
     "pop.predcit(X)",
     "pop.loss(X)",
+    "pop.fit()",
+    'pop.fit(X, Y, epochs="3")',
+    'pop.fit(X, Y, batch_size="10")',
+    'pop.fit(X, Y, optimizer="adam")',
+    "pop.fit(X, Y, metrics=1)",
+    'pop.fit(X, Y, patience="10")',
     'pop.best("3")',
     "pop.select()",
     "pop.select(2, mode=1)",
@@ -105,6 +114,10 @@ WRONG = [
     'losses.Quantile(q="0.9")',
     'fastbp.SGD(lr="x")',
     "fastbp.SGD()",
+    "fastbp.SGD(lr=lambda: 0.1)",
+    'fastbp.Adam(lr=lambda step: "0.1")',
+    'fastbp.AdamW(decay_biases="no")',
+    "schedules.CosLog4(0.1)",
     'fastbp.SGD(lr=0.1, momentum="0.9")',
     'fastbp.Adam(beta1="0.9")',
     "fastbp.Adam(learning_rate=0.1)",
@@ -127,6 +140,7 @@ WRONG = [
     'trainer.fit(X, Y, epochs="3")',
     "trainer.fit(X, Y, validation_data=3)",
     'trainer.fit(X, Y, tol="small")',
+    'trainer.fit(X, Y, validation_fraction="0.2")',
     "trainer.fit(X, Y, metrics=1)",
     "trainer.fit(X, Y, callbacks=3)",
     'trainer.fit(X, Y, class_weight=["balanced"])',
@@ -178,6 +192,8 @@ RESULTS = {
     "pop[0]": "Network",
     "next(iter(pop))": "Network",
     "pop.subset([0, 1])": "Population",
+    "pop.fit(X, Y)": "PopulationHistory",
+    "pop.history": r"PopulationHistory \| None",
     "pop.best(2)": "Population",
     "pop.select(2)": "Population",
     "pop.copy()": "Population",

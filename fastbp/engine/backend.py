@@ -14,6 +14,7 @@ from ..kernels.layout import (
     A_AT,
     AFTER_GRADIENT,
     ARRAY_ARGS_AT,
+    BIAS_FACTORS,
     BY_SLICE,
     DATA_AT,
     DELTA_AT,
@@ -27,6 +28,7 @@ from ..kernels.layout import (
     OUT_AT,
     PER_CALL,
     RANDOM_WORDS_AT,
+    RATES_AT,
     ROW_STRIDE,
     SHUFFLES_AT,
     SKIPPED,
@@ -61,6 +63,7 @@ from ..kernels.tables import KINDS, RULES
 from ..losses import row_of, smoothing_classes
 from ..optimizers import N_RUNNING_PRODUCTS
 from ..reference.backprop import Pass
+from ..reference.schedules import table_of
 from ..update import Update, aligned_zeros
 from . import limits
 from . import threads as pools
@@ -107,7 +110,9 @@ class _Rules:
 
     def __init__(self, update):
         self.update, self.row = update, RULES[update.rule]
-        self.arrays = np.array([*update.hyperparameters, 0.0]), np.array(update.rates, np.float64)
+        self.rate_function = update.rates if callable(update.rates) else None  # each call has a table of its rates
+        rates = () if self.rate_function else update.rates
+        self.arrays = np.array([*update.hyperparameters, 0.0]), np.array(rates, np.float64)
         self.dropout = update.dropout if any(update.dropout) else ()
         self.suits_online = update.suits("online")
         self.suits_lanes = update.suits("lanes") and not update.skips
@@ -123,6 +128,7 @@ class _Rules:
             "hyperparameters": hyperparameters,
             "rates": rates,
             "advances": update.schedule != "constant" or self.row.advances,
+            "bias_factors": BIAS_FACTORS if self.row.has_bias_factors else 0,
             "key": update.key - 2**64 if update.key >= 2**63 else update.key,  # as a signed number
         }
 
@@ -521,6 +527,7 @@ class _Training:
         arrays = parameters, self._gradient, order, state.running_products
         self._addresses = [address_of(array) for array in arrays]
         self.loss_sum = np.zeros(1)  # of the samples of `take_arrays`
+        self._rates = None  # table of the steps of a call
         written = parameters, state.buffers, state.running_products, state.vectors
         self._written = np.array([id(array) for array in written], np.int64)  # state and backend keep them
         self._takes_arrays = knows_arrays and self._is_one_change and backend._threads_for(rows, 3, most=2) == 1
@@ -550,6 +557,8 @@ class _Training:
 
     def __call__(self, X, Y, weights, random_words, first_batch, last_batch, losses):
         """Whole epochs, or some batches of one; return the steps done."""
+        if self._rules.rate_function is not None:
+            self._tabulate(len(losses) * last_batch - first_batch)
         most = self._backend._threads_for(self._rows, 3, self._threads)
         data = X, Y, weights
         if most == 1 and self._is_one_change:
@@ -574,6 +583,10 @@ class _Training:
                 break
             autotuner.record(threads, (time.perf_counter() - start) / max(done, 1), number is not None)
         return total
+
+    def _tabulate(self, n_steps):
+        """Ask the user's function for the learning rates of the next steps."""
+        self._rates = table_of(self._rules.rate_function, self._state.step, n_steps)
 
     def _in_parts(self, data, random_words, first_batch, last_batch, losses, threads):
         """Train batches that take long, each in several native calls; Ctrl-C between them leaves all as it was."""
@@ -607,6 +620,8 @@ class _Training:
         X, Y, weights = data
         workspace = backend._take(key)
         self._write_args(workspace, weights is not None)
+        if self._rates is not None:
+            workspace.words[RATES_AT] = address_of(self._rates)
         products = np.tile(state.running_products, threads) if threads > 1 else None
         workspace.prepared = None
         self._write_call(
@@ -697,6 +712,9 @@ class _Training:
             self._prepare(workspace, has_weights)
         words, step = workspace.words, state.step
         words[DONE_AT], words[STEP_AT] = 0, step
+        if self._rules.rate_function is not None:
+            self._tabulate(-(-len(self._order) // self._batch_size))
+            words[RATES_AT] = address_of(self._rates)
         if random_words is not None:
             words[RANDOM_WORDS_AT] = address_of(random_words)
         words[SHUFFLES_AT] = random_words is not None

@@ -18,3 +18,6 @@ MIN_TRIAL_WORK = 25_000_000
 TRIALS = 2  # of each number of threads, interleaved; the faster one counts
 CALLS_BETWEEN_TRIALS = 8
 SHORT_CALLS_BETWEEN_TRIALS = 64
+# Bytes of the parameters and states of the networks of a register, up to which they are trained interleaved.
+MAX_INTERLEAVED_BYTES = 1 << 20
+MAX_GATHERED_BYTES = 1 << 26  # of the samples of a native call, which are put in order once for all networks

@@ -219,7 +219,13 @@ def update_parameters(
         clip_value(settings.clip_value, gradient)
     if settings.clip_norm:
         clip_norm(settings.clip_norm, gradient)
-    rule_step(settings.rule, settings.hyperparameters, lr, running_products, gradient, buffers, parameters)
+    rule, hyperparameters = settings.rule, settings.hyperparameters
+    if rule == "adamw_weights":
+        *hyperparameters, weight_decay = hyperparameters
+        rule = "adam"
+        for W in weights:
+            W *= 1 - lr * weight_decay
+    rule_step(rule, hyperparameters, lr, running_products, gradient, buffers, parameters)
     if settings.max_norm:
         for W in weights:
             max_norm(settings.max_norm, W)
@@ -239,7 +245,8 @@ def rule_step(
     Parameters
     ----------
     rule, hyperparameters : str, sequence of float
-        One of `kernels.optimizers.RULES`, and its settings in the order documented there.
+        One of `kernels.tables.RULES` that does not tell weights from biases, and its settings in the order documented
+        in `kernels.optimizers`.
     lr : float
     running_products : float64 ndarray
         Running products of the rule, all 1 at the start.

@@ -89,7 +89,8 @@ class PopulationBackend:
             try:
                 for epoch in range(orders.shape[1]):
                     first = first_batch if epoch == 0 else 0
-                    order[:] = orders[order_of[k], epoch]
+                    rows = slice(first * batch_size, last_batch * batch_size)
+                    order[rows] = orders[order_of[k], epoch, rows]
                     n_steps = train(*of_member, None, first, last_batch, losses[k, epoch : epoch + 1])
                     done[k] += n_steps
                     if n_steps < last_batch - first:

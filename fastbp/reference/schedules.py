@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .. import arguments
+
 __all__ = ["learning_rate"]
 
 
@@ -45,6 +47,15 @@ def _piecewise(n, *hyperparameters, t):
     return rates[np.searchsorted(boundaries, t, side="right")]
 
 
+def _cos_log(highest, steps, growth, *, t):
+    cycles = np.log2(1 + growth * np.minimum(t / steps, 1))
+    return highest * (1 - np.cos(2 * np.pi * cycles)) / 2
+
+
+def _table(first, *rates, t):
+    return np.array(rates)[(t - first).astype(int)]
+
+
 # In the order of `kernels.schedules.KINDS`; t is the step, a float64 array.
 RATES: dict[str, Callable[..., np.ndarray]] = {
     "constant": lambda rate, *, t: np.full_like(t, rate),
@@ -54,6 +65,8 @@ RATES: dict[str, Callable[..., np.ndarray]] = {
     "cosine": _cosine,
     "one_cycle": _one_cycle,
     "piecewise": _piecewise,
+    "cos_log": _cos_log,
+    "table": _table,
 }
 
 
@@ -63,3 +76,13 @@ def learning_rate(
     """Learning rates of some steps; `kind` is the code or the name of a schedule."""
     rate = RATES[kind] if isinstance(kind, str) else list(RATES.values())[kind]
     out[...] = rate(*np.asarray(hyperparameters).tolist(), t=np.asarray(steps, np.float64))
+
+
+def rate_at(function: Callable[[int], float], step: int) -> float:
+    """Return the learning rate that a user's function gives for a step; ValueError, TypeError where it is none."""
+    return arguments.number(f"lr({step})", function(step), at_least=0)
+
+
+def table_of(function: Callable[[int], float], first: int, n: int) -> np.ndarray:
+    """Return the hyperparameters of the schedule "table" for n steps of a user's function, a float64 array."""
+    return np.array([first, *(rate_at(function, step) for step in range(first, first + n))], np.float64)

@@ -16,7 +16,7 @@ from .custom import evaluated
 from .layout import layer_views
 from .losses import one_hot_rows
 from .noise import dropout, input_noise
-from .schedules import learning_rate
+from .schedules import learning_rate, rate_at
 
 __all__ = ["shuffle"]
 
@@ -141,7 +141,10 @@ class NumpyBackend(Backpropagation):
 
     def _update(self, parameters, state, settings, gradient):
         rate = np.empty(1)
-        learning_rate(settings.schedule, settings.rates, np.array([state.step]), rate)
+        if callable(settings.rates):
+            rate[0] = rate_at(settings.rates, state.step)
+        else:
+            learning_rate(settings.schedule, settings.rates, np.array([state.step]), rate)
         lr = settings.rate_scale * float(rate[0])
         with np.errstate(all="ignore"):
             update_parameters(settings, lr, state.running_products, gradient, state.buffers, parameters, self.sizes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -11,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import arguments, checks, optimizers
+from .. import arguments, checkpoints, checks, optimizers
 from ..attributes import Checked, Fixed
+from ..checkpoints import CheckpointError
+from ..files import warn_if_members_nonfinite
 from ..optimizers import FullBatchMethod, Optimizer
 from ..reference.schedules import learning_rate
 from ..update import PopulationState, Update, UpdateSettings
-from .exclusive import Callers, exclusive
+from .exclusive import Callers, exclusive, is_another_at_work
 from .population_data import check_memory
-from .population_fit import PopulationFit, fit_folds, named_networks
+from .population_fit import PopulationFit, check_writable, fit_folds, named_networks
 from .population_history import PopulationHistory
 from .population_orders import Streams, check_seed, first_streams
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 SETTINGS = {row.name: row for row in fields(UpdateSettings)}
+MAX_HISTORIES = 10_000  # of calls of fit, kept one by one
 ALL_ROWS = np.iinfo(np.int64).max  # of batch_size=None, as a number
 
 
@@ -296,6 +301,12 @@ class PopulationTrainer:
             for name in names
         }
 
+    def _keep(self, history: PopulationHistory) -> None:
+        """Keep a history for `history`; many short ones together."""
+        if len(self._histories) == MAX_HISTORIES:
+            self._past, self._histories = self.history, []
+        self._histories.append(history)
+
     @property
     def lr(self) -> np.ndarray:
         """Step size of the next update of each network."""
@@ -337,6 +348,7 @@ class PopulationTrainer:
         min_delta: float = 0.0,
         restore_best: bool = True,
         keep_predictions: bool = True,
+        _stacklevel: int = 0,
     ) -> PopulationHistory:
         """Train for some epochs, going on from where training is.
 
@@ -376,7 +388,8 @@ class PopulationTrainer:
             `min_delta`.  Then, with `restore_best`, each has the parameters of its best epoch in the end, however its
             training ended: as with `callbacks.EarlyStopping`.
         keep_predictions : bool
-            Whether predictions for validation data that all networks share are kept for `Population.select`.
+            Whether predictions for validation data that all networks share, or those out of fold, are kept for
+            `Population.select`.
 
         Returns
         -------
@@ -411,6 +424,7 @@ class PopulationTrainer:
             "patience": patience,
             "min_delta": min_delta,
             "restore_best": restore_best,
+            "keep_predictions": keep_predictions,
         }
         if folds is not None:
             given = {"validation_data": validation_data, "train_rows": train_rows, "validation_rows": validation_rows}
@@ -426,14 +440,13 @@ class PopulationTrainer:
                 validation_data=validation_data,
                 train_rows=train_rows,
                 validation_rows=validation_rows,
-                keep_predictions=keep_predictions,
                 **options,
             )
             history = fit.run()
         if history.interrupted:
             message = f"training was interrupted after {len(history)} of {epochs} epochs; the networks are usable"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-        _warn_of_nonfinite(history.fold_history or history, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel=3 + _stacklevel)
+        _warn_of_nonfinite(history.fold_history or history, stacklevel=4 + _stacklevel)
         return history
 
     def partial_fit(self, X: ArrayLike, Y: ArrayLike) -> PopulationHistory:
@@ -470,6 +483,152 @@ class PopulationTrainer:
                 columns["key"] = self.key.tolist()
             self._last_updates = _updates_of(self._optimizers, columns, self.on_nonfinite == "skip")
         return self._last_updates
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Write all that is needed to resume exactly here, completely or not at all; see `Trainer.save_checkpoint`.
+
+        Called by a callback, also which networks have stopped, their best parameters, and what other callbacks count.
+        Meant for the end of an epoch, as in `callbacks.Checkpoint`.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Warns
+        -----
+        RuntimeWarning
+            Where parameters are NaN or infinite.
+        """
+        if is_another_at_work(self._callers):
+            raise RuntimeError("save_checkpoint was called while another thread trains: call it in a callback")
+        if self._is_of_folds:
+            raise RuntimeError("a training with folds cannot be resumed: save_checkpoint is not to be called in it")
+        from importlib.metadata import version
+
+        warn_if_members_nonfinite(self.pop, path)
+        arrays = self._arrays()
+        arrays |= {f"history {name}": values for name, values in self.history.items()}
+        info = {
+            **self._config(),
+            "epochs": self.epochs,
+            "lr_scale": self._columns["lr_scale"],
+            "order": self._order,
+            "rng": [],
+            "versions": {"fastbp": version("fastbp"), "numpy": np.__version__},
+        }
+        if self._key is not None:
+            arrays["key"] = self._key
+        if self._streams is not None:
+            used, of = np.unique(self._streams.of, return_inverse=True)
+            arrays["stream_of"] = of.reshape(-1).astype(np.int64)
+            info["rng"] = [checkpoints.generator_state(self._streams.generators[stream]) for stream in used.tolist()]
+        fit = self._fit.state() if self._fit is not None and self._fit.has_begun else self._resumed
+        if fit is not None:
+            states, arrays_of_states = checkpoints.split_states(fit["callbacks"])
+            arrays |= arrays_of_states
+            arrays |= {f"fit {name}": fit[name] for name in ("best", "best_epoch", "last")}
+            arrays |= {f"fit best_parameters {g}": kept for g, kept in enumerate(fit["best_parameters"])}
+            info["fit"] = {"callbacks": states, **{name: fit[name] for name in ("epochs", "stopped", "ended")}}
+        checkpoints.write(path, arrays, info)
+
+    @exclusive
+    def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Go on where `save_checkpoint` was called: with the same data, to the same bits.
+
+        What was saved by a callback was within a call of `fit`: the next one goes on there, without the networks that
+        had stopped.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Raises
+        ------
+        CheckpointError
+            A ValueError: the file is damaged, or holds what no training writes.  Nothing is changed then.
+        ValueError
+            Where the population or the trainer is not like the one that was saved.  Nothing is changed then.
+
+        Warns
+        -----
+        RuntimeWarning
+            Where parameters are NaN or infinite.
+        """
+        pop, n = self.pop, len(self.pop)
+        check_writable(pop, self.states)
+        arrays, info = checkpoints.read(path)
+        for name, here in self._config().items():
+            if info.get(name) != here:
+                raise ValueError(
+                    f"checkpoint {os.fspath(path)!r} is of another training: {name} "
+                    f"{checkpoints.short(info.get(name))}, here {checkpoints.short(here)}"
+                )
+        expected = self._arrays()
+        try:
+            history = checkpoints.check_population(info, arrays, n)
+            generators = [checkpoints.restore_generator(state) for state in info["rng"]]
+            fit = checkpoints.resumed_population_fit(info.get("fit"), arrays, n)
+            best = {name: arrays.pop(name) for name in list(arrays) if name.startswith("fit best_parameters ")}
+            if best:
+                kept = {f"fit best_parameters {g}": group.parameters for g, group in enumerate(pop.groups)}
+                checkpoints.check_arrays(best, kept)
+            optional = {"key": np.zeros(n, np.uint64)} if "key" in arrays else {}
+            if generators:
+                optional |= {"key": np.zeros(n, np.uint64), "stream_of": np.zeros(n, np.int64)}
+            checkpoints.check_arrays(arrays, expected | optional)
+            checkpoints.check_population_arrays(arrays, len(generators))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"checkpoint {os.fspath(path)!r} holds what no training writes: {error}") from None
+        for name, array in expected.items():
+            array[...] = arrays[name]
+        scales = info["lr_scale"]
+        self.lr_scale = scales[0] if len(scales) == 1 else scales
+        vars(self)["key"] = arrays.get("key")
+        self._last_updates = None
+        self._order, self.epochs = info["order"], info["epochs"]
+        self._streams = Streams(generators, arrays["stream_of"]) if generators else None
+        self._past, self._histories = history, []
+        self._resumed = None
+        if fit is not None:
+            parameters = [best[f"fit best_parameters {g}"] for g in range(len(best))]
+            self._resumed = {**fit, "best_parameters": parameters, "path": os.fspath(path)}
+        warn_if_members_nonfinite(pop, path, stacklevel=4)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of a checkpoint, by name, that each has."""
+        arrays = {}
+        for g, (group, state) in enumerate(zip(self.pop.groups, self.states, strict=True)):
+            arrays[f"parameters {g}"] = group.parameters
+            for name in ("buffers", "running_products", "step", "skipped"):
+                arrays[f"{name} {g}"] = getattr(state, name)
+        return arrays
+
+    def _config(self) -> dict[str, Any]:
+        """Return what two trainers must have in common for one to load a checkpoint of the other, as JSON has it."""
+        pop = self.pop
+        population = {
+            "n_networks": len(pop),
+            "sizes": [group.config.sizes for group in pop.groups],
+            "activations": [list(map(str, group.config.activations)) for group in pop.groups],
+            "architecture_of": pop._group_of.tolist(),
+            "loss": pop.loss_name,
+            "loss_settings": pop.loss_settings,
+            "reduction": pop.reduction,
+            "dtype": pop.dtype.name,
+            "scale": pop.input_scale,
+        }
+        described = {id(optimizer): optimizers.described(optimizer) for optimizer in self._optimizers}
+        of_each = [described[id(optimizer)] for optimizer in self._optimizers]
+        config = {
+            "population": population,
+            "optimizer": of_each if len(set(of_each)) > 1 else of_each[0],
+            "shuffle": self.shuffle,
+            "on_nonfinite": self.on_nonfinite,
+            **{name: self._columns[name] for name in ("batch_size", *SETTINGS)},
+        }
+        return json.loads(json.dumps(config))  # tuples become lists, as in the file
 
     def _repeated(self, k: int, order: str) -> PopulationTrainer:
         """Return a trainer of k copies of each network, one after the other, as far as this one has come."""

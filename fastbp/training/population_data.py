@@ -179,9 +179,9 @@ class Evaluation:
 
     def _calls(self, members: np.ndarray) -> Iterator[tuple[np.ndarray, Any, np.ndarray, np.ndarray, PopulationData]]:
         """Yield short calls: positions in `members`, backend, parameters, their rows there, and data."""
-        for group in self._pop.groups:
-            positions = np.flatnonzero(np.isin(members, group.members))
-            local = np.searchsorted(group.members, members[positions])
+        for g, group in enumerate(self._pop.groups):
+            positions = np.flatnonzero(self._pop._group_of[members] == g)
+            local = self._pop._row_of[members[positions]]
             sets = self.rows.of[members[positions]]
             if self._is_own and not self.rows.are_all:
                 for at, row in zip(positions.tolist(), local.tolist(), strict=True):
@@ -192,7 +192,7 @@ class Evaluation:
                     yield np.array([at]), group.backend, group.parameters[row : row + 1], np.array([0]), data
                 continue
             cost = group.backend.n_parameters + NUMBERS_OF_A_NEURON * sum(group.config.sizes)
-            for row_set in np.unique(sets).tolist():
+            for row_set in [0] if len(self.rows.sets) == 1 else np.unique(sets).tolist():
                 at, rows = positions[sets == row_set], local[sets == row_set]
                 data = data_of_group(self._of_set(row_set), group.members, len(self._pop))
                 n_together = max(1, PREDICTED_NUMBERS // (cost * data.X.shape[-2]))

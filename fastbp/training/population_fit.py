@@ -113,7 +113,7 @@ class PopulationFit:
         pop = trainer.pop
         n = len(pop)
         self._trainer, self._pop, self._copies, self.has_begun = trainer, pop, copies, False
-        _check_writable(pop, trainer.states)
+        check_writable(pop, trainer.states)
         self._epochs = arguments.integer("epochs", epochs)
         if isinstance(X, Stream):
             raise TypeError("X is a stream: a Population takes arrays")
@@ -204,7 +204,7 @@ class PopulationFit:
         self._steps = steps = PopulationRun(
             self._pop, trainer.states, streams, batch_sizes, shuffles, rows, data, watch, trainer._chunks
         )
-        trainer._histories.append(history)
+        trainer._keep(history)
         trainer.stop_training = False
         trainer.stopped = np.zeros(len(self._pop), bool)
         resumed = trainer._resumed
@@ -348,8 +348,10 @@ class PopulationFit:
             self._best[better] = self._last[better]
             self._best_epoch[better] = epoch
             if self._restores:
+                is_better = np.zeros(len(self._pop), bool)
+                is_better[better] = True
                 for group, kept in zip(self._pop.groups, self._best_parameters, strict=True):
-                    rows = np.flatnonzero(np.isin(group.members, better))
+                    rows = np.flatnonzero(is_better[group.members])
                     kept[rows] = group.parameters[rows]
         self._stop(epoch - self._best_epoch >= self._patience, "patience")
 
@@ -370,8 +372,9 @@ class PopulationFit:
     def _stop(self, which: np.ndarray, reason: str) -> None:
         """Stop those of these networks, a mask, that still train."""
         steps = self._steps
-        members = np.flatnonzero(which & steps.active)
-        if len(members):
+        which = which & steps.active
+        if which.any():
+            members = np.flatnonzero(which)
             with interrupts.deferred():
                 steps.stop(members)
                 for i in members.tolist():
@@ -382,6 +385,7 @@ class PopulationFit:
         """Stop the networks that callbacks have stopped."""
         stopped = np.asarray(self._trainer.stopped)
         if stopped.shape != (len(self._pop),) or stopped.dtype != bool:
+            self._trainer.stopped = ~self._steps.active
             raise ValueError(
                 f"trainer.stopped must be a bool array ({len(self._pop)},), got {stopped.dtype} {stopped.shape}"
             )
@@ -418,7 +422,7 @@ class PopulationFit:
             self._last[has_best] = self._best[has_best]
         if self._patience is not None:
             history._best_epoch = self._best_epoch.copy()
-        if len(history):
+        if len(history) or self._epochs_before:
             pop.losses = self._last.copy()
             pop.history = history
             pop._kept_validation = None
@@ -485,9 +489,17 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     data = checked_data(pop, X, Y)
     pairs = checked_folds(folds, data.X, data.Y)
     k = len(pairs)
+    n_out, n_samples = pop._config.sizes[-1], data.X.shape[-2]
+    n_bytes = k * sum(
+        group.parameters.nbytes + state.buffers.nbytes for group, state in zip(pop.groups, trainer.states, strict=True)
+    )
+    out_of_fold = {"predictions out of fold": n * n_samples * n_out * 8}
+    check_memory(
+        {f"copies for {k} folds": n_bytes, "snapshots of parameters and states": n_bytes} | out_of_fold, ADVICE
+    )
+    arguments.flag("keep_predictions", options["keep_predictions"])
     copies = trainer._repeated(k, check_order(options["order"], trainer._seed, trainer._order))
     weights = options["sample_weight"]
-    n_out, n_samples = pop._config.sizes[-1], data.X.shape[-2]
     fit = PopulationFit(
         copies,
         np.repeat(data.X, k, axis=0) if data.X.ndim == 3 else data.X,
@@ -495,10 +507,11 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
         train_rows=[train for train, _ in pairs] * n,
         validation_rows=[test for _, test in pairs] * n,
         copies=k,
-        extra_memory={"predictions out of fold": n * n_samples * n_out * 8},
+        extra_memory=out_of_fold,
         **{
             **options,
             "order": None,
+            "keep_predictions": False,
             "sample_weight": np.repeat(weights, k, axis=0) if np.ndim(weights) == 2 else weights,
         },
     )
@@ -507,7 +520,7 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     for name, values in of_copies.recorded.items():
         history._blocks[name] = [_mean(values.reshape(len(values), n, k))]
     history.seconds, history.interrupted = of_copies.seconds, of_copies.interrupted
-    history.nonfinite = of_copies.nonfinite.reshape(n, k).any(axis=1)
+    history.nonfinite = np.any(of_copies.nonfinite.reshape(n, k), axis=1)
     history.epochs_done = of_copies.epochs_done.reshape(n, k).max(axis=1)
     history.skipped = of_copies.skipped.reshape(n, k).sum(axis=1)
     for i in range(n):
@@ -517,7 +530,10 @@ def fit_folds(trainer: Any, X: Any, Y: Any, folds: Any, options: dict[str, Any])
     history.out_of_fold = _out_of_fold(fit, [test for _, test in pairs], n, n_samples)
     history.fold_networks, history.fold_history = copies.pop, of_copies
     if len(history):
-        pop.losses, pop.history, pop._kept_validation = history.fold_losses.mean(axis=1), history, None
+        pop.losses, pop.history = history.fold_losses.mean(axis=1), history
+        is_tested = bool(np.bincount(np.concatenate([test for _, test in pairs]), minlength=n_samples).all())
+        is_kept = options["keep_predictions"] and is_tested and not has_own_targets(data.Y)
+        pop._kept_validation = (history.out_of_fold, data.Y) if is_kept else None
     return history
 
 
@@ -541,7 +557,7 @@ def _out_of_fold(fit: PopulationFit, tests: list[np.ndarray], n: int, n_samples:
     return sums.astype(dtype)
 
 
-def _check_writable(pop: Any, states: list[PopulationState]) -> None:
+def check_writable(pop: Any, states: list[PopulationState]) -> None:
     """Refuse to train where an array that is written to is read-only: kernels would write all the same."""
     for g, (group, state) in enumerate(zip(pop.groups, states, strict=True)):
         arrays = {

@@ -11,7 +11,8 @@ import numpy as np
 from .. import arguments
 from ..backends import REFERENCE, kernels_of
 
-MANY_ROWS_A_PLACE = 8  # orders for each place, from which on NumPy shuffles all together faster than a kernel does each
+# From so many orders on NumPy shuffles all together faster than Python does one by one, or, for each place, a kernel.
+MANY_ORDERS, MANY_ORDERS_A_PLACE = 32, 8
 
 
 class Rows:
@@ -136,15 +137,15 @@ def draw_words(generator: np.random.Generator, n_epochs: int, n: int) -> np.ndar
 def permutations(random_words: np.ndarray, backend: str) -> np.ndarray:
     """Return the orders (n_orders, n) that `shuffle` makes of the rows of `random_words` (n_orders, n)."""
     n_orders, n = random_words.shape
-    if backend == REFERENCE or n_orders >= MANY_ROWS_A_PLACE * n:
+    if n_orders >= (MANY_ORDERS if backend == REFERENCE else MANY_ORDERS_A_PLACE * n):
         return _shuffled_together(random_words)
     return _shuffled_each(random_words, kernels_of(backend))
 
 
 def _shuffled_each(random_words: np.ndarray, kernels: ModuleType) -> np.ndarray:
-    orders = np.empty(random_words.shape, np.int64)
+    orders, shuffle = np.empty(random_words.shape, np.int64), kernels.shuffle
     for words, order in zip(random_words, orders, strict=True):
-        kernels.shuffle(words, order)
+        shuffle(words, order)
     return orders
 
 

@@ -17,6 +17,7 @@ from .run import CHUNK_SECONDS, COPY_BYTES_PER_SECOND, MAX_GROWTH, MIN_SNAPSHOT_
 
 FIRST_STEP_SECONDS = 2e-5  # of one network, guessed for the first call, and
 FIRST_RATE = 1e9  # multiply-adds a second, besides
+NETWORKS_TOGETHER = 256  # at least, in a call that does part of an epoch, unless one step takes too long
 STATE_SECONDS = 5e-6  # for a copy of the state of a random generator
 
 
@@ -48,7 +49,9 @@ class Job:
         self.skips = update.skips
         self.train: Any = None
         self.active = np.ones(len(members), bool)  # of its members
-        self.orders = np.empty((0, 0, n), np.int64)
+        self.positions = np.arange(len(members))  # of those that are active, among its members
+        self.sources: list[tuple[int, int]] = []  # streams, or -1, and sets of rows that its orders come from
+        self.orders = np.empty((0, 0, n), np.int64)  # one for each source
         self.order_of = np.zeros(len(members), np.int64)
         work = 3 * group.backend.n_parameters * batch_size
         self.chunk = max(1, int(CHUNK_SECONDS / (FIRST_STEP_SECONDS + work / FIRST_RATE)))
@@ -57,11 +60,6 @@ class Job:
     def key(self) -> tuple[int, int, int]:
         """What the length of its calls is kept by, for later calls of `fit`."""
         return int(self.group.members[0]), self.batch_size, self.n_batches
-
-    @property
-    def n_active(self) -> int:
-        """Number of networks that still train."""
-        return int(np.count_nonzero(self.active))
 
     def ends_of_calls(self) -> list[int]:
         """Return where calls within an epoch end at the latest: one that skips does batches of one length."""
@@ -138,6 +136,7 @@ class PopulationRun:
         self._first_steps = self._steps()
         self._calls: list[Call] = []
         self._rng_states: dict[int, Any] = {}
+        self._is_arranged = False
         self._copies: list[tuple[np.ndarray, ...]] = [
             tuple(map(np.empty_like, map(np.ascontiguousarray, arrays)))
             for arrays in map(self._arrays, range(len(states)))
@@ -175,7 +174,7 @@ class PopulationRun:
             kind_of[i] = of_object[id(update)]
         keys = np.stack([self._group_of, self._batch_sizes, self._rows.counts, kind_of], axis=1)
         _, firsts, of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        self._jobs, trains = [], {}
+        self._jobs, self._is_arranged, trains = [], False, {}
         for j, first in enumerate(firsts.tolist()):
             g, batch_size, n = keys[first, :3].tolist()
             members = np.flatnonzero(of.reshape(-1) == j)
@@ -185,7 +184,7 @@ class PopulationRun:
                 trains[g, batch_size] = job.group.backend.training(
                     job.group.parameters, job.state, updates=of_group, batch_size=batch_size, threads=threads or 0
                 )
-            job.train, job.active = trains[g, batch_size], self.active[members]
+            job.train = trains[g, batch_size]
             job.chunk = self._chunks.get(job.key, job.chunk)
             self._jobs.append(job)
 
@@ -193,8 +192,7 @@ class PopulationRun:
         """Train these networks no more."""
         self.active[members] = False
         self.streams.leave(members, np.flatnonzero(self.active))
-        for job in self._jobs:
-            job.active = self.active[job.members]
+        self._is_arranged = False
 
     # ------------------------------------------------------------------ epochs
 
@@ -214,6 +212,8 @@ class PopulationRun:
         if self._may_change or time.perf_counter() - self._snapshot_time > self._snapshot_seconds:
             with interrupts.deferred():
                 self._take_snapshot()
+        if not self._is_arranged:
+            self._arrange()
         n_epochs = self._epochs_of_calls(max_epochs)
         with interrupts.deferred():
             self._draw_orders(n_epochs)
@@ -237,62 +237,62 @@ class PopulationRun:
         losses[first_epoch + np.arange(n_epochs)[:, None] >= done] = np.nan
         return losses, skipped
 
+    def _arrange(self) -> None:
+        """Find out which networks train, and where their orders come from."""
+        self._draws: list[tuple[int, list[int]]] = []  # numbers of rows, and the streams from which they are shuffled
+        shuffled = np.flatnonzero(self.active & self._shuffles)
+        streams, firsts = np.unique(self.streams.of[shuffled], return_index=True)
+        counts = self._rows.counts[shuffled[firsts]]
+        for n in np.unique(counts).tolist():
+            self._draws.append((n, streams[counts == n].tolist()))
+        for job in self._jobs:
+            job.active = self.active[job.members]
+            job.positions = np.flatnonzero(job.active)
+            members = job.members[job.positions]
+            of_members = np.where(self._shuffles[members], self.streams.of[members], -1), self._rows.of[members]
+            sources, of = np.unique(np.stack(of_members, axis=1), axis=0, return_inverse=True)
+            job.sources = [(stream, row_set) for stream, row_set in sources.tolist()]
+            job.order_of[job.positions] = of.reshape(-1)
+        self._is_arranged = True
+
     def _epochs_of_calls(self, max_epochs: int) -> int:
         """Return how many epochs of all networks take `CHUNK_SECONDS`, at least 1."""
-        chunks = sum(job.n_active * job.n_batches / job.chunk for job in self._jobs)
+        chunks = sum(len(job.positions) * job.n_batches / job.chunk for job in self._jobs)
         if any(job.skips for job in self._jobs):
             return 1
-        return max(1, min(max_epochs, int(1 / chunks) if chunks else max_epochs))
+        return max(1, min(max_epochs, int(1 / chunks)))
 
     def _draw_orders(self, n_epochs: int) -> None:
         """Draw the orders of so many epochs for all networks that train."""
-        members = np.flatnonzero(self.active)
         drawn: dict[int, np.ndarray] = {}  # by stream
-        if self._shuffles.any():
-            shuffled = members[self._shuffles[members]]
-            streams, firsts = np.unique(self.streams.of[shuffled], return_index=True)
-            counts = self._rows.counts[shuffled[firsts]]
-            for n in np.unique(counts).tolist():
-                of_length = streams[counts == n].tolist()
-                words = [draw_words(self.streams.generators[stream], n_epochs, n) for stream in of_length]
-                orders = permutations(np.concatenate(words), self._pop.backend).reshape(len(of_length), n_epochs, n)
-                drawn.update(zip(of_length, orders, strict=True))
+        for n, streams in self._draws:
+            words = [draw_words(self.streams.generators[stream], n_epochs, n) for stream in streams]
+            with interrupts.allowed():  # of many rows it may take long
+                orders = permutations(np.concatenate(words), self._pop.backend).reshape(len(streams), n_epochs, n)
+            drawn.update(zip(streams, orders, strict=True))
         for job in self._jobs:
-            self._put_together(job, drawn, n_epochs)
-
-    def _put_together(self, job: Job, drawn: dict[int, np.ndarray], n_epochs: int) -> None:
-        """Make the orders of rows of a job from the orders of its streams."""
-        members = job.members[job.active]
-        if not len(members):
-            return
-        streams = np.where(self._shuffles[members], self.streams.of[members], -1)
-        pairs = np.stack([streams, self._rows.of[members]], axis=1)
-        if (pairs == pairs[0]).all():  # the usual case
-            distinct, of = pairs[:1], np.zeros(len(members), np.int64)
-        else:
-            distinct, of = np.unique(pairs, axis=0, return_inverse=True)
-        orders = np.empty((len(distinct), n_epochs, job.n), np.int64)
-        for out, (stream, row_set) in zip(orders, distinct.tolist(), strict=True):
-            rows = self._rows.sets[row_set]
-            order = np.arange(job.n) if stream < 0 else drawn[stream]
-            out[:] = order if rows is None else rows[order]
-        job.orders = orders
-        job.order_of[job.active] = of.reshape(-1)
+            job.orders = np.empty((len(job.sources), n_epochs, job.n), np.int64)
+            for out, (stream, row_set) in zip(job.orders, job.sources, strict=True):
+                rows = self._rows.sets[row_set]
+                order = np.arange(job.n) if stream < 0 else drawn[stream]
+                out[:] = order if rows is None else rows[order]
 
     def _calls_of(self, job: Job, n_epochs: int) -> Iterator[tuple[np.ndarray, int, int]]:
         """Yield the native calls of some epochs of a job: (positions in the job, first batch, last batch)."""
-        if n_epochs > 1:
-            yield np.flatnonzero(job.active), 0, job.n_batches
+        if n_epochs > 1 or not len(job.positions):
+            yield job.positions, 0, job.n_batches
             return
-        first = 0
-        for end in job.ends_of_calls():
-            while first < end:
-                positions = np.flatnonzero(job.active)
-                n_steps = max(1, min(job.chunk // max(1, len(positions)), end - first))
-                n_parts = -(-len(positions) * n_steps // max(job.chunk, 1)) if n_steps == 1 else 1
-                for part in np.array_split(positions, max(1, n_parts)):
+        for part in np.array_split(job.positions, -(-len(job.positions) // self._networks_of_calls(job))):
+            first = 0
+            for end in job.ends_of_calls():
+                while first < end:
+                    n_steps = max(1, min(job.chunk // len(part), end - first))
                     yield part, first, first + n_steps
-                first += n_steps
+                    first += n_steps
+
+    def _networks_of_calls(self, job: Job) -> int:
+        """Return how many networks train together within an epoch: few, if they fill a call, for they stay in cache."""
+        return min(job.chunk, max(NETWORKS_TOGETHER, job.chunk // job.n_batches), max(1, len(job.positions)))
 
     def _call(
         self,
@@ -306,13 +306,14 @@ class PopulationRun:
         n_skipped: np.ndarray,
     ) -> list[np.ndarray]:
         """Make a native call; return the networks whose next loss is not finite."""
-        positions = positions[job.active[positions]]
+        if not job.active.all():  # some have failed
+            positions = positions[job.active[positions]]
         if not len(positions):
             return []
         members, rows, order_of = job.members[positions], job.rows[positions], job.order_of[positions]
         orders = job.orders
         losses = np.ascontiguousarray(sums[:, members].T)
-        before = job.state.skipped[rows]
+        before = job.state.skipped[rows] if job.skips else rows
         self._calls.append(Call(job, members, orders, order_of, first, last))
         start = time.perf_counter()
         data = self._data[int(self._group_of[members[0]])]
@@ -359,6 +360,8 @@ class PopulationRun:
 
     def _end(self, members: np.ndarray) -> None:
         """Stop these networks at their last finite step, and put their streams where those of their trainers are."""
+        if not len(members):
+            return
         streams = self.streams.of[members].tolist()
         for i in members.tolist():
             self._seek_finite(i)

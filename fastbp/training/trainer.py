@@ -22,11 +22,13 @@ from ..losses import row_of
 from ..metrics import Measures, named
 from ..network import Network
 from ..optimizers import FullBatchMethod, Optimizer
-from ..reference.schedules import learning_rate
+from ..reference.schedules import learning_rate, rate_at
 from ..update import Setting, State, Update, UpdateSettings, at_least_0, settings_of
 from . import fullbatch  # noqa: F401 (registers the loops of the full-batch methods)
 from .exclusive import Callers, exclusive, is_another_at_work
 from .history import History
+from .holdout import check as check_fraction
+from .holdout import hold_out
 from .progress import is_silent, progress_bar
 from .run import BAD_LABEL, UNWATCHED, Run, Steps, StreamRun, Watch, nonfinite_origin, take_arrays_of
 from .streams import Stream
@@ -135,7 +137,7 @@ class Trainer(UpdateSettings, _LoopSettings):
     Parameters
     ----------
     net : Network
-        Changed in place.
+        Changed in place.  For a `Population` this makes a `fastbp.training.population.PopulationTrainer`.
     optimizer : one of `fastbp.optimizers.OPTIMIZERS`
     batch_size : int or None
         Samples of one update: 1 is online, k is mini-batch; None, or no fewer than there are samples, is full
@@ -168,7 +170,7 @@ class Trainer(UpdateSettings, _LoopSettings):
     rng : numpy.random.Generator
         Source of the orders; may be set.
     key : int
-        Seed of dropout and noise; may be set.
+        Seed of dropout, noise and held-out rows; may be set.
     history : dict of list of float
         All that was recorded, by name, over all calls of `fit`.
     stop_training : bool
@@ -259,6 +261,8 @@ class Trainer(UpdateSettings, _LoopSettings):
         if isinstance(self.optimizer, FullBatchMethod):
             raise TypeError(f"{type(self.optimizer).__name__} has no learning rate")
         kind, rates = optimizers.schedule_of(self.optimizer.lr)
+        if callable(rates):
+            return rate_at(rates, self.state.step) * self.lr_scale
         out = np.empty(1)
         learning_rate(kind, rates, np.array([self.state.step]), out)
         return float(out[0]) * self.lr_scale
@@ -276,6 +280,7 @@ class Trainer(UpdateSettings, _LoopSettings):
         callbacks: Sequence[Any] = (),
         tol: float | None = None,
         progress: bool | None = None,
+        validation_fraction: float | None = None,
     ) -> History:
         """Train for some epochs, going on from where training is.
 
@@ -304,6 +309,11 @@ class Trainer(UpdateSettings, _LoopSettings):
             as in scikit-learn.
         progress : bool or None
             Whether to show a progress bar (rich).  None: in a terminal, if rich is there and it takes long.
+        validation_fraction : float, optional
+            Hold out this fraction of the rows, in (0, 1), as `validation_data`: drawn at random, of each class alike;
+            `key` decides, so all calls of `fit` on the same targets hold out the same rows, also where training is
+            resumed.  With ``callbacks=[EarlyStopping(patience=10)]`` the network keeps the parameters of the epoch with
+            the least validation loss.
 
         Returns
         -------
@@ -326,7 +336,8 @@ class Trainer(UpdateSettings, _LoopSettings):
             With ``on_nonfinite="raise"``, instead of the warning.
         """
         history = History(self.epochs + 1)
-        is_plain = validation_data is class_weight is tol is None and type(epochs) is int and epochs == 1
+        is_plain = validation_data is validation_fraction is class_weight is tol is None
+        is_plain = is_plain and type(epochs) is int and epochs == 1
         try:
             if not (
                 is_plain
@@ -348,6 +359,7 @@ class Trainer(UpdateSettings, _LoopSettings):
                     callbacks=callbacks,
                     tol=tol,
                     progress=progress,
+                    validation_fraction=validation_fraction,
                 ).run()
         except KeyboardInterrupt:  # before training began, or after it ended
             history.interrupted, history.stopped = True, "interrupted"
@@ -630,6 +642,7 @@ class _Fit:
         callbacks: Any,
         tol: Any,
         progress: Any,
+        validation_fraction: Any,
     ) -> None:
         net = trainer.net
         self._trainer, self._history, self.has_begun = trainer, history, False
@@ -638,11 +651,16 @@ class _Fit:
         self._sets: list[tuple[str, np.ndarray, np.ndarray]] = []  # (prefix, X, Y) of what is evaluated
         self._weights = None
         is_stream = isinstance(X, Stream)
+        check_fraction(validation_fraction, validation_data, is_stream)
         if is_stream:
             _check_stream(trainer, X, Y, self._epochs, sample_weight, class_weight, metrics, validation_data)
         else:
             X, Y = _checked_data(net, X, Y)
             self._weights = checks.weights(sample_weight, class_weight, Y, net.sizes[-1], net.dtype)
+            if validation_fraction is not None:
+                rows, held_out = hold_out(Y, validation_fraction, trainer.key)
+                validation_data = X[held_out], Y[held_out]
+                X, Y, self._weights = X[rows], Y[rows], None if self._weights is None else self._weights[rows]
             self._sets.append(("", X, Y))
         self._plateau = _Plateau(None if tol is None else arguments.number("tol", tol, at_least=0))
         if validation_data is not None:
