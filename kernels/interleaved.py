@@ -96,7 +96,7 @@ def all_finite(typingctx, v):
 
 
 def _tile_function(module, dtype, rows, columns, is_scalar):
-    """Emit the function of tiles of one size; the elements of A are numbers (`is_scalar`), the same for all networks."""
+    """Emit the function of tiles of one size; `is_scalar`: elements of A are numbers, the same for all networks."""
     name = f"fastbp_interleaved_{_SUFFIX[dtype]}_{rows}x{columns}{'_scalar' * is_scalar}"
     fn, args = _add_function(module, name, _ARGUMENTS, dtype)
     lanes, itemsize = tile_lanes(dtype), dtype.bitwidth // 8
@@ -204,7 +204,7 @@ def _tile(
     start_row_stride,
     start_column_stride,
 ):
-    """Compute tiles side by side and one below the other; `a` is a pointer to numbers, or one of `registers`, to vectors."""
+    """Compute tiles side by side and one below the other; `a` points to numbers or, if of `registers`, to vectors."""
     is_scalar = not isinstance(a, NarrowPointer)
 
     def codegen(context, builder, sig, args):
@@ -284,9 +284,9 @@ def _product(rows, columns, k, *operands):
         j += n * n_columns
 
 
-# C = start + A @ B for the networks of one register: (rows, columns, k, a, its strides by row and by k; b, its strides by
-# k and by column; c, its strides by row and by column; start, likewise).  The elements of A are vectors, or numbers that
-# all networks have in common.
+# C = start + A @ B for the networks of one register: (rows, columns, k, a, its strides by row and by k; b, its strides
+# by k and by column; c, its strides by row and by column; start, likewise).  The elements of A are vectors, or numbers
+# that all networks have in common.
 PRODUCT = "iiipiipiipiipii"
 
 

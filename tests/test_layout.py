@@ -13,8 +13,8 @@ MAX_LINES = 950
 KERNELS = """
     cores cache layout tables plan methods library public parallel_compile
     simd atomics microkernel compiler native jit
-    elementwise losses schedules noise optimizers metrics dense
-    threads backprop custom online lanes training arrays model callers
+    elementwise losses schedules noise optimizers metrics dense interleaved
+    threads backprop custom online lanes training population arrays model callers
     __init__
 """.split()
 FASTBP = """
@@ -26,6 +26,7 @@ FASTBP = """
     reference/__init__
     schedules optimizers update
     engine/__init__ engine/limits engine/autotune engine/threads engine/workspace engine/backend
+    engine/population
     engine/model engine/model_type
     files trace verify network metrics
     datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing encodings

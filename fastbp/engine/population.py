@@ -64,7 +64,7 @@ from ..kernels.plan import interleaved_plan
 from ..kernels.tables import ACTIVATIONS, FUNCTIONS, KINDS, LOGIT_FORMS, LOSSES, RULES
 from ..losses import name_of, settings_of, smoothing_classes
 from ..optimizers import N_RUNNING_PRODUCTS
-from ..reference.population import has_own_labels
+from ..reference.population import has_own_targets
 from ..reference.schedules import table_of
 from ..update import aligned_zeros
 from . import limits
@@ -288,6 +288,11 @@ def _signed(key):
     return key - 2**64 if key >= 2**63 else key
 
 
+def _target_kind(Y):
+    """Return the kind of targets: labels are int64, rows of targets floats, whether or not each network has its own."""
+    return Y_LABELS if Y.dtype == np.int64 else Y_ROWS
+
+
 class _Job:
     """A job that several threads run together, and their workspaces."""
 
@@ -369,8 +374,7 @@ class _Interleaved:
         work, doubles, ints = self._memory_of(threads)
         y_kind, has_own_y = Y_NONE, False
         if Y is not None:
-            is_labels = Y.ndim == 1 or has_own_labels(Y)
-            y_kind, has_own_y = (Y_LABELS, Y.ndim == 2) if is_labels else (Y_ROWS, Y.ndim == 3)
+            y_kind, has_own_y = _target_kind(Y), has_own_targets(Y)
         is_in_order = is_gathered and kernel is TRAIN  # then the first axis is that of the orders
         has_own_x, has_own_weights = X.ndim == 3, weights is not None and weights.ndim == 2
         loss = name_of(backend.loss)
@@ -580,14 +584,7 @@ class _InterleavedTraining(_Interleaved):
         """
         X, Y, weights = data
         backend, n_out = self._backend, self._backend.sizes[-1]
-        is_labels = Y.ndim == 1
-        if (
-            X.ndim > 2
-            or not is_labels
-            and (Y.ndim > 2 or has_own_labels(Y))
-            or weights is not None
-            and weights.ndim > 1
-        ):
+        if X.ndim > 2 or has_own_targets(Y) or weights is not None and weights.ndim > 1:
             return None
         if orders.size * (X.shape[1] + n_out) * backend.dtype.itemsize > limits.MAX_GATHERED_BYTES:
             return None
@@ -595,7 +592,7 @@ class _InterleavedTraining(_Interleaved):
         if backend.scale != 1:
             samples *= backend.dtype.type(backend.scale)
         shape = len(orders), -1
-        if is_labels:
+        if Y.ndim == 1:
             rows = np.zeros((orders.size, n_out), backend.dtype)
             labels = targets.reshape(-1)
             is_class = (labels >= 0) & (labels < n_out)
@@ -664,9 +661,8 @@ class _EvaluationJobs(_Jobs):
         addresses = self._addresses(threads, lambda: Workspace(backend, rows, 1))
         workspace = self._workspaces[0]
         workspace.prepared = None
-        is_labels = Y is not None and (Y.ndim == 1 or has_own_labels(Y))
-        kind = Y_NONE if Y is None else Y_LABELS if is_labels else Y_ROWS
-        has_own_y = Y is not None and Y.ndim == (2 if is_labels else 3)
+        kind = Y_NONE if Y is None else _target_kind(Y)
+        has_own_y = Y is not None and has_own_targets(Y)
         of_samples = np.empty((n_members, n)) if losses is not None else None
         backend._write_evaluation(
             workspace, wants, parameters=0, x_kind=X_KINDS[X.dtype], y_kind=kind, n=n, x=0, y=0, threads=1
@@ -760,11 +756,10 @@ class _TrainingJobs(_Jobs):
             gradient = aligned_zeros(n_parameters if needs_gradient else 0, backend.dtype)
             self._gradients.append((gradient, np.empty(n_sums)))
         gradients, sums = (np.array([address_of(arrays[k]) for arrays in self._gradients], np.int64) for k in range(2))
-        is_labels = Y.ndim == 1 or has_own_labels(Y)
-        has_own_y = Y.ndim == (2 if is_labels else 3)
+        has_own_y = has_own_targets(Y)
         own_losses = np.ascontiguousarray(losses)
         jobs[members, X_KIND_AT] = X_KINDS[X.dtype]
-        jobs[members, Y_KIND_AT] = Y_LABELS if is_labels else Y_ROWS
+        jobs[members, Y_KIND_AT] = _target_kind(Y)
         jobs[members, X_AT] = address_of(X) + members * (X.strides[0] if X.ndim == 3 else 0)
         jobs[members, Y_AT] = address_of(Y) + members * (Y.strides[0] if has_own_y else 0)
         if weights is not None:
