@@ -14,7 +14,7 @@ from .activations import Activation
 from .attributes import fixed
 from .backends import Config, check_backend, kernels_of
 from .custom import CustomFunction
-from .initializers import Initializer, draw
+from .initializers import Init, draw
 from .losses import Loss, Parameterized
 from .network import Network, _bytes
 from .optimizers import Adam, Optimizer
@@ -118,7 +118,7 @@ class Population:
         n_networks: int | Sequence[int] = 1,
         activations: str | Activation | Sequence[Any] = "sigmoid",
         loss: str | Parameterized | Loss = "squared_error",
-        init: str | Initializer | Sequence[tuple[ArrayLike, ArrayLike]] = "glorot_uniform",
+        init: Init = "glorot_uniform",
         reduction: str = "mean",
         dtype: DTypeLike = "float32",
         seed: arguments.Seed | Sequence[arguments.Seed] | np.ndarray = None,

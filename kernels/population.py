@@ -349,8 +349,11 @@ def gather_rows(args, layers, functions, work, ints, epoch, start, rows):
     width, is_shared = width_of(work), peek(ints, IS_SHARED) != 0
     n_in, n_out, size = layers[0, N_IN], layers[layers.shape[0] - 1, N_OUT], by_dtype(work, 4, 8)
     x, weights, rows_of_lane = offset(work, args.x_at), offset(work, args.weights_at), offset(work, args.scratch_at)
-    targets, at = offset(rows_of_lane, rows * n_in), epoch * args.n_rows + start
-    in_order = args.is_gathered or args.orders == 0  # evaluation has no orders
+    targets, at, in_order = (
+        offset(rows_of_lane, rows * n_in),
+        epoch * args.n_rows + start,
+        args.is_gathered or args.orders == 0,
+    )
     if is_shared and args.is_gathered:
         if args.y_kind == Y_ROWS:
             splat_rows(pointer_like(peek(ints, Y) + at * n_out * size, work), rows * n_out, offset(work, args.y_at))

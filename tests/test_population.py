@@ -939,6 +939,7 @@ LIES = [
     (SWAPPED, "not those of 4 networks"),
     ({"groups": lambda groups: groups[:1]}, "not those of 4"),
     ({"groups": lambda groups: changed(groups, 0, members=[2, 0])}, "not those of 4"),
+    ({"groups": lambda groups: changed(groups, 1, members=[3, 1])}, "not those of 4"),
     ({"groups": lambda groups: changed(groups, 0, members=[0, 0, 2])}, "not those of 4"),
     ({"groups": lambda groups: changed(groups, 0, members=[0, 1])}, "not those of 4"),
     ({"groups": lambda groups: changed(groups, 0, members=[0.0, 2])}, "members must be an integer"),
@@ -1081,7 +1082,7 @@ BAD_POPULATIONS = [
     (dict(loss="mse"), "loss 'mse' is unknown; did you mean 'squared_error'"),
     (dict(loss="cross_entropy", activations="tanh"), "takes probabilities"),
     (dict(init="xavier"), "init 'xavier' is unknown; did you mean 'glorot_uniform'"),
-    (dict(init=[(np.zeros((3, 2)), np.zeros(2))]), "init must hold one pair"),
+    (dict(init=[(np.zeros((3, 2)), np.zeros(2))]), r"init must hold .*\(W, b\) for each of the 2 layers, got 1"),
     (dict(reduction="average"), "reduction 'average' is unknown"),
     (dict(dtype="float16"), "dtype must be 'float32' or 'float64', got 'float16'"),
     (dict(backend="jax"), "backend 'jax' is unknown"),
@@ -1308,7 +1309,8 @@ def test_fit_is_short_for_a_trainer(arguments):
     assert first.losses.tobytes() == second.losses.tobytes() and result.loss.tobytes() == history.loss.tobytes()
     assert sorted(result.recorded) == sorted(history.recorded) and result.stopped == history.stopped
     assert (first._kept_validation is None) == (second._kept_validation is None)
-    assert (first._kept_validation is None) == ("validation_data" not in arguments or "keep_predictions" in arguments)
+    has_predictions = "folds" in arguments or "validation_data" in arguments and "keep_predictions" not in arguments
+    assert (first._kept_validation is not None) == has_predictions
 
 
 def test_fit_passes_every_argument_on(monkeypatch):
@@ -1322,12 +1324,13 @@ def test_fit_passes_every_argument_on(monkeypatch):
             passed.update(signature(trainer_class.fit).bind(self, *arguments, **named).arguments)
 
     monkeypatch.setattr(population, "PopulationTrainer", Recorder)
-    names = {*signature(trainer_class.fit).parameters, "optimizer", "batch_size", "seed", "l1"} - {"self"}
+    names = {*signature(trainer_class.fit).parameters, "optimizer", "batch_size", "seed", "l1"}
+    names -= {"self", "_stacklevel"}
     given = {name: object() for name in names}
     pop = fastbp.Population([3, 4, 1], 3, backend="numpy")
     pop.fit(**given)
     passed.update(passed.pop("settings"))
-    assert passed.pop("pop") is pop and passed.pop("self") and passed == given
+    assert passed.pop("pop") is pop and passed.pop("self") and passed.pop("_stacklevel") == 1 and passed == given
 
 
 def test_fit_by_default_is_adam_with_batches_of_32():
@@ -1377,6 +1380,25 @@ def test_select_after_fit(backend, loss):
     assert pop._kept_validation is None
     with pytest.raises(ValueError, match="select needs the validation predictions"):
         pop.select(2)
+
+
+def test_select_after_cross_validation(backend):
+    inputs, Y = samples()
+    pop = fastbp.Population([3, 4, 1], 5, "tanh", seed=0, dtype="float64", backend=backend)
+    start = pop.copy()
+    history = pop.fit(inputs, Y, 10, optimizer=fastbp.Adam(lr=0.02), folds=4, seed=1)
+    assert pop.parameters.tobytes() == start.parameters.tobytes() and np.isfinite(history.out_of_fold).all()
+    counts = greedy(history.out_of_fold, 4, lambda mean: ((mean - Y) ** 2).sum())
+    check_selection(pop, pop.select(4), counts, 4)
+
+
+def test_warnings_of_fit_name_the_line_of_its_caller(backend):
+    inputs, Y = samples()
+    pop = fastbp.Population([3, 4, 1], 3, ["tanh", "identity"], seed=0, backend=backend)
+    with pytest.warns(RuntimeWarning, match="finite") as warned:
+        pop.fit(inputs, Y, 200, 4, fastbp.SGD(lr=[0.01, 1e6, 0.01]), seed=0)
+    assert [warning.filename for warning in warned] == [__file__]
+    assert np.isfinite(pop.parameters).all() and pop.history.nonfinite.tolist() == [False, True, False]
 
 
 def test_a_fit_that_is_refused_changes_nothing(pop, data):

@@ -14,6 +14,7 @@ import pytest
 import fastbp
 from fastbp import callbacks, schedules
 from fastbp.backends import kernels_of
+from fastbp.engine.population import PopulationBackend
 from fastbp.training import population_orders, population_run
 from fastbp.update import PopulationState, aligned_rows
 
@@ -25,6 +26,7 @@ class Engine(NamedTuple):
 
     backend: str
     bitwise: bool  # else within `rtol` of the largest number
+    kind: str | None = None  # of the compiled engine, see `fastbp.engine.population.PopulationBackend`
     rtol: float = 1e-4
 
     def are_same(self, actual, expected):
@@ -35,8 +37,13 @@ class Engine(NamedTuple):
         return actual.shape == expected.shape and np.allclose(actual, expected, self.rtol, atol, equal_nan=True)
 
 
-@pytest.fixture(params=[Engine("numpy", True), Engine("numba", True)], ids=lambda engine: engine.backend)
-def engine(request):
+# Networks alone add up their sums in another order where samples lie in lanes or come one by one.
+ENGINES = [Engine("numpy", True), Engine("numba", True, "jobs"), Engine("numba", False, "interleaved")]
+
+
+@pytest.fixture(params=ENGINES, ids=lambda engine: engine.kind or engine.backend)
+def engine(request, monkeypatch):
+    monkeypatch.setattr(PopulationBackend, "engine", request.param.kind)
     return request.param
 
 
@@ -210,6 +217,13 @@ def test_optimizers_and_schedules_of_each_network(engine):
         fastbp.Lion(schedules.Exponential(0.01, gamma=0.99)),
     ]
     check(engine, population(engine), optimizer, {"batch_size": 8})
+
+
+def test_learning_rates_that_are_functions(engine):
+    lrs = [lambda step: 0.1 / (1 + step), 0.1, lambda step: 0.2 * 0.9**step, 0.1, schedules.Cosine(0.1, period=9), 0.2]
+    optimizer = [fastbp.SGD(lr) for lr in lrs]
+    check(engine, population(engine), optimizer, {"batch_size": 8}, joined=fastbp.SGD(lr=lrs))
+    check(engine, population(engine), fastbp.SGD(lrs[0]), {"batch_size": 8})
 
 
 def test_schedules_in_one_optimizer(engine):
@@ -667,11 +681,14 @@ def test_folds_go_on_from_where_training_is(engine):
     pop = population(engine, n_networks=2)
     trainer = fastbp.Trainer(pop, fastbp.Adam(schedules.Cosine(0.1, period=30)), batch_size=4, seed=5)
     trainer.fit(X, Y, epochs=2)
-    twin = pickle.loads(pickle.dumps(trainer))
+    twin, other = (pickle.loads(pickle.dumps(trainer)) for _ in range(2))
     history = trainer.fit(X, Y, epochs=2, folds=2)
     twin.fit(X, Y, epochs=2, train_rows=[np.arange(12, N_SAMPLES)] * 2)
     assert engine.are_same(history.fold_networks.parameters[::2], twin.pop.parameters)
     assert history.epochs == [3, 4] and trainer.epochs == 2
+    for one in (trainer, other):
+        one.fit(X, Y, epochs=2)
+    assert np.array_equal(trainer.pop.parameters, other.pop.parameters)
 
 
 def test_halving_with_folds_ends_all_copies_of_a_network(engine):
@@ -742,7 +759,7 @@ def end_together_and_alone(engine, pop, optimizers, x, y, order, epochs, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = fastbp.Trainer(pop, optimizers, batch_size=4, seed=5)
-        history = trainer.fit(x, y, epochs=epochs, order=order, **data)
+        history = trainer.fit(np.stack(x), np.stack(y), epochs=epochs, order=order, **data)
         for i, seed in enumerate(seeds_of(order, len(pop))):
             lone = fastbp.Trainer(first.network(i), optimizers[i], batch_size=4, seed=seed)
             alone = lone.fit(x[i], y[i], epochs=epochs, **data)
@@ -764,6 +781,25 @@ def test_parameters_that_overflow_after_many_steps(engine, order, is_watched):
     optimizers = [fastbp.SGD(lr) for lr in lrs]
     history = end_together_and_alone(engine, pop, optimizers, [X] * N, [Y] * N, order, 20, data)
     assert history.epochs_done.tolist() == [0, 0, 6, 10, 20, 15]
+
+
+class Halves:
+    """Halves the parameters of the networks that still train after the third epoch."""
+
+    def on_epoch_end(self, trainer, history):
+        if len(history) == 3 and isinstance(trainer, fastbp.Trainer):
+            trainer.net.parameters[:] *= 0.5
+        elif len(history) == 3:
+            trainer.pop.parameters[~trainer.stopped] *= 0.5
+
+
+def test_networks_go_back_to_what_callbacks_left(engine, monkeypatch):
+    monkeypatch.setattr(population_run, "MIN_SNAPSHOT_SECONDS", 1e9)  # only those that callbacks make necessary
+    lrs = [schedules.Step(1e-3, every=every, gamma=1e42) for every in (5, 22, 37, 64)]
+    pop = population(engine, n_networks=4, activations="identity")
+    optimizers, data = [fastbp.SGD(lr) for lr in lrs], {"callbacks": (Halves(),)}
+    history = end_together_and_alone(engine, pop, optimizers, [X] * 4, [Y] * 4, "shared", 20, data)
+    assert history.epochs_done.tolist() == [0, 3, 6, 10]
 
 
 @pytest.mark.parametrize("optimizer", [fastbp.RMSprop(1e-3), fastbp.Adam(1e-3)])

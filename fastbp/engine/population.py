@@ -112,8 +112,10 @@ class PopulationBackend:
         one that is faster for their size, as far as it knows what the training does.
     """
 
+    engine = None
+
     def __init__(self, backend: NumbaBackend):
-        self._backend, self.engine = backend, None
+        self._backend = backend
         self.n_parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(backend.sizes))
         self._evaluations = {}  # engine -> what evaluates
 

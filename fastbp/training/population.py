@@ -18,7 +18,7 @@ from ..attributes import Checked, Fixed
 from ..checkpoints import CheckpointError
 from ..files import warn_if_members_nonfinite
 from ..optimizers import FullBatchMethod, Optimizer
-from ..reference.schedules import learning_rate
+from ..reference.schedules import learning_rate, rate_at
 from ..update import PopulationState, Update, UpdateSettings
 from .exclusive import Callers, exclusive, is_another_at_work
 from .population_data import check_memory
@@ -313,7 +313,10 @@ class PopulationTrainer:
         out = np.empty(len(self.pop))
         for i, (optimizer, step) in enumerate(zip(self._optimizers, self._steps().tolist(), strict=True)):
             kind, rates = optimizers.schedule_of(optimizer.lr)
-            learning_rate(kind, rates, np.array([step]), out[i : i + 1])
+            if callable(rates):
+                out[i] = rate_at(rates, step)
+            else:
+                learning_rate(kind, rates, np.array([step]), out[i : i + 1])
         return out * self.lr_scale
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import time
@@ -123,6 +124,9 @@ def _with_attributes(cls: type[Trainer]) -> type[Trainer]:
         attribute.__set_name__(cls, row.name)
         setattr(cls, row.name, attribute)
     delattr(_LoopSettings, "seed")  # a keyword, not an attribute
+    signature = inspect.signature(cls.__init__)
+    names = list(signature.parameters.values())[1:]
+    cls.__signature__ = signature.replace(parameters=names)  # type: ignore[attr-defined] # not that of `__new__`
     if cls.__doc__ and UpdateSettings.__doc__:  # not under python -OO
         documentation = UpdateSettings.__doc__.split("----------\n")[1].rstrip()
         cls.__doc__ = cls.__doc__.replace("    UpdateSettings", documentation)
