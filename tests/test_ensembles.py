@@ -149,6 +149,15 @@ def test_predictions_are_means(kind, X, y):
     assert is_classifier(ensemble) and ensemble.predict(X).shape == np.shape(y)
 
 
+@each
+def test_samples_of_another_dtype_than_the_networks(kind, X, y):
+    ensemble = kind(**SMALL, **OF_ALL).fit(X, y)
+    single = X.astype(np.float32)
+    assert ensemble.population_.dtype == np.float64
+    for samples in (single, single[:5]):
+        np.testing.assert_array_equal(ensemble.predict(samples), ensemble.predict(samples.astype(np.float64)))
+
+
 @pytest.mark.parametrize("bootstrap", [False, True])
 @pytest.mark.parametrize("data", ["digits", "breast cancer", "diabetes", "friedman"])
 def test_an_ensemble_is_better_than_its_members(data, bootstrap):

@@ -246,6 +246,27 @@ def test_networks_of_one_shape_train_in_the_same_calls(calls):
     assert calls["members"] == [12]
 
 
+def test_long_epochs_are_divided_among_calls(calls, monkeypatch):
+    """So that Ctrl-C is heard: fewer epochs, members and batches of a call."""
+    grid = {"alpha": [1e-4, 1e-3, 1e-2, 0.1], "batch_size": [9], "early_stopping": [False, True]}
+    theirs = GridSearchCV(small(), grid, cv=5).fit(X, y)
+    n_calls, call_train = [], together_module._Training._prepare
+
+    def counting(self, active):
+        call_train(self, active)
+        train = self._train
+        self._train = lambda *call: n_calls.append((len(call[0]), *call[4:6])) or train(*call)
+
+    monkeypatch.setattr(together_module._Training, "_prepare", counting)
+    assert_same_results(PopulationSearchCV(small(), grid, cv=5).fit(X, y), theirs)
+    assert max(n for n, _, _ in n_calls) == 20 and {first for _, first, _ in n_calls} == {0}
+    n_calls.clear()
+    monkeypatch.setattr(together_module.limits, "INTERRUPTIBLE_WORK", 16 * 3 * 59 * 9 * 2)
+    assert_same_results(PopulationSearchCV(small(), grid, cv=5).fit(X, y), theirs)
+    assert max(n for n, _, _ in n_calls) == 16
+    assert {(first, last) for n, first, last in n_calls if n == 16} >= {(0, 2), (2, 4), (10, 12)}
+
+
 def test_memory_is_limited(calls, monkeypatch):
     monkeypatch.setattr(search, "MAX_BYTES", 9_000)
     ours = PopulationSearchCV(small(), {"alpha": [1e-4, 1e-3, 1e-2, 0.1]}, cv=3).fit(X, y)

@@ -118,7 +118,8 @@ def search(
         _score(preprocessor, y[rows], of_one, of_folds, pairs) for of_one, of_folds in zip(outputs, losses, strict=True)
     ]
     ranking = _ranking(scores, bool(preprocessor.classes))
-    screen.out.print(_table(candidates, scores, ranking[:top], bool(preprocessor.classes)))
+    table = _table(candidates, scores, ranking[:top], bool(preprocessor.classes))
+    screen.out.print(table)
     if len(ranking) > top:
         screen.say(f"and {len(ranking) - top:,} more; --top shows more of them")
     if not np.isfinite(scores[ranking[0]].mean):

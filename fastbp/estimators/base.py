@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import time
@@ -109,6 +110,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         "threads": [Interval(Integral, 1, None, closed="left"), None],
         "callbacks": [list, tuple, None],
     }
+
+    @classmethod
+    @functools.cache
+    def _get_param_names(cls):
+        """Return the names of the parameters, which take scikit-learn a third of a millisecond each time."""
+        return super()._get_param_names()
 
     # ------------------------------------------------------------------------------------------ training
 

@@ -72,14 +72,13 @@ class Member:
     @property
     def group(self) -> tuple:
         """What members must have in common to be trained in the same calls."""
-        classes = vars(self.estimator).get("classes_", ())
-        names = tuple(map(tuple, classes)) if np.ndim(classes) > 1 else tuple(map(str, classes))
+        classes = tuple(map(str, vars(self.estimator).get("classes_", ())))  # by which targets are numbered
         has_weights = self.data.weights is not None
-        return self.estimator.network_._config, self.epochs.batch_size, len(self.epochs.order), names, has_weights
+        return self.estimator.network_._config, self.epochs.batch_size, len(self.epochs.order), classes, has_weights
 
     @property
     def n_epochs(self) -> int:
-        """How many epochs can be trained before it has to be looked whether the training ends; a power of 2."""
+        """How many epochs to train before looking whether training ends: a power of 2, so that many agree."""
         estimator = self.estimator
         if self.validation is not None or (estimator.solver == "sgd" and estimator.learning_rate == "invscaling"):
             return 1
@@ -147,6 +146,9 @@ class _Training:
         self._states = PopulationState(n_states, self._net.parameters.size, self._net.dtype)
         for row, member in zip(self._parameters, members, strict=True):
             row[:] = member.estimator.network_.parameters
+        self._work = 3 * self._net.parameters.size * len(first.epochs.order)  # multiply-adds of an epoch of one member
+        at_once = max(1, limits.INTERRUPTIBLE_WORK // (MIN_MEMBERS_OF_CALL * self._work))
+        self._max_epochs = 1 << int(math.log2(min(at_once, MAX_EPOCHS_OF_CALL)))
         self._data = self._shared_data()
         self._backend = make_population_backend(COMPILED, self._net._config)
         self._updates: list[Update | None] = [None] * len(members)
@@ -186,7 +188,7 @@ class _Training:
                 self._prepare(active)
                 by_epochs: dict[int, list[int]] = {}
                 for i in active:
-                    by_epochs.setdefault(self._members[i].n_epochs, []).append(i)
+                    by_epochs.setdefault(min(self._members[i].n_epochs, self._max_epochs), []).append(i)
                 ended: set[int] = set()
                 for n_epochs, of_call in by_epochs.items():
                     for some in self._slices(of_call, n_epochs):
@@ -213,8 +215,7 @@ class _Training:
 
     def _slices(self, members: list[int], n_epochs: int) -> Iterable[list[int]]:
         """Divide members among calls that end so soon that Ctrl-C is heard."""
-        work = 3 * self._net.parameters.size * self._batch_size * self._n_batches * n_epochs
-        n = max(MIN_MEMBERS_OF_CALL, limits.INTERRUPTIBLE_WORK // work)
+        n = max(MIN_MEMBERS_OF_CALL, limits.INTERRUPTIBLE_WORK // (self._work * n_epochs))
         for start in range(0, len(members), n):
             yield members[start : start + n]
 
@@ -243,10 +244,9 @@ class _Training:
         """
         n_epochs, n_batches = orders.shape[1], self._n_batches
         losses, done = np.zeros((len(members), n_epochs)), np.zeros(len(members), np.int64)
-        work = 3 * self._net.parameters.size * self._batch_size * len(members)
         at_once = n_batches
         if n_epochs == 1:
-            at_once = max(1, min(n_batches, limits.INTERRUPTIBLE_WORK // work))
+            at_once = max(1, min(n_batches, limits.INTERRUPTIBLE_WORK * n_batches // (self._work * len(members))))
         for first in range(0, n_batches, at_once):
             last = min(first + at_once, n_batches)
             going = np.flatnonzero(done == first)  # the others have diverged
