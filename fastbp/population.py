@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import arguments, backends, checks, files, losses, metrics
+from . import arguments, backends, checks, files, losses, metrics, population_checks
 from .activations import Activation
 from .attributes import fixed
 from .backends import Config, check_backend, kernels_of
@@ -51,7 +50,7 @@ class Group:
 
     def __init__(self, config: Config, members: np.ndarray, backend: str) -> None:
         self.config, self.members, self._backend_name = config, members, backend
-        self.parameters = aligned_rows((len(members), _n_parameters(config)), config.dtype)
+        self.parameters = aligned_rows((len(members), population_checks.n_parameters(config)), config.dtype)
         self._backend: Any = None
 
     @property
@@ -129,18 +128,21 @@ class Population:
         check_backend(backend)
         configs = [
             Config(of_one, functions, loss, reduction, dtype, input_scale)  # type: ignore[arg-type]
-            for of_one, functions in _architectures(sizes, activations)
+            for of_one, functions in population_checks.architectures(sizes, activations)
         ]
-        configs = [_checked(config, f"architecture {j}: " * (len(configs) > 1)) for j, config in enumerate(configs)]
+        configs = [
+            population_checks.checked(config, f"architecture {j}: " * (len(configs) > 1))
+            for j, config in enumerate(configs)
+        ]
         for j, config in enumerate(configs):
-            _check_same(config, configs[0], f"sizes[{j}]", "sizes[0]")
-        counts = _counts(n_networks, len(configs))
+            population_checks.check_same(config, configs[0], f"sizes[{j}]", "sizes[0]")
+        counts = population_checks.counts(n_networks, len(configs))
         n = sum(counts)
-        needs = sum(count * _row_length(config) for count, config in zip(counts, configs, strict=True))
+        needs = sum(count * population_checks.row_length(config) for count, config in zip(counts, configs, strict=True))
         check_memory(
             {f"the parameters of {n} networks": needs * configs[0].dtype.itemsize}, "take fewer or smaller ones"
         )
-        seeds, scales = _seeds(seed, n), _for_each("init_scale", init_scale, n)
+        seeds, scales = population_checks.seeds(seed, n), population_checks.for_each("init_scale", init_scale, n)
         self._build([configs[j] for j in np.repeat(np.arange(len(configs)), counts)], backend)
         for i in range(n):
             group, row = self._place(i)
@@ -157,7 +159,7 @@ class Population:
         self._backend_name = backend
         members: dict[Config, tuple[Config, list[int]]] = {}
         for i, config in enumerate(configs):
-            members.setdefault(_plain(config), (config, []))[1].append(i)
+            members.setdefault(population_checks.plain(config), (config, []))[1].append(i)
         for config, _ in members.values():
             for item in (*config.activations, config.loss):
                 if isinstance(item, CustomFunction):
@@ -187,7 +189,7 @@ class Population:
         if not isinstance(networks, list) or not networks or not all(isinstance(net, Network) for net in networks):
             raise TypeError(f"networks must be a sequence of one or more fastbp.Network, got {networks!r}")
         for i, net in enumerate(networks):
-            _check_same(net._config, networks[0]._config, f"networks[{i}]", "networks[0]")
+            population_checks.check_same(net._config, networks[0]._config, f"networks[{i}]", "networks[0]")
         pop = cls.__new__(cls)
         pop._build([net._config for net in networks], networks[0].backend)
         for i, net in enumerate(networks):
@@ -302,7 +304,7 @@ class Population:
         n = len(self)
         if value is None:
             return np.arange(n)
-        array = _array(argument, value)
+        array = population_checks.numbers(argument, value)
         if array.dtype == bool:
             if array.shape != (n,):
                 raise ValueError(f"{argument} is a mask of shape {array.shape}, expected ({n},)")
@@ -473,7 +475,7 @@ class Population:
         n_samples, n_out = X.shape[-2], self._config.sizes[-1]
         if X.ndim == 2:
             return checks.targets(Y, n_samples, n_out, self.loss_name, self.dtype, single)
-        if not _is_sequence(Y) or len(Y) != len(X):
+        if not population_checks.is_sequence(Y) or len(Y) != len(X):
             raise ValueError(f"Y must hold the targets of each of {len(X)} networks, as X holds their samples")
         rows = [
             checks.targets(y, n_samples, n_out, self.loss_name, self.dtype, argument=f"Y[{i}]") for i, y in enumerate(Y)
@@ -687,7 +689,7 @@ class Population:
             A seed gives the same draws for both dtypes.
         """
         indices = self._indices("members", members)
-        scales = _for_each("scale", scale, len(indices))
+        scales = population_checks.for_each("scale", scale, len(indices))
         rate = arguments.number("rate", rate, at_least=0, at_most=1)
         rng = arguments.generator("seed", seed)
         for g, group in enumerate(self.groups):
@@ -719,7 +721,7 @@ class Population:
         ndarray (n, n_parameters)
             The population is not changed; write them into it, ``pop.parameters[:] = children``.
         """
-        pairs = _array("parents", parents)
+        pairs = population_checks.numbers("parents", parents)
         if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
             raise ValueError(f"parents must be pairs, (n, 2), got shape {pairs.shape}")
         if pairs.dtype.kind not in "ui":
@@ -766,14 +768,14 @@ class Population:
         i = self._index("i", i)
         group, row = self._place(i)
         if isinstance(network, Network):
-            if _plain(network._config) != _plain(group.config):
+            if population_checks.plain(network._config) != population_checks.plain(group.config):
                 raise ValueError(
-                    f"network must have the architecture of network {i}, {_words(group.config)}, "
-                    f"got {_words(network._config)}"
+                    f"network must have the architecture of network {i}, {population_checks.words(group.config)}, "
+                    f"got {population_checks.words(network._config)}"
                 )
             values = network.parameters
         else:
-            values = _array("network", network)
+            values = population_checks.numbers("network", network)
             if values.shape != row.shape:
                 raise ValueError(
                     f"network must be a Network or parameters of shape {row.shape}, got shape {values.shape}"
@@ -802,7 +804,7 @@ class Population:
     @weights.setter
     def weights(self, value: ArrayLike | None) -> None:
         if value is not None:
-            value = _for_each("weights", _array("weights", value), len(self))
+            value = population_checks.for_each("weights", population_checks.numbers("weights", value), len(self))
             if not value.any():
                 raise ValueError("weights must not all be 0")
         self._weights = value
@@ -880,118 +882,3 @@ def load(path: str | os.PathLike[str], backend: str = "numba") -> Any:
     pop = Population._restore(list(zip(saved.configs, saved.members, saved.parameters, strict=True)), backend, kept)
     files.warn_if_members_nonfinite(pop, path)
     return pop
-
-
-def _n_parameters(config: Config) -> int:
-    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(config.sizes))
-
-
-def _row_length(config: Config) -> int:
-    """Return the length of a row of `aligned_rows`."""
-    return -(-_n_parameters(config) // 16) * 16
-
-
-def _array(argument: str, value: Any) -> np.ndarray:
-    """Check for an array of real numbers."""
-    checks.unmasked(argument, value)
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise TypeError(f"{argument} must be numbers, got {value!r}") from error
-    if array.dtype.kind not in "buif" and array.size:
-        raise TypeError(f"{argument} must be numbers, got {value!r}")
-    return array
-
-
-def _for_each(argument: str, value: Any, n: int) -> np.ndarray:
-    """Check a number at least 0, or one for each of n networks; return float64 (n,)."""
-    array = _array(argument, value)
-    if array.shape not in ((), (n,)):
-        raise ValueError(f"{argument} has shape {array.shape}, expected one number, or ({n},): one for each network")
-    for i, item in enumerate(np.atleast_1d(array).tolist()):
-        arguments.number(f"{argument}[{i}]" if array.ndim else argument, item, at_least=0)
-    return np.broadcast_to(array.astype(np.float64), (n,)).copy()
-
-
-def _is_sequence(value: Any) -> bool:
-    return not isinstance(value, str) and hasattr(value, "__len__")
-
-
-def _architectures(sizes: Any, activations: Any) -> list[tuple[Any, Any]]:
-    """Return sizes and activations of each architecture."""
-    several = _is_sequence(sizes) and any(map(_is_sequence, sizes))
-    if not several:
-        return [(sizes, activations)]
-    if not (_is_sequence(activations) and any(map(_is_sequence, activations))):
-        activations = [activations] * len(sizes)
-    if len(activations) != len(sizes):
-        raise ValueError(
-            f"activations must be those of all architectures, or one item for each of the {len(sizes)}, "
-            f"got {activations!r}"
-        )
-    return list(zip(sizes, activations, strict=True))
-
-
-def _checked(config: Config, prefix: str) -> Config:
-    try:
-        config = checks.config(config)
-        checks.widths(config.sizes, config.activations, config.loss)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{prefix}{error}") from None
-    return config
-
-
-def _check_same(config: Config, first: Config, name: str, first_name: str) -> None:
-    """Check that two networks may be members of one population."""
-    for what, value, expected in [
-        ("inputs", config.sizes[0], first.sizes[0]),
-        ("outputs", config.sizes[-1], first.sizes[-1]),
-        *zip(Config._fields[2:], _plain(config)[2:], _plain(first)[2:], strict=True),
-    ]:
-        if value != expected:
-            value, expected = (getattr(each, what, number) for each, number in ((config, value), (first, expected)))
-            raise ValueError(f"{name} has {what} {value}, but {first_name} has {expected}: they must be the same")
-
-
-def _plain(config: Config) -> Config:
-    """Return a configuration with the loss as name and parameter: "huber" is Huber(1.0)."""
-    loss = config.loss
-    if isinstance(loss, CustomFunction):
-        return config
-    return config._replace(loss=(losses.name_of(loss), tuple(losses.settings_of(loss).values())))
-
-
-def _counts(value: Any, n_architectures: int) -> list[int]:
-    """Check the number of networks of each architecture."""
-    if not _is_sequence(value):
-        return [arguments.integer("n_networks", value)] * n_architectures
-    if len(value) != n_architectures:
-        raise ValueError(f"n_networks must be one number or {n_architectures} (one per architecture), got {value!r}")
-    return [arguments.integer(f"n_networks[{j}]", count) for j, count in enumerate(value)]
-
-
-def _seeds(seed: Any, n: int) -> list[Any]:
-    """Return a seed for each of n networks."""
-    if isinstance(seed, np.random.SeedSequence):  # a copy: spawning would change what it gives next
-        seed = np.random.SeedSequence(
-            seed.entropy,
-            spawn_key=seed.spawn_key,
-            pool_size=seed.pool_size,
-            n_children_spawned=seed.n_children_spawned,
-        )
-        return seed.spawn(n)
-    if _is_sequence(seed):
-        if len(seed) != n:
-            raise ValueError(f"seed must be one, or {n} (one for each network), got {len(seed)}")
-        return [arguments.generator(f"seed[{i}]", item) for i, item in enumerate(seed)]
-    if seed is not None:
-        try:
-            seed = arguments.integer("seed", seed, at_least=0)
-        except (TypeError, ValueError) as error:
-            expected = f"None, an int >= 0, a SeedSequence or a sequence of {n} seeds"
-            raise type(error)(f"seed must be {expected}, got {seed!r}") from None
-    return np.random.SeedSequence(seed).spawn(n)
-
-
-def _words(config: Config) -> str:
-    return f"{list(config.sizes)} {list(map(str, config.activations))} ({config.loss}, {config.dtype})"

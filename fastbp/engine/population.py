@@ -4,7 +4,9 @@
 """
 
 import functools
+from ctypes import CFUNCTYPE, c_ssize_t
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -92,8 +94,6 @@ COLUMNS = (
 @functools.cache
 def register_width(dtype):
     """Return how many networks a register holds."""
-    from ctypes import CFUNCTYPE, c_ssize_t
-
     return CFUNCTYPE(c_ssize_t, c_ssize_t)(native_function("population.register_width").address(dtype))(0)
 
 
@@ -117,7 +117,7 @@ class PopulationBackend:
     def __init__(self, backend: NumbaBackend):
         self._backend = backend
         self.n_parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(backend.sizes))
-        self._evaluations = {}  # engine -> what evaluates
+        self._evaluations: dict = {}  # engine -> what evaluates
 
     def __getstate__(self):
         """Leave the workspaces behind."""
@@ -238,7 +238,8 @@ class _Trainings:
 
 def _codes(updates, kind_of):
     """Return a code for each update, the same where their kinds are."""
-    codes, known = {}, {}
+    codes: dict = {}
+    known: dict = {}
     for update in updates:
         if id(update) not in known:
             known[id(update)] = codes.setdefault(kind_of(update), len(codes))
@@ -304,7 +305,7 @@ class _Job:
     def __init__(self, dtype):
         self.dtype = dtype
         self.words = aligned_zeros(POPULATION_JOB_SIZE, np.int64)
-        self.bytes = memoryview(self.words).cast("B")
+        self.bytes = self.words.view(np.uint8)
         self.counter = np.zeros(1, np.int64)
 
     def launch(self, kernel, workers, parameters, args):
@@ -685,7 +686,7 @@ class _EvaluationJobs(_Jobs):
         jobs[:, SYNC_AT] = _addresses_of_rows(sync, n_members)
         self._launch(threads, jobs, np.arange(n_members), addresses, None, None, 1, 0, None)
         if losses is not None:
-            losses[:] = of_samples.sum(axis=1)
+            losses[:] = of_samples.sum(axis=1)  # type: ignore[union-attr]
 
 
 class _TrainingJobs(_Jobs):
@@ -695,7 +696,7 @@ class _TrainingJobs(_Jobs):
         super().__init__(population)
         self._parameters, self._states, self._threads = parameters, states, threads
         self._updates, self._of_members, self._batch_size = updates, of_members, batch_size
-        self._jobs = None
+        self._jobs: Any = None
 
     def _prepare(self, n_rows, has_weights):
         """Write into the jobs what does not differ from call to call."""
