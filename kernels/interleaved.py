@@ -226,6 +226,8 @@ def _parts(n, most):
 
     What is left after the last whole part is put together with that one and halved: no part is much smaller.
     """
+    if n <= most:  # divisions are slow
+        return 0, n, 1, 0
     whole = n // most
     left = n - whole * most
     if left > 0 and whole > 0:
