@@ -18,7 +18,7 @@ from ..datasets import Dataset
 from ..datasets.dataset import first_few
 from ..losses import row_of
 from ..preprocessing import Preprocessor, as_columns, read, split
-from .options import Header, check_out
+from .options import Delimiter, Encoding, Features, Header, Ignore, Missing, check_out, columns
 from .screen import Screen, show_score
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ TYPICAL_UPDATES = 2000  # of the parameters, from which the default number of ep
 def train(
     data: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="digits, xor, a CSV or npz file, or a pair of IDX files: images,labels."),
+        typer.Argument(
+            metavar="DATA",
+            help="digits, xor, a table (CSV, Excel, Parquet ...; - for standard input), npz, or IDX: images,labels.",
+        ),
     ],
     hidden: Annotated[
         list[str] | None,
@@ -69,6 +72,11 @@ def train(
     backend: Annotated[str, typer.Option(help="numba, or numpy: plain and slow.")] = "numba",
     out: Annotated[Path | None, typer.Option(help="File for the model.", show_default="not saved")] = None,
     header: Header = None,
+    missing: Missing = "fill",
+    ignore: Ignore = None,
+    features: Features = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Train a network; show loss and accuracy during training, then the score on the samples held out."""
     from ..optimizers import SGD
@@ -76,7 +84,18 @@ def train(
 
     _check_can_save(out, data)
     screen = Screen(survives_broken_pipe=out is not None)
-    samples = read(data, target=target, task=task, header=header)
+    samples = read(
+        data,
+        target=target,
+        task=task,
+        header=header,
+        missing=None if missing == "fill" else missing,
+        ignore=columns(ignore) or (),
+        features=columns(features),
+        encoding=encoding,
+        delimiter=delimiter,
+    )
+    screen.describe_table(samples)
     y = _targets(samples, data)
     rows, test = split(y, test_fraction if len(y) >= MIN_TEST_DATA else 0, samples.classes is not None)
     preprocessor = Preprocessor.of(samples, rows)
