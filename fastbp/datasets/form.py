@@ -7,7 +7,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median_low
 from typing import IO, cast
@@ -92,6 +92,9 @@ class Form:
     sample : list of list of str
         The first rows below the header.
     remarks : list of str
+    shown_name : str
+    has_given_encoding : bool
+        Whether the encoding was not detected.
     """
 
     path: str | os.PathLike[str]
@@ -108,6 +111,7 @@ class Form:
     sample: list[list[str]] = field(repr=False)
     remarks: list[str] = field(default_factory=list)
     shown_name: str = ""
+    has_given_encoding: bool = False
 
     @property
     def shown(self) -> str:
@@ -157,14 +161,9 @@ class Form:
         """Yield line number and cells of the rows of a block, without comments and repeated headers; add problems."""
         text = _decoded(data)
         width = len(self.names)
-        for line, row in _rows(
-            text.splitlines(keepends=True) if "\r" not in text else io.StringIO(text, newline=""),
-            self.delimiter,
-            self.quote,
-            problems,
-            f"{self.shown}, line",
-            lines_before,
-        ):
+        lines = io.StringIO(text, newline="")
+        where = f"{self.shown}, line"
+        for line, row in _rows(lines, self.delimiter, self.quote, problems, where, lines_before):
             if len(row) != width:
                 if row[0].startswith(COMMENT):
                     continue
@@ -251,7 +250,7 @@ class _Transcoder(io.RawIOBase):
 
 
 def _rows(
-    lines: Iterator[str] | Sequence[str],
+    lines: Iterable[str],
     delimiter: str,
     quote: str,
     problems: list[str] | None,
@@ -303,7 +302,7 @@ def detect(
     ValueError
         If the file is empty, or no text.
     """
-    name = shown_name or str(path)
+    name, is_given = shown_name or str(path), encoding is not None
     remarks: list[str] = []
     if delimiter is not None:
         delimiter = NAMES_OF_DELIMITERS.get(delimiter.lower(), delimiter)
@@ -318,8 +317,9 @@ def detect(
             ) from None
         encoding = "utf-8" if encoding == "utf-8-sig" else encoding
     encoding, text = _sample_text(path, name, encoding, remarks)
-    lines = text.splitlines(keepends=True)
-    if text.lstrip()[:9].lower() == "@relation":
+    lines = list(io.StringIO(text))
+    first_word = next((line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith("%")), "")
+    if first_word.lower() == "@relation":
         return _arff_form(path, name, encoding, lines, remarks)
     body, n_comments, comment = _without_comments(lines, delimiter)
     quote, delimiter, rows, n_title = _split(body, delimiter)
@@ -372,7 +372,7 @@ def detect(
     shown_header = first if header else []
     return Form(
         path, encoding, delimiter, quote, decimal, bool(header), names, unnamed, first_line, skip, shown_header,
-        samples, remarks, shown_name,
+        samples, remarks, shown_name, is_given,
     )  # fmt: skip
 
 
@@ -381,23 +381,24 @@ def _sample_text(path: str | os.PathLike[str], name: str, encoding: str | None, 
     with open_maybe_gzipped(path) as stream:
         data = stream.read(SAMPLE_BYTES)
     is_whole = len(data) < SAMPLE_BYTES
+    is_given = encoding is not None
     if encoding is None:
         encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8"
-    for attempt in (encoding, WESTERN):
+    for attempt in (encoding,) if is_given else (encoding, WESTERN):
         errors = "fastbp_western" if attempt == WESTERN else "strict"
         decoder = codecs.getincrementaldecoder("utf-8-sig" if attempt == "utf-8" else attempt)(errors)
         try:
             text = decoder.decode(data, is_whole)
         except UnicodeDecodeError as error:
-            if encoding != "utf-8" or b"\0" in data:
+            if is_given or encoding != "utf-8" or b"\0" in data:
                 shown = "UTF-8" if encoding == "utf-8" else encoding
                 shown = "UTF-16, which its first bytes announce, nor UTF-8" if encoding == "utf-16" else shown
                 raise ValueError(f"{name} is not {shown} text: {error.reason}") from None
             continue
         break
-    if match := CONTROL.search(text):
-        if b"\0" in data or len(CONTROL.findall(text)) > len(text) / 100:
-            raise ValueError(f"{name} is no text: it holds the character {match[0]!r}")
+    n_controls = len(CONTROL.findall(text))
+    if (b"\0" in data and "16" not in attempt and "32" not in attempt) or (attempt != encoding and n_controls > 4):
+        raise ValueError(f"{name} is no text: it holds control characters such as {CONTROL.findall(text)[0]!r}")
     if attempt != encoding:
         remarks.append(western_remark(name))
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -467,7 +468,8 @@ def _split_by(lines: list[str], delimiter: str | None, quote: str) -> tuple[str,
     best = even[0] if even else max(DELIMITERS, key=lambda each: median_low(widths[each]))
     blanks = widths[BLANKS]
     if 1 < blanks[0] == blanks[-1] and (not even or blanks[0] > widths[best][0]):
-        if _n_plain_numbers(found[BLANKS]) > _n_plain_numbers(found[best]):
+        n_others = _n_plain_numbers(found[best])
+        if _n_plain_numbers(found[BLANKS]) > (2 * n_others if even else n_others):
             best = BLANKS
     return best, *found[best]
 
@@ -528,7 +530,7 @@ def _arff_form(path: str | os.PathLike[str], name: str, encoding: str, lines: li
         raise ValueError(f"{name} begins as an ARFF file, but has no @attribute and @data lines")
     body = "".join(lines[skip : skip + 5 * N_ROWS])
     quote = '"' if '"' in body else "'"
-    rows = [row for _, row in _rows(body.splitlines(), ",", quote, None) if not row[0].startswith("%")]
+    rows = [row for _, row in _rows(io.StringIO(body), ",", quote, None) if not row[0].startswith("%")]
     if not rows:
         raise ValueError(f"{name}: no rows after @data")
     if rows[0][0].startswith("{"):

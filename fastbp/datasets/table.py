@@ -169,6 +169,6 @@ def in_right_encoding(form: Form, use: Callable[[Form], Any]) -> Any:
     try:
         return use(form)
     except NotUtf8Error as error:
-        if form.encoding != "utf-8":
+        if form.encoding != "utf-8" or form.has_given_encoding:
             raise ValueError(f"{form.shown} is not {form.encoding} text: {error}") from None
         return use(replace(form, encoding=WESTERN, remarks=[*form.remarks, western_remark(form.shown)]))

@@ -161,8 +161,8 @@ def read_text(
 
 
 def _to_train(form: Form, choice: Choice) -> Dataset:
-    if choice.target is not None:
-        form.feature_places(form.index(choice.target))
+    if len(form.names) == 1 and choice.target is not None:
+        form.feature_places(0)  # which there are none of
     target, places, ignored = choice.places(form.index, len(form.names))
     used = [k for k in places if k not in ignored]
     kept = [form.index(name) for name in choice.keep]
