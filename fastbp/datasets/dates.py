@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,21 +25,18 @@ _TIME = rf"(?:(?:T|,?\s+){_CLOCK})?"
 _YEAR = r"(?P<y>\d{4})"
 _SHORT_YEAR = r"(?P<y>\d{4}|'?\d\d)"
 _WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
-_FORMS = [
-    re.compile(form, re.IGNORECASE)
-    for form in (
-        rf"{_WEEKDAY}{_YEAR}(?P<sep>[-/.])(?P<m>\d{{1,2}})(?:(?P=sep)(?P<d>\d{{1,2}}){_TIME})?",
-        rf"{_WEEKDAY}(?P<first>\d{{1,2}})(?P<sep>[-/.])(?P<second>\d{{1,2}})(?P=sep){_SHORT_YEAR}{_TIME}",
-        rf"{_WEEKDAY}(?P<d>\d{{1,2}})(?:st|nd|rd|th|\.)?[\s/-]*{_MONTH}[\s/,-]*{_SHORT_YEAR}{_TIME}",
-        rf"{_WEEKDAY}{_MONTH}\s+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?\s+{_YEAR}{_TIME}",
-        rf"{_YEAR}[\s/-]*{_MONTH}(?:[\s/-]*(?P<d>\d{{1,2}}){_TIME})?",
-        rf"{_MONTH}[\s/,-]*{_SHORT_YEAR}",
-        r"(?P<y>\d{4})[\s-]*Q(?P<quarter>[1-4])",
-        r"Q(?P<quarter>[1-4])[\s/-]*(?P<y>\d{4})",
-        _CLOCK,
-    )
-]
-_ISO = re.compile(r"(?:\d{4}-\d\d(?:-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)?\n)+")
+_FORMS = (
+    rf"{_WEEKDAY}{_YEAR}(?P<sep>[-/.])(?P<m>\d{{1,2}})(?:(?P=sep)(?P<d>\d{{1,2}}){_TIME})?",
+    rf"{_WEEKDAY}(?P<first>\d{{1,2}})(?P<sep>[-/.])(?P<second>\d{{1,2}})(?P=sep){_SHORT_YEAR}{_TIME}",
+    rf"{_WEEKDAY}(?P<d>\d{{1,2}})(?:st|nd|rd|th|\.)?[\s/-]*{_MONTH}[\s/,-]*{_SHORT_YEAR}{_TIME}",
+    rf"{_WEEKDAY}{_MONTH}\s+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?\s+{_YEAR}{_TIME}",
+    rf"{_YEAR}[\s/-]*{_MONTH}(?:[\s/-]*(?P<d>\d{{1,2}}){_TIME})?",
+    rf"{_MONTH}[\s/,-]*{_SHORT_YEAR}",
+    r"(?P<y>\d{4})[\s-]*Q(?P<quarter>[1-4])",
+    r"Q(?P<quarter>[1-4])[\s/-]*(?P<y>\d{4})",
+    _CLOCK,
+)
+_ISO = r"(?:\d{4}-\d\d(?:-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)?\n)+"
 
 
 class Dates(NamedTuple):
@@ -104,7 +102,7 @@ def parse(texts: Sequence[str], day_first: bool | None = None, semicolons: bool 
 
 def _parse_iso(texts: Sequence[str]) -> Dates | None:
     """Parse dates that are all in ISO's form, which NumPy does quickly."""
-    if not _ISO.fullmatch(texts[0] + "\n") or not _ISO.fullmatch("\n".join(texts) + "\n"):
+    if not re.fullmatch(_ISO, texts[0] + "\n") or not re.fullmatch(_ISO, "\n".join(texts) + "\n"):
         return None
     try:
         values = np.array([text[:19] for text in texts], "datetime64[s]")
@@ -133,8 +131,14 @@ def of_numbers(values: np.ndarray) -> Dates | None:
     return parse([f"{int(v) // 10000}-{int(v) // 100 % 100:02d}-{int(v) % 100:02d}" for v in known])
 
 
+@cache
+def _forms() -> list[re.Pattern[str]]:
+    """Compile the forms, which most commands do not need."""
+    return [re.compile(form, re.IGNORECASE) for form in _FORMS]
+
+
 def _match(text: str) -> dict[str, str] | None:
-    for form in _FORMS:
+    for form in _forms():
         if match := form.fullmatch(text):
             return {name: value for name, value in match.groupdict().items() if value is not None}
     return None

@@ -95,6 +95,8 @@ class Form:
     shown_name : str
     has_given_encoding : bool
         Whether the encoding was not detected.
+    has_returns : bool
+        Whether lines end with carriage returns alone, as on old Macs.
     """
 
     path: str | os.PathLike[str]
@@ -112,6 +114,7 @@ class Form:
     remarks: list[str] = field(default_factory=list)
     shown_name: str = ""
     has_given_encoding: bool = False
+    has_returns: bool = False
 
     @property
     def shown(self) -> str:
@@ -136,7 +139,7 @@ class Form:
             while True:
                 chunk = stream.read(size)
                 data = left + chunk
-                if b"\r" in data and b"\n" not in data[: 1 << 16]:  # the old form of a line feed
+                if self.has_returns:
                     data = data.replace(b"\r", b"\n")
                 if not chunk:
                     if data and not data.endswith(b"\n"):
@@ -263,6 +266,7 @@ def _rows(
     options: dict = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=problems is not None, **options)
     while True:
+        first_line = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
@@ -272,7 +276,7 @@ def _rows(
                 problems.append(f"{where} {lines_before + reader.line_num}: {error}")
             continue
         if len(row) > 1 or any(cell.strip() for cell in row):  # several empty cells are missing values
-            yield lines_before + reader.line_num, [cell.strip() for cell in row]
+            yield lines_before + first_line, [cell.strip() for cell in row]
 
 
 def detect(
@@ -316,7 +320,7 @@ def detect(
                 f"encoding {encoding!r} is unknown; known are utf-8, latin-1, cp1252, utf-16 ..."
             ) from None
         encoding = "utf-8" if encoding == "utf-8-sig" else encoding
-    encoding, text = _sample_text(path, name, encoding, remarks)
+    encoding, text, has_returns = _sample_text(path, name, encoding, remarks)
     lines = list(io.StringIO(text))
     first_word = next((line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith("%")), "")
     if first_word.lower() == "@relation":
@@ -372,12 +376,14 @@ def detect(
     shown_header = first if header else []
     return Form(
         path, encoding, delimiter, quote, decimal, bool(header), names, unnamed, first_line, skip, shown_header,
-        samples, remarks, shown_name, is_given,
+        samples, remarks, shown_name, is_given, has_returns,
     )  # fmt: skip
 
 
-def _sample_text(path: str | os.PathLike[str], name: str, encoding: str | None, remarks: list[str]) -> tuple[str, str]:
-    """Return the encoding, and the text of the first complete lines."""
+def _sample_text(
+    path: str | os.PathLike[str], name: str, encoding: str | None, remarks: list[str]
+) -> tuple[str, str, bool]:
+    """Return the encoding, the text of the first complete lines, and whether these end with returns alone."""
     with open_maybe_gzipped(path) as stream:
         data = stream.read(SAMPLE_BYTES)
     is_whole = len(data) < SAMPLE_BYTES
@@ -401,10 +407,11 @@ def _sample_text(path: str | os.PathLike[str], name: str, encoding: str | None, 
         raise ValueError(f"{name} is no text: it holds control characters such as {CONTROL.findall(text)[0]!r}")
     if attempt != encoding:
         remarks.append(western_remark(name))
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    has_returns = "\r" in text and "\n" not in text
+    text = text.replace("\r", "\n") if has_returns else text.replace("\r\n", "\n")
     if not is_whole and "\n" in text:
         text = text[: text.rindex("\n") + 1]
-    return attempt, text
+    return attempt, text, has_returns
 
 
 def western_remark(name: str) -> str:
