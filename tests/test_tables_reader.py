@@ -62,6 +62,7 @@ def halfway(rng, n):
         k = int(rng.integers(1, 11))
         middle = (2 * low + 1) << (k - 1)  # halfway between two integers of 53 bits times 2**k
         texts += [str(middle + d) for d in (-1, 0, 1) if middle + d < 1 << 63]
+        texts.append(f"{low}.5")
     return texts
 
 
@@ -114,7 +115,7 @@ CELLS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.integers(-(10**20), 10**20).map(str),
     st.sampled_from(
-        ["", "NA", "?", "-", "x", "y z", "1,5", 'say "a"', "a\nb", " 5 ", "5%", "1e999", "é", "#", "'q'", "nan"]
+        ["", "NA", "?", "-", "x", "y z", "1,5", 'say "a"', "a\nb", "a\nb\nc", " 5 ", "5%", "1e999", "é", "#", "'q'", "nan"]
     ),
 )
 

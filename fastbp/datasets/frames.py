@@ -110,17 +110,20 @@ def _finite(numbers: np.ndarray) -> Numbers:
 def _values_of_series(series: Any, nw: Any) -> Values:
     kind = series.dtype
     if kind.is_numeric() or kind == nw.Boolean:
-        if series.is_null().any():
-            numbers = np.array([np.nan if v is None else v for v in series.to_list()], np.float64)
+        is_null = series.is_null().to_list()
+        if any(is_null):  # by which libraries do not all convert to NaN
+            numbers = [np.nan if null else float(v) for v, null in zip(series.to_list(), is_null, strict=True)]
         else:
             numbers = series.to_numpy()
         return _finite(np.asarray(numbers, np.float64))
     if kind == nw.Date or kind == nw.Datetime:
-        known = [None if v is None else np.datetime64(_without_zone(v), "s") for v in series.to_list()]
+        known = [None if v is None or v != v else np.datetime64(_without_zone(v), "s") for v in series.to_list()]
         of_dates = np.array([np.datetime64("NaT", "s") if v is None else v for v in known], "datetime64[s]")
         return DateValues(dates.of_datetimes(of_dates))
     if kind == nw.Duration:
-        return Numbers(np.array([np.nan if v is None else v.total_seconds() for v in series.to_list()], np.float64))
+        return Numbers(
+            np.array([np.nan if v is None or v != v else v.total_seconds() for v in series.to_list()], np.float64)
+        )
     return texts_of_objects(series.to_list())
 
 
