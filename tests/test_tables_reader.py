@@ -85,7 +85,9 @@ def test_every_number_is_the_nearest(tmp_path, natively, kind, slow_rows):
         "exponents": lambda: [f"{v * v * 1e18:.0f}e{e % 50 - 25}" for v, e in zip(draws, up_to_300, strict=True)],
         "halfway": lambda: halfway(rng, 2000),
         "halfway decimals": lambda: [
-            f"{text[:-k]}.{text[-k:]}" for text, k in zip(halfway(rng, 2000), rng.integers(1, 15, 6000), strict=False)
+            f"{text[:-k]}.{text[-k:]}"
+            for text, k in zip(halfway(rng, 2000), rng.integers(1, 15, 8000), strict=False)
+            if "." not in text
         ],
         "forms": lambda: "0 -0 +5 007 .5 5. -.5 1E5 1e+5 1e-5 0e0 0.0000000000000000000001".split() * 50,
     }[kind]()  # fmt: skip
@@ -115,7 +117,25 @@ CELLS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.integers(-(10**20), 10**20).map(str),
     st.sampled_from(
-        ["", "NA", "?", "-", "x", "y z", "1,5", 'say "a"', "a\nb", "a\nb\nc", " 5 ", "5%", "1e999", "é", "#", "'q'", "nan"]
+        [
+            "",
+            "NA",
+            "?",
+            "-",
+            "x",
+            "y z",
+            "1,5",
+            'say "a"',
+            "a\nb",
+            "a\nb\nc",
+            " 5 ",
+            "5%",
+            "1e999",
+            "é",
+            "#",
+            "'q'",
+            "nan",
+        ]
     ),
 )
 
@@ -158,7 +178,8 @@ def test_both_parsers_give_the_same(tmp_path, natively, table, delimiter, block,
                     columns.append([part.texts[code] for part in parts for code in part.codes])
             notations = {j: why_ambiguous(column.notations) for j, column in reader_of.numbers.items()}
             results.append((columns, notations, [int(line) for each in blocks for line in each.lines]))
-    assert all(result == results[0] for result in results[1:])
+    for result in results[1:]:
+        assert result == results[0]
 
 
 @pytest.mark.parametrize("is_native", [False, True])

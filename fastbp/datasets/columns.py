@@ -17,6 +17,7 @@ MAX_ODD = 0.1  # fraction of other text that a column of numbers may hold
 MIN_COUNTED = 4  # rows; fewer may hold consecutive numbers by chance
 IDS = {"", "id", "idx", "index", "row_id", "rowid", "unnamed: 0"}  # names of row indices; pandas writes none
 ROW_NUMBERS = {"no", "nr", "row", "#"}  # names of row indices if the values are consecutive numbers
+COPIED_ROWS = 1024  # at a time, column by column, so that they stay in the cache
 MAX_SHOWN = 60  # characters of a value in a message
 
 
@@ -193,7 +194,7 @@ def as_kind(values: Values, column: Column, delimiter: str = ",") -> Values:
             known[~values.missing] = found.values
             return DateValues(found._replace(values=known))
         texts = values.texts[1:] if isinstance(values, Texts) else []
-        parsed = dates.parse(texts, column.day_first, delimiter == ";")
+        parsed = dates.parse(texts, column.day_first, delimiter == ";", min_dates=0.0)
         n = len(values.codes) if isinstance(values, Texts) else len(values.values)
         if parsed is None:
             return DateValues(dates.Dates(np.full(n, np.datetime64("NaT"), "datetime64[s]"), column.parts))
@@ -388,17 +389,26 @@ def encode(columns: Sequence[Column], values: Sequence[Values | None], n: int) -
     `values` are of the kinds of the columns; those of columns that are left out are not used.
     """
     X = np.empty((n, sum(column.n_features for column in columns)))
-    at = 0
+    at, plain = 0, []
     for column, found in zip(columns, values, strict=True):
         width = column.n_features
         if width:
             assert found is not None
-            _encode(column, found, X[:, at : at + width])
+            if isinstance(found, Numbers):
+                plain.append((at, found.values))
+                if column.flag:
+                    X[:, at + 1] = found.missing
+            else:
+                _encode(column, found, X[:, at : at + width])
         at += width
+    for start in range(0, n, COPIED_ROWS):
+        rows = slice(start, start + COPIED_ROWS)
+        for k, numbers in plain:
+            X[rows, k] = numbers[rows]
     return X
 
 
-def _encode(column: Column, values: Values, out: np.ndarray) -> None:
+def _encode(column: Column, values: Texts | DateValues, out: np.ndarray) -> None:
     if isinstance(values, Texts):
         assert column.categories is not None
         place = {text: i for i, text in enumerate(column.categories)}
@@ -408,10 +418,7 @@ def _encode(column: Column, values: Values, out: np.ndarray) -> None:
         known = np.flatnonzero(places >= 0)
         out[known, places[known]] = 1
         return
-    if isinstance(values, Numbers):
-        out[:, 0] = values.values
-    else:
-        out[:, : len(column.parts)] = dates.features(values.dates.values, column.parts)
+    out[:, : len(column.parts)] = dates.features(values.dates.values, column.parts)
     if column.flag:
         out[:, -1] = values.missing
 

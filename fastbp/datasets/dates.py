@@ -57,7 +57,12 @@ class Dates(NamedTuple):
     day_first: bool | None = None
 
 
-def parse(texts: Sequence[str], day_first: bool | None = None, semicolons: bool = False) -> Dates | None:
+def parse(
+    texts: Sequence[str],
+    day_first: bool | None = None,
+    semicolons: bool = False,
+    min_dates: float = MIN_DATES,
+) -> Dates | None:
     """Parse the texts of a column; None if they are not mostly dates.
 
     Parameters
@@ -68,13 +73,15 @@ def parse(texts: Sequence[str], day_first: bool | None = None, semicolons: bool 
         is a point, or `semicolons`, and no second number is above 12.
     semicolons : bool
         Whether the file is delimited by semicolons, as in countries that write the day first.
+    min_dates : float
+        Fraction of the texts that must be dates.
     """
     if not texts:
         return None
     if (iso := _parse_iso(texts)) is not None:
         return iso
     found = [_match(text) for text in texts[:50]]
-    if sum(map(bool, found)) < MIN_DATES * len(found):
+    if sum(map(bool, found)) < min_dates * len(found):
         return None
     found += [_match(text) for text in texts[50:]]
     pairs = [(int(m["first"]), int(m["second"]), m["sep"]) for m in found if m and "first" in m]
@@ -88,7 +95,7 @@ def parse(texts: Sequence[str], day_first: bool | None = None, semicolons: bool 
     dates = firsts.astype("datetime64[D]") + (days - 1)
     is_date = (dates.astype("datetime64[M]") == firsts) & (days > 0) & (months > 0) & (months < 13) & (seconds >= 0)
     is_date &= (years >= YEARS[0]) & (years <= YEARS[1])
-    if is_date.mean() < MIN_DATES:
+    if is_date.mean() < min_dates:
         return None
     values = np.where(is_date, dates.astype("datetime64[s]") + seconds, np.datetime64("NaT"))
     kinds = [m for m, good in zip(found, is_date, strict=True) if good and m]

@@ -132,8 +132,8 @@ class Form:
             raise ValueError(f"{self.shown}: one column only; a target and at least one feature are needed")
         return places
 
-    def blocks(self, size: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the number of lines before, and the UTF-8 bytes of, blocks of complete lines of samples."""
+    def blocks(self, size: int) -> Iterator[tuple[int, int, bytes]]:
+        """Yield the numbers of lines before and in blocks of complete lines of samples, and their UTF-8 bytes."""
         line, skipped, left, parity_tried = self.skip, 0, b"", 0
         with open_utf8(self.path, self.encoding) as stream:
             while True:
@@ -155,8 +155,9 @@ class Form:
                     cut = data.find(b"\n") + 1
                     data, skipped = data[cut:], skipped + 1
                 if data:
-                    yield line, data
-                    line += data.count(b"\n")
+                    n_lines = data.count(b"\n")
+                    yield line, n_lines, data
+                    line += n_lines
                 if not chunk:
                     return
 
@@ -198,6 +199,8 @@ def index_of(names: Sequence[str], column: str | int, shown: str) -> int:
 
 def _even_end(data: bytes, end: int, quote: bytes) -> int:
     """Return the last end of a line, up to `end`, that is not within quotes; 0 if there is none."""
+    if quote not in data:
+        return end
     n_quotes = data.count(quote, 0, end)
     while n_quotes % 2 and end:
         previous = data.rfind(b"\n", 0, end - 1) + 1

@@ -136,6 +136,9 @@ def data_for(table: Table, layout: Layout, choice: Choice, places: Sequence[int 
             problems.append(f"{table.where(j)}: text for a {wanted}{example} in {table.names.of(rows)}")
         elif odd_cells := table.odd_cells(j):
             remarks.append(f"{table.where(j)}: {odd_cells}, taken as missing")
+        elif n_wrong:
+            rows = np.flatnonzero(given.missing & ~raw.missing)
+            remarks.append(f"{table.where(j)}: no date in {table.names.of(rows)}, taken as missing")
         if unknown := unknown_texts(column, given):
             assert isinstance(given, Texts)
             n = int(np.isin(np.array(given.texts)[given.codes], unknown).sum())

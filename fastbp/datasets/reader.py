@@ -178,8 +178,8 @@ class Reader:
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks of the file. Codes, once given, hold for further passes."""
         parse = self._native_parser()
-        for lines_before, data in self.form.blocks(BLOCK_BYTES):
-            block = parse(lines_before, data) if parse else None
+        for lines_before, n_lines, data in self.form.blocks(BLOCK_BYTES):
+            block = parse(lines_before, n_lines, data) if parse else None
             if block is None:
                 block = self._parse_rows(lines_before, data)
             if len(block.lines):
@@ -205,6 +205,7 @@ class Reader:
                     texts = [self.places[j].texts[code] for code in codes[:100]]
                     if _is_free(texts, self.form.delimiter):
                         self.dropped.add(j)
+                        self.places[j].clear()
 
     # -------------------------------------------------------------- by the csv module
 
@@ -226,7 +227,7 @@ class Reader:
 
     # -------------------------------------------------------------- by the kernel
 
-    def _native_parser(self) -> Callable[[int, bytes], Block | None] | None:
+    def _native_parser(self) -> Callable[[int, int, bytes], Block | None] | None:
         """Return what parses a block natively, and returns None where it cannot; None for small files."""
         form = self.form
         if form.delimiter == " " or not form.delimiter.isascii() or len(form.quote) > 1:
@@ -247,18 +248,21 @@ class Reader:
         number_columns, text_columns = sorted(self.numbers), sorted(self.places)
         header = (form.delimiter.join(form.header)).encode() if form.header else None
 
-        def parse(lines_before: int, data: bytes) -> Block | None:
+        scratch: list[np.ndarray] = []
+
+        def parse(lines_before: int, n_rows: int, data: bytes) -> Block | None:
             if header and header in data:  # perhaps the header again
                 return None
             if b"\n#" in data or b"\n%" in data or data[:1] in b"#%":
                 return None
             _check_utf8(data)
-            n_rows = data.count(b"\n")
-            values = np.empty((n_rows, len(number_columns)))
-            starts = np.empty((n_rows, len(text_columns)), np.int64)
-            ends, bad = np.empty_like(starts), np.empty((values.size, 4), np.int64)
-            lines, forms, counts = np.empty(n_rows, np.int64), np.zeros(width, np.int64), np.zeros(2, np.int64)
-            arrays = (kinds, forms, values, starts, ends, bad, lines, counts)
+            if not scratch or len(scratch[-1]) < n_rows:
+                n_numbers, n_texts = len(number_columns), len(text_columns)
+                shapes = (n_rows, n_texts), (n_rows, n_texts), (n_rows * n_numbers, 4), (n_rows,)
+                scratch[:] = [np.empty((n_rows, n_numbers)), *(np.empty(shape, np.int64) for shape in shapes)]
+            values, starts, ends, bad, lines = scratch
+            forms, counts = np.zeros(width, np.int64), np.zeros(2, np.int64)
+            arrays = (kinds, forms, *scratch, counts)
             marks = ord(form.delimiter), ord(form.decimal), ord(form.quote or "\0"), width
             n_rows = call(data, len(data), *marks, *(array.ctypes.data for array in arrays))
             if n_rows < 0:
@@ -273,7 +277,7 @@ class Reader:
                 if is_odd:
                     odd[j].append((row, text))
             for k, j in enumerate(number_columns):
-                columns[j] = Numbers(values[:n_rows, k], odd[j])
+                columns[j] = Numbers(values[:n_rows, k].copy(), odd[j])
                 notations = NOTATIONS[form.decimal]
                 self.numbers[j].notations |= {notations[form] for form in (1, 2, 4) if forms[j] & form}
                 self.numbers[j].notations |= {""} if forms[j] else set()

@@ -119,14 +119,7 @@ def load(
     reader = Reader(form, wanted, texts=texts, exact=exact, droppable=droppable)
     blocks: list[Block] = []
 
-    def add(block: Block) -> None:
-        columns = {
-            j: Numbers(found.values.copy(), found.odd) if isinstance(found, Numbers) else found
-            for j, found in block.columns.items()
-        }
-        blocks.append(Block(block.lines, columns))
-
-    reader.scan(add, blocks.clear)
+    reader.scan(blocks.append, blocks.clear)
     if not blocks:
         raise ValueError(f"{form.shown}: no rows of {len(form.names)} cells")
     values: dict[int, Values] = {}
