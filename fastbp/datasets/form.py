@@ -31,6 +31,7 @@ NAMES_OF_DELIMITERS = {
 }
 COMMENT = ("#", "%")
 SAMPLE_BYTES = 1 << 18
+MAX_QUOTED_BYTES = 1 << 24  # of lines within quotes; a quote that is open for longer is taken for a character
 N_ROWS = 20  # that the form is detected from
 MAX_TITLE_LINES = 10
 YEARS = range(1800, 2201)
@@ -134,7 +135,7 @@ class Form:
 
     def blocks(self, size: int) -> Iterator[tuple[int, int, bytes]]:
         """Yield the numbers of lines before and in blocks of complete lines of samples, and their UTF-8 bytes."""
-        line, skipped, left, parity_tried = self.skip, 0, b"", 0
+        line, skipped, left = self.skip, 0, b""
         with open_utf8(self.path, self.encoding) as stream:
             while True:
                 chunk = stream.read(size)
@@ -147,9 +148,8 @@ class Form:
                     end = len(data)
                 else:
                     end = data.rfind(b"\n") + 1
-                    if self.quote and parity_tried < 16:
+                    if self.quote and len(data) < MAX_QUOTED_BYTES:
                         end = _even_end(data, end, self.quote.encode())
-                    parity_tried = 0 if end else parity_tried + 1
                 left, data = data[end:], data[:end]
                 while skipped < self.skip and data:
                     cut = data.find(b"\n") + 1
