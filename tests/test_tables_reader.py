@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from fastbp.kernels import cache
+from fastbp.kernels import cache, library
 from fastbp.kernels.delimited import DECIMAL, NUMBER, SKIP, TEXT, THREE_DECIMALS, WHOLE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -212,6 +212,24 @@ def test_the_kernel_reads_what_it_can(tmp_path, natively, slow_rows, text, n_slo
     (tmp_path / "t.csv").write_bytes(text.encode())
     assert len(read_csv(tmp_path / "t.csv").X) in (2, 20)
     assert sum(slow_rows) == n_slow
+
+
+def test_only_large_files_are_worth_a_compilation(tmp_path, monkeypatch):
+    path, addresses, announced = tmp_path / "t.csv", [], []
+    monkeypatch.setattr(library.NativeFunctionHandle, "is_cached", lambda self, dtype: False)
+    address = library.NativeFunctionHandle.address
+    monkeypatch.setattr(
+        library.NativeFunctionHandle,
+        "address",
+        lambda self, dtype: (addresses.append(self.name), address(self, dtype))[1],
+    )
+    monkeypatch.setattr(reader, "before_compiling", [lambda: announced.append(len(addresses))])
+    for n in (10, reader.WORTH_COMPILING // 9):
+        path.write_text("a,t\n" + "1.5,2.5\n" * n)
+        assert len(read_csv(path).X) == n and (addresses, announced) == ([], [])
+    path.write_text("a,t\n" + "1.5,2.5\n" * (reader.WORTH_COMPILING // 7))
+    assert len(read_csv(path).X) == reader.WORTH_COMPILING // 7
+    assert (addresses, announced) == (["delimited.parse"], [0])
 
 
 @pytest.mark.filterwarnings("ignore:.*t.csv")

@@ -26,6 +26,7 @@ from .table import IF_CLASSES, Table
 
 MISSING = ("fill", "drop", "error")
 MAX_LISTED = 12  # columns of plain numbers that are described one by one
+MAX_LINES = 40  # columns that are described at all
 
 
 @dataclass
@@ -238,7 +239,11 @@ def _targets(table: Table, choice: Choice, target: int) -> tuple[np.ndarray, tup
     used = np.unique(values.codes)
     texts = np.array([values.texts[code] for code in used])
     order = np.argsort(texts, kind="stable")
-    are_classes(texts[order], len(values.codes), choice.task, where)
+    try:
+        are_classes(texts[order], len(values.codes), choice.task, where)
+    except ValueError as error:
+        others = [name for name in table.columns if name != table.columns[target]]
+        raise ValueError(f"{error}; the others are {first_few([repr(name) for name in others])}") from None
     place = np.zeros(len(values.texts), np.int64)
     place[used[order]] = np.arange(len(used))
     return place[values.codes], class_names(texts[order])
@@ -284,13 +289,14 @@ def _report(
     plain = [k for k in places if k in learned and learned[k].kind == "numbers"]
     grouped = set(plain) if len(plain) > MAX_LISTED else set()
     width = min(24, max((len(repr(table.columns[k])) for k in places if k not in grouped), default=0))
-    for k in places:
-        if k in grouped:
-            if k == plain[0]:
-                lines.append(f"  {len(plain)} columns of numbers: {first_few([table.columns[i] for i in plain])}")
-            continue
+    shown = [k for k in places if k not in grouped]
+    if grouped:
+        lines.append(f"  {len(plain)} columns of numbers: {first_few([table.columns[i] for i in plain])}")
+    for k in shown[:MAX_LINES]:
         kind = learned[k].kind if k in learned else "left out, as asked"
         lines.append(f"  {table.columns[k]!r:<{width}}  {kind}")
+    if len(shown) > MAX_LINES:
+        lines.append(f"  and {len(shown) - MAX_LINES} more columns")
     return lines
 
 

@@ -16,10 +16,13 @@ from .form import Form, NotUtf8Error, TableError
 SKIP, NUMBER, TEXT = range(3)  # as in kernels/delimited.py
 NOTATIONS = {".": {1: "1", 2: "1.0", 4: "1.000"}, ",": {1: "1", 2: "1,0", 4: "1,000"}}  # of the kernel's forms
 BLOCK_BYTES = 1 << 19
-WORTH_COMPILING = 1 << 22  # bytes; the csv module takes some tenths of a second for smaller files
+WORTH_COMPILING, WORTH_LOADING = 1 << 22, 1 << 16  # bytes; the csv module takes some tenths of a second for the former
 MAX_PROBLEMS = 1000  # that are gathered; 20 are shown
 MAX_SHOWN_PROBLEMS = 20
 MAX_ODD_CELLS = 1000  # whose rows are kept for messages
+
+
+before_compiling: list[Callable[[], None]] = []  # called once, when the kernel is about to be compiled
 
 
 class Block(NamedTuple):
@@ -236,8 +239,14 @@ class Reader:
         from ..kernels.library import native_function
 
         function = native_function("delimited.parse")
-        if is_compiler_off() or not (_size(form) >= WORTH_COMPILING or function.is_cached(np.float64)):
+        size = _size(form)
+        if is_compiler_off() or size < min(WORTH_LOADING, WORTH_COMPILING):
             return None
+        if not function.is_cached(np.float64):
+            if size < WORTH_COMPILING:
+                return None
+            for announce in before_compiling:
+                announce()
         address = function.address(np.float64)
         integer, pointer = ctypes.c_int64, ctypes.c_void_p
         call = ctypes.CFUNCTYPE(integer, ctypes.c_char_p, *[integer] * 5, *[pointer] * 8)(address)
@@ -292,13 +301,6 @@ class Reader:
             return Block(lines_before + lines[:n_rows] + 1, columns)
 
         return parse
-
-
-def is_compiled() -> bool:
-    """Whether the kernel that large files are read by is compiled."""
-    from ..kernels.library import native_function
-
-    return native_function("delimited.parse").is_cached(np.float64)
 
 
 def _size(form: Form) -> int:
