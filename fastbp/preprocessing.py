@@ -6,7 +6,9 @@ import json
 import os
 import re
 import reprlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
@@ -16,13 +18,17 @@ from typing import Any
 import numpy as np
 
 from . import checks
-from .datasets import arrays, bundled, tables
-from .datasets.dataset import LEFT_OUT, Column, Dataset, open_maybe_gzipped
-from .datasets.tables import n_columns
+from .datasets import arrays, bundled, frames, tables
+from .datasets.columns import column_means, filled
+from .datasets.dataset import Column, Dataset, open_maybe_gzipped
+from .datasets.dates import PARTS
+from .datasets.features import Choice
 from .losses import row_of
 
 BUNDLED = ("digits", "xor")
 METADATA_KEY = "recipe"  # of a Preprocessor in the metadata of a model file
+COLUMN_FIELDS = ("parts", "flag", "other", "unit", "day_first")  # beside name and categories
+STDIN = "-"
 OPTIONAL = {"has_names"}  # fields missing in models of earlier versions
 MAX_TEXT = 1 << 17  # characters of a name; the csv module reads no longer cells
 MAX_CATEGORY_TEXT = 1 << 24  # characters of the categories of a column, as an array of 64 MB
@@ -34,6 +40,8 @@ NO_EFFECT = 1e38  # scale of an input that is constant in the training data, so 
 class Preprocessor:
     """How samples become inputs, and outputs become classes or numbers.
 
+    Missing numbers, which are NaN, become inputs of 0: the mean of the training rows.
+
     Attributes
     ----------
     mean, scale : list of float
@@ -43,7 +51,7 @@ class Preprocessor:
     target_mean, target_scale : list of float
         Predicted numbers are outputs * target_scale + target_mean.
     columns : sequence of Column or None
-        The columns to read from a table; text is encoded one-hot.
+        The columns to read from a table, and the features that each becomes.
     target : str or None
         The target column of a table.
     has_names : bool or None
@@ -119,7 +127,10 @@ class Preprocessor:
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata for `Network.save`, from which `from_metadata` reads the preprocessor."""
-        return {METADATA_KEY: json.dumps(asdict(self))}
+        values = asdict(self)
+        if self.columns is not None:
+            values["columns"] = [_column_to_json(column) for column in self.columns]
+        return {METADATA_KEY: json.dumps(values)}
 
     @property
     def task(self) -> str:
@@ -132,7 +143,10 @@ class Preprocessor:
         if max(np.abs([*self.mean, *self.scale])) > FLOAT32.max or min(self.scale) < FLOAT32.tiny:
             precise = np.dtype(np.float64)
         with np.errstate(over="ignore"):
-            return ((X - np.array(self.mean, precise)) / np.array(self.scale, precise)).astype(dtype, copy=False)
+            inputs = ((X - np.array(self.mean, precise)) / np.array(self.scale, precise)).astype(dtype, copy=False)
+        if X.dtype.kind == "f" and np.isnan(X).any():
+            inputs[np.isnan(X)] = 0
+        return inputs
 
     def targets(self, y: np.ndarray, loss: str) -> np.ndarray:
         """Encode targets for a loss: class indices, one-hot rows, or rows of -1 and 1; numbers are standardized."""
@@ -162,9 +176,8 @@ def _check(preprocessor: Preprocessor, n_in: int | None = None, n_out: int | Non
     if preprocessor.columns is not None:
         _check_texts("columns", [column.name for column in preprocessor.columns])
         for i, column in enumerate(preprocessor.columns):
-            if column.categories not in (None, LEFT_OUT):
-                _check_texts(f"columns[{i}].categories", column.categories, MAX_CATEGORY_TEXT)
-        width = sum(1 if column.categories is None else len(column.categories) for column in preprocessor.columns)
+            _check_column(f"columns[{i}]", column)
+        width = sum(column.n_features for column in preprocessor.columns)
         if n_in not in (None, width):
             raise ValueError(f"columns make {width} inputs, but the network has {n_in}")
         n_in = width
@@ -183,6 +196,22 @@ def _check(preprocessor: Preprocessor, n_in: int | None = None, n_out: int | Non
         _check_text("target", preprocessor.target)
         known = [column.name for column in preprocessor.columns or ()]
         _require(preprocessor.target not in known, "target", "none of the columns", preprocessor.target)
+
+
+def _check_column(field: str, column: Column) -> None:
+    """Raise ValueError unless the features of a column are described as `Column` says."""
+    if column.categories is not None and not column.is_left_out:
+        _check_texts(f"{field}.categories", column.categories, MAX_CATEGORY_TEXT)
+    parts = column.parts
+    are_parts = isinstance(parts, list | tuple) and all(isinstance(part, str) and part in PARTS for part in parts)
+    _require(are_parts and len(set(parts)) == len(parts), f"{field}.parts", f"some of {', '.join(PARTS)}", parts)
+    for name in ("flag", "other"):
+        _require(isinstance(getattr(column, name), bool), f"{field}.{name}", "true or false", getattr(column, name))
+    _check_text(f"{field}.unit", column.unit)
+    _require(isinstance(column.day_first, bool | None), f"{field}.day_first", "true, false or null", column.day_first)
+    is_text = column.categories is not None
+    _require(not (is_text and (parts or column.flag or column.unit)), field, "text, a number or a date", column)
+    _require(is_text or not column.other, f"{field}.other", "false for a number", column.other)
 
 
 def _check_numbers(field: str, values: Any, positive: bool = False) -> None:
@@ -244,9 +273,20 @@ def _field_values(text: str, known: set[str]) -> dict[str, Any]:
 
 
 def _column(field: str, value: Any) -> Column:
-    _require(isinstance(value, list) and len(value) == 2, field, "a list of a name and its categories", value)
-    name, categories = value
-    return Column(name, tuple(categories) if isinstance(categories, list) else categories)
+    expected = "a list of a name, its categories, and perhaps an object of more"
+    _require(isinstance(value, list) and len(value) in (2, 3), field, expected, value)
+    name, categories, *rest = value
+    more = rest[0] if rest else {}
+    _require(isinstance(more, dict) and more.keys() <= set(COLUMN_FIELDS), field, expected, value)
+    more = {key: tuple(each) if isinstance(each, list) else each for key, each in more.items()}
+    return Column(name, tuple(categories) if isinstance(categories, list) else categories, **more)
+
+
+def _column_to_json(column: Column) -> list[Any]:
+    """Return name and categories, as in models of earlier versions, and the fields that are not as in those."""
+    more = {name: getattr(column, name) for name in COLUMN_FIELDS}
+    more = {name: value for name, value in more.items() if value != Column._field_defaults[name]}
+    return [column.name, column.categories, *([more] if more else [])]
 
 
 def read(
@@ -257,13 +297,19 @@ def read(
     preprocessor: Preprocessor | None = None,
     n_features: int | None = None,
     header: bool | None = None,
+    missing: str | None = None,
+    ignore: Sequence[str] = (),
+    features: Sequence[str] | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    keep: Sequence[str] = (),
 ) -> Dataset:
-    """Read bundled data by name, or a CSV, npz or IDX file, recognized by its first bytes.
+    """Read bundled data by name, or a table, npz or IDX file, recognized by its first bytes.
 
     Parameters
     ----------
     source : str
-        A name of `BUNDLED`, a file, or two IDX files "images,labels" (or "images:labels").
+        A name of `BUNDLED`, a file, "-" for the standard input, or two IDX files "images,labels" (or "images:labels").
     target, task
         As in `fastbp.datasets.read_csv`.
     preprocessor : Preprocessor, optional
@@ -271,8 +317,14 @@ def read(
     n_features : int, optional
         Read data to predict, with this number of features: a CSV file with as many columns has no target, and
         targets may be missing.
-    header : bool, optional
-        As in `fastbp.datasets.read_csv`.
+    header, missing, ignore, features, encoding, delimiter, keep
+        As in `fastbp.datasets.read_csv`. But missing numbers are NaN, which the preprocessor made of the training rows
+        replaces by their mean; without a preprocessor there must be none in data to predict.
+
+    Returns
+    -------
+    Dataset
+        What `read_csv` would warn of is in its remarks.
 
     Raises
     ------
@@ -282,7 +334,9 @@ def read(
         If there is no such file.
     """
     complete = n_features is None
-    table_options = {"target": target, "header": header}
+    reading: dict[str, Any] = {"header": header, "missing": missing, "encoding": encoding, "delimiter": delimiter}
+    reading |= {"ignore": list(ignore) or None, "features": features, "keep": list(keep) or None}
+    table_options = {"target": target, **reading}
     label_options = {**table_options, "task": None if task in ("auto", "classes") else task}
     if preprocessor is not None:
         target, task = preprocessor.target, preprocessor.task
@@ -293,30 +347,136 @@ def read(
     if source == "xor":
         X, Y = bundled.load_xor()
         return Dataset(X, Y.ravel().astype(np.int64), classes=("0", "1"))
-    files = _files(source)
+    choice = Choice(-1 if target is None and complete else target, task, missing or "fill", ignore, features, keep)
+    choice.complete = choice.leave_out = complete
+    choice.fill = False
+    if source != STDIN:
+        return _read(_files(source), source, choice, preprocessor, n_features, reading, table_options, label_options)
+    with tempfile.TemporaryDirectory() as folder:  # a table is read more than once
+        path = os.path.join(folder, "stdin")
+        with open(path, "wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        name = "the standard input"
+        return _read([path], name, choice, preprocessor, n_features, reading, table_options, label_options)
+
+
+def _read(
+    files: list[str],
+    name: str,
+    choice: Choice,
+    preprocessor: Preprocessor | None,
+    n_features: int | None,
+    reading: dict[str, Any],
+    table_options: dict[str, Any],
+    label_options: dict[str, Any],
+) -> Dataset:
+    """Read files; see `read`."""
     with open_maybe_gzipped(files[0]) as stream:
         magic = stream.read(4)
     if magic[:2] == b"\0\0":
-        _refuse(label_options, f"the IDX file {source}")
+        _refuse(label_options, f"the IDX file {name}")
         return arrays.read_idx(*files)
     if len(files) == 2:
         raise ValueError(f"{files[0]} is not an IDX file, and only those come in pairs")
-    if magic == b"PK\3\4":
-        _refuse(table_options, f"the npz file {source}")
-        return arrays.read_npz(files[0], task=task, complete=complete)
+    path = files[0]
+    shown = path if name != "the standard input" else name
+    kind = frames.file_kind(path)
+    if magic == b"PK\3\4" and kind is None:
+        _refuse(table_options, f"the npz file {name}")
+        return arrays.read_npz(path, task=choice.task, complete=choice.complete)
+    of_model: dict[str, Any] = {}
     if preprocessor is not None and preprocessor.columns is not None:
-        return tables.read_csv(
-            files[0], target, task=task, header=header, columns=preprocessor.columns, has_names=preprocessor.has_names
-        )
-    has_target = target is not None or n_columns(files[0]) != n_features
-    return tables.read_csv(
-        files[0],
-        -1 if target is None and has_target else target,
-        task=task,
-        header=header,
-        complete=complete,
-        leave_out=complete,
-    )
+        of_model = {"columns": preprocessor.columns, "has_names": preprocessor.has_names}
+    if kind is not None or frames.is_json(path):
+        _refuse({key: reading[key] for key in ("header", "encoding", "delimiter")}, shown)
+        table = frames.read_json(path, shown) if kind is None else frames.read_file(path, kind, shown)
+        columns = len(table.columns)
+    else:
+        table = None
+        columns = 0 if of_model else tables.n_columns(path, **{key: reading[key] for key in ("encoding", "delimiter")})
+    if of_model:
+        choice.complete = True
+    elif n_features is not None:  # features only, or a target, too
+        choice.missing = "error"
+        choice.target = -1 if choice.target is None and columns != n_features else choice.target
+    if table is not None:
+        return tables.dataset_of(table, choice, **of_model)
+    options = {key: reading[key] for key in ("header", "encoding", "delimiter")}
+    return tables.read_text(path, choice, **of_model, **options, shown_name=shown)
+
+
+class TableEncoder:
+    """Makes a matrix of numbers of tables with text, dates and missing values: data frames, lists of rows, arrays.
+
+    A number is one column of the matrix, text is one-hot encoded, and a date becomes several numbers, as
+    `fastbp.datasets.read_csv` says. What the columns become is learned by `fit`, from its rows alone.
+
+    Parameters
+    ----------
+    ignore, features : sequence of str
+        Columns that are not used; the only ones that are.
+    leave_out : bool
+        Whether columns that are no features (numbers of the rows, and text that differs in nearly every row) are left
+        out. Columns without any value always are.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+        Of the table that was learned from.
+    means : ndarray
+        Of each column of the matrix, without missing numbers.
+    feature_names : list of str
+        Of the columns of the matrix.
+    report, remarks : tuple of str
+        What each column became, and what should not go unnoticed, in lines.
+    """
+
+    def __init__(
+        self, ignore: Sequence[str | int] = (), features: Sequence[str | int] | None = None, leave_out: bool = True
+    ) -> None:
+        self.ignore, self.features, self.leave_out = ignore, features, leave_out
+        self.columns: tuple[Column, ...] | None = None
+
+    def fit(self, X: Any) -> TableEncoder:
+        """Learn what the columns of a table become."""
+        self.fit_transform(X)
+        return self
+
+    def fit_transform(self, X: Any, fill: bool = True) -> np.ndarray:
+        """Learn what the columns of a table become, and return the matrix, as `transform` does."""
+        table = frames.table_of(X)
+        choice = Choice(None, ignore=self.ignore, features=self.features, leave_out=self.leave_out, fill=False)
+        data = tables.dataset_of(table, choice)
+        assert data.columns is not None
+        self.columns, self._has_names = data.columns, table.has_header
+        self.report, self.remarks = data.report, data.remarks
+        self.feature_names = [name for column in data.columns for name in column.feature_names]
+        self.means = column_means(data.X)
+        return filled(data.X, self.means) if fill else data.X
+
+    def transform(self, X: Any, fill: bool = True) -> np.ndarray:
+        """Return the matrix of a table with the same columns, float64 (n_rows, n_features).
+
+        Columns of frames are found by name. Texts that were not there in `fit` are the other ones, and text among
+        numbers is missing.
+
+        Parameters
+        ----------
+        X : data frame, array or list of rows
+        fill : bool
+            Whether missing numbers are the mean over the rows of `fit`; otherwise they are NaN.
+
+        Raises
+        ------
+        ValueError
+            If columns are missing, or numbers or dates are text; in a line for each column.
+        """
+        if self.columns is None:
+            raise ValueError("the encoder has learned from no table yet: call fit")
+        table = frames.table_of(X)
+        data = tables.dataset_of(table, Choice(None), self.columns, self._has_names and table.has_header)
+        self.remarks = data.remarks
+        return filled(data.X, self.means) if fill else data.X
 
 
 def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -355,8 +515,13 @@ def as_columns(y: np.ndarray) -> np.ndarray:
 
 
 def _mean_and_scale(X: np.ndarray, constant: float = 1.0) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every column; `constant` for the latter where all numbers agree to rounding."""
+    """Mean and deviation of every column without NaN; `constant` for the latter where all numbers agree to rounding."""
     X = X.astype(np.float64)
+    if np.isnan(X).any():
+        of_known = [_mean_and_scale(column[~np.isnan(column), None], constant) for column in X.T]
+        return [mean for each, _ in of_known for mean in each], [scale for _, each in of_known for scale in each]
+    if not len(X):  # a column without any number
+        return [0.0] * X.shape[1], [constant] * X.shape[1]
     low, high = X.min(axis=0), X.max(axis=0)
     middle = low / 2 + high / 2  # scaled to -1 .. 1, no square overflows or underflows
     half_range = np.maximum(high / 2 - low / 2, np.finfo(np.float64).tiny)

@@ -26,7 +26,7 @@ class NativeFunction:
         Of what `simd` and the other kernels offer; it returns nothing or an integer.
     arguments : str
         A letter for each argument: i integer, f number of the dtype, p pointer to the dtype, o pointer to int64, u
-        pointer to uint32, w float64, d pointer to float64.
+        pointer to uint32, w float64, d pointer to float64, b pointer to uint8.
     """
 
     def __init__(self, function, arguments):
@@ -43,6 +43,7 @@ class NativeFunction:
             "u": types.CPointer(types.uint32),
             "w": types.float64,
             "d": types.CPointer(types.float64),
+            "b": types.CPointer(types.uint8),
         }
         return compile_object(self.function, [kinds[letter] for letter in self.arguments], symbol, standalone)
 

@@ -14,7 +14,7 @@ KERNELS = """
     cores cache layout tables plan methods library public parallel_compile
     simd atomics microkernel compiler native jit
     elementwise losses schedules noise optimizers metrics dense interleaved
-    threads backprop custom online lanes training population arrays model callers
+    threads backprop custom online lanes training population arrays model callers delimited
     __init__
 """.split()
 FASTBP = """
@@ -29,7 +29,9 @@ FASTBP = """
     engine/population
     engine/model engine/model_type
     files trace verify network metrics
-    datasets/dataset datasets/arrays datasets/bundled datasets/tables datasets/__init__ preprocessing encodings
+    datasets/dataset datasets/arrays datasets/bundled datasets/cells datasets/dates datasets/columns datasets/form
+    datasets/reader datasets/table datasets/features datasets/layout datasets/tables datasets/frames datasets/__init__
+    preprocessing encodings
     checkpoints callbacks
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
     training/holdout

@@ -18,6 +18,8 @@ from .trace import trace
 from .train import train
 from .verify import verify
 
+_shows_tracebacks = False  # set by --debug
+
 
 def make_app() -> typer.Typer:
     """Build the application from the functions of the commands."""
@@ -55,8 +57,11 @@ def _printable_usage_errors() -> Iterator[None]:
 def _about(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Feed-forward neural networks, trained by backpropagation on the CPU."""
+    global _shows_tracebacks
+    _shows_tracebacks = debug
     if version:
         from .. import __version__
 
@@ -67,7 +72,7 @@ def _about(
 
 
 def _reporting_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Report the errors that a user can correct as one red line, exit code 2, and warnings as a yellow line."""
+    """Report the errors that a user can correct as red lines, exit code 2, and warnings as a yellow line."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -79,7 +84,10 @@ def _reporting_errors(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:  # as in `fastbp ... | head`: typer exits quietly
             raise
         except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-            Screen().err.print(Text.assemble(("error:", "red"), " ", plain(_in_one_line(error))))
+            if _shows_tracebacks:
+                raise
+            for problem in getattr(error, "problems", [_in_one_line(error)]):
+                Screen().err.print(Text.assemble(("error:", "red"), " ", plain(" ".join(problem.split()))))
             raise typer.Exit(2) from None
 
     return wrapped

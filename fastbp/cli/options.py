@@ -11,6 +11,30 @@ Header = Annotated[
     bool | None,
     typer.Option("--header/--no-header", help="Whether a CSV file starts with names.", show_default="detected"),
 ]
+Encoding = Annotated[
+    str | None, typer.Option(help="Of a CSV file: utf-8, latin-1, utf-16 ...", show_default="detected")
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help="Of a CSV file: a character, tab or blank.", show_default="detected"),
+]
+Missing = Annotated[
+    str,
+    typer.Option(
+        help="What to do with missing values: fill (numbers by the mean and a flag), drop (the rows), or error."
+    ),
+]
+Ignore = Annotated[
+    list[str] | None, typer.Option(help="Columns of a table that are not used: a,b or several times.", show_default="")
+]
+Features = Annotated[
+    list[str] | None, typer.Option(help="The only columns that are used, besides the target.", show_default="all")
+]
+
+
+def columns(given: list[str] | None) -> list[str] | None:
+    """Return the columns named by an option, which are separated by commas."""
+    return None if given is None else [name.strip() for names in given for name in names.split(",") if name.strip()]
 
 
 def check_out(out: Path | None, *inputs: str | Path) -> None:

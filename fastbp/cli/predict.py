@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import json
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -15,7 +17,7 @@ import typer
 from ..datasets import Dataset
 from ..datasets.dataset import first_few
 from ..preprocessing import Preprocessor, as_columns, read
-from .options import Header, check_out
+from .options import Delimiter, Encoding, Header, check_out, columns
 from .screen import Screen, plain, printable, show_score
 
 if TYPE_CHECKING:
@@ -24,10 +26,22 @@ if TYPE_CHECKING:
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that fastbp train --out saved.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="As for train; the targets may be missing.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write.", show_default="the screen")] = None,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="As for train, - for standard input; the targets may be missing.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write: CSV, .jsonl (JSON lines) or .npz.", show_default="CSV, the screen"),
+    ] = None,
+    proba: Annotated[bool, typer.Option("--proba", help="Write the probability of every class.")] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns of a table to write before the predictions: id, or a,b.", show_default="none"),
+    ] = None,
     backend: Annotated[str, typer.Option(help="numba or numpy.")] = "numba",
     header: Header = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Predict with a saved model; if the data have targets that it knows, show how good the predictions are."""
     from ..population import Population, load
@@ -41,13 +55,27 @@ def predict(
     net = model_of_file[0] if is_ensemble else model_of_file
     predict_outputs = model_of_file.mean if is_ensemble else model_of_file.predict
     preprocessor = Preprocessor.from_metadata(model_of_file.metadata, sizes=net.sizes, path=model)
-    samples = read(data, preprocessor=preprocessor, n_features=net.sizes[0], header=header)
+    if proba and (preprocessor is None or preprocessor.classes is None):
+        raise ValueError(f"--proba is for models of classes, and {model} predicts numbers")
+    samples = read(
+        data,
+        preprocessor=preprocessor,
+        n_features=net.sizes[0],
+        header=header,
+        encoding=encoding,
+        delimiter=delimiter,
+        keep=columns(keep) or (),
+    )
+    for remark in samples.remarks:
+        screen.warn(f"warning: {remark}")
     n_features = samples.X.shape[1]
     if n_features != net.sizes[0]:
         raise ValueError(f"{data} has {n_features} features, but {model} takes {net.sizes[0]}")
     screen.announce_compilation(net)
     A = _outputs(net, predict_outputs, preprocessor, samples.X, data, model)
-    _write_predictions(screen, out, *_predictions(net, preprocessor, A))
+    results = {**samples.kept, **_predictions(net, preprocessor, A, proba, samples.kept)}
+    digits = 9 if preprocessor is None or preprocessor.classes is None else 6
+    _write_predictions(screen, out, results, digits)
     _show_score_if_known(screen, preprocessor, samples, A, data)
 
 
@@ -77,38 +105,72 @@ def _check_finite(values: np.ndarray, what: str, data: str) -> None:
 
 
 def _predictions(
-    net: Network, preprocessor: Preprocessor | None, A: np.ndarray
-) -> tuple[list[str], Iterable[Sequence[str]]]:
-    """Titles and rows of the CSV file: the class and its output, or the numbers, or the plain outputs."""
+    net: Network, preprocessor: Preprocessor | None, A: np.ndarray, proba: bool, taken: Container[str]
+) -> dict[str, Sequence[Any] | np.ndarray]:
+    """Columns to write: the class and its output, or those of all classes; or the numbers; or the plain outputs.
+
+    A name that is taken by a column of the table gets an underscore.
+    """
+    results: dict[str, Sequence[Any] | np.ndarray] = {}
+
+    def add(name: str, values: Sequence[Any] | np.ndarray) -> None:
+        while name in taken:
+            name += "_"
+        results[name] = values
+
     if preprocessor is not None and preprocessor.classes is not None:
         title = "probability" if net.activations[-1] == "softmax" else "output"
-        names = preprocessor.classes
-        return ["prediction", title], ((names[row.argmax()], f"{row.max():.6g}") for row in A)
+        classes = list(preprocessor.classes)
+        add("prediction", [classes[c] for c in A.argmax(axis=1)])
+        if proba:
+            for name, column in zip(classes, A.T, strict=True):
+                add(f"{title} {name}", column)
+        else:
+            add(title, A.max(axis=1))
+        return results
     values = A if preprocessor is None else preprocessor.predictions(A)
     name = "output" if preprocessor is None else "prediction"
-    titles = [name] if A.shape[1] == 1 else [f"{name} {j}" for j in range(A.shape[1])]
-    return titles, ([f"{value:.9g}" for value in row] for row in values)
+    for j, column in enumerate(values.T):
+        add(name if len(values.T) == 1 else f"{name} {j}", column)
+    return results
 
 
-def _write_predictions(screen: Screen, out: Path | None, titles: list[str], rows: Iterable[Sequence[str]]) -> None:
+def _write_predictions(
+    screen: Screen, out: Path | None, results: dict[str, Sequence[Any] | np.ndarray], digits: int
+) -> None:
+    """Write columns: to the screen as CSV, or to a file in the format of its name."""
     if out is None:
-        _write_csv(sys.stdout, titles, rows)
+        _write_csv(sys.stdout, results, digits)
         return
-    with out.open("w", newline="", encoding="utf-8") as stream:
-        n_rows = _write_csv(stream, titles, rows)
-    screen.err.print(plain(f"{n_rows:,} predictions written to {out}"))
+    if out.suffix.lower() == ".npz":
+        arrays = {"file_" if name == "file" else name: np.asarray(values) for name, values in results.items()}
+        np.savez(out, **arrays)  # type: ignore[arg-type]
+    else:
+        with out.open("w", newline="", encoding="utf-8") as stream:
+            if out.suffix.lower() in (".jsonl", ".ndjson"):
+                _write_json(stream, results)
+            else:
+                _write_csv(stream, results, digits)
+    screen.err.print(plain(f"{len(next(iter(results.values()))):,} predictions written to {out}"))
 
 
-def _write_csv(stream: IO[str], titles: list[str], rows: Iterable[Sequence[str]]) -> int:
-    """Write a table, names escaped if a terminal shows it and exact otherwise; return the number of rows."""
+def _write_csv(stream: IO[str], results: dict[str, Sequence[Any] | np.ndarray], digits: int) -> None:
+    """Write a table, names escaped if a terminal shows it and exact otherwise."""
     is_terminal = stream.isatty()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(titles)
-    n_rows = 0
-    for row in rows:
+    columns = [
+        values if isinstance(values, list) else [f"{value:.{digits}g}" for value in values]
+        for values in results.values()
+    ]
+    for row in itertools.chain([list(results)], zip(*columns, strict=True)):
         writer.writerow([printable(cell) for cell in row] if is_terminal else row)
-        n_rows += 1
-    return n_rows
+
+
+def _write_json(stream: IO[str], results: dict[str, Sequence[Any] | np.ndarray]) -> None:
+    """Write an object for each row in a line of its own."""
+    columns = [values.tolist() if isinstance(values, np.ndarray) else values for values in results.values()]
+    for row in zip(*columns, strict=True):
+        stream.write(json.dumps(dict(zip(results, row, strict=True)), ensure_ascii=False) + "\n")
 
 
 def _show_score_if_known(

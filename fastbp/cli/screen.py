@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..datasets import Dataset, reader
 from ..preprocessing import Preprocessor, as_columns
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Screen:
         if survives_broken_pipe:
             self.out.on_broken_pipe = self._silence  # type: ignore[method-assign]
 
+        reader.before_compiling[:] = [lambda: self._announce("the reader of large files")]
+
     def _silence(self) -> None:
         self.out.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,10 +67,18 @@ class Screen:
         """Print what should not go unnoticed."""
         self.err.print(plain(text, "yellow"))
 
+    def describe_table(self, samples: Dataset) -> None:
+        """Print what was found in a table, what its columns became, and what should not go unnoticed."""
+        for line in samples.report:
+            self.say(line)
+
     def announce_compilation(self, net: Network) -> None:
         """Say so if the kernels have yet to be compiled."""
         if net.backend == "numba" and not net._backend.is_compiled():
-            self.err.print(plain("compiling kernels for this machine (once) ...", "dim"))
+            self._announce("kernels")
+
+    def _announce(self, what: str) -> None:
+        self.err.print(plain(f"compiling {what} for this machine (once) ...", "dim"))
 
 
 def show_score(console: Console, preprocessor: Preprocessor, y: np.ndarray, A: np.ndarray, name: str) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from ..preprocessing import Preprocessor, as_columns, read, split
-from .options import Header
+from ..preprocessing import Preprocessor, as_columns, split
+from .options import Delimiter, Encoding, Features, Header, Ignore, Missing
 from .screen import Screen, plain, regression_errors, show_score
 from .train import (
     MIN_TEST_DATA,
@@ -21,6 +21,7 @@ from .train import (
     check_can_save,
     default_epochs,
     describe_data,
+    read_samples,
     targets_of,
 )
 
@@ -85,6 +86,11 @@ def search(
         typer.Option("--out", "--save", help="File for the best, trained on all folds.", show_default="not saved"),
     ] = None,
     header: Header = None,
+    missing: Missing = "fill",
+    ignore: Ignore = None,
+    features: Features = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Compare networks by cross-validation, all trained together; train the best, and test it on samples held out."""
     from ..network import Network
@@ -94,7 +100,7 @@ def search(
     candidates = _candidates(hidden, activation, lr, batch_size, l2)
     check_can_save(out, data)
     screen = Screen(survives_broken_pipe=out is not None)
-    samples = read(data, target=target, task=task, header=header)
+    samples = read_samples(screen, data, target, task, header, missing, ignore, features, encoding, delimiter)
     y = targets_of(samples, data)
     rows, test = split(y, test_fraction if len(y) >= MIN_TEST_DATA else 0, samples.classes is not None)
     if len(rows) < folds:

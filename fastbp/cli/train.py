@@ -18,7 +18,7 @@ from ..datasets import Dataset
 from ..datasets.dataset import first_few
 from ..losses import row_of
 from ..preprocessing import Preprocessor, as_columns, read, split
-from .options import Header, check_out
+from .options import Delimiter, Encoding, Features, Header, Ignore, Missing, check_out, columns
 from .screen import Screen, regression_errors, show_score
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ TYPICAL_UPDATES = 2000  # of the parameters, from which the default number of ep
 def train(
     data: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="digits, xor, a CSV or npz file, or a pair of IDX files: images,labels."),
+        typer.Argument(
+            metavar="DATA",
+            help="digits, xor, a table (CSV, Excel, Parquet ...; - for standard input), npz, or IDX: images,labels.",
+        ),
     ],
     hidden: Annotated[
         list[str] | None,
@@ -72,6 +75,11 @@ def train(
         typer.Option(min=2, help="Train so many networks together; the model is their mean.", show_default="one"),
     ] = None,
     header: Header = None,
+    missing: Missing = "fill",
+    ignore: Ignore = None,
+    features: Features = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Train a network; show loss and accuracy during training, then the score on the samples held out."""
     from ..optimizers import SGD
@@ -79,7 +87,7 @@ def train(
 
     check_can_save(out, data)
     screen = Screen(survives_broken_pipe=out is not None)
-    samples = read(data, target=target, task=task, header=header)
+    samples = read_samples(screen, data, target, task, header, missing, ignore, features, encoding, delimiter)
     y = targets_of(samples, data)
     rows, test = split(y, test_fraction if len(y) >= MIN_TEST_DATA else 0, samples.classes is not None)
     preprocessor = Preprocessor.of(samples, rows)
@@ -125,6 +133,34 @@ def check_can_save(out: Path | None, data: str) -> None:
         from .. import files
 
         files._safetensors()
+
+
+def read_samples(
+    screen: Screen,
+    data: str,
+    target: str | None,
+    task: str | None,
+    header: bool | None,
+    missing: str,
+    ignore: list[str] | None,
+    features: list[str] | None,
+    encoding: str | None,
+    delimiter: str | None,
+) -> Dataset:
+    """Read samples by the options of the command, and show what became of the columns of a table."""
+    samples = read(
+        data,
+        target=target,
+        task=task,
+        header=header,
+        missing=None if missing == "fill" else missing,
+        ignore=columns(ignore) or (),
+        features=columns(features),
+        encoding=encoding,
+        delimiter=delimiter,
+    )
+    screen.describe_table(samples)
+    return samples
 
 
 def targets_of(samples: Dataset, data: str) -> np.ndarray:

@@ -18,13 +18,56 @@ LEFT_OUT: tuple[str, ...] = ()  # categories of a column that is not a feature
 
 
 class Column(NamedTuple):
-    """A column of a table: its name, and its categories in order if it is text (one-hot encoded).
+    """A column of a table, and the features that are made of it.
 
-    A column whose categories are the empty tuple is left out of the features.
+    A number is one feature; text is one-hot encoded, and a date becomes the numbers of its `parts`. A column whose
+    categories are the empty tuple is left out.
+
+    Attributes
+    ----------
+    name : str
+    categories : tuple of str or None
+        Those of text, in order; "" is that of missing values. None for numbers and dates.
+    parts : tuple of str
+        Of a date: some of year, month, day, weekday (Monday is 0), days (since 1970), seconds (of the day).
+    flag : bool
+        Whether a further feature says, by 0 or 1, that the number or date is missing.
+    other : bool
+        Whether a further feature stands for all texts that are no category.
+    unit : str
+        Word that follows the numbers, such as "kg".
+    day_first : bool or None
+        The order of dates such as 1/2/2019.
     """
 
     name: str
     categories: tuple[str, ...] | None = None
+    parts: tuple[str, ...] = ()
+    flag: bool = False
+    other: bool = False
+    unit: str = ""
+    day_first: bool | None = None
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the column is not a feature."""
+        return self.categories == LEFT_OUT
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features."""
+        name = self.name
+        if self.categories is not None:
+            of_categories = [f"{name}={category}" if category else f"{name} missing" for category in self.categories]
+            return (*of_categories, *([f"{name} other"] * self.other))
+        of_values = [f"{name}.{part}" for part in self.parts] or [name]
+        return (*of_values, *([f"{name} missing"] * self.flag))
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        n = (len(self.parts) or 1) + self.flag if self.categories is None else len(self.categories) + self.other
+        return n
 
 
 class _Pair(NamedTuple):
@@ -51,6 +94,12 @@ class Dataset(_Pair):
         Whether the table has a header; without one, the columns are named by their numbers.
     pixels : bool
         Whether all features have the same meaning and scale, like the pixels of an image.
+    remarks : tuple of str
+        What should not go unnoticed of a table, such as columns left out; `read_csv` warns of it.
+    report : tuple of str
+        What was found in a table, and what each column became, in lines to show.
+    kept : dict of str to list of str
+        Texts of the columns that were asked for besides the features.
     """
 
     classes: tuple[str, ...] | None
@@ -58,6 +107,9 @@ class Dataset(_Pair):
     target: str | None
     has_names: bool | None
     pixels: bool
+    remarks: tuple[str, ...]
+    report: tuple[str, ...]
+    kept: dict[str, list[str]]
 
     def __new__(
         cls,
@@ -68,11 +120,14 @@ class Dataset(_Pair):
         target: str | None = None,
         pixels: bool = False,
         has_names: bool | None = None,
+        remarks: Sequence[str] = (),
+        report: Sequence[str] = (),
+        kept: dict[str, list[str]] | None = None,
     ) -> Dataset:
         """Make the pair."""
         self = super().__new__(cls, X, y)
         self.classes, self.columns, self.target, self.pixels = classes, columns, target, pixels
-        self.has_names = has_names
+        self.has_names, self.remarks, self.report, self.kept = has_names, tuple(remarks), tuple(report), kept or {}
         return self
 
 
@@ -170,9 +225,9 @@ def check_task(task: str) -> None:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
 
 
-def first_few(items: Sequence[Any], limit: int = 5) -> str:
-    """Join the first items by commas, and add how many more there are."""
-    more = len(items) - limit
+def first_few(items: Sequence[Any], limit: int = 5, n: int | None = None) -> str:
+    """Join the first items by commas, and add how many more there are; n is the number of all."""
+    more = (len(items) if n is None else n) - limit
     return ", ".join(str(i) for i in items[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
