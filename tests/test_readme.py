@@ -35,6 +35,10 @@ FEATURES = [
     "fastbp.stream(chunks)",
     'fastbp.stream("table.csv"',
     "idx3-ubyte",
+    "fastbp.Population(",
+    ".select(",
+    "PopulationSearchCV",
+    'init=["',
 ]
 
 
@@ -128,7 +132,9 @@ def test_commands(files):
         for line in block.splitlines()
         if line.startswith("$ fastbp")
     ]
-    assert [command.split()[1] for command in commands] == ["train", "predict", "train", "verify", "trace"]
+    assert [command.split()[1] for command in commands] == [
+        *("train", "predict", "search", "train", "train", "verify", "trace")
+    ]
     for command in commands:
         result = runner.invoke(app, shlex.split(command)[1:])
         assert result.exit_code == 0 and result.output, (command, result.output, result.exception)

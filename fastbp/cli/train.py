@@ -139,7 +139,7 @@ def read_samples(
     screen: Screen,
     data: str,
     target: str | None,
-    task: str | None,
+    task: str,
     header: bool | None,
     missing: str,
     ignore: list[str] | None,
