@@ -545,3 +545,34 @@ def test_all_problems_of_columns_are_said_at_once(write):
 def test_what_is_no_text_is_refused(write, bytes_):
     with pytest.raises(ValueError, match="t.csv is (no text|not UTF)"):
         read_csv(write(bytes_))
+
+
+CELLS = (
+    '1|2.5|-3||NA|x|yes|no|2019-01-02|3/4/2020|12:30|5%|$3|1,5|1.234,5|1 000|12 kg|\'q\'|"q"|"|#|%|inf|nan|1e400|a b|é|'
+    "None|-|0001|20190101|  |@relation|{}|[1]|1'000"
+).split("|")
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(1, 10))])
+@pytest.mark.filterwarnings("ignore")
+def test_any_table_is_read_as_finite_numbers_or_refused_by_a_value_error(write, seed):
+    rng = np.random.default_rng(seed)
+    n_read = 0
+    for _ in range(300):
+        kinds = [rng.choice([*CELLS, "\t", ";", "\r", "\u2028"], rng.integers(1, 4)) for _ in range(rng.integers(1, 6))]
+        table = [[rng.choice(kind) for kind in kinds] for _ in range(rng.integers(1, 30))]
+        delimiter = rng.choice([",", ";", "\t", "|", " ", ", "])
+        lines = [delimiter.join(row[: len(row) - (rng.random() < 0.02)]) for row in table]
+        names = [delimiter.join(f"c{j}" for j in range(len(kinds)))] if rng.random() < 0.6 else []
+        path = write("\n".join([*names, *lines]))
+        try:
+            data = read_csv(path, missing=str(rng.choice(["fill", "drop", "error"])))
+        except ValueError as error:
+            assert str(path) in str(error) or "no column is left" in str(error)
+            continue
+        n_read += 1
+        assert np.isfinite(data.X).all() and len(data.X) == len(data.y) > 0 and data.X.shape[1] > 0
+        assert data.X.shape[1] == sum(column.n_features for column in data.columns)
+        stream = CsvChunks(path)
+        assert stream.classes is None or set(stream.classes) >= set(data.classes or ())
+    assert n_read > 50

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 NOT_GIVEN = {"", "?", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "nat", "null"}
 MISSING = NOT_GIVEN | {"none", "-", "--", "."}  # the latter may be classes of a target
+MAX_MARK = max(map(len, MISSING))
 CURRENCIES = "$€£¥₹"
 MAX_UNIT = 8  # letters
 _SIGNS = re.compile(f"[{CURRENCIES}%]")

@@ -17,6 +17,7 @@ MAX_ODD = 0.1  # fraction of other text that a column of numbers may hold
 MIN_COUNTED = 4  # rows; fewer may hold consecutive numbers by chance
 IDS = {"", "id", "idx", "index", "row_id", "rowid", "unnamed: 0"}  # names of row indices; pandas writes none
 ROW_NUMBERS = {"no", "nr", "row", "#"}  # names of row indices if the values are consecutive numbers
+TRIED = 500  # texts of a column, to find out whether there are numbers
 COPIED_ROWS = 1024  # at a time, column by column, so that they stay in the cache
 MAX_SHOWN = 60  # characters of a value in a message
 
@@ -144,7 +145,10 @@ def meaning(texts: Sequence[str], counts: np.ndarray, delimiter: str = ",", is_t
     known = [texts[i] for i in used]
     if not known:
         return Meaning()
-    found = [cells.number(text, delimiter) for text in known]
+    if any(cells.number(text, delimiter) is not None for text in known[:: max(1, len(known) // TRIED)]):
+        found = [cells.number(text, delimiter) for text in known]
+    else:
+        found = [None] * len(known)  # numbers may be few, which does not matter
     unit = "" if is_target or any(number is not None for number in found[:5]) else cells.unit_word(known)
     if unit:
         found = [cells.number(cells.without_unit_word(text, unit), delimiter) for text in known]

@@ -446,8 +446,10 @@ def _split(lines: list[str], delimiter: str | None) -> tuple[str, str, list[tupl
     if '"' not in head and re.search(r"(?:^|[\t;|, ])\s*'[^'\n]*'\s*(?:$|[\t;|, ])", head, re.MULTILINE):
         quote = "'"
     best = _split_by(lines, delimiter, quote)
-    if quote == "'" and (len({len(row) for _, row in best[1][best[2] :]}) > 1 or "'" in "".join(best[1][-1][1])):
-        best, quote = _split_by(lines, delimiter, '"'), '"'
+    if quote == "'":
+        rows = [row for _, row in best[1][best[2] :]]
+        if len({len(row) for row in rows}) != 1 or "'" in "".join(rows[-1]):  # these are apostrophes
+            best, quote = _split_by(lines, delimiter, '"'), '"'
     return quote, *best
 
 
@@ -471,8 +473,8 @@ def _split_by(lines: list[str], delimiter: str | None, quote: str) -> tuple[str,
         found[each] = rows[: n_title + N_ROWS], n_title
     if delimiter is not None:
         return delimiter, *found[delimiter]
-    widths = {each: sorted(len(row) for _, row in rows[n:]) for each, (rows, n) in found.items()}
-    if not widths[","]:
+    widths = {each: sorted(len(row) for _, row in rows[n:]) or [0] for each, (rows, n) in found.items()}
+    if not any(rows for rows, _ in found.values()):
         return ",", [], 0
     even = [each for each in DELIMITERS if 1 < widths[each][0] == widths[each][-1]]
     best = even[0] if even else max(DELIMITERS, key=lambda each: median_low(widths[each]))
