@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -180,11 +181,13 @@ class Reader:
 
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks of the file. Codes, once given, hold for further passes."""
-        parse = self._native_parser()
-        for lines_before, n_lines, data in self.form.blocks(BLOCK_BYTES):
-            block = parse(lines_before, n_lines, data) if parse else None
-            if block is None:
+        kernel = self._kernel()
+        given = self.form.blocks(BLOCK_BYTES)
+        for lines_before, data, found in _with_cells(given, kernel):
+            if kernel is None or found is None:
                 block = self._parse_rows(lines_before, data)
+            else:
+                block = self._block(lines_before, data, kernel, found)
             if len(block.lines):
                 self._judge(block)
                 yield block
@@ -230,8 +233,8 @@ class Reader:
 
     # -------------------------------------------------------------- by the kernel
 
-    def _native_parser(self) -> Callable[[int, int, bytes], Block | None] | None:
-        """Return what parses a block natively, and returns None where it cannot; None for small files."""
+    def _kernel(self) -> _Kernel | None:
+        """Return the kernel that parses blocks; None for small files, and those that it does not read."""
         form = self.form
         if form.delimiter == " " or not form.delimiter.isascii() or len(form.quote) > 1:
             return None
@@ -247,60 +250,112 @@ class Reader:
                 return None
             for announce in before_compiling:
                 announce()
-        address = function.address(np.float64)
+        return _Kernel(function.address(np.float64), form, self._kinds)
+
+    def _block(self, lines_before: int, data: bytes, kernel: _Kernel, found: _Found) -> Block:
+        """Return the rows of a block whose cells the kernel has found."""
+        n = found.n_rows
+        columns: dict[int, Numbers | Texts] = {}
+        odd: dict[int, list[tuple[int, str]]] = {j: [] for j in kernel.numbers}
+        slot = {j: k for k, j in enumerate(kernel.numbers)}
+        for row, j, start, end in found.bad.tolist():
+            text = data[start:end].decode()
+            value, is_odd = self.numbers[j].parse(text)
+            found.values[row, slot[j]] = value
+            if is_odd:
+                odd[j].append((row, text))
+        notations = NOTATIONS[self.form.decimal]
+        for k, j in enumerate(kernel.numbers):
+            columns[j] = Numbers(found.values[:n, k].copy(), odd[j])
+            forms = {notations[form] for form in notations if found.forms[j] & form}
+            self.numbers[j].notations |= {"", *forms} if forms else set()
+        for k, j in enumerate(kernel.texts):
+            places = self.places[j]
+            if j in self.dropped:
+                codes = np.ones(n, np.int32)
+            else:
+                bounds = zip(found.starts[:n, k].tolist(), found.ends[:n, k].tolist(), strict=True)
+                codes = np.fromiter([places[data[start:end]] for start, end in bounds], np.int32, n)
+            columns[j] = Texts(codes, places.texts)
+        lines = lines_before + found.lines[:n] + 1
+        kernel.unused.append(found)
+        return Block(lines, columns)
+
+
+class _Found:
+    """What the kernel finds in a block of at most `capacity` rows; see `kernels.delimited`."""
+
+    def __init__(self, capacity: int, width: int, n_numbers: int, n_texts: int) -> None:
+        self.capacity, self.n_rows = capacity, 0
+        self.forms, self.values = np.empty(width, np.int64), np.empty((capacity, n_numbers))
+        self.starts, self.ends = (np.empty((capacity, n_texts), np.int64) for _ in range(2))
+        self.all_bad, self.lines = np.empty((capacity * n_numbers, 4), np.int64), np.empty(capacity, np.int64)
+        self.counts = np.zeros(2, np.int64)
+
+    @property
+    def bad(self) -> np.ndarray:
+        """Row, column, start and end of each cell of numbers that holds other text."""
+        return self.all_bad[: self.counts[0]]
+
+
+class _Kernel:
+    """The kernel for one file."""
+
+    def __init__(self, address: int, form: Form, kinds: dict[int, int]) -> None:
         integer, pointer = ctypes.c_int64, ctypes.c_void_p
-        call = ctypes.CFUNCTYPE(integer, ctypes.c_char_p, *[integer] * 5, *[pointer] * 8)(address)
-        width = len(form.names)
-        kinds = np.zeros(width, np.int64)
-        for j, kind in self._kinds.items():
-            kinds[j] = kind
-        number_columns, text_columns = sorted(self.numbers), sorted(self.places)
-        header = (form.delimiter.join(form.header)).encode() if form.header else None
+        self._call = ctypes.CFUNCTYPE(integer, ctypes.c_char_p, *[integer] * 5, *[pointer] * 8)(address)
+        self._width = len(form.names)
+        self._kinds = np.zeros(self._width, np.int64)
+        for j, kind in kinds.items():
+            self._kinds[j] = kind
+        self.numbers = sorted(j for j, kind in kinds.items() if kind == NUMBER)
+        self.texts = sorted(j for j, kind in kinds.items() if kind == TEXT)
+        self._header = (form.delimiter.join(form.header)).encode() if form.header else None
+        self._marks = ord(form.delimiter), ord(form.decimal), ord(form.quote or "\0"), self._width
+        self.unused: list[_Found] = []  # memory for further blocks
 
-        scratch: list[np.ndarray] = []
+    def find(self, n_lines: int, data: bytes) -> _Found | None:
+        """Find the cells of a block; None if the csv module has to."""
+        if self._header and self._header in data:  # perhaps the header again
+            return None
+        if b"\n#" in data or b"\n%" in data or data[:1] in b"#%":
+            return None
+        _check_utf8(data)
+        found = self.unused.pop() if self.unused else None
+        if found is None or found.capacity < n_lines:
+            found = _Found(n_lines, self._width, len(self.numbers), len(self.texts))
+        found.forms[:] = 0
+        arrays = (found.forms, found.values, found.starts, found.ends, found.all_bad, found.lines, found.counts)
+        pointers = (array.ctypes.data for array in (self._kinds, *arrays))
+        found.n_rows = self._call(data, len(data), *self._marks, *pointers)
+        return found if found.n_rows >= 0 else None
 
-        def parse(lines_before: int, n_rows: int, data: bytes) -> Block | None:
-            if header and header in data:  # perhaps the header again
-                return None
-            if b"\n#" in data or b"\n%" in data or data[:1] in b"#%":
-                return None
-            _check_utf8(data)
-            if not scratch or len(scratch[-1]) < n_rows:
-                n_numbers, n_texts = len(number_columns), len(text_columns)
-                shapes = (n_rows, n_texts), (n_rows, n_texts), (n_rows * n_numbers, 4), (n_rows,)
-                scratch[:] = [np.empty((n_rows, n_numbers)), *(np.empty(shape, np.int64) for shape in shapes)]
-            values, starts, ends, bad, lines = scratch
-            forms, counts = np.zeros(width, np.int64), np.zeros(2, np.int64)
-            arrays = (kinds, forms, *scratch, counts)
-            marks = ord(form.delimiter), ord(form.decimal), ord(form.quote or "\0"), width
-            n_rows = call(data, len(data), *marks, *(array.ctypes.data for array in arrays))
-            if n_rows < 0:
-                return None
-            columns: dict[int, Numbers | Texts] = {}
-            odd: dict[int, list[tuple[int, str]]] = {j: [] for j in number_columns}
-            slot = {j: k for k, j in enumerate(number_columns)}
-            for row, j, start, end in bad[: counts[0]].tolist():
-                text = data[start:end].decode()
-                value, is_odd = self.numbers[j].parse(text)
-                values[row, slot[j]] = value
-                if is_odd:
-                    odd[j].append((row, text))
-            for k, j in enumerate(number_columns):
-                columns[j] = Numbers(values[:n_rows, k].copy(), odd[j])
-                notations = NOTATIONS[form.decimal]
-                self.numbers[j].notations |= {notations[form] for form in (1, 2, 4) if forms[j] & form}
-                self.numbers[j].notations |= {""} if forms[j] else set()
-            for k, j in enumerate(text_columns):
-                places = self.places[j]
-                if j in self.dropped:
-                    codes = np.ones(n_rows, np.int32)
-                else:
-                    bounds = zip(starts[:n_rows, k].tolist(), ends[:n_rows, k].tolist(), strict=True)
-                    codes = np.fromiter([places[data[start:end]] for start, end in bounds], np.int32, n_rows)
-                columns[j] = Texts(codes, places.texts)
-            return Block(lines_before + lines[:n_rows] + 1, columns)
 
-        return parse
+def _with_cells(
+    given: Iterator[tuple[int, int, bytes]], kernel: _Kernel | None
+) -> Iterator[tuple[int, bytes, _Found | None]]:
+    """Yield blocks with what the kernel finds in them, which it does in a thread while the block before is used."""
+    first = next(given, None)
+    second = None if first is None else next(given, None)
+    if first is None:
+        return
+    if kernel is None or second is None:
+        for lines_before, n_lines, data in (first, *([] if second is None else [second])):
+            yield lines_before, data, kernel.find(n_lines, data) if kernel else None
+        for lines_before, _, data in given:
+            yield lines_before, data, None
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        before = first, pool.submit(kernel.find, first[1], first[2])
+        for block in chain([second], given):
+            after = block, pool.submit(kernel.find, block[1], block[2])
+            (lines_before, _, data), found = before
+            yield lines_before, data, found.result()
+            before = after
+        (lines_before, _, data), found = before
+        yield lines_before, data, found.result()
 
 
 def _size(form: Form) -> int:
