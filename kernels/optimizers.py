@@ -310,7 +310,7 @@ def eight(loader, factors, step):
 
 
 @inline
-def update_array(function, n_states, hyperparameters, g, p, first, second, n):
+def update_with(function, n_states, hyperparameters, g, p, first, second, n):
     """Update n elements by a rule and its `eight`; states that it does not have are not touched."""
     width = lanes(g)
     i = 0
@@ -336,6 +336,12 @@ def update_array(function, n_states, hyperparameters, g, p, first, second, n):
             masked_store(first, i, a, m)
         if n_states > 1:
             masked_store(second, i, b, m)
+
+
+@inline
+def update_array(function, n_states, factors, g, p, first, second, n):
+    """Update n elements by a rule and the factors of the step."""
+    update_with(function, n_states, eight(peek, factors, 1), g, p, first, second, n)
 
 
 # The functions of rules that share them.
@@ -453,7 +459,7 @@ def update_slice(rule):
 
     def update_slice(factors, gradient, parameters, first, second, n, l1, l2, clip_value):
         prepare_gradient(gradient, parameters, n, l1, l2, clip_value)
-        update_array(function, n_states, eight(peek, factors, 1), gradient, parameters, first, second, n)
+        update_array(function, n_states, factors, gradient, parameters, first, second, n)
 
     return NativeFunction(update_slice, "pppppifff")
 
@@ -473,7 +479,7 @@ def update_members(rule):
             if are_weights:
                 penalize_array(gradient, parameters, load(vectors, L1 * width), load(vectors, L2 * width), n)
             clip_array(gradient, load(vectors, CLIP * width), n)
-        update_array(function, n_states, eight(load, factors, width), gradient, parameters, first, second, n)
+        update_with(function, n_states, eight(load, factors, width), gradient, parameters, first, second, n)
 
     return NativeFunction(update_members, "pppppipii")
 
@@ -507,7 +513,7 @@ def _one_step(
     update_array(
         update,
         n_states,
-        eight(peek, factors, 1),
+        factors,
         pointer(gradient, 0),
         pointer(parameters, 0),
         pointer(first, 0),

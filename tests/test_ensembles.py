@@ -254,18 +254,15 @@ def test_threads_do_not_change_bits():
     assert found[0].population_.parameters.tobytes() == found[1].population_.parameters.tobytes()
 
 
-def fitted(seed):
-    ensemble = MLPEnsembleClassifier(**SMALL, n_estimators=3, random_state=seed).fit(X, y)
-    return ensemble, fastbp.get_num_threads()
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_in_workers_of_joblib():
+    ensembles = [MLPEnsembleClassifier(**SMALL, n_estimators=3, random_state=seed) for seed in range(2)]
     with joblib.parallel_config(backend="loky", n_jobs=2):
-        found = joblib.Parallel()(joblib.delayed(fitted)(seed) for seed in range(2))
-    for seed, (ensemble, n_threads) in enumerate(found):
-        assert n_threads == 1
-        assert ensemble.population_.parameters.tobytes() == fitted(seed)[0].population_.parameters.tobytes()
+        found = joblib.Parallel()(joblib.delayed(ensemble.fit)(X, y) for ensemble in ensembles)
+        n_threads = joblib.Parallel()(joblib.delayed(fastbp.get_num_threads)() for _ in range(2))
+    assert n_threads == [1, 1]
+    for here, there in zip(ensembles, found, strict=True):
+        assert there.population_.parameters.tobytes() == here.fit(X, y).population_.parameters.tobytes()
 
 
 # ------------------------------------------------------------------ errors and warnings

@@ -484,17 +484,14 @@ def test_verbose(capsys):
 # ------------------------------------------------------------------ joblib
 
 
-def fitted(alpha, X, y):
-    return PopulationSearchCV(small(), {"alpha": [alpha, 10 * alpha]}, cv=3).fit(X, y)
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_in_workers_of_joblib():
+    searches = [PopulationSearchCV(small(), {"alpha": [alpha, 10 * alpha]}, cv=3) for alpha in (1e-4, 1e-3)]
     with joblib.parallel_config(backend="loky", n_jobs=2):
-        found = joblib.Parallel()(joblib.delayed(fitted)(alpha, X, y) for alpha in (1e-4, 1e-3))
-    for alpha, search_of_worker in zip((1e-4, 1e-3), found, strict=True):
-        assert_same_results(search_of_worker, fitted(alpha, X, y))
-        assert search_of_worker.best_estimator_.trainer_.threads == 1
+        found = joblib.Parallel()(joblib.delayed(search.fit)(X, y) for search in searches)
+    for here, there in zip(searches, found, strict=True):
+        assert_same_results(there, here.fit(X, y))
+        assert there.best_estimator_.trainer_.threads == 1
 
 
 def test_functions_within_a_fit_keep_their_backend():

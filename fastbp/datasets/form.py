@@ -563,7 +563,7 @@ def looks_like_header(first_rows: list[list[str]], delimiter: str) -> bool:
     numeric = [
         any(is_number(text, delimiter) and not is_missing(text) for text in column)
         and all(is_number(text, delimiter) for text in column)
-        for column in below
+        for _, column in pairs  # the first row may be shorter than those below, or longer
     ]
     # "5%" above numbers without a unit is the name of a quantile.
     names = [
