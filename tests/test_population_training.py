@@ -255,8 +255,9 @@ def test_dropout_of_layers(engine):
 def test_seeds_of_each_network(engine):
     pop = population(engine)
     first = pop.copy()
-    seeds = [3, np.random.SeedSequence(4), np.random.default_rng(5), 11, 3, np.random.PCG64(7)]
-    lone_seeds = copy.deepcopy(seeds)
+    seeds, lone_seeds = (
+        [3, np.random.SeedSequence(4), np.random.default_rng(5), 11, 3, np.random.PCG64(7)] for _ in range(2)
+    )
     trainer = fastbp.Trainer(pop, fastbp.SGD(0.1), batch_size=4, seed=seeds, dropout=0.2)
     trainer.fit(X, Y, epochs=3)
     for i in range(N):
@@ -271,6 +272,14 @@ def test_seed_sequences_are_not_changed(engine, seed):
     pop = population(engine, n_networks=2)
     fastbp.Trainer(pop, fastbp.SGD(0.1), seed=seed).fit(X, Y, order="own")
     assert seed is None or seed.n_children_spawned == 0
+
+
+def test_copies_of_seeds_give_the_same_numbers():
+    """NumPy before 2.0 copies generators without the sequence that they spawn from."""
+    seeds = [3, np.random.SeedSequence(4), np.random.default_rng(5), np.random.PCG64(7)]
+    for seed, copied in zip(seeds, population_orders.copied(seeds), strict=True):
+        one, other = (np.random.default_rng(s) for s in (seed, copied))
+        assert one.random() == other.random() and one.spawn(1)[0].random() == other.spawn(1)[0].random()
 
 
 # ------------------------------------------------------------------ data of each network

@@ -24,7 +24,7 @@ from .exclusive import Callers, exclusive, is_another_at_work
 from .population_data import check_memory
 from .population_fit import PopulationFit, check_writable, fit_folds, named_networks
 from .population_history import PopulationHistory
-from .population_orders import Streams, check_seed, first_streams
+from .population_orders import Streams, check_seed, copied, first_streams
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -652,7 +652,7 @@ class PopulationTrainer:
                 vars(copies)[name] = np.repeat(value, k) if isinstance(value, np.ndarray) else copies._columns[name]
         streams, key = self._streams, self._key
         if streams is None:
-            streams, keys = first_streams(copy.deepcopy(self._seed), order, n)
+            streams, keys = first_streams(copied(self._seed), order, n)
             key = keys if key is None else key
         assert key is not None
         vars(copies).update(_streams=streams.repeated(k), key=np.repeat(key, k))

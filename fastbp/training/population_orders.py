@@ -191,6 +191,22 @@ def _copied(seed: Any) -> Any:
     return copy.deepcopy(seed) if isinstance(seed, np.random.SeedSequence) else seed
 
 
+def copied(seed: Any) -> Any:
+    """Return a copy of a seed, or of a sequence of seeds, that gives the same numbers and the same further seeds.
+
+    NumPy before 2.0 copies a generator without the seed sequence that it spawns from.
+    """
+    if is_sequence(seed):
+        return [copied(one) for one in seed]
+    if isinstance(seed, np.random.Generator):
+        return np.random.Generator(copied(seed.bit_generator))
+    if isinstance(seed, np.random.BitGenerator):
+        result = type(seed)(copy.deepcopy(seed.seed_seq))  # type: ignore[arg-type]
+        result.state = seed.state
+        return result
+    return copy.deepcopy(seed)
+
+
 def spawned(seed: Any, n: int) -> list[np.random.SeedSequence]:
     """Return n seeds from one."""
     if isinstance(seed, np.random.SeedSequence):
