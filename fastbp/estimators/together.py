@@ -223,8 +223,8 @@ class _Training:
         """Train some epochs of these members; return those whose training ends."""
         start = time.perf_counter()
         local = [self._members[i].orders(n_epochs) for i in members]
-        orders = np.stack([self._rows[i][of_member] for i, of_member in zip(members, local, strict=True)])
-        losses = self._call(members, orders)
+        orders, order_of = self._distinct(members, local)
+        losses = self._call(members, orders, order_of)
         ended = []
         for i, of_member, own in zip(members.tolist(), losses.tolist(), local, strict=True):
             member = self._members[i]
@@ -237,8 +237,24 @@ class _Training:
             self._members[i].seconds += share
         return ended
 
-    def _call(self, members: np.ndarray, orders: np.ndarray) -> np.ndarray:
-        """Train one order each, in parts where this takes long; return the sums of the losses of the epochs.
+    def _distinct(self, members: np.ndarray, local: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the orders, rows of the shared data, each once, and the number of that of each member.
+
+        Members with the same samples and the same seed share what they read.
+        """
+        numbers: dict[tuple, int] = {}
+        orders, order_of = [], np.empty(len(members), np.int64)
+        for at, (i, of_member) in enumerate(zip(members.tolist(), local, strict=True)):
+            rows = self._rows[i]
+            key = id(rows), of_member.tobytes()
+            if key not in numbers:
+                numbers[key] = len(orders)
+                orders.append(rows[of_member])
+            order_of[at] = numbers[key]
+        return np.stack(orders), order_of
+
+    def _call(self, members: np.ndarray, orders: np.ndarray, order_of: np.ndarray) -> np.ndarray:
+        """Train in these orders, in parts where this takes long; return the sums of the losses of the epochs.
 
         Of an epoch in which training diverged, and those after it, the sum is NaN.
         """
@@ -251,7 +267,7 @@ class _Training:
             last = min(first + at_once, n_batches)
             going = np.flatnonzero(done == first)  # the others have diverged
             part = losses[going]
-            done[going] += self._train(members[going], self._data, orders, going, first, last, part)
+            done[going] += self._train(members[going], self._data, orders, order_of[going], first, last, part)
             losses[going] = part
         losses[np.arange(n_epochs) >= (done // n_batches)[:, None]] = np.nan
         return losses
