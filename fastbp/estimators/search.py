@@ -275,26 +275,44 @@ class _Call:
         if network is None:
             self.result = self._function(*self._args, **self._kwargs)
             return
+        arguments = sources.arguments(self) if estimator is network else None
         try:
-            with _replaced(network, _fit=_leave), _replaced(estimator, set_params=lambda **_: estimator):
-                self.result = self._function(*self._args, **self._kwargs)  # fit has failed before that of the network
-            return
+            if arguments is None:
+                with _replaced(network, _fit=_leave), _replaced(estimator, set_params=lambda **_: estimator):
+                    self.result = self._function(*self._args, **self._kwargs)
+                return  # fit has failed before that of the network
         except _Left as left:
-            arguments: Any = left.arguments
+            arguments = left.arguments
         self._estimator = estimator
         try:
-            _, data, validation = network._begin_fit(*arguments)
-            if data.is_sparse:
-                network._fit(*arguments)
-            else:
-                self.member = Member(network, data, validation)
-                sources.share(self.member, estimator is network, self._args[1], self._train)
+            self._begin_network(network, arguments, sources)
         except Exception as error:  # of which scikit-learn makes the result of the call
             self._error = error
         self._seconds = time.perf_counter() - start
 
+    def _begin_network(self, network: BaseMLP, arguments: tuple, sources: _Sources) -> None:
+        """Do what `_fit` does up to the training, or all of it where there are sparse samples."""
+        is_untransformed = self._estimator is network
+        if is_untransformed:
+            sources.keep_arguments(self, arguments)
+            network._validate_params()
+            with _replaced(network, _validate_input=sources.validation(network)):
+                _, data, validation = network._begin_fit(*arguments)
+        else:
+            _, data, validation = network._begin_fit(*arguments)
+        if data.is_sparse:
+            network._fit(*arguments)
+        else:
+            self.member = Member(network, data, validation)
+            sources.share(self.member, is_untransformed, self._args[1], self.train)
+
     @property
-    def _train(self) -> Any:
+    def fit_params(self) -> Any:
+        """Arguments of `fit` besides samples and targets."""
+        return self._kwargs.get("fit_params")
+
+    @property
+    def train(self) -> Any:
         """Which samples are those of the training."""
         return self._kwargs["train"] if "train" in self._kwargs else self._args[3]
 
@@ -344,12 +362,40 @@ def _replaced(target: Any, **methods: Callable[..., Any]) -> Iterator[None]:
 
 
 class _Sources:
-    """The arrays that hold the samples of members, each array once."""
+    """What calls have in common: the arrays that hold the samples of members, and those of a fold once validated."""
 
     def __init__(self) -> None:
+        self._arguments: dict[tuple[int, int], tuple[Any, tuple]] = {}  # with what has the ids, so that it stays alive
+        self._validated: dict[tuple, tuple[tuple, Any, dict]] = {}
         self._whole: dict[Any, np.ndarray | None] = {}  # the samples of all folds
-        self._folds: dict[int, list[np.ndarray]] = {}  # those of one fold, which transformers have made of them
-        self._positions: dict[int, np.ndarray] = {}
+        self._folds: dict[int, tuple[Any, list[np.ndarray]]] = {}  # those of one fold, made by transformers
+        self._positions: dict[int, tuple[Any, np.ndarray]] = {}  # with what has the id
+
+    def arguments(self, call: _Call) -> tuple | None:
+        """Return the arguments of `_fit` that a call with the same fold has led to."""
+        kept = self._arguments.get((id(call.train), id(call.fit_params)))
+        return None if kept is None else kept[1]
+
+    def keep_arguments(self, call: _Call, arguments: tuple) -> None:
+        """Keep the arguments of `_fit` for the other calls with this fold."""
+        kept = call.train, call.fit_params
+        self._arguments[id(kept[0]), id(kept[1])] = kept, arguments
+
+    def validation(self, network: BaseMLP) -> Callable[..., Any]:
+        """Return a function in place of `_validate_input` that works once for the same samples and targets."""
+
+        def validate(X: Any, y: Any, is_partial: bool, reset: bool) -> Any:
+            key = type(network), network.dtype, id(X), id(y)
+            if key not in self._validated:
+                before = set(vars(network))
+                result = type(network)._validate_input(network, X, y, is_partial, reset)
+                learned = {name: value for name, value in vars(network).items() if name not in before}
+                self._validated[key] = (X, y), result, learned
+            _, result, learned = self._validated[key]
+            vars(network).update(learned)
+            return result
+
+        return validate
 
     def share(self, member: Member, is_untransformed: bool, X: Any, train: Any) -> None:
         """Let a member share its samples, which are ``X[train]`` or were made of them, with others."""
@@ -359,7 +405,7 @@ class _Sources:
             if whole is not None and whole.shape[1:] == own.shape[1:] and np.array_equal(whole[positions], own):
                 member.share(whole, positions)
                 return
-        of_fold = self._folds.setdefault(id(train), [])
+        _, of_fold = self._folds.setdefault(id(train), (train, []))
         for source in of_fold:
             if source.dtype == own.dtype and np.array_equal(source, own):
                 member.share(source, None)
@@ -378,5 +424,5 @@ class _Sources:
     def _positions_of(self, train: Any) -> np.ndarray:
         if id(train) not in self._positions:
             rows = np.asarray(train)
-            self._positions[id(train)] = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return self._positions[id(train)]
+            self._positions[id(train)] = train, np.flatnonzero(rows) if rows.dtype == bool else rows
+        return self._positions[id(train)][1]
