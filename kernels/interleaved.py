@@ -37,6 +37,7 @@ from .simd import (
 
 # Strides are in elements.  The sums start at the vectors from `start` on: zero, a bias, or the result so far.
 _ARGUMENTS = {
+    "n_registers": "i",  # of networks, side by side in every element
     "n_columns": "i",  # of tiles, side by side
     "n_rows": "i",  # of tiles, one below the other
     "a": "p",
@@ -101,8 +102,8 @@ def _tile_function(module, dtype, rows, columns, is_scalar):
     fn, args = _add_function(module, name, _ARGUMENTS, dtype)
     lanes, itemsize = tile_lanes(dtype), dtype.bitwidth // 8
     vector = ir.VectorType(_FLOATS[dtype], lanes)
-    names = "entry", "column", "tile", "loop", "done", "next_column", "end"
-    entry, column, tile, loop, done, next_column, end = map(fn.append_basic_block, names)
+    names = "entry", "register", "column", "tile", "loop", "done", "next_column", "next_register", "end"
+    entry, register, column, tile, loop, done, next_column, next_register, end = map(fn.append_basic_block, names)
     builder = ir.IRBuilder(entry)
 
     def place(builder, base, row, row_stride, j, column_stride):
@@ -116,14 +117,19 @@ def _tile_function(module, dtype, rows, columns, is_scalar):
     down = [builder.mul(stride, i64(rows)) for stride in (args.a_row_stride, args.c_row_stride, args.start_row_stride)]
     strides = args.b_column_stride, args.c_column_stride, args.start_column_stride
     across = [builder.mul(stride, i64(columns)) for stride in strides]
+    builder.branch(register)
+    builder = ir.IRBuilder(register)
+    first = [args.n_registers, args.a, args.b, args.c, args.start]
+    registers_left, a_register, *operands = of_register = _phis(builder, first)
+    _add_incoming(of_register, first, entry)
     builder.branch(column)
     builder = ir.IRBuilder(column)
-    first = [args.n_columns, args.b, args.c, args.start]
+    first = [args.n_columns, *operands]
     columns_left, b_column, *below = column_of_tiles = _phis(builder, first)
-    _add_incoming(column_of_tiles, first, entry)
+    _add_incoming(column_of_tiles, first, register)
     builder.branch(tile)
     builder = ir.IRBuilder(tile)
-    first = [args.n_rows, args.a, *below]
+    first = [args.n_rows, a_register, *below]
     n_left, a_tile, c, start = tiles = _phis(builder, first)
     _add_incoming(tiles, first, column)
     cells = [(i, j) for i in range(rows) for j in range(columns)]
@@ -164,7 +170,13 @@ def _tile_function(module, dtype, rows, columns, is_scalar):
     columns_left = builder.sub(columns_left, i64(1))
     at = [builder.gep(p, [step]) for p, step in zip((b_column, *below), across, strict=True)]
     _add_incoming(column_of_tiles, [columns_left, *at], next_column)
-    _branch_back(builder, builder.icmp_signed("!=", columns_left, i64(0)), column, end)
+    _branch_back(builder, builder.icmp_signed("!=", columns_left, i64(0)), column, next_register)
+    builder = ir.IRBuilder(next_register)
+    registers_left = builder.sub(registers_left, i64(1))
+    a = a_register if is_scalar else builder.gep(a_register, [i64(lanes)])
+    after = [registers_left, a, *(builder.gep(p, [i64(lanes)]) for p in operands)]
+    _add_incoming(of_register, after, next_register)
+    _branch_back(builder, builder.icmp_signed("!=", registers_left, i64(0)), register, end)
     ir.IRBuilder(end).ret_void()
     return fn
 
@@ -188,6 +200,7 @@ def _tile(
     typingctx,
     rows,
     columns,
+    n_registers,
     n_columns,
     n_rows,
     a,
@@ -216,7 +229,7 @@ def _tile(
         return context.get_dummy_value()
 
     kinds = _numba_types(_ARGUMENTS, b)
-    kinds[2] = a
+    kinds[3] = a
     return signature(types.void, types.intp, types.intp, *kinds), codegen
 
 
@@ -246,17 +259,55 @@ def _parts(n, most):
 
 @inline
 def _block(
-    m, n, n_rows, n_columns, i, j, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column
+    m,
+    n,
+    n_registers,
+    n_rows,
+    n_columns,
+    i,
+    j,
+    k,
+    a,
+    a_row,
+    a_k,
+    b,
+    b_k,
+    b_column,
+    c,
+    c_row,
+    c_column,
+    start,
+    s_row,
+    s_column,
 ):
     """Compute n_rows times n_columns tiles of m rows and n columns, from row i and column j on."""
     if n_rows > 0 and n_columns > 0:
         c, start = offset(c, i * c_row + j * c_column), offset(start, i * s_row + j * s_column)
         a, b = offset(a, i * a_row), offset(b, j * b_column)
-        _tile(m, n, n_columns, n_rows, a, a_row, a_k, b, b_k, b_column, k, c, c_row, c_column, start, s_row, s_column)
+        _tile(
+            m,
+            n,
+            n_registers,
+            n_columns,
+            n_rows,
+            a,
+            a_row,
+            a_k,
+            b,
+            b_k,
+            b_column,
+            k,
+            c,
+            c_row,
+            c_column,
+            start,
+            s_row,
+            s_column,
+        )
 
 
 @inline
-def _product(rows, columns, k, *operands):
+def _product(n_registers, rows, columns, k, *operands):
     most = 3
     if rows == 1:
         most = 8
@@ -278,28 +329,30 @@ def _product(rows, columns, k, *operands):
         elif n == 2:
             most_rows = 6
         whole_rows, upper_rows, n_upper_rows, lower_rows = _parts(rows, most_rows)
-        _block(most_rows, n, whole_rows, n_columns, 0, j, k, *operands)
+        _block(most_rows, n, n_registers, whole_rows, n_columns, 0, j, k, *operands)
         i = whole_rows * most_rows
-        _block(upper_rows, n, n_upper_rows, n_columns, i, j, k, *operands)
+        _block(upper_rows, n, n_registers, n_upper_rows, n_columns, i, j, k, *operands)
         if lower_rows > 0:
-            _block(lower_rows, n, 1, n_columns, i + upper_rows, j, k, *operands)
+            _block(lower_rows, n, n_registers, 1, n_columns, i + upper_rows, j, k, *operands)
         j += n * n_columns
 
 
-# C = start + A @ B for the networks of one register: (rows, columns, k, a, its strides by row and by k; b, its strides
-# by k and by column; c, its strides by row and by column; start, likewise).  The elements of A are vectors, or numbers
-# that all networks have in common.
-PRODUCT = "iiipiipiipiipii"
+# C = start + A @ B for interleaved networks: (registers of them, rows, columns, k, a, its strides by row and by k; b,
+# its strides by k and by column; c, its strides by row and by column; start, likewise).  The elements of A are vectors,
+# or numbers that all networks have in common.
+PRODUCT = "iiiipiipiipiipii"
 
 
 @native(PRODUCT)
-def product(rows, columns, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column):
+def product(n_registers, rows, columns, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column):
     """Multiply vectors by vectors; see `PRODUCT`."""
     a = registers(a)
-    _product(rows, columns, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column)
+    _product(n_registers, rows, columns, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column)
 
 
 @native(PRODUCT)
-def product_of_numbers(rows, columns, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column):
+def product_of_numbers(
+    n_registers, rows, columns, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column
+):
     """Multiply numbers by vectors; see `PRODUCT`."""
-    _product(rows, columns, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column)
+    _product(n_registers, rows, columns, k, a, a_row, a_k, b, b_k, b_column, c, c_row, c_column, start, s_row, s_column)

@@ -81,7 +81,7 @@ SLEEPING, SPINNING, POSTED = range(3)  # states of a slot
 
 KC = 256  # the sums over k are cut at multiples of it: a packed panel of B then fills most of the L1
 PANEL = 64  # most columns of one packed panel
-GROUP_BYTES = 2048  # of a row of B: the panels packed together for dW; KC rows of them take part of the L2
+GROUP_BYTES = 24 << 10  # of what registers of networks read and write for a batch: L1 caches have 32 KB or more
 STRIP_STRIDE = 16  # distance of the rows in a packed strip of A, at least the rows of a tile
 
 
@@ -296,6 +296,7 @@ class PopulationArgs(NamedTuple):
     layers, n_layers, functions, n_parameters : as in `Plan` and `Pointers`; the places in a layer's row are those of
         `plan.interleaved_plan`.
     stride : elements between the parameters of two networks, and between their states.
+    n_registers : registers of networks that are interleaved; a power of 2.
     first, second, n_states : addresses of the first and second state, and how many there are.
     running_products, steps : float64 (n_networks, n_products); int64 (n_networks,), updates done by each.
     n_products : numbers of each network's running products.
@@ -315,12 +316,12 @@ class PopulationArgs(NamedTuple):
     takes_log_softmax : whether the outputs are those of softmax and the loss is cross-entropy.
     has_logit_form : as in `Plan`.
     is_mean, weighted_mean : as in `TrainArgs`.
-    has_penalties, has_smoothing, has_limit : whether any member has l1, l2 or a clipped gradient; smoothed targets; a
-        limit of its losses.
+    has_penalties, clips, has_smoothing, has_limit : whether any member has l1 or l2; a clipped gradient; smoothed
+        targets; a limit of its losses.
     loss_parameter : as in `Plan`.
     losses, done : float64 (n_members, n_epochs), the sums of sample losses are added; int64 (n_members,), batches done.
     out : where outputs (n_members, n_rows, n_out) go; 0 where they are not wanted.
-    next_register : int64, counts the registers of networks that threads have taken.
+    next_group : int64, counts the groups of interleaved networks that threads have taken.
     workspace, workspace_size, doubles, doubles_size, ints, ints_size : memory of the threads, and the elements of each.
     parameters_at ... scratch_at : places in a workspace, in elements; see `plan.interleaved_plan`.
     slice_size : elements of a slice of the gradient, at `gradient_at`; 0 where all of it has room there.
@@ -331,6 +332,7 @@ class PopulationArgs(NamedTuple):
     functions: int
     n_parameters: int
     stride: int
+    n_registers: int
     first: int
     second: int
     n_states: int
@@ -371,13 +373,14 @@ class PopulationArgs(NamedTuple):
     is_mean: bool
     weighted_mean: bool
     has_penalties: bool
+    clips: bool
     has_smoothing: bool
     has_limit: bool
     loss_parameter: float
     losses: int
     done: int
     out: int
-    next_register: int
+    next_group: int
     workspace: int
     workspace_size: int
     doubles: int
@@ -438,9 +441,10 @@ N_HYPERPARAMETERS = 8
 ) = range(N_HYPERPARAMETERS, N_HYPERPARAMETERS + 9)
 
 
-# Vectors of a number for each network, repeated up to a whole vector, at PopulationArgs.vectors_at.
+# Vectors of a number for each network, repeated up to a whole vector if that is longer, at PopulationArgs.vectors_at.
 ZEROS, ONES, L1, L2, CLIP, SMOOTHING, SHARE, MAX_LOSS, N_VECTORS = range(9)
 MAX_LANES = 16  # of a vector
+MAX_NETWORKS = 64  # that are interleaved
 
 
 class EvalArgs(NamedTuple):

@@ -51,6 +51,7 @@ from .simd import (
     local,
     masked_load,
     masked_store,
+    offset,
     peek,
     pointer,
     pointer_at,
@@ -468,20 +469,29 @@ def update_slice(rule):
 def update_members(rule):
     """Return the native function that updates n numbers of interleaved networks, by the rule's name.
 
-    (factors, gradient, parameters, first, second, n, vectors, has_penalties, are_weights): as `update_slice`, but
-    factors and penalties are vectors (`layout.PopulationArgs`); biases have no penalties, only their limit.
+    (factors, gradient, parameters, first, second, n, vectors, period, are_same, has_penalties, clips, are_weights): as
+    `update_slice`, but factors and penalties are vectors of `period` numbers (`layout.PopulationArgs`), which may be
+    the same for all networks; biases have no penalties, only their limit.
     """
     function, n_states = globals()[f"_{rule}"], RULES[rule].n_states
 
-    def update_members(factors, gradient, parameters, first, second, n, vectors, has_penalties, are_weights):
-        width = lanes(gradient)
-        if has_penalties:
-            if are_weights:
-                penalize_array(gradient, parameters, load(vectors, L1 * width), load(vectors, L2 * width), n)
-            clip_array(gradient, load(vectors, CLIP * width), n)
-        update_with(function, n_states, eight(load, factors, width), gradient, parameters, first, second, n)
+    def update_members(
+        factors, gradient, parameters, first, second, n, vectors, period, are_same, has_penalties, clips, are_weights
+    ):
+        n_together = n
+        if period > lanes(gradient) and not are_same:
+            n_together = lanes(gradient)
+        for i in range(0, n, n_together):
+            at = i & (period - 1)
+            settings, g, p = offset(vectors, at), offset(gradient, i), offset(parameters, i)
+            if has_penalties and are_weights:
+                penalize_array(g, p, load(settings, L1 * period), load(settings, L2 * period), n_together)
+            if clips:
+                clip_array(g, load(settings, CLIP * period), n_together)
+            of_rule = eight(load, offset(factors, at), period)
+            update_with(function, n_states, of_rule, g, p, offset(first, i), offset(second, i), n_together)
 
-    return NativeFunction(update_members, "pppppipii")
+    return NativeFunction(update_members, "pppppipiiiii")
 
 
 @native("pid")

@@ -1,5 +1,6 @@
 """The plan of a network: sizes, offsets and codes for the kernels, and the layout of one workspace."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from .layout import (
     FEW_LANES,
     LINE_BYTES,
     MAX_LANES,
+    MAX_NETWORKS,
     N_FACTORS,
     N_FUNCTIONS,
     N_LAYER_COLUMNS,
@@ -26,6 +28,8 @@ MIN_SHARED_W = 1 << 19  # weights of a layer that threads split by columns even 
 COLUMN_BLOCK = LINE_BYTES // 4  # borders between threads' columns are multiples of it: whole cache lines
 MAX_LANE_PARAMETERS = 64  # networks up to this size may train with samples in lanes; above, tiles are as fast
 INTERLEAVED_ROWS = 64  # most samples of one block of networks whose parameters are interleaved
+GROUP_BYTES = 48 << 10  # of what interleaved networks read and write for a batch: about what an L1 cache holds
+MIN_GROUPS = 8  # of interleaved networks, so that several threads have enough of them
 INTERLEAVED_SLICE = 4096  # elements of a slice of their gradient, of all networks of a register
 MAX_SCRATCH = 1 << 16  # elements of a gradient that is updated with before the next slice of it is computed
 
@@ -146,6 +150,24 @@ class InterleavedPlan(NamedTuple):
     places: dict
 
 
+def registers_of_group(sizes, batch_size, n_states, lanes, itemsize, n_networks):
+    """Return how many registers of networks are interleaved: as many as stay in the L1 cache, so that calls do more.
+
+    Parameters
+    ----------
+    sizes, batch_size, n_states : as in `interleaved_plan`
+    lanes, itemsize : int
+        Of a register, and bytes of a number.
+    n_networks : int
+        Of which groups are made, enough for the threads.
+    """
+    n_parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
+    of_samples = min(batch_size, INTERLEAVED_ROWS) * (2 * sum(sizes[1:]) + sizes[-1])
+    nbytes = itemsize * lanes * ((2 + n_states) * n_parameters + of_samples)
+    most = min(MAX_NETWORKS // lanes, n_networks // (MIN_GROUPS * lanes), GROUP_BYTES // nbytes)
+    return 1 << max(most, 1).bit_length() - 1
+
+
 def interleaved_plan(sizes, activations, batch_size, n_states, width, has_dropout):
     """Make the plan of networks whose parameters are interleaved.
 
@@ -156,11 +178,11 @@ def interleaved_plan(sizes, activations, batch_size, n_states, width, has_dropou
     n_states : int
         Numbers that the optimizer keeps for each parameter.
     width : int
-        Networks in a register.
+        Networks that are interleaved.
     has_dropout : bool
     """
-    memory, rows = _Allocator(), min(batch_size, INTERLEAVED_ROWS)
-    vectors_at = memory.take(N_VECTORS * MAX_LANES)
+    memory, rows, period = _Allocator(), min(batch_size, INTERLEAVED_ROWS), max(width, MAX_LANES)
+    vectors_at = memory.take(N_VECTORS * period)
     layers, w_at = np.zeros((len(activations), N_LAYER_COLUMNS), np.int64), 0
     for l, (n_in, n_out, activation) in enumerate(zip(sizes[:-1], sizes[1:], activations, strict=True)):
         is_output, n = l == len(activations) - 1, rows * n_out * width
@@ -188,7 +210,7 @@ def interleaved_plan(sizes, activations, batch_size, n_states, width, has_dropou
         "weights_at": memory.take(rows * width),
         "losses_at": memory.take(rows * width),
         "lse_at": memory.take(rows * width),
-        "factors_at": memory.take(N_FACTORS * MAX_LANES),
+        "factors_at": memory.take(N_FACTORS * period),
         "scratch_at": memory.take(max(rows * (sizes[0] + sizes[-1]), rows * widest, parts_size)),
     }
     return InterleavedPlan(layers, memory.size, places)

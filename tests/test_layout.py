@@ -14,7 +14,7 @@ KERNELS = """
     cores cache layout tables plan methods library public parallel_compile
     simd atomics microkernel compiler native jit
     elementwise losses schedules noise optimizers metrics dense interleaved
-    threads backprop custom online lanes training population arrays model callers delimited
+    threads backprop custom online lanes training members population arrays model callers delimited
     __init__
 """.split()
 FASTBP = """

@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 from fastbp.kernels.library import native_function
+from fastbp.kernels.plan import registers_of_group
 from fastbp.kernels.tables import RULES
 from numpy.random import default_rng
 
@@ -42,6 +43,11 @@ def trained(backend, config, data, *, rule, hyperparameters, batch, epochs, orde
         "outputs": backend.predict(parameters, members, X),
         "sums of losses": backend.losses(parameters, members, X, Y),
     }
+
+
+def choose(backend, engine):
+    """Let a backend train by an engine: the name, and how many registers of networks are interleaved."""
+    backend.engine, backend.n_registers = engine
 
 
 def check(engine, sizes, activations, loss, bits=True, **options):
@@ -82,7 +88,7 @@ def check(engine, sizes, activations, loss, bits=True, **options):
         "updates": updates,
     }
     compiled = make_population_backend("numba", config)
-    compiled.engine = engine
+    choose(compiled, engine)
     data = PopulationData(X, Y, weights)
     actual = trained(compiled, config, data, **call)
     expected = trained(OneByOne(make_backend("numba", config)), config, data, **call)
@@ -177,24 +183,40 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("engine", ["interleaved", "jobs"])
+ENGINES = {"interleaved": ("interleaved", 1), "groups": ("interleaved", 4), "jobs": ("jobs", None)}
+
+
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 @pytest.mark.parametrize("case", CASES)
 def test_networks_train_to_the_bits_that_they_get_alone(engine, case):
     sizes, activations, loss, options = CASES[case]
     check(engine, sizes, activations, loss, **options)
 
 
+def test_groups_are_of_small_networks():
+    """As many registers as fit, but enough groups for the threads."""
+    registers = {
+        (sizes, batch, n): registers_of_group(sizes, batch, n_states=0, lanes=8, itemsize=4, n_networks=n)
+        for sizes, batch in (((2, 2, 1), 4), ((8, 16, 1), 8), ((64, 30, 10), 10))
+        for n in (7, 128, 1024, 10**6)
+    }
+    assert [registers[(2, 2, 1), 4, n] for n in (7, 128, 1024, 10**6)] == [1, 2, 8, 8]
+    assert [registers[(8, 16, 1), 8, n] for n in (7, 128, 1024, 10**6)] == [1, 2, 2, 2]
+    assert {registers[(64, 30, 10), 10, n] for n in (7, 128, 1024, 10**6)} == {1}
+
+
+@pytest.mark.parametrize("engine", [ENGINES["interleaved"], ENGINES["groups"]], ids=["interleaved", "groups"])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_small_steps_agree_to_rounding(batch):
+def test_small_steps_agree_to_rounding(batch, engine):
     """Alone, samples one by one and samples in lanes have sums in another order."""
-    check("interleaved", (2, 2, 1), ("sigmoid", "sigmoid"), "squared_error", bits=False, batch=batch, rows=8)
+    check(engine, (2, 2, 1), ("sigmoid", "sigmoid"), "squared_error", bits=False, batch=batch, rows=8)
 
 
-@pytest.mark.parametrize("engine", ["interleaved", "jobs"])
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_a_network_whose_loss_is_not_finite_ends_alone(engine):
     config = fastbp.Network([3, 5, 2], ["tanh", "identity"], "squared_error")._config
     backend = make_population_backend("numba", config)
-    backend.engine = engine
+    choose(backend, engine)
     X, Y = default_rng(0).normal(size=(12, 3)).astype("f4"), default_rng(1).normal(size=(12, 2)).astype("f4")
 
     def train(rates):
@@ -219,12 +241,13 @@ def test_a_network_whose_loss_is_not_finite_ends_alone(engine):
     assert np.isfinite(with_wild[[2, 9]]).all() and not np.array_equal(with_wild[2], first[2])
 
 
+@pytest.mark.parametrize("n_registers", [1, 3])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("name", ["product", "product_of_numbers"])
-def test_products(name, dtype):
+def test_products(name, dtype, n_registers):
     """Every size of tile; nothing around the result is touched."""
-    width, rng, word = register_width(np.dtype(dtype)), default_rng(3), ctypes.c_ssize_t
-    call = ctypes.CFUNCTYPE(word, *[word] * 15)(native_function(f"interleaved.{name}").address(np.dtype(dtype)))
+    width, rng, word = n_registers * register_width(np.dtype(dtype)), default_rng(3), ctypes.c_ssize_t
+    call = ctypes.CFUNCTYPE(word, *[word] * 16)(native_function(f"interleaved.{name}").address(np.dtype(dtype)))
     for rows, columns, k in [(m, n, k) for m in (*range(1, 14), 17) for n in (*range(1, 12), 16) for k in (0, 1, 7)]:
         b = rng.normal(size=(k, columns, width)).astype(dtype)
         a = rng.normal(size=(rows, k, width) if name == "product" else (rows, k)).astype(dtype)
@@ -232,7 +255,7 @@ def test_products(name, dtype):
         c = np.full((rows + 2, columns, width), GUARD, dtype)
         step = width if name == "product" else 1
         call(
-            *(rows, columns, k, a.ctypes.data, k * step, step, b.ctypes.data, columns * width, width),
+            *(n_registers, rows, columns, k, a.ctypes.data, k * step, step, b.ctypes.data, columns * width, width),
             *(c[1:].ctypes.data, columns * width, width, start.ctypes.data, 0, width),
         )
         of_each = a if name == "product" else np.repeat(a[..., None], width, axis=2)

@@ -22,7 +22,7 @@ from ..kernels.layout import (
     GATHER,
     LAST_BATCH_AT,
     LOSSES_AT,
-    MAX_LANES,
+    MAX_NETWORKS,
     N_FUNCTIONS,
     N_HYPERPARAMETERS,
     ORDER_AT,
@@ -35,6 +35,9 @@ from ..kernels.layout import (
     PRODUCTS_AT,
     RATES_AT,
     SAMPLE_LOSSES,
+    SETTING_CLIP,
+    SETTING_L1,
+    SETTING_L2,
     SETTING_RATES,
     SKIPPED,
     SQUARES_CHUNK,
@@ -62,7 +65,7 @@ from ..kernels.layout import (
     sync_size,
 )
 from ..kernels.library import native_function
-from ..kernels.plan import interleaved_plan
+from ..kernels.plan import interleaved_plan, registers_of_group
 from ..kernels.tables import ACTIVATIONS, FUNCTIONS, KINDS, LOGIT_FORMS, LOSSES, RULES
 from ..losses import name_of, settings_of, smoothing_classes
 from ..optimizers import N_RUNNING_PRODUCTS
@@ -79,7 +82,8 @@ TRAIN, EVALUATE, RUN_JOBS, EVALUATE_ONE = map(
     native_function, ("population.train", "population.evaluate", "population.run_jobs", "training.evaluate")
 )
 EVALUATED_ROWS = 64  # of the blocks of an evaluation
-N_DOUBLES, N_INTS = 24 * MAX_LANES, 10 * MAX_LANES  # of a thread; ints: and as many for each layer (`population`)
+# Of a thread; ints: and as many for each layer (see `kernels.population`).
+N_DOUBLES, N_INTS = (4 + N_RUNNING_PRODUCTS) * MAX_NETWORKS, 9 * MAX_NETWORKS
 COLUMNS = (
     "l1",
     "l2",
@@ -110,9 +114,12 @@ class PopulationBackend:
     engine : "interleaved", "jobs" or None
         How networks are trained: those of one register together, or each by the kernels of one network.  None: the
         one that is faster for their size, as far as it knows what the training does.
+    n_registers : int or None
+        Registers of networks that are interleaved.  None: as many as pay.
     """
 
     engine = None
+    n_registers: int | None = None
 
     def __init__(self, backend: NumbaBackend):
         self._backend = backend
@@ -336,15 +343,19 @@ class _Job:
 class _Interleaved:
     """Plan and memory of networks of one architecture that are interleaved."""
 
-    def __init__(self, population, batch_size, n_states, has_dropout):
+    def __init__(self, population, n_networks, batch_size, n_states, has_dropout):
         backend = population._backend
         self._population, self._backend = population, backend
-        self._width = register_width(backend.dtype)
+        lanes = register_width(backend.dtype)
+        self._n_registers = population.n_registers or registers_of_group(
+            backend.sizes, batch_size, n_states, lanes, backend.dtype.itemsize, n_networks
+        )
+        self._width = lanes * self._n_registers
         names = [str(item) for item in backend.activations]
         self._plan = interleaved_plan(backend.sizes, names, batch_size, n_states, self._width, has_dropout)
         self._functions = np.zeros(N_FUNCTIONS, np.int64)
         self._job = _Job(backend.dtype)
-        self._n_ints = N_INTS + MAX_LANES * len(names)
+        self._n_ints = N_INTS + MAX_NETWORKS * len(names)
         self._memory = None  # of so many threads: workspaces, doubles, ints
         self._output = names[-1]
 
@@ -391,6 +402,7 @@ class _Interleaved:
                 functions=address_of(self._functions),
                 n_parameters=self._population.n_parameters,
                 stride=parameters.strides[0] // parameters.itemsize,
+                n_registers=self._n_registers,
                 n_rows=n_rows,
                 x_address=address_of(X),
                 x_kind=X_KINDS[X.dtype],
@@ -407,7 +419,7 @@ class _Interleaved:
                 has_logit_form=(self._output, loss) in LOGIT_FORMS,
                 is_mean=backend.reduction == "mean",
                 loss_parameter=float(next(iter(settings_of(backend.loss).values()), 0.0)),
-                next_register=address_of(self._job.counter),
+                next_group=address_of(self._job.counter),
                 workspace=address_of(work),
                 workspace_size=work.shape[1],
                 doubles=address_of(doubles),
@@ -444,6 +456,7 @@ _NOT_TRAINED = dict.fromkeys(
         "batch_size",
         "weighted_mean",
         "has_penalties",
+        "clips",
         "has_smoothing",
         "has_limit",
         "done",
@@ -453,10 +466,10 @@ _NOT_TRAINED = dict.fromkeys(
 
 
 class _InterleavedEvaluation(_Interleaved):
-    """Evaluates networks; members of one register together."""
+    """Evaluates networks; those of one register together."""
 
     def __init__(self, population):
-        super().__init__(population, EVALUATED_ROWS, 0, False)
+        super().__init__(population, 1, EVALUATED_ROWS, 0, False)  # so many samples fill the caches
         self._has_loss = None
 
     def __call__(self, parameters, members, X, Y, out, losses):
@@ -483,13 +496,13 @@ class _InterleavedEvaluation(_Interleaved):
 
 
 class _InterleavedTraining(_Interleaved):
-    """Trains networks; members of one register together."""
+    """Trains networks; groups of them together."""
 
     def __init__(self, population, parameters, states, updates, of_members, batch_size, threads):
         update, n_networks = updates[of_members[0]], len(parameters)
         row = RULES[update.rule]
         has_dropout = any(any(updates[i].dropout) for i in of_members)
-        super().__init__(population, batch_size, row.n_states, has_dropout)
+        super().__init__(population, len(of_members), batch_size, row.n_states, has_dropout)
         self._parameters, self._states, self._threads = parameters, states, threads
         self._batch_size, self._row, self._update = batch_size, row, update
         backend, n_layers = self._backend, len(self._plan.layers)
@@ -509,7 +522,8 @@ class _InterleavedTraining(_Interleaved):
                 self._thresholds[i, :-1] = [int(fraction * 2**32) for fraction in fractions]
         some = self._settings[of_members]
         self._flags = {
-            "has_penalties": bool(some[:, N_HYPERPARAMETERS : N_HYPERPARAMETERS + 3].any()),
+            "has_penalties": bool(some[:, [SETTING_L1, SETTING_L2]].any()),
+            "clips": bool(some[:, SETTING_CLIP].any()),
             "has_smoothing": any(updates[i].label_smoothing for i in of_members),
             "has_limit": any(updates[i].max_loss < np.inf for i in of_members),
         }
