@@ -158,10 +158,10 @@ class Update(UpdateSettings):
 
     def suits(self, kernel: str) -> bool:
         """Whether a kernel, "online", "lanes" or "interleaved", knows all settings that are on."""
-        unknown = [row.name for row in fields(UpdateSettings) if kernel not in row.metadata["kernels"]]
-        return not (
-            self.weighted_mean and kernel != "interleaved" or any(np.any(getattr(self, name)) for name in unknown)
-        )
+        if self.weighted_mean and kernel != "interleaved":
+            return False
+        unknown = [getattr(self, row.name) for row in fields(UpdateSettings) if kernel not in row.metadata["kernels"]]
+        return not any(any(value) if isinstance(value, Sequence) else value for value in unknown)
 
 
 def settings_of(trainer: UpdateSettings) -> dict[str, Any]:

@@ -217,7 +217,7 @@ class PopulationRun:
         n_epochs = self._epochs_of_calls(max_epochs)
         with interrupts.deferred():
             self._draw_orders(n_epochs)
-        sums = np.zeros((n_epochs, len(self._pop)))
+        sums = np.zeros((len(self._pop), n_epochs))  # in the order in which kernels write them
         skipped, n_skipped = np.zeros((2, len(self._pop)), np.int64)  # steps, and the rows of their batches
         failed: list[np.ndarray] = []
         for job in self._jobs:
@@ -229,13 +229,15 @@ class PopulationRun:
             self._finish(np.concatenate(failed) if failed else np.empty(0, np.int64))
         n = self._rows.counts - n_skipped if self._is_mean else np.where(n_skipped < self._rows.counts, 1, 0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            losses = sums / n
+            losses = np.divide(sums, n[:, None], out=sums)
         done = np.where(self.active, self.epochs_done, 0)
         for network, epochs in self.ended:
             done[network] = epochs
-        first_epoch = self.epochs_done - n_epochs
-        losses[first_epoch + np.arange(n_epochs)[:, None] >= done] = np.nan
-        return losses, skipped
+        (late,) = np.nonzero(done < self.epochs_done)
+        if len(late):
+            is_after = np.arange(self.epochs_done - n_epochs, self.epochs_done) >= done[late, None]
+            losses[late] = np.where(is_after, np.nan, losses[late])
+        return losses.T, skipped
 
     def _arrange(self) -> None:
         """Find out which networks train, and where their orders come from."""
@@ -312,14 +314,14 @@ class PopulationRun:
             return []
         members, rows, order_of = job.members[positions], job.rows[positions], job.order_of[positions]
         orders = job.orders
-        losses = np.ascontiguousarray(sums[:, members].T)
+        losses = sums[members]
         before = job.state.skipped[rows] if job.skips else rows
         self._calls.append(Call(job, members, orders, order_of, first, last))
         start = time.perf_counter()
         data = self._data[int(self._group_of[members[0]])]
         done = job.train(rows, data, orders, order_of, first, last, losses)
         self._choose_chunk(job, len(positions) * self._calls[-1].steps(), time.perf_counter() - start)
-        sums[:, members] = losses.T
+        sums[members] = losses
         if job.skips:
             n_left_out = job.state.skipped[rows] - before
             skipped[members] += n_left_out
