@@ -308,11 +308,11 @@ def test_one_warning_of_networks_that_have_not_converged():
 def test_ctrl_c_leaves_a_usable_ensemble(monkeypatch):
     n_calls, call = [], together._Training._call
 
-    def interrupted(self, members, orders):
+    def interrupted(self, *args):
         n_calls.append(1)
         if len(n_calls) == 3:
             raise KeyboardInterrupt
-        return call(self, members, orders)
+        return call(self, *args)
 
     monkeypatch.setattr(together._Training, "_call", interrupted)
     ensemble = MLPEnsembleClassifier(**{**SMALL, "max_iter": 100}, **OF_ALL)

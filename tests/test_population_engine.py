@@ -11,7 +11,7 @@ from numpy.random import default_rng
 
 import fastbp
 from fastbp.backends import make_backend, make_population_backend
-from fastbp.engine.population import register_width
+from fastbp.engine.population import _InterleavedTraining, _TrainingJobs, register_width
 from fastbp.reference.population import PopulationBackend as OneByOne
 from fastbp.update import PopulationData, PopulationState, Update, aligned_rows
 
@@ -203,6 +203,22 @@ def test_groups_are_of_small_networks():
     assert [registers[(2, 2, 1), 4, n] for n in (7, 128, 1024, 10**6)] == [1, 2, 8, 8]
     assert [registers[(8, 16, 1), 8, n] for n in (7, 128, 1024, 10**6)] == [1, 2, 2, 2]
     assert {registers[(64, 30, 10), 10, n] for n in (7, 128, 1024, 10**6)} == {1}
+
+
+@pytest.mark.parametrize("sizes, batch, engine", [((30, 32, 4), 7, "jobs"), ((8, 16, 3), 7, "interleaved")])
+def test_networks_train_one_by_one_where_groups_leave_threads_idle(sizes, batch, engine):
+    """Two threads have two registers of networks or fewer, of which the last is not full."""
+    backend = make_population_backend("numba", fastbp.Network(sizes, "tanh", "squared_error")._config)
+    parameters, state = (
+        aligned_rows((N, backend.n_parameters), "f4"),
+        PopulationState([0] * N, backend.n_parameters, "f4"),
+    )
+    train = backend.training(parameters, state, updates=[Update()] * N, batch_size=batch, threads=2)
+    X, Y = np.zeros((batch, sizes[0]), "f4"), np.zeros((batch, sizes[-1]), "f4")
+    orders, of = np.arange(batch)[None, None], np.zeros(N, np.int64)
+    train(np.arange(N), PopulationData(X, Y), orders, of, 0, 1, np.zeros((N, 1)))
+    (part,) = train._parts.values()
+    assert isinstance(part, {"jobs": _TrainingJobs, "interleaved": _InterleavedTraining}[engine])
 
 
 @pytest.mark.parametrize("engine", [ENGINES["interleaved"], ENGINES["groups"]], ids=["interleaved", "groups"])

@@ -94,6 +94,9 @@ COLUMNS = (
     "input_noise",
 )  # of Update and TrainArgs
 
+MIN_JOB_PARAMETERS = 1000  # of networks that take little longer one by one; smaller ones are always interleaved
+MAX_IDLE = 1.25  # time of all threads over that of those that have work
+
 
 @functools.cache
 def register_width(dtype):
@@ -223,6 +226,7 @@ class _Trainings:
             interleaves = interleaves and population.engine == "interleaved"
         elif interleaves:
             interleaves = population.is_faster_interleaved(len(self._parameters), RULES[update.rule].n_states)
+            interleaves = interleaves and not self._leaves_threads_idle(len(members))
         if interleaves:
             return self._train(_InterleavedTraining, self._kinds, kind, call, members, order_of, losses)
 
@@ -230,6 +234,19 @@ class _Trainings:
             return self._train(_TrainingJobs, self._kinds_of_jobs, kind, call, members, order_of, losses)
 
         return self._by_kind(self._kinds_of_jobs, train, call, members, order_of, losses)
+
+    def _leaves_threads_idle(self, n_members):
+        """Whether so few groups of interleaved networks leave threads idle for longer than they save.
+
+        Only of networks that get the same bits from all engines, however they are divided among calls.
+        """
+        population = self._population
+        if population.n_parameters < MIN_JOB_PARAMETERS or self._batch_size == 1:
+            return False
+        n_threads, width = self._threads or pools.get_num_threads(), register_width(population._backend.dtype)
+        n_groups = -(-n_members // width)
+        n_rounds = -(-n_groups // n_threads)
+        return n_rounds * n_threads * width > MAX_IDLE * n_members
 
     def _train(self, cls, kinds, kind, call, members, order_of, losses):
         data, orders, first_batch, last_batch = call

@@ -283,14 +283,13 @@ class PopulationFit:
     def _record(self, losses: np.ndarray, skipped: np.ndarray, seconds: float) -> None:
         """Add epochs to the history."""
         history, trainer, steps = self._history, self._trainer, self._steps
-        was_active = ~np.isnan(losses).all(axis=0) | steps.active
         history.add(losses, seconds)
         history.skipped += skipped
         trainer.epochs += len(losses)
         history.epochs_done[steps.active] = len(history)
         recorded = ~np.isnan(losses)
         last = len(losses) - 1 - recorded[::-1].argmax(axis=0)
-        chosen = was_active & recorded.any(axis=0)
+        chosen = recorded.any(axis=0)
         if self._validation is None:
             self._last[chosen] = losses[last[chosen], np.flatnonzero(chosen)]
         self._take_ended()
