@@ -47,10 +47,14 @@ _IMPORTS = re.compile(r"^from \.(\w*) import (\([^)]*\)|.*)", re.MULTILINE)
 # ------------------------------------------------------------------------------------------------ names and hashes
 
 
+def _sources_on_disk():
+    return {path.stem: path.read_bytes() for path in sorted(_HERE.glob("*.py"))}
+
+
 @functools.cache
 def sources():
-    """Return the source of each module of the kernels, by name."""
-    return {path.stem: path.read_bytes() for path in sorted(_HERE.glob("*.py"))}
+    """Return the source of each module of the kernels, by name, as it was when it was first asked for."""
+    return _sources_on_disk()
 
 
 @functools.cache
@@ -287,7 +291,7 @@ class Library:
         file = self._find_file()
         native = import_module(".native", __package__)  # which imports Numba
         code = native.resolve(name).compile(self._dtype, symbol_of(name, self._dtype))
-        if file is not None:
+        if file is not None and _sources_on_disk() == sources():  # after an upgrade, modules may be of either version
             file.add(name, module_hash(name.split(".")[0]), code)
             _remove_unused(file.path.parent)
         self._add(name, code)

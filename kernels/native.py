@@ -15,6 +15,9 @@ import numpy as np
 from numba import types
 
 from .compiler import compile_object
+from .library import sources
+
+sources()  # read while the modules that use this one are imported: machine code is saved as that of these
 
 
 class NativeFunction:

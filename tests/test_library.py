@@ -285,6 +285,18 @@ kernels.relu(out, out)
     assert_runs(code, NUMBA_CACHE_DIR=str(tmp_path))
 
 
+def test_code_is_not_saved_where_the_sources_have_changed_since(monkeypatch, tmp_path):
+    """As after an upgrade: the process may have imported modules of either version."""
+    monkeypatch.setattr(library, "cache_folder", lambda: tmp_path)
+    saved = {}
+    for changes in (True, False):
+        on_disk = library.sources() | ({"simd": b"of another version"} if changes else {})
+        monkeypatch.setattr(library, "_sources_on_disk", on_disk.copy)
+        assert library.Library("float32").address("optimizers.sum_of_squares")
+        saved[changes] = list(tmp_path.rglob(f"*{library.SUFFIX}"))
+    assert not saved[True] and len(saved[False]) == 1
+
+
 def test_files_of_the_kernels_are_attributes_of_the_package():
     code = "import fastbp; print(fastbp.kernels.schedules.KINDS == fastbp.kernels.tables.KINDS); fastbp.kernels.missing"
     result = run_python("-c", code)
