@@ -380,6 +380,10 @@ def train(
         weights = sample_weight[rows]
     if not len(rows):
         raise ValueError("rows must be one or more rows to train on, got none")
+    if np.isinf(data.X[rows]).any():
+        i, j = (int(places[0]) for places in np.nonzero(np.isinf(data.X[rows])))
+        value = data.X[rows[i], j]
+        raise ValueError(f"X[{rows[i]}, {j}] is {value}: numbers must be finite, or NaN where they are missing")
     task = "numbers" if data.classes is None else "classes"
     recipe = recipe.for_table(task, len(rows), data.X.shape[1], data.pixels)
     assert recipe.validation_fraction is not None and recipe.epochs is not None
@@ -402,7 +406,8 @@ def train(
         seed=seed_of_networks,
         backend=backend,
     )
-    drawn = _held_out(data.y[rows], recipe.validation_fraction, keys) if recipe.validation_fraction else None
+    strata = data.y[rows] if task == "classes" else as_columns(data.y)[rows]
+    drawn = _held_out(strata, recipe.validation_fraction, keys) if recipe.validation_fraction else None
     trained = [np.arange(len(rows))] * recipe.n_networks if drawn is None else [of_one for of_one, _ in drawn]
     for line in recipe.describe(sizes, len(rows)) if show is not None else ():
         show(line)  # type: ignore[misc]

@@ -2,8 +2,8 @@
 
 Parameters, fitted attributes and numbers are those of `sklearn.neural_network`, the training runs in this library's
 kernels, and keywords of their own offer what is refused there.  `MLPEnsembleClassifier`, `MLPEnsembleRegressor` and
-`PopulationSearchCV` train many networks at once; `TabularClassifier` and `TabularRegressor` take a table as it is.  Needs
-scikit-learn: ``pip install 'fastbp[sklearn]'``.
+`PopulationSearchCV` train many networks at once; `TabularClassifier` and `TabularRegressor` take a table as it is.
+Needs scikit-learn: ``pip install 'fastbp[sklearn]'``.
 """
 
 try:
