@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import fastbp
 from fastbp import cli, preprocessing
-from fastbp.cli import app, screen, train, verify
+from fastbp.cli import app, samples, screen, textbook, verify
 from fastbp.datasets.dataset import Dataset
 from fastbp.preprocessing import METADATA_KEY, Preprocessor, read, split
 
@@ -883,7 +883,7 @@ def test_warnings_are_one_escaped_line(monkeypatch):
         warnings.warn(f"two\nlines {HOSTILE}", stacklevel=1)
         raise ValueError("the end")
 
-    monkeypatch.setattr(train, "read", read)
+    monkeypatch.setattr(samples, "read", read)
     warning, error = run("train", "digits", exit_code=2).stderr.splitlines()
     assert warning.startswith(r"warning: two lines \x1b]title") and error == "error: the end"
     assert is_harmless(warning)
@@ -952,7 +952,7 @@ def test_errors_are_one_line(curve, tmp_path, arguments, words):
 def test_missing_safetensors_is_reported_before_the_training(monkeypatch, tmp_path, curve):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    monkeypatch.setattr(train, "_train", None)
+    monkeypatch.setattr(textbook, "_train", None)
     assert "pip install 'fastbp[files]'" in error_line("train", curve, "--out", tmp_path / "m.safetensors")
 
 
@@ -991,7 +991,7 @@ def test_ctrl_c_between_the_calls(monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_epoch_line", interrupt)
+    monkeypatch.setattr(textbook, "_epoch_line", interrupt)
     assert "Ctrl-C after 1 epochs" in run("train", "digits", exit_code=130).stderr
 
 

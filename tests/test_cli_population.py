@@ -7,7 +7,7 @@ import pytest
 from test_cli import accuracy, error_line, run
 
 import fastbp
-from fastbp.cli import search, train
+from fastbp.cli import samples, textbook
 from fastbp.preprocessing import Preprocessor, read, split
 
 
@@ -240,16 +240,16 @@ def test_ctrl_c(table, monkeypatch):
 
 def test_folds_are_balanced():
     y = np.array([0] * 10 + [1] * 20 + [2] * 5)[np.random.default_rng(0).permutation(35)]
-    pairs = search._folds(y, 5)
+    pairs = samples.fold_pairs(y, 5)
     assert sorted(np.concatenate([aside for _, aside in pairs]).tolist()) == list(range(35))
     for training, aside in pairs:
         assert np.bincount(y[aside]).tolist() == [2, 4, 1] and not set(training) & set(aside)
         assert len(training) + len(aside) == 35
-    of_numbers = search._folds(np.random.default_rng(0).normal(size=(40, 2)), 4)
+    of_numbers = samples.fold_pairs(np.random.default_rng(0).normal(size=(40, 2)), 4)
     assert [len(aside) for _, aside in of_numbers] == [10] * 4
 
 
 def test_both_commands_are_in_the_help():
     text = run("--help").stdout
     assert "search" in text and "train" in text
-    assert "--ensemble" in run("train", "--help").stdout and train.default_epochs(20, 1000) == 40
+    assert "--ensemble" in run("train", "--help").stdout and textbook.default_epochs(20, 1000) == 40

@@ -17,7 +17,7 @@ import typer
 from ..datasets import Dataset
 from ..datasets.dataset import first_few
 from ..preprocessing import Preprocessor, as_columns, read
-from .options import Delimiter, Encoding, Header, check_out, columns
+from .options import Backend, Delimiter, Encoding, Header, check_out, columns
 from .screen import Screen, plain, printable, show_score
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def predict(
         list[str] | None,
         typer.Option(help="Columns of a table to write before the predictions: id, or a,b.", show_default="none"),
     ] = None,
-    backend: Annotated[str, typer.Option(help="numba or numpy.")] = "numba",
+    backend: Backend = "numba",
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,

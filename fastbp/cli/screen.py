@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..datasets import Dataset, reader
+from ..datasets import reader
 from ..preprocessing import Preprocessor, as_columns
 
 if TYPE_CHECKING:
@@ -66,11 +66,6 @@ class Screen:
     def warn(self, text: str) -> None:
         """Print what should not go unnoticed."""
         self.err.print(plain(text, "yellow"))
-
-    def describe_table(self, samples: Dataset) -> None:
-        """Print what was found in a table, what its columns became, and what should not go unnoticed."""
-        for line in samples.report:
-            self.say(line)
 
     def announce_compilation(self, net: Network) -> None:
         """Say so if the kernels have yet to be compiled."""
