@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from .datasets.columns import column_means, filled
 from .datasets.dataset import Column, Dataset, open_maybe_gzipped
 from .datasets.dates import PARTS
 from .datasets.features import Choice
-from .losses import row_of
+from .encodings import PiecewiseLinearEncoding
+from .losses import name_of, row_of
 
 BUNDLED = ("digits", "xor")
 METADATA_KEY = "recipe"  # of a Preprocessor in the metadata of a model file
 COLUMN_FIELDS = ("parts", "flag", "other", "unit", "day_first")  # beside name and categories
 STDIN = "-"
-OPTIONAL = {"has_names"}  # fields missing in models of earlier versions
+OPTIONAL = {"has_names", "encoding", "temperature"}  # fields missing in models of earlier versions
+UNLESS_NONE = ("encoding", "temperature")  # fields that only models that need them have, so that earlier versions read
 MAX_TEXT = 1 << 17  # characters of a name; the csv module reads no longer cells
 MAX_CATEGORY_TEXT = 1 << 24  # characters of the categories of a column, as an array of 64 MB
 FLOAT32 = np.finfo(np.float32)
@@ -56,6 +58,10 @@ class Preprocessor:
         The target column of a table.
     has_names : bool or None
         Whether that table has a header; None in models saved by earlier versions, and without a table.
+    encoding : PiecewiseLinearEncoding or None
+        Fitted to standardized samples; the inputs are what it makes of these.
+    temperature : float or None
+        Of classes: probabilities become their power 1 / temperature, divided by the sum; see `calibrated`.
 
     Raises
     ------
@@ -71,13 +77,15 @@ class Preprocessor:
     columns: Sequence[Column] | None = None
     target: str | None = None
     has_names: bool | None = None
+    encoding: PiecewiseLinearEncoding | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
         _check(self)
 
     @classmethod
-    def of(cls, data: Dataset, rows: np.ndarray) -> Preprocessor:
+    def of(cls, data: Dataset, rows: np.ndarray, encoding: PiecewiseLinearEncoding | None = None) -> Preprocessor:
         """Make a preprocessor that standardizes by mean and standard deviation over the training rows.
 
         Parameters
@@ -85,14 +93,19 @@ class Preprocessor:
         data : Dataset
         rows : ndarray
             Numbers of the training rows.
+        encoding : PiecewiseLinearEncoding, optional
+            Fitted here to these rows.
         """
         X = data.X[rows].reshape(-1, 1) if data.pixels else data.X[rows]
         mean, scale = _mean_and_scale(X, NO_EFFECT)
+        of_table: dict[str, Any] = {"columns": data.columns, "target": data.target, "has_names": data.has_names}
         if data.classes is not None:
-            return cls(mean, scale, data.classes, columns=data.columns, target=data.target, has_names=data.has_names)
-        return cls(
-            mean, scale, None, *_mean_and_scale(as_columns(data.y)[rows]), data.columns, data.target, data.has_names
-        )
+            made = cls(mean, scale, data.classes, **of_table)
+        else:
+            made = cls(mean, scale, None, *_mean_and_scale(as_columns(data.y)[rows]), **of_table)
+        if encoding is None:
+            return made
+        return replace(made, encoding=encoding.fit(made.inputs(data.X[rows], np.dtype(np.float32))))
 
     @classmethod
     def from_metadata(
@@ -130,15 +143,25 @@ class Preprocessor:
         values = asdict(self)
         if self.columns is not None:
             values["columns"] = [_column_to_json(column) for column in self.columns]
-        return {METADATA_KEY: json.dumps(values)}
+        if self.encoding is not None:
+            values["encoding"] = self.encoding.to_dict()
+        kept = {name: value for name, value in values.items() if value is not None or name not in UNLESS_NONE}
+        return {METADATA_KEY: json.dumps(kept)}
 
     @property
     def task(self) -> str:
         """Kind of the targets: "classes" or "numbers"."""
         return "numbers" if self.classes is None else "classes"
 
+    def n_features(self, n_inputs: int) -> int:
+        """Return the number of features of samples, of which a network has so many inputs."""
+        return n_inputs if self.encoding is None else len(self.encoding.edges)
+
     def inputs(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Standardize samples in float32, or in float64 if float32 cannot hold the numbers, and convert to `dtype`."""
+        """Standardize samples in float32, or in float64 if float32 cannot hold the numbers, and convert to `dtype`.
+
+        Then they are encoded, if there is an encoding.
+        """
         precise = np.result_type(X, np.float32)
         if max(np.abs([*self.mean, *self.scale])) > FLOAT32.max or min(self.scale) < FLOAT32.tiny:
             precise = np.dtype(np.float64)
@@ -146,7 +169,7 @@ class Preprocessor:
             inputs = ((X - np.array(self.mean, precise)) / np.array(self.scale, precise)).astype(dtype, copy=False)
         if X.dtype.kind == "f" and np.isnan(X).any():
             inputs[np.isnan(X)] = 0
-        return inputs
+        return inputs if self.encoding is None else self.encoding.transform(inputs)
 
     def targets(self, y: np.ndarray, loss: str) -> np.ndarray:
         """Encode targets for a loss: class indices, one-hot rows, or rows of -1 and 1; numbers are standardized."""
@@ -157,6 +180,13 @@ class Preprocessor:
             return y
         one_hot = np.eye(len(self.classes))[y]
         return 2 * one_hot - 1 if row.takes_signs else one_hot
+
+    def calibrated(self, A: np.ndarray) -> np.ndarray:
+        """Return outputs, such as the mean of those of several networks, as calibrated probabilities, float64.
+
+        Without a temperature they are returned as they are.  The order of the classes of a sample is not changed.
+        """
+        return A if self.temperature is None else tempered(A, self.temperature)
 
     def predictions(self, A: np.ndarray) -> np.ndarray:
         """Decode outputs: class indices (n_samples,), or numbers (n_samples, n_out) in the units of the targets."""
@@ -173,13 +203,19 @@ def _check(preprocessor: Preprocessor, n_in: int | None = None, n_out: int | Non
     for field, other in (("scale", preprocessor.mean), ("target_scale", preprocessor.target_mean)):
         _check_numbers(field, getattr(preprocessor, field), positive=True)
         _check_length(field, getattr(preprocessor, field), len(other), "one for each mean")
+    if (encoding := preprocessor.encoding) is not None:
+        _require(isinstance(encoding, PiecewiseLinearEncoding), "encoding", "a PiecewiseLinearEncoding", encoding)
+        if n_in not in (None, encoding.n_outputs):
+            raise ValueError(f"encoding makes {encoding.n_outputs} inputs, but the network has {n_in}")
+        n_in = len(encoding.edges)
     if preprocessor.columns is not None:
         _check_texts("columns", [column.name for column in preprocessor.columns])
         for i, column in enumerate(preprocessor.columns):
             _check_column(f"columns[{i}]", column)
         width = sum(column.n_features for column in preprocessor.columns)
         if n_in not in (None, width):
-            raise ValueError(f"columns make {width} inputs, but the network has {n_in}")
+            takes = "the network has" if encoding is None else "the encoding takes"
+            raise ValueError(f"columns make {width} inputs, but {takes} {n_in}")
         n_in = width
     if len(preprocessor.mean) > 1:
         _check_length("mean", preprocessor.mean, n_in, "one for each input")
@@ -189,6 +225,9 @@ def _check(preprocessor: Preprocessor, n_in: int | None = None, n_out: int | Non
         _check_texts("classes", preprocessor.classes)
         _require(len(preprocessor.classes) > 1, "classes", "a list of two or more", preprocessor.classes)
         _check_length("classes", preprocessor.classes, n_out, "one for each output")
+    if preprocessor.temperature is not None:
+        _check_numbers("temperature", [preprocessor.temperature], positive=True)
+        _require(preprocessor.classes is not None, "temperature", "null for numbers", preprocessor.temperature)
     _require(
         isinstance(preprocessor.has_names, bool | None), "has_names", "true, false or null", preprocessor.has_names
     )
@@ -269,7 +308,21 @@ def _field_values(text: str, known: set[str]) -> dict[str, Any]:
     if values["columns"] is not None:
         _require(isinstance(values["columns"], list), "columns", "a list or null", values["columns"])
         values["columns"] = tuple(_column(f"columns[{i}]", value) for i, value in enumerate(values["columns"]))
+    if values.get("encoding") is not None:
+        values["encoding"] = _encoding(values["encoding"])
     return values
+
+
+def _encoding(value: Any) -> PiecewiseLinearEncoding:
+    """Return the encoding of a file, whose whole numbers have become floats."""
+    if isinstance(value, dict):
+        of_settings = {name: number for name, number in value.items() if name in ("n_bins", "max_distinct")}
+        whole = {name: int(n) for name, n in of_settings.items() if isinstance(n, float) and n.is_integer()}
+        value = value | whole
+    try:
+        return PiecewiseLinearEncoding.from_dict(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"encoding: {error}") from None
 
 
 def _column(field: str, value: Any) -> Column:
@@ -473,10 +526,15 @@ class TableEncoder:
         """
         if self.columns is None:
             raise ValueError("the encoder has learned from no table yet: call fit")
-        table = frames.table_of(X)
-        data = tables.dataset_of(table, Choice(None), self.columns, self._has_names and table.has_header)
+        data = encoded(X, self.columns, self._has_names)
         self.remarks = data.remarks
         return filled(data.X, self.means) if fill else data.X
+
+
+def encoded(X: Any, columns: tuple[Column, ...], has_names: bool) -> Dataset:
+    """Return the samples of a table of these columns, a data frame, array or list of rows; see `TableEncoder`."""
+    table = frames.table_of(X)
+    return tables.dataset_of(table, Choice(None), columns, has_names and table.has_header)
 
 
 def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -507,6 +565,34 @@ def split(y: np.ndarray, fraction: float, classes: bool) -> tuple[np.ndarray, np
     if classes:
         test = test[np.bincount(y)[y[test]] > 1]
     return np.setdiff1d(np.arange(len(y)), test), np.sort(test)
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return probabilities (n_samples, n_classes) to the power of 1 / temperature, divided by their sum, float64."""
+    logs = np.log(np.maximum(probabilities, FLOAT32.tiny, dtype=np.float64))
+    with np.errstate(over="ignore"):
+        powers = np.exp((logs - logs.max(axis=1, keepdims=True)) / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def output_activation(loss: Any, task: str) -> str:
+    """Return the activation of the output layer that goes with a loss and targets of `Preprocessor.targets`.
+
+    Raises
+    ------
+    ValueError
+        If the loss does not fit the task.
+    """
+    row = row_of(loss)
+    if task == "classes":
+        return "softmax" if row.takes_labels else "identity" if row.takes_signs else "sigmoid"
+    if row.within_01 or row.takes_signs:
+        raise ValueError(f"loss {name_of(loss)} is for classes, but the targets are numbers")
+    if row.is_positive:
+        raise ValueError(
+            f"loss {name_of(loss)} is for counts, but numbers are standardized here, to mean 0 and deviation 1"
+        )
+    return "identity"
 
 
 def as_columns(y: np.ndarray) -> np.ndarray:

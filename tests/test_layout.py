@@ -31,13 +31,13 @@ FASTBP = """
     files trace verify network metrics
     datasets/dataset datasets/arrays datasets/bundled datasets/cells datasets/dates datasets/columns datasets/form
     datasets/reader datasets/table datasets/features datasets/layout datasets/tables datasets/frames datasets/__init__
-    preprocessing encodings
+    encodings preprocessing
     checkpoints callbacks
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
     training/holdout
     training/run training/trainer training/population_history training/population_orders training/population_data
     training/population_run training/population_fit training/population
-    jit population_checks population moved __init__
+    jit population_checks population recipes moved __init__
     estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
     estimators/mlp estimators/together estimators/ensemble estimators/search estimators/__init__
     examples/__init__ examples/options examples/peers examples/cartpole examples/drift examples/neural_ode

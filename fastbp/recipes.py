@@ -1,0 +1,481 @@
+"""From a table to a good small model: `train` makes an ensemble of small networks by a `Recipe`.
+
+A `TableModel` is what comes out: networks and preprocessing, which predict together and are saved in one file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import arguments, schedules
+from .datasets.dataset import Dataset
+from .encodings import PiecewiseLinearEncoding
+from .losses import name_of
+from .network import Network
+from .optimizers import AdamW
+from .population import Population, load
+from .preprocessing import Preprocessor, as_columns, encoded, output_activation, tempered
+from .training.holdout import hold_out
+from .training.population_history import PopulationHistory
+
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"hidden": (64, 64), "n_networks": 2},
+    "medium": {"hidden": (128, 128), "n_networks": 4},
+    "large": {"hidden": (256, 256), "n_networks": 8},
+}
+SCHEDULES = ("cosine", "coslog4", "constant")
+MIN_VALIDATED = 10  # rows; with fewer, no networks hold out any
+MAX_ENCODED = 128  # features, of more none are encoded
+TYPICAL_UPDATES = 6000  # of the parameters, from which the number of epochs follows
+EPOCHS = (30, 200)
+MIN_CALIBRATED = 50  # predictions for rows that were held out, from which a temperature is found
+TEMPERATURES = (0.25, 4.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How networks for a table are built and trained.  None stands for what follows from the table.
+
+    Parameters
+    ----------
+    hidden : sequence of int
+        Neurons of each hidden layer.
+    activation : str or fastbp.Activation
+        Of the hidden layers.
+    loss : str, loss or None
+        None: cross_entropy for classes, squared_error for numbers, which are standardized.
+    n_networks : int
+        Networks of the ensemble; their outputs are averaged.  An even number keeps two threads busy.
+    lr : float
+        Highest step size of AdamW.
+    weight_decay : float
+    decay_biases : bool
+        Whether biases are decayed too.
+    schedule : "cosine", "coslog4" or "constant"
+        Of the step size.
+    warmup : float
+        Fraction of the updates in which the step size rises, with "cosine".
+    batch_size : int
+    epochs : int or None
+        Largest number.  None: as many as make 6,000 updates, but 30 to 200.
+    dropout : float or None
+        Rate at which outputs of hidden neurons are dropped in training.  None: 0.15 for classes, else 0.
+    n_bins : int or None
+        Bins of `fastbp.encodings.PiecewiseLinearEncoding`, 0 for none.  None: 16 for classes, else 0, and 0 for images
+        and more than 128 features.
+    validation_fraction : float or None
+        Fraction of the rows that each network holds out, others for each.  0: none; training does not stop early then.
+        None: 0.2, and 0 with fewer than 10 rows.
+    patience : int
+        Epochs without an improvement on the rows held out after which a network stops; it keeps its best epoch.
+    calibrates : bool
+        Whether a temperature for probabilities is found by the rows held out.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a field is not valid; the message names it.
+
+    Examples
+    --------
+    >>> Recipe.of_size("small", dropout=0.1).hidden
+    (64, 64)
+    """
+
+    hidden: Sequence[int] = (128, 128)
+    activation: Any = "relu"
+    loss: Any = None
+    n_networks: int = 4
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    decay_biases: bool = True
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    batch_size: int = 32
+    epochs: int | None = None
+    dropout: float | None = None
+    n_bins: int | None = None
+    validation_fraction: float | None = None
+    patience: int = 40
+    calibrates: bool = True
+
+    FROM_TABLE: ClassVar[tuple[str, ...]] = ("loss", "epochs", "dropout", "n_bins", "validation_fraction")
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        if isinstance(self.hidden, int | str) or not isinstance(self.hidden, Sequence | np.ndarray):
+            raise TypeError(f"hidden must be a sequence of numbers of neurons, got {self.hidden!r}")
+        hidden = tuple(arguments.integer(f"hidden[{i}]", n) for i, n in enumerate(self.hidden))
+        object.__setattr__(self, "hidden", hidden)
+        for name in ("n_networks", "batch_size", "patience"):
+            arguments.integer(name, getattr(self, name))
+        arguments.number("lr", self.lr, above=0)
+        arguments.number("weight_decay", self.weight_decay, at_least=0)
+        arguments.number("warmup", self.warmup, at_least=0, below=1)
+        arguments.name("schedule", self.schedule, SCHEDULES)
+        for name in ("decay_biases", "calibrates"):
+            arguments.flag(name, getattr(self, name))
+        if self.epochs is not None:
+            arguments.integer("epochs", self.epochs)
+        if self.n_bins is not None:
+            arguments.integer("n_bins", self.n_bins, at_least=0)
+        if self.dropout is not None:
+            arguments.number("dropout", self.dropout, at_least=0, below=1)
+        if self.validation_fraction is not None:
+            arguments.number("validation_fraction", self.validation_fraction, at_least=0, below=1)
+
+    @classmethod
+    def of_size(cls, size: str, **changes: Any) -> Recipe:
+        """Return the recipe of a size, "small", "medium" or "large", with other values of some fields."""
+        values = {**SIZES[arguments.name("size", size, SIZES)], **changes}
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise TypeError(f"Recipe has no field {name!r}{arguments.did_you_mean(name, known)}")
+        return cls(**values)
+
+    def for_table(self, task: str, n_samples: int, n_features: int, pixels: bool = False) -> Recipe:
+        """Return the recipe for a table: None is left in no field.
+
+        Parameters
+        ----------
+        task : "classes" or "numbers"
+        n_samples : int
+            Rows to train on, with those that networks hold out.
+        n_features : int
+        pixels : bool
+            Whether the features have all the same meaning and scale.
+        """
+        are_classes = arguments.name("task", task, ("classes", "numbers")) == "classes"
+        fraction = self.validation_fraction
+        if fraction is None:
+            fraction = 0.2 if n_samples >= MIN_VALIDATED else 0.0
+        n_updates = -(-(n_samples - round(fraction * n_samples)) // self.batch_size)  # of an epoch
+        low, high = EPOCHS
+        encodes = are_classes and not pixels and n_features <= MAX_ENCODED
+        of_table: dict[str, Any] = {
+            "loss": "cross_entropy" if are_classes else "squared_error",
+            "epochs": min(high, max(low, -(-TYPICAL_UPDATES // max(1, n_updates)))),
+            "dropout": 0.15 if are_classes else 0.0,
+            "n_bins": 16 if encodes else 0,
+            "validation_fraction": fraction,
+        }
+        return replace(self, **{name: value for name, value in of_table.items() if getattr(self, name) is None})
+
+    def describe(self, sizes: Sequence[int], n_samples: int) -> list[str]:
+        """Return what is trained, in lines; of the recipe for a table (`for_table`).
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Of a network, with inputs and outputs.
+        n_samples : int
+            As for `for_table`.
+        """
+        assert self.epochs is not None and self.validation_fraction is not None
+        n_trained = n_samples - round(self.validation_fraction * n_samples)
+        n_products = 3 * sum(n_in * n_out for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True))
+        n_products *= self.n_networks * self.epochs * n_trained
+        encoding = f"; numbers in {self.n_bins} bins besides" if self.n_bins else ""
+        dropout = f", dropout {self.dropout:g}" if self.dropout else ""
+        held_out = (
+            f"each holds out its own {self.validation_fraction:.0%} of the rows and keeps its best epoch "
+            f"(patience {self.patience})"
+            if self.validation_fraction
+            else "none holds out rows"
+        )
+        return [
+            f"{self.n_networks} network{'s' * (self.n_networks > 1)} {'-'.join(map(str, sizes))}, {self.activation}; "
+            f"{name_of(self.loss)}{encoding}",
+            f"AdamW, lr {self.lr:g} ({self.schedule}), weight decay {self.weight_decay:g}{dropout}; "
+            f"batches of {self.batch_size}, at most {self.epochs} epochs",
+            f"{held_out}; at most {n_products:.1e} multiply-adds",
+        ]
+
+    def _optimizer(self, n_batches: int) -> AdamW:
+        """Return the optimizer for epochs of so many batches."""
+        assert self.epochs is not None
+        n_steps = self.epochs * n_batches
+        lr: Any = self.lr
+        if self.schedule == "cosine":
+            warmup = round(self.warmup * n_steps)
+            lr = schedules.Cosine(self.lr, max(1, n_steps - warmup), warmup=warmup)
+        elif self.schedule == "coslog4":
+            lr = schedules.CosLog4(self.lr, n_steps)
+        return AdamW(lr, weight_decay=self.weight_decay, decay_biases=self.decay_biases)
+
+
+class TableModel:
+    """Networks for a table, and what samples are to them: it predicts alone, and is saved as one file.
+
+    Parameters
+    ----------
+    population : Population
+    preprocessor : Preprocessor
+    history : PopulationHistory, optional
+        Of the training.
+    recipe : Recipe, optional
+        For the table that it was trained on, without None.
+
+    Attributes
+    ----------
+    population, preprocessor, history, recipe
+        As given.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        preprocessor: Preprocessor,
+        history: PopulationHistory | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        self.population, self.preprocessor, self.history, self.recipe = population, preprocessor, history, recipe
+
+    @property
+    def task(self) -> str:
+        """Kind of the targets: "classes" or "numbers"."""
+        return self.preprocessor.task
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Name of each class; None for numbers."""
+        return self.preprocessor.classes
+
+    def inputs(self, X: Any) -> np.ndarray:
+        """Return the inputs of the networks.
+
+        Parameters
+        ----------
+        X : ndarray (n_samples, n_features), data frame or list of rows
+            Of an array, the features as in the training data, NaN where they are missing; of a data frame, or of rows
+            with text, the columns of the table that the model was trained on.
+        """
+        matrix = X if isinstance(X, np.ndarray) and X.dtype.kind in "fiub" else self._encoded(X)
+        n_features = self.preprocessor.n_features(self._sizes[0])
+        if matrix.ndim != 2 or matrix.shape[1] != n_features:
+            raise ValueError(f"X must have {n_features} features, (n_samples, {n_features}), got shape {matrix.shape}")
+        return self.preprocessor.inputs(matrix, self.population.dtype)
+
+    def _encoded(self, X: Any) -> np.ndarray:
+        columns = self.preprocessor.columns
+        if columns is None:
+            return np.asarray(X, np.float64)
+        return encoded(X, tuple(columns), bool(self.preprocessor.has_names)).X
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.population[0].sizes
+
+    def outputs(self, X: Any) -> np.ndarray:
+        """Return the mean of the outputs of the networks, (n_samples, n_out): calibrated probabilities of the classes.
+
+        Parameters
+        ----------
+        X : as for `inputs`
+        """
+        return self.preprocessor.calibrated(self.population.mean(self.inputs(X)))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the name of the class (n_samples,), or the number, (n_samples,) or (n_samples, n_targets)."""
+        predicted = self.preprocessor.predictions(self.outputs(X))
+        if self.classes is not None:
+            return np.array(self.classes)[predicted]
+        return predicted[:, 0] if predicted.shape[1] == 1 else predicted
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save to one file, as `Population.save` does; `load` and `fastbp predict` read it."""
+        self.population.save(path, metadata=self.preprocessor.metadata())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], backend: str = "numba") -> TableModel:
+        """Load a model that `save`, or `fastbp train`, wrote; without its history and recipe.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or says nothing of the data of the networks.
+        """
+        loaded = load(path, backend)
+        population = Population.of([loaded]) if isinstance(loaded, Network) else loaded
+        preprocessor = Preprocessor.from_metadata(loaded.metadata, population[0].sizes, path)
+        if preprocessor is None:
+            raise ValueError(f"{os.fspath(path)} does not say what samples and outputs mean: it is no model of a table")
+        return cls(population, preprocessor)
+
+    def __repr__(self) -> str:
+        """Return the networks in short."""
+        pop = self.population
+        return f"TableModel({len(pop)} networks {'-'.join(map(str, self._sizes))}, {self.task})"
+
+
+def train(
+    recipe: Recipe,
+    data: Dataset,
+    rows: np.ndarray | None = None,
+    *,
+    seed: arguments.Seed = 0,
+    dtype: str = "float32",
+    threads: int | None = None,
+    backend: str = "numba",
+    sample_weight: np.ndarray | None = None,
+    callbacks: Sequence[Any] = (),
+    progress: bool | None = False,
+    show: Callable[[str], Any] | None = None,
+) -> TableModel:
+    """Train a model of a table.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    data : Dataset
+    rows : ndarray of int, optional
+        The rows to train on, of which each network holds out some.  None: all.
+    seed : None, int, SeedSequence or Generator
+        Of all that is random.  The same seed gives the same bits, on any number of threads.
+    dtype, backend : str
+        As for `fastbp.Population`.
+    threads : int, optional
+        Largest number of threads.
+    sample_weight : ndarray (n_samples,), optional
+        Weight of each sample of `data`; rows of weight 0 are left out.
+    callbacks, progress
+        As for `fastbp.training.population.PopulationTrainer.fit`.
+    show : function (str), optional
+        Called with lines that say what is trained, before the training, and what came of it.
+
+    Returns
+    -------
+    TableModel
+        After Ctrl-C as well, with the best epochs so far.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument does not fit, or there is nothing to learn from.
+    """
+    if data.y is None:
+        raise ValueError("data must have targets to train on, got y=None")
+    rows = np.arange(len(data.X)) if rows is None else np.asarray(rows)
+    weights = None
+    if sample_weight is not None:
+        sample_weight = np.asarray(sample_weight, np.float64)
+        if sample_weight.shape != (len(data.X),):
+            raise ValueError(f"sample_weight must have shape ({len(data.X)},), got {sample_weight.shape}")
+        rows = rows[sample_weight[rows] != 0]
+        weights = sample_weight[rows]
+    if not len(rows):
+        raise ValueError("rows must be one or more rows to train on, got none")
+    task = "numbers" if data.classes is None else "classes"
+    recipe = recipe.for_table(task, len(rows), data.X.shape[1], data.pixels)
+    assert recipe.validation_fraction is not None and recipe.epochs is not None
+    preprocessor = Preprocessor.of(data, rows, PiecewiseLinearEncoding(recipe.n_bins) if recipe.n_bins else None)
+    X = preprocessor.inputs(data.X[rows], np.dtype(dtype))
+    Y = preprocessor.targets(data.y[rows], name_of(recipe.loss))
+
+    rng = arguments.generator("seed", seed)
+    seed_of_networks, seed_of_training, *keys = rng.integers(2**63, size=2 + recipe.n_networks).tolist()
+    n_out = as_columns(Y).shape[1] if data.classes is None else len(data.classes)
+    sizes = [X.shape[1], *recipe.hidden, n_out]
+    hidden_init = "glorot_normal" if recipe.activation in ("sigmoid", "tanh") else "he_normal"
+    population = Population(
+        sizes,
+        recipe.n_networks,
+        [recipe.activation] * len(recipe.hidden) + [output_activation(recipe.loss, task)],
+        recipe.loss,
+        init=[hidden_init] * len(recipe.hidden) + ["zeros" if task == "numbers" else hidden_init],
+        dtype=dtype,
+        seed=seed_of_networks,
+        backend=backend,
+    )
+    drawn = _held_out(data.y[rows], recipe.validation_fraction, keys) if recipe.validation_fraction else None
+    trained = [np.arange(len(rows))] * recipe.n_networks if drawn is None else [of_one for of_one, _ in drawn]
+    for line in recipe.describe(sizes, len(rows)) if show is not None else ():
+        show(line)  # type: ignore[misc]
+    history = population.fit(
+        X,
+        Y,
+        recipe.epochs,
+        recipe.batch_size,
+        recipe._optimizer(-(-len(trained[0]) // recipe.batch_size)),
+        train_rows=trained,
+        validation_rows=None if drawn is None else [of_one for _, of_one in drawn],
+        patience=None if drawn is None else recipe.patience,
+        sample_weight=weights,
+        order="own",
+        seed=seed_of_training,
+        dropout=recipe.dropout,
+        threads=threads,
+        callbacks=callbacks,
+        progress=progress,
+        keep_predictions=False,
+    )
+    if recipe.calibrates and drawn is not None and name_of(recipe.loss) == "cross_entropy":
+        temperature = _temperature(population, X, Y, [of_one for _, of_one in drawn], weights)
+        preprocessor = replace(preprocessor, temperature=temperature)
+    model = TableModel(population, preprocessor, history, recipe)
+    for line in _outcome(model) if show is not None else ():
+        show(line)  # type: ignore[misc]
+    return model
+
+
+def _held_out(y: np.ndarray, fraction: float, keys: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """Return of each network the rows that it is trained on, and those that it holds out; None if none can be."""
+    try:
+        return [hold_out(y, fraction, key) for key in keys]
+    except ValueError:  # the classes have a row each
+        return None
+
+
+def _temperature(
+    population: Population, X: np.ndarray, y: np.ndarray, held_out: list[np.ndarray], weights: np.ndarray | None
+) -> float | None:
+    """Return the temperature of least log loss of each network's outputs for the rows that it held out.
+
+    None where it does not lower that loss, or where there are too few rows.
+    """
+    of_rows = np.concatenate(held_out)
+    if len(of_rows) < MIN_CALIBRATED:
+        return None
+    A = np.concatenate([population.predict(X[some], members=[i])[0] for i, some in enumerate(held_out)])
+    logs = np.log(np.maximum(A, np.finfo(np.float32).tiny, dtype=np.float64))
+    of_targets = logs[np.arange(len(of_rows)), y[of_rows]]
+    w = None if weights is None else weights[of_rows]
+
+    def slope(temperature: float) -> float:
+        """Return the derivative of the log loss with respect to 1 / temperature, in which it is convex."""
+        expected = (tempered(A, temperature) * logs).sum(axis=1)
+        return float(np.average(expected - of_targets, weights=w))
+
+    low, high = np.log(TEMPERATURES)
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(np.exp(middle)) < 0 else (middle, high)
+    temperature = float(np.exp((low + high) / 2))
+    before, after = (_log_loss(tempered(A, t), y[of_rows], w) for t in (1.0, temperature))
+    return temperature if after < before else None
+
+
+def _log_loss(probabilities: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
+    of_targets = probabilities[np.arange(len(y)), y]
+    return float(np.average(-np.log(np.maximum(of_targets, np.finfo(np.float32).tiny)), weights=weights))
+
+
+def _outcome(model: TableModel) -> list[str]:
+    """Return what came of a training, in lines."""
+    history = model.history
+    assert history is not None
+    lines = []
+    if history.has_validation:
+        best = ", ".join(map(str, history.best_epoch.tolist()))
+        lines.append(
+            f"best epochs {best} of {len(history)}; loss on the rows held out {np.nanmean(model.population.losses):.4g}"
+        )
+    if model.preprocessor.temperature is not None:
+        lines.append(f"probabilities by temperature {model.preprocessor.temperature:.3g}")
+    return lines
