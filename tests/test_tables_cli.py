@@ -151,9 +151,16 @@ def test_the_options_of_reading(people, tmp_path):
 
 def test_an_integer_target_is_said_to_be_classes(tmp_path):
     (tmp_path / "wine.csv").write_text("x,quality\n" + "".join(f"{i}.5,{i % 7 + 3}\n" for i in range(70)))
-    said = "7 classes (whole numbers; --task numbers to predict them as numbers)"
+    said = "7 classes: 3, 4, 5, 6, 7 and 2 more (few whole numbers; --task numbers predicts them as numbers)\n"
     assert said in run("train", tmp_path / "wine.csv", "--epochs", 1).stdout
-    assert "numbers from 3 to 9" in run("train", tmp_path / "wine.csv", "--epochs", 1, "--task", "numbers").stdout
+    as_asked = run("train", tmp_path / "wine.csv", "--epochs", 1, "--task", "numbers").stdout
+    assert "numbers from 3 to 9 (as asked)\n" in as_asked
+    (tmp_path / "ages.csv").write_text("x,age\n" + "".join(f"{i}.5,{i % 35}\n" for i in range(70)))
+    said = "numbers from 0 to 34 (many whole numbers; --task classes makes each a class)\n"
+    assert said in run("train", tmp_path / "ages.csv", "--epochs", 1).stdout
+    assert "35 classes: 0, 1, 2, 3, 4 and 30 more (as asked)\n" in (
+        run("train", tmp_path / "ages.csv", "--epochs", 1, "--task", "classes").stdout
+    )
 
 
 # ------------------------------------------------------------------ bad input
