@@ -37,7 +37,7 @@ FASTBP = """
     training/holdout
     training/run training/trainer training/population_history training/population_orders training/population_data
     training/population_run training/population_fit training/population
-    jit population_checks population recipes moved __init__
+    jit population_checks population recipes scores importance moved __init__
     estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
     estimators/mlp estimators/together estimators/ensemble estimators/search estimators/__init__
     examples/__init__ examples/options examples/peers examples/cartpole examples/drift examples/neural_ode

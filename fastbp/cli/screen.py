@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..datasets import reader
 from ..preprocessing import Preprocessor, as_columns
+from ..scores import regression_errors
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -133,21 +134,3 @@ def _show_most_frequent_confusions(console: Console, classes: Sequence[str], cou
             console.print(plain(f"  {true} taken for {wrong}: {errors[k]}"))
     if rest := errors[order[MAX_CONFUSION:]].sum():
         console.print(plain(f"  and {rest:,} errors of rarer kinds"))
-
-
-def regression_errors(y: np.ndarray, predicted: np.ndarray) -> Iterator[tuple[float, float | None]]:
-    """Yield root mean squared error and coefficient of determination of every output.
-
-    The latter is None where all targets are equal. No intermediate result overflows.
-    """
-    for true, guess in zip(y.T, predicted.T, strict=True):
-        scale = max(np.abs(true).max(), np.abs(guess).max()) or 1.0
-        rmse, deviation = _rms(guess / scale - true / scale), _rms(true / scale - (true / scale).mean())
-        with np.errstate(over="ignore", divide="ignore"):
-            yield float(scale * rmse), None if (true == true[0]).all() else float(1 - (rmse / deviation) ** 2)
-
-
-def _rms(values: np.ndarray) -> np.float64:
-    """Root of the mean square, scaled so that no square overflows or underflows."""
-    scale = np.abs(values).max() or 1.0
-    return scale * np.sqrt(np.mean((values / scale) ** 2))

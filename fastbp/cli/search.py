@@ -11,9 +11,10 @@ import typer
 from rich.table import Table
 
 from ..preprocessing import Preprocessor, as_columns
+from ..scores import regression_errors
 from .options import TrainingOptions, check_can_save, with_training_options
 from .samples import describe_samples, fold_pairs, read_samples, split_samples
-from .screen import Screen, plain, regression_errors, show_score
+from .screen import Screen, plain, show_score
 from .textbook import MOMENTUM, TYPICAL_UPDATES, architecture, default_epochs
 
 Values = list[str] | None

@@ -12,10 +12,10 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..datasets import Dataset
-from ..losses import row_of
-from ..preprocessing import Preprocessor, as_columns
+from ..preprocessing import Preprocessor, as_columns, output_activation
+from ..scores import regression_errors
 from .options import TrainingOptions
-from .screen import Screen, regression_errors
+from .screen import Screen
 
 HIDDEN, ACTIVATION, BATCH_SIZE, MOMENTUM = (30,), "sigmoid", 20, 0.9
 N_EPOCH_LINES = 30  # of the table of epochs
@@ -143,22 +143,8 @@ def architecture(
     if loss is None:
         loss = "cross_entropy" if preprocessor.classes else "squared_error"
     n_out = len(preprocessor.classes) if preprocessor.classes else as_columns(samples.y).shape[1]
-    activations = [activation] * len(layers) + [_output_activation(loss, preprocessor.task)]
+    activations = [activation] * len(layers) + [output_activation(loss, preprocessor.task)]
     return [samples.X.shape[1], *layers, n_out], activations, loss
-
-
-def _output_activation(loss: str, task: str) -> str:
-    """Activation of the output layer that goes with a loss; a loss that does not fit the task is refused."""
-    row = row_of(loss)
-    if task == "numbers":
-        if row.within_01 or row.takes_signs:
-            raise ValueError(f"--loss {loss} is for classes, but the targets are numbers")
-        if row.is_positive:
-            raise ValueError(
-                f"--loss {loss} is for counts, but numbers are standardized here, to mean 0 and deviation 1"
-            )
-        return "identity"
-    return "softmax" if row.takes_labels else "identity" if row.takes_signs else "sigmoid"
 
 
 def _train(
