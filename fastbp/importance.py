@@ -97,9 +97,9 @@ def permutation_importance(
     arguments.integer("n_repeats", n_repeats)
     if columns is None:
         columns = [str(j) for j in range(X.shape[1])]
-    columns = [Column(column) if isinstance(column, str) else column for column in columns]
-    ends = np.cumsum([column.n_features for column in columns])
-    if not len(columns) or ends[-1] != X.shape[1]:
+    described = [Column(column) if isinstance(column, str) else column for column in columns]
+    ends = np.cumsum([column.n_features for column in described])
+    if not len(described) or ends[-1] != X.shape[1]:
         raise ValueError(f"columns make {ends[-1] if len(ends) else 0} features, but X has {X.shape[1]}")
     as_rows = y.reshape(len(y), -1)
     if not are_classes and (y == y[0]).all():
@@ -116,7 +116,7 @@ def permutation_importance(
     permutations = [rng.permutation(len(X)) for _ in range(n_repeats)]
     of_all, shuffled = score(X), X.copy()
     losses = []
-    for column, end in zip(columns, ends, strict=True):
+    for column, end in zip(described, ends, strict=True):
         if column.n_features:
             features = slice(end - column.n_features, end)
             of_column = []

@@ -29,8 +29,13 @@ LAUNCH = [sys.executable, "-c", "import sys; sys.argv[0] = 'fastbp'; from fastbp
 
 
 def run(*arguments, exit_code=0):
-    """Run the command in this process, in NumPy if it trains or predicts; return what it printed."""
+    """Run the command in this process, in NumPy if it trains or predicts; return what it printed.
+
+    The network of the textbooks is trained, unless --recipe is given.
+    """
     arguments = [str(argument) for argument in arguments]
+    if arguments[:1] == ["train"] and arguments[1:2] not in (["digits"], ["xor"]) and "--recipe" not in arguments:
+        arguments += ["--simple"]
     if arguments[:1] in (["train"], ["predict"]) and "--backend" not in arguments:
         arguments += ["--backend", "numpy"]
     result = CliRunner().invoke(app.make_app(), arguments)

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..datasets import Dataset
 from ..preprocessing import Preprocessor, as_columns, output_activation
 from ..scores import regression_errors
 from .options import TrainingOptions
-from .screen import Screen
+from .screen import Screen, epoch_line, progress_bar, show_score
 
 HIDDEN, ACTIVATION, BATCH_SIZE, MOMENTUM = (30,), "sigmoid", 20, 0.9
 N_EPOCH_LINES = 30  # of the table of epochs
-COLUMN_WIDTH = 13
 N_BAR_STEPS = 200  # of the progress bar
 TYPICAL_UPDATES = 2000  # of the parameters, from which the default number of epochs follows
 
@@ -85,7 +83,7 @@ class Textbook:
         """Epochs done."""
         return self.trainer.epochs
 
-    def describe(self, screen: Screen) -> None:
+    def _describe(self, screen: Screen) -> None:
         """Print what is trained."""
         net, n_networks = self.net, len(self.net.parameters) if self.is_ensemble else 1
         screen.say(
@@ -98,6 +96,7 @@ class Textbook:
 
     def train(self, screen: Screen, test: np.ndarray) -> None:
         """Train, with a progress bar and a table of epochs, which shows the rows of the test too."""
+        self._describe(screen)
         screen.announce_compilation(self.net[0] if self.is_ensemble else self.net)
         X = self.preprocessor.inputs(self.samples.X, self.net.dtype)
         Y = self.preprocessor.targets(self.samples.y, self.net.loss_name)
@@ -111,10 +110,15 @@ class Textbook:
         """Return the outputs for samples, (n_samples, n_out)."""
         return (self.net.mean if self.is_ensemble else self.net.predict)(self.preprocessor.inputs(X, self.net.dtype))
 
-    def of_single_networks(self, shown: np.ndarray, name: str) -> str:
-        """Say how well the networks of an ensemble do on these rows, each alone."""
-        y = self.samples.y[shown]
-        outputs = self.net.predict(self.preprocessor.inputs(self.samples.X[shown], self.net.dtype))
+    def show_score(self, screen: Screen, rows: np.ndarray, name: str) -> None:
+        """Print how well it predicts these rows, and the networks of an ensemble, each alone."""
+        X, y = self.samples.X[rows], self.samples.y[rows]
+        show_score(screen.out, self.preprocessor, y, self.outputs(X), name)
+        if self.is_ensemble:
+            screen.say(self._of_single_networks(X, y, name))
+
+    def _of_single_networks(self, X: np.ndarray, y: np.ndarray, name: str) -> str:
+        outputs = self.net.predict(self.preprocessor.inputs(X, self.net.dtype))
         predictions = [self.preprocessor.predictions(A) for A in outputs]
         if self.samples.classes is not None:
             scores = [float((predicted == y).mean()) for predicted in predictions]
@@ -160,15 +164,7 @@ def _train(
     metrics = ["accuracy"] if are_classes else []
     shown = {1, *np.linspace(0, epochs, min(epochs, N_EPOCH_LINES) + 1).astype(int)[1:].tolist()}
     seconds = 0.0
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=screen.out,
-        transient=True,
-        disable=not screen.out.is_terminal,
-    ) as bar:
+    with progress_bar(screen) as bar:
         task = bar.add_task("", total=epochs)
         screen.say(_titles(metrics, validation_data is not None), "bold")
         try:
@@ -208,7 +204,7 @@ def _histories(
 
 def _titles(metrics: list[str], has_validation: bool) -> str:
     titles = ["loss", *metrics]
-    return _cells(["epoch", *titles, *([f"test {title}" for title in titles] if has_validation else [])])
+    return epoch_line(["epoch", *titles, *([f"test {title}" for title in titles] if has_validation else [])])
 
 
 def _epoch_line(epoch: int, history: Any) -> str:
@@ -217,8 +213,4 @@ def _epoch_line(epoch: int, history: Any) -> str:
     cells += [f"{np.mean(values[-1]):.2%}" for name, values in history.metrics.items() if name == "accuracy"]
     cells += [f"{np.mean(value):.4g}" for value in history.validation_loss[-1:]]
     cells += [f"{np.mean(values[-1]):.2%}" for name, values in history.metrics.items() if name != "accuracy"]
-    return _cells(cells)
-
-
-def _cells(cells: list[str]) -> str:
-    return "  ".join(f"{cell:>{COLUMN_WIDTH}}" for cell in cells)
+    return epoch_line(cells)
