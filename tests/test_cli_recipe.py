@@ -170,6 +170,7 @@ def test_a_table_is_trained_by_the_textbook_network_if_asked(people):
         (("--lr", 0.5), {"lr": 0.5}),
         (("--batch-size", 5), {"batch_size": 5}),
         (("--ensemble", 3), {"n_networks": 3}),
+        (("--ensemble", 1), {"n_networks": 1}),
     ],
 )
 def test_each_option_changes_one_thing_of_the_recipe(people, recipe_of, options, changes):
@@ -337,6 +338,7 @@ def test_ctrl_c_in_a_fold_saves_nothing(people, tmp_path, monkeypatch):
                 "--folds goes with --recipe, but {people} is trained by --simple",
             ],
         ),
+        (["{people}", "--simple", "--ensemble", 1], ["--ensemble takes 2 networks or more with --simple, got 1"]),
         (["{people}", "--size", "huge"], ["size 'huge' is unknown (known: small, medium, large)"]),
         (["{people}", "--folds", 500], ["--folds must be at most the number of samples to train on, 158, got 500"]),
         (["{people}", "--hidden", "8,x"], ["--hidden takes sizes such as 30 or 64,32, not '8,x'"]),

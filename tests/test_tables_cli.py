@@ -162,6 +162,8 @@ def test_an_integer_target_is_said_to_be_classes(tmp_path):
     (tmp_path / "ages.csv").write_text("x,age\n" + "".join(f"{i}.5,{i % 35}\n" for i in range(70)))
     said = "numbers from 0 to 34 (many whole numbers; --task classes makes each a class)\n"
     assert said in run("train", tmp_path / "ages.csv", "--simple", "--epochs", 1).stdout
+    (tmp_path / "sold.csv").write_text("x,sold\n" + "".join(f"{i}.5,{i}\n" for i in range(101)))
+    assert "numbers from 0 to 100\n" in run("train", tmp_path / "sold.csv", "--simple", "--epochs", 1).stdout
     assert "35 classes: 0, 1, 2, 3, 4 and 30 more (as asked)\n" in (
         run("train", tmp_path / "ages.csv", "--simple", "--epochs", 1, "--task", "classes").stdout
     )

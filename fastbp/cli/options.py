@@ -11,16 +11,25 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+READING = "Reading a table"  # titles of groups of options
+TRAINING = "Training"
+
 Header = Annotated[
     bool | None,
-    typer.Option("--header/--no-header", help="Whether a CSV file starts with names.", show_default="detected"),
+    typer.Option(
+        "--header/--no-header",
+        help="Whether a CSV file starts with names.",
+        show_default="detected",
+        rich_help_panel=READING,
+    ),
 ]
 Encoding = Annotated[
-    str | None, typer.Option(help="Of a CSV file: utf-8, latin-1, utf-16 ...", show_default="detected")
+    str | None,
+    typer.Option(help="Of a CSV file: utf-8, latin-1, utf-16 ...", show_default="detected", rich_help_panel=READING),
 ]
 Delimiter = Annotated[
     str | None,
-    typer.Option(help="Of a CSV file: a character, tab or blank.", show_default="detected"),
+    typer.Option(help="Of a CSV file: a character, tab or blank.", show_default="detected", rich_help_panel=READING),
 ]
 Backend = Annotated[str, typer.Option(help="numba, or numpy: plain and slow.")]
 
@@ -31,10 +40,18 @@ class TrainingOptions:
 
     target: Annotated[
         str | None,
-        typer.Option(help="Target column of a table: its name, or its number from 0.", show_default="the last"),
+        typer.Option(
+            help="Target column of a table: its name, or its number from 0.",
+            show_default="the last",
+            rich_help_panel=READING,
+        ),
     ] = None
     task: Annotated[
-        str, typer.Option(help="What the targets are: classes, numbers, or auto: few whole numbers are classes.")
+        str,
+        typer.Option(
+            help="What the targets are: classes, numbers, or auto: few whole numbers are classes.",
+            rich_help_panel=READING,
+        ),
     ] = "auto"
     test_fraction: Annotated[float, typer.Option(help="Fraction of the samples held out for the test.")] = 0.2
     seed: Annotated[int, typer.Option(help="Of the initial weights and the shuffling.")] = 0
@@ -47,16 +64,23 @@ class TrainingOptions:
     missing: Annotated[
         str,
         typer.Option(
-            help="What to do with missing values: fill (numbers by the mean and a flag), drop (the rows), or error."
+            help="What to do with missing values: fill (numbers by the mean and a flag), drop (the rows), or error.",
+            rich_help_panel=READING,
         ),
     ] = "fill"
     ignore: Annotated[
         list[str] | None,
-        typer.Option(help="Columns of a table that are not used: a,b or several times.", show_default="none"),
+        typer.Option(
+            help="Columns of a table that are not used: a,b or several times.",
+            show_default="none",
+            rich_help_panel=READING,
+        ),
     ] = None
     features: Annotated[
         list[str] | None,
-        typer.Option(help="The only columns that are used, besides the target.", show_default="all"),
+        typer.Option(
+            help="The only columns that are used, besides the target.", show_default="all", rich_help_panel=READING
+        ),
     ] = None
     encoding: Encoding = None
     delimiter: Delimiter = None

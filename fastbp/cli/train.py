@@ -14,7 +14,8 @@ from ..datasets.dataset import first_few
 from ..datasets.form import TableError
 from ..importance import permutation_importance
 from ..preprocessing import BUNDLED
-from .options import TrainingOptions, check_can_save, with_training_options
+from ..recipes import Recipe
+from .options import TRAINING, TrainingOptions, check_can_save, with_training_options
 from .recipe import SIZE, RecipeModel
 from .samples import describe_samples, read_samples, split_samples, warn_of_untested
 from .screen import Screen
@@ -56,12 +57,15 @@ def train(
         typer.Option(
             help="Neurons of each hidden layer: 30, or 64,32; 0 for none.",
             show_default=f"by size; {first_few(HIDDEN)} if simple",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     activation: Annotated[
         str | None,
         typer.Option(
-            help="Of the hidden layers: sigmoid, tanh, relu, gelu ...", show_default=f"relu; {ACTIVATION} if simple"
+            help="Of the hidden layers: sigmoid, tanh, relu, gelu ...",
+            show_default=f"{Recipe.activation}; {ACTIVATION} if simple",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     loss: Annotated[
@@ -69,6 +73,7 @@ def train(
         typer.Option(
             help="cross_entropy, squared_error, huber ...",
             show_default="cross_entropy for classes, squared_error for numbers",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     epochs: Annotated[
@@ -77,27 +82,40 @@ def train(
             min=1,
             help="At most; with the recipe each network keeps its best.",
             show_default=f"by the size of the table; {TYPICAL_UPDATES} updates, but 30 to 2000 epochs, if simple",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Samples of one update.", show_default=f"32; {BATCH_SIZE} if simple")
+        int | None,
+        typer.Option(
+            help="Samples of one update.",
+            show_default=f"{Recipe.batch_size}; {BATCH_SIZE} if simple",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Step size.", show_default="0.002; if simple, 0.2 for classes by sigmoid, else 0.02"),
+        typer.Option(
+            help="Step size.",
+            show_default=f"{Recipe.lr}; if simple, 0.2 for classes by sigmoid, else 0.02",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     momentum: Annotated[
         float | None,
         typer.Option(
-            help="With --simple: fraction of the last step that is added to the next.", show_default=str(MOMENTUM)
+            help="With --simple: fraction of the last step that is added to the next.",
+            show_default=str(MOMENTUM),
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     ensemble: Annotated[
         int | None,
         typer.Option(
-            min=2,
+            min=1,
             help="Train so many networks together; the model is their mean.",
             show_default="by size; one if simple",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     *,
@@ -107,7 +125,7 @@ def train(
 
     A table gets a recipe: an ensemble of networks, each of which stops where it does best on rows that it holds out.
     """
-    given = {"size": size, "folds": folds, "momentum": momentum}
+    given = {"size": size, "folds": folds, "momentum": momentum, "ensemble": ensemble}
     changes: dict[str, Any] = {
         "activation": activation,
         "loss": loss,
@@ -157,6 +175,8 @@ def _check_options_fit(simple: bool, given: dict[str, Any], data: str) -> None:
     problems = [
         f"--{name} goes with {other}, but {data} is trained by {way}" for name in names if given[name] is not None
     ]
+    if simple and given["ensemble"] == 1:
+        problems.append("--ensemble takes 2 networks or more with --simple, got 1")
     if problems:
         raise TableError(problems)
 

@@ -26,6 +26,7 @@ from .table import IF_CLASSES, Table
 
 MISSING = ("fill", "drop", "error")
 MAX_LISTED = 12  # columns of plain numbers that are described one by one
+MAX_SUGGESTED_CLASSES = 100  # whole numbers that might be classes
 MAX_LINES = 40  # columns that are described at all
 
 
@@ -309,6 +310,6 @@ def _target_in_words(values: Values, y: np.ndarray | None, classes: tuple[str, .
     if y is None or not len(y):
         return "numbers"
     words = f"numbers from {np.nanmin(y):g} to {np.nanmax(y):g}"
-    if task == "auto" and np.all(y == np.floor(y)):
+    if task == "auto" and np.all(y == np.floor(y)) and len(np.unique(y)) <= MAX_SUGGESTED_CLASSES:
         return f"{words} (many whole numbers; --task classes makes each a class)"
     return words if task == "auto" else f"{words} (as asked)"
