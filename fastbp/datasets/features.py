@@ -80,7 +80,8 @@ class Choice:
         target = None if self.target is None else found[self.target]
         ignored = {found[name] for name in self.ignore}
         if target in ignored:
-            raise ValueError(f"ignore: column {self.target!r} is the target")
+            name = next(name for name in self.ignore if found[name] == target)
+            raise ValueError(f"ignore: column {name!r} is the target")
         if self.features is not None:
             used = {found[name] for name in self.features}
             if target in used:
