@@ -102,8 +102,6 @@ class BaseTabular(BaseEstimator):
             check_consistent_length(X, y)
             if sample_weight is not None:
                 sample_weight = _check_sample_weight(sample_weight, np.empty((len(y), 0)), ensure_non_negative=True)
-                if not sample_weight.any():
-                    raise ValueError("sample_weight must be above 0 for one or more samples")
             encoder = TableEncoder(self.ignore, self.features, leave_out=is_frame(X))
             matrix = encoder.fit_transform(X, fill=False)
             data = self._data(matrix, y, encoder)
