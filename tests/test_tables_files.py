@@ -472,7 +472,7 @@ def test_columns_that_are_chosen(write, options, used):
     [
         ({"ignore": ["d", "e"]}, ["no column 'd'", "no column 'e'"]),
         ({"features": ["d"], "target": "q"}, ["no column 'q'", "no column 'd'"]),
-        ({"ignore": ["t"]}, ["ignore: column -1 is the target"]),
+        ({"ignore": ["t"]}, ["ignore: column 't' is the target"]),
         ({"features": ["t"], "target": "t"}, ["features: column 't' is the target"]),
         ({"ignore": ["a"], "features": ["a", "b"]}, ["features and ignore name the same column"]),
         ({"ignore": ["a", "b", "c"]}, ["no column is left as a feature"]),
