@@ -1,6 +1,7 @@
 """The commands of many networks: `fastbp train --ensemble` and `fastbp search`."""
 
 import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from test_cli import accuracy, error_line, run
 
 import fastbp
 from fastbp.cli import samples, textbook
+from fastbp.cli.options import TrainingOptions
 from fastbp.preprocessing import Preprocessor, read, split
 
 
@@ -247,6 +249,14 @@ def test_folds_are_balanced():
         assert len(training) + len(aside) == 35
     of_numbers = samples.fold_pairs(np.random.default_rng(0).normal(size=(40, 2)), 4)
     assert [len(aside) for _, aside in of_numbers] == [10] * 4
+
+
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_both_commands_have_the_options_of_training(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    text = run(command, "--help").stdout
+    names = [f"--{field.name.replace('_', '-')}" for field in fields(TrainingOptions)]
+    assert len(names) > 10 and not [name for name in names if name not in text]
 
 
 def test_both_commands_are_in_the_help():

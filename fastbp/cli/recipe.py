@@ -23,6 +23,7 @@ from .screen import Screen, epoch_line, progress_bar, scores, scores_in_words, s
 SIZE = "medium"
 N_EPOCH_LINES = 20  # of the table of epochs
 MEASURED_SECONDS = 0.5  # of training, after which its speed is known
+SLOW_EPOCH = 10.0  # seconds of the first epoch, of which little is compilation then
 
 
 class RecipeModel:
@@ -145,12 +146,12 @@ class _Epochs(Callback):
         assert epochs is not None
         self._screen, self._bar, self._epochs, self._name, self._n_trainings = screen, bar, epochs, name, n_trainings
         self._shown = {1, *np.linspace(0, epochs, min(epochs, N_EPOCH_LINES) + 1).astype(int)[1:].tolist()}
-        self._first = np.inf  # time at the end of the first epoch, which compiles
         self._last_shown = 0
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Announce what is shown."""
         self._screen.announce_compilation(trainer.pop[0])
+        self._since, self._epochs_before = time.perf_counter(), 0  # where the measured epochs begin
         self._task = self._bar.add_task(self._name, total=self._epochs)
         if not self._name:
             self._screen.say(
@@ -181,10 +182,11 @@ class _Epochs(Callback):
 
     def _tell_time(self, epoch: int) -> None:
         """Say, once, how long it will take at most."""
-        now = time.perf_counter()
-        self._first = min(self._first, now)
-        if self._n_trainings and now - self._first >= MEASURED_SECONDS:
-            of_epoch = (now - self._first) / (epoch - 1)
+        seconds = time.perf_counter() - self._since
+        if epoch == 1 and seconds < SLOW_EPOCH:
+            self._since, self._epochs_before = time.perf_counter(), 1
+        elif self._n_trainings and seconds >= MEASURED_SECONDS:
+            of_epoch = seconds / (epoch - self._epochs_before)
             left = _duration(of_epoch * (self._n_trainings * self._epochs - epoch))
             each = f" for {self._n_trainings} trainings" if self._n_trainings > 1 else ""
             self._screen.say(f"{of_epoch:.2g} s an epoch: {left} more at most{each}")
