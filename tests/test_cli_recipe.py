@@ -1,11 +1,15 @@
 """The command `fastbp train` on tables: an ensemble by a recipe, its folds, the importance of columns, predictions."""
 
+import os
 import re
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_cli import LAUNCH
 from test_tables_cli import QUICK, people, run, table
 
 from fastbp import recipes
@@ -321,6 +325,21 @@ def test_ctrl_c_in_a_fold_saves_nothing(people, tmp_path, monkeypatch):
     interrupt(monkeypatch, 2)
     result = run("train", people, *QUICK, "--folds", 2, "--out", tmp_path / "m.npz", exit_code=130)
     assert result.stderr == "stopped by Ctrl-C in fold 1 of 2; nothing is saved\n" and not (tmp_path / "m.npz").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+def test_ctrl_c_in_a_real_process(people, tmp_path):
+    options = [*QUICK[:-1], 10**6, "--lr", 1e-5, "--backend", "numpy", "--out", tmp_path / "m.npz"]
+    command = [*LAUNCH, "train", str(people), *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
+        while not process.stdout.readline().lstrip().startswith("1 "):  # the first epoch is shown
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped by Ctrl-C after" in error and "Traceback" not in error
+    assert "test accuracy" in output and len(TableModel.load(tmp_path / "m.npz").population) == 2
 
 
 # ------------------------------------------------------------------ errors

@@ -81,6 +81,7 @@ class RecipeModel:
                 f"--folds must be at most the number of samples to train on, {len(self.rows)}, got {n_folds}"
             )
         self.n_trainings += n_folds
+        screen.say(f"the whole training is done without each of {n_folds} folds first, and scored on that fold:")
         of_folds = []
         for fold, (inside, aside) in enumerate(fold_pairs(y[self.rows], n_folds), start=1):
             name, rows = f"fold {fold} of {n_folds}", self.rows[aside]
