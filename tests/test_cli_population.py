@@ -1,13 +1,15 @@
 """The commands of many networks: `fastbp train --ensemble` and `fastbp search`."""
 
 import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from test_cli import accuracy, error_line, run
 
 import fastbp
-from fastbp.cli import search, train
+from fastbp.cli import samples, textbook
+from fastbp.cli.options import TrainingOptions
 from fastbp.preprocessing import Preprocessor, read, split
 
 
@@ -240,16 +242,24 @@ def test_ctrl_c(table, monkeypatch):
 
 def test_folds_are_balanced():
     y = np.array([0] * 10 + [1] * 20 + [2] * 5)[np.random.default_rng(0).permutation(35)]
-    pairs = search._folds(y, 5)
+    pairs = samples.fold_pairs(y, 5)
     assert sorted(np.concatenate([aside for _, aside in pairs]).tolist()) == list(range(35))
     for training, aside in pairs:
         assert np.bincount(y[aside]).tolist() == [2, 4, 1] and not set(training) & set(aside)
         assert len(training) + len(aside) == 35
-    of_numbers = search._folds(np.random.default_rng(0).normal(size=(40, 2)), 4)
+    of_numbers = samples.fold_pairs(np.random.default_rng(0).normal(size=(40, 2)), 4)
     assert [len(aside) for _, aside in of_numbers] == [10] * 4
+
+
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_both_commands_have_the_options_of_training(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    text = run(command, "--help").stdout
+    names = [f"--{field.name.replace('_', '-')}" for field in fields(TrainingOptions)]
+    assert len(names) > 10 and not [name for name in names if name not in text]
 
 
 def test_both_commands_are_in_the_help():
     text = run("--help").stdout
     assert "search" in text and "train" in text
-    assert "--ensemble" in run("train", "--help").stdout and train.default_epochs(20, 1000) == 40
+    assert "--ensemble" in run("train", "--help").stdout and textbook.default_epochs(20, 1000) == 40

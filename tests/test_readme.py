@@ -66,6 +66,9 @@ def files(tmp_path, monkeypatch):
     columns = [f"pixel{i}" for i in range(64)]
     lines = [",".join(map("{:g}".format, row)) for row in X]
     Path("new.csv").write_text("\n".join([",".join(columns), *lines[:9]]) + "\n")
+    people = [f"{i},p{i},{i % 60 or ''},{'Oslo' if i % 3 else 'Rome'},20{i % 9 + 10}-01-02" for i in range(90)]
+    people = [f"{line},{'yes' if i % 60 > 25 else 'no'}" for i, line in enumerate(people)]
+    Path("people.csv").write_text("\n".join(["id,name,age,city,joined,member", *people]) + "\n")
     rows = [f"{line},{label}" for line, label in zip(lines, y, strict=True)]
     Path("table.csv").write_text("\n".join([",".join([*columns, "price"]), *rows]) + "\n")
     return X, y
@@ -133,7 +136,7 @@ def test_commands(files):
         if line.startswith("$ fastbp")
     ]
     assert [command.split()[1] for command in commands] == [
-        *("train", "predict", "search", "train", "train", "verify", "trace")
+        *("train", "predict", "train", "train", "train", "search", "verify", "trace")
     ]
     for command in commands:
         result = runner.invoke(app, shlex.split(command)[1:])

@@ -11,6 +11,10 @@ from typer.testing import CliRunner
 
 import fastbp
 from fastbp.cli import app
+from fastbp.recipes import TableModel
+
+QUICK = ("--size", "small", "--hidden", 8, "--ensemble", 2, "--epochs", 6)  # options of a recipe
+BETTER = (*QUICK[:-1], 40, "--lr", 0.02)
 
 
 def run(*arguments, exit_code=0, stdin=None):
@@ -51,13 +55,13 @@ def table(text):
 
 @pytest.fixture
 def model(people, tmp_path):
-    run("train", people, "--epochs", 100, "--out", tmp_path / "m.npz")
+    run("train", people, *BETTER, "--out", tmp_path / "m.npz")
     return tmp_path / "m.npz"
 
 
 def test_a_table_with_missing_cells_dates_and_names_is_trained_on_at_once(people, tmp_path):
-    result = run("train", people, "--epochs", 100, "--out", tmp_path / "m.npz")
-    block = result.stdout[: result.stdout.index("network ")].replace(str(people), "people.csv").splitlines()
+    result = run("train", people, *BETTER, "--out", tmp_path / "m.npz")
+    block = result.stdout[: result.stdout.index("2 networks ")].replace(str(people), "people.csv").splitlines()
     patterns = [
         r"people.csv: 198 rows, 6 columns; delimited by commas, a header in line 1",
         r"  target 'member' \(the last column; --target names another\): 2 classes: 'no', 'yes'",
@@ -74,7 +78,7 @@ def test_a_table_with_missing_cells_dates_and_names_is_trained_on_at_once(people
         assert re.fullmatch(pattern, line), line
     assert not result.stderr
     accuracy = float(re.search(r"^test accuracy ([\d.]+)%", result.stdout, re.MULTILINE)[1])
-    assert accuracy > 80 and fastbp.load(tmp_path / "m.npz").sizes[0] == 12
+    assert accuracy > 80 and len(TableModel.load(tmp_path / "m.npz").preprocessor.mean) == 12
 
 
 def test_predict_keeps_columns_and_writes_every_probability(people, model):
@@ -115,7 +119,7 @@ def test_standard_input(people, model, tmp_path):
     text = people.read_text()
     result = run("predict", model, "-", "--keep", "id", stdin=text)
     assert result.stdout == run("predict", model, people, "--keep", "id").stdout
-    result = run("train", "-", "--epochs", 2, "--out", tmp_path / "n.npz", stdin=text)
+    result = run("train", "-", *QUICK, "--out", tmp_path / "n.npz", stdin=text)
     assert result.stdout.startswith("the standard input: 198 rows, 6 columns")
     assert "the standard input is empty" in run("predict", model, "-", stdin="", exit_code=2).stderr
 
@@ -135,7 +139,7 @@ def test_what_the_model_does_not_know_is_said_and_not_refused(model, tmp_path):
 
 def test_the_options_of_reading(people, tmp_path):
     def features(*options):
-        run("train", people, "--epochs", 1, "--out", tmp_path / "m.npz", *options)
+        run("train", people, "--simple", "--epochs", 1, "--out", tmp_path / "m.npz", *options)
         return fastbp.load(tmp_path / "m.npz").sizes[0]
 
     assert features("--ignore", "joined,city") == 2
@@ -151,9 +155,18 @@ def test_the_options_of_reading(people, tmp_path):
 
 def test_an_integer_target_is_said_to_be_classes(tmp_path):
     (tmp_path / "wine.csv").write_text("x,quality\n" + "".join(f"{i}.5,{i % 7 + 3}\n" for i in range(70)))
-    said = "7 classes (whole numbers; --task numbers to predict them as numbers)"
-    assert said in run("train", tmp_path / "wine.csv", "--epochs", 1).stdout
-    assert "numbers from 3 to 9" in run("train", tmp_path / "wine.csv", "--epochs", 1, "--task", "numbers").stdout
+    said = "7 classes: 3, 4, 5, 6, 7 and 2 more (few whole numbers; --task numbers predicts them as numbers)\n"
+    assert said in run("train", tmp_path / "wine.csv", "--simple", "--epochs", 1).stdout
+    as_asked = run("train", tmp_path / "wine.csv", "--simple", "--epochs", 1, "--task", "numbers").stdout
+    assert "numbers from 3 to 9 (as asked)\n" in as_asked
+    (tmp_path / "ages.csv").write_text("x,age\n" + "".join(f"{i}.5,{i % 35}\n" for i in range(70)))
+    said = "numbers from 0 to 34 (many whole numbers; --task classes makes each a class)\n"
+    assert said in run("train", tmp_path / "ages.csv", "--simple", "--epochs", 1).stdout
+    (tmp_path / "sold.csv").write_text("x,sold\n" + "".join(f"{i}.5,{i}\n" for i in range(101)))
+    assert "numbers from 0 to 100\n" in run("train", tmp_path / "sold.csv", "--simple", "--epochs", 1).stdout
+    assert "35 classes: 0, 1, 2, 3, 4 and 30 more (as asked)\n" in (
+        run("train", tmp_path / "ages.csv", "--simple", "--epochs", 1, "--task", "classes").stdout
+    )
 
 
 # ------------------------------------------------------------------ bad input
@@ -194,7 +207,7 @@ def test_the_traceback_is_shown_if_asked_for(people):
 
 
 def test_probabilities_need_classes(people, tmp_path):
-    run("train", people, "--target", "age", "--epochs", 1, "--out", tmp_path / "m.npz")
+    run("train", people, "--target", "age", *QUICK, "--out", tmp_path / "m.npz")
     line = run("predict", tmp_path / "m.npz", people, "--proba", exit_code=2).stderr
     assert line == f"error: --proba is for models of classes, and {tmp_path}/m.npz predicts numbers\n"
     assert "no column 'key'" in run("predict", tmp_path / "m.npz", people, "--keep", "key", exit_code=2).stderr

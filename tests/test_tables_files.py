@@ -386,8 +386,8 @@ def test_the_report(write):
     data, _ = remarks(write(text))
     assert [line.split("t.csv")[-1] for line in data.report] == [
         ": 60 rows, 7 columns; delimited by commas, a header in line 1",
-        "  target 'k' (the last column; --target names another): 2 classes (whole numbers; --task numbers to predict "
-        "them as numbers)",
+        "  target 'k' (the last column; --target names another): 2 classes: 0, 1 (few whole numbers; --task numbers "
+        "predicts them as numbers)",
         "  'id'    left out: it numbers the rows",
         "  'n'     numbers; 12 missing: a flag, and the mean instead",
         "  'c'     text of 3 values: 'x', 'y', 'z'",
@@ -472,7 +472,7 @@ def test_columns_that_are_chosen(write, options, used):
     [
         ({"ignore": ["d", "e"]}, ["no column 'd'", "no column 'e'"]),
         ({"features": ["d"], "target": "q"}, ["no column 'q'", "no column 'd'"]),
-        ({"ignore": ["t"]}, ["ignore: column -1 is the target"]),
+        ({"ignore": ["t"]}, ["ignore: column 't' is the target"]),
         ({"features": ["t"], "target": "t"}, ["features: column 't' is the target"]),
         ({"ignore": ["a"], "features": ["a", "b"]}, ["features and ignore name the same column"]),
         ({"ignore": ["a", "b", "c"]}, ["no column is left as a feature"]),

@@ -17,7 +17,7 @@ import typer
 from ..datasets import Dataset
 from ..datasets.dataset import first_few
 from ..preprocessing import Preprocessor, as_columns, read
-from .options import Delimiter, Encoding, Header, check_out, columns
+from .options import Backend, Delimiter, Encoding, Header, check_out, columns
 from .screen import Screen, plain, printable, show_score
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def predict(
         list[str] | None,
         typer.Option(help="Columns of a table to write before the predictions: id, or a,b.", show_default="none"),
     ] = None,
-    backend: Annotated[str, typer.Option(help="numba or numpy.")] = "numba",
+    backend: Backend = "numba",
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
@@ -57,11 +57,11 @@ def predict(
     preprocessor = Preprocessor.from_metadata(model_of_file.metadata, sizes=net.sizes, path=model)
     if proba and (preprocessor is None or preprocessor.classes is None):
         raise ValueError(f"--proba is for models of classes, and {model} predicts numbers")
-    n_taken = net.sizes[0] if preprocessor is None else preprocessor.n_features(net.sizes[0])
+    n_features = net.sizes[0] if preprocessor is None else preprocessor.n_features(net.sizes[0])
     samples = read(
         data,
         preprocessor=preprocessor,
-        n_features=n_taken,
+        n_features=n_features,
         header=header,
         encoding=encoding,
         delimiter=delimiter,
@@ -69,15 +69,14 @@ def predict(
     )
     for remark in samples.remarks:
         screen.warn(f"warning: {remark}")
-    n_features = samples.X.shape[1]
-    if n_features != n_taken:
-        raise ValueError(f"{data} has {n_features} features, but {model} takes {n_taken}")
+    if samples.X.shape[1] != n_features:
+        raise ValueError(f"{data} has {samples.X.shape[1]} features, but {model} takes {n_features}")
     screen.announce_compilation(net)
     A = _outputs(net, predict_outputs, preprocessor, samples.X, data, model)
     results = {**samples.kept, **_predictions(net, preprocessor, A, proba, samples.kept)}
     digits = 9 if preprocessor is None or preprocessor.classes is None else 6
     _write_predictions(screen, out, results, digits)
-    _show_score_if_known(screen, preprocessor, samples, A, data)
+    _show_score_if_known(screen, preprocessor, samples, A, data, net.activations[-1] == "softmax")
 
 
 def _outputs(
@@ -176,7 +175,12 @@ def _write_json(stream: IO[str], results: dict[str, Sequence[Any] | np.ndarray])
 
 
 def _show_score_if_known(
-    screen: Screen, preprocessor: Preprocessor | None, samples: Dataset, A: np.ndarray, data: str
+    screen: Screen,
+    preprocessor: Preprocessor | None,
+    samples: Dataset,
+    A: np.ndarray,
+    data: str,
+    are_probabilities: bool,
 ) -> None:
     """Print how good the outputs are for the rows whose targets the model knows, and which rows are left out."""
     reason = _not_comparable(samples, preprocessor, A.shape[1], data)
@@ -189,7 +193,7 @@ def _show_score_if_known(
         return
     if len(rows) < len(A):
         screen.warn(f"{len(A) - len(rows):,} of {len(A):,} rows left out of the score: {', '.join(others)}")
-    show_score(screen.err, preprocessor, y, A[rows], data)
+    show_score(screen.err, preprocessor, y, A[rows], data, are_probabilities)
 
 
 def _not_comparable(samples: Dataset, preprocessor: Preprocessor | None, n_out: int, data: str) -> str | None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ..datasets import Dataset, reader
+from ..datasets import reader
 from ..preprocessing import Preprocessor, as_columns
+from ..scores import calibration_error, log_loss, regression_errors
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 MAX_CONFUSION = 12  # classes of a confusion table; with more, only the most frequent confusions are listed
 MAX_TABLE_WIDTH = 10_000  # columns of text, when the width of a table is measured
 MAX_NAME = 60  # characters shown of the name of a class
+COLUMN_WIDTH = 13  # of the table of epochs
 MAX_LINE = 4000  # characters of a message
 # What a terminal obeys, or cannot write: control characters, line separators, directions of writing, lone surrogates.
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -67,11 +70,6 @@ class Screen:
         """Print what should not go unnoticed."""
         self.err.print(plain(text, "yellow"))
 
-    def describe_table(self, samples: Dataset) -> None:
-        """Print what was found in a table, what its columns became, and what should not go unnoticed."""
-        for line in samples.report:
-            self.say(line)
-
     def announce_compilation(self, net: Network) -> None:
         """Say so if the kernels have yet to be compiled."""
         if net.backend == "numba" and not net._backend.is_compiled():
@@ -81,14 +79,69 @@ class Screen:
         self.err.print(plain(f"compiling {what} for this machine (once) ...", "dim"))
 
 
-def show_score(console: Console, preprocessor: Preprocessor, y: np.ndarray, A: np.ndarray, name: str) -> None:
-    """Print how well outputs A predict the targets y: accuracy and confusions of classes, errors of numbers."""
+def progress_bar(screen: Screen) -> Progress:
+    """Return a bar of epochs, that only a terminal shows."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=screen.out,
+        transient=True,
+        disable=not screen.out.is_terminal,
+    )
+
+
+def epoch_line(texts: Sequence[str]) -> str:
+    """Return a line of the table of epochs."""
+    return "  ".join(f"{text:>{COLUMN_WIDTH}}" for text in texts)
+
+
+def scores(preprocessor: Preprocessor, y: np.ndarray, A: np.ndarray, are_probabilities: bool) -> dict[str, float]:
+    """Return how well outputs A predict the targets y, by name; means over the outputs of numbers."""
+    predicted = preprocessor.predictions(A)
+    if preprocessor.classes is None:
+        rmse, r2 = zip(*regression_errors(as_columns(y), predicted), strict=True)
+        return {"RMSE": float(np.mean(rmse)), "R2": float(np.mean([np.nan if each is None else each for each in r2]))}
+    found = {"accuracy": float((predicted == y).mean())}
+    return {**found, "log loss": log_loss(A, y)} if are_probabilities else found
+
+
+def scores_in_words(found: Sequence[dict[str, float]]) -> str:
+    """Return scores as text, with their standard deviation where there are several."""
+    words = []
+    for name in found[0]:
+        values = [of_one[name] for of_one in found]
+        mean, std = np.mean(values), np.std(values)
+        mean_in_words, std_in_words = (
+            (f"{mean:.2%}", f"{std:.2%}") if name == "accuracy" else (f"{mean:.4g}", f"{std:.2g}")
+        )
+        words.append(f"{name} {mean_in_words}{f' +- {std_in_words}' if len(found) > 1 else ''}")
+    return ", ".join(words)
+
+
+def show_score(
+    console: Console,
+    preprocessor: Preprocessor,
+    y: np.ndarray,
+    A: np.ndarray,
+    name: str,
+    are_probabilities: bool = False,
+) -> None:
+    """Print how well outputs A predict the targets y: accuracy and confusions of classes, errors of numbers.
+
+    And log loss and calibration error of probabilities.
+    """
     predicted = preprocessor.predictions(A)
     if preprocessor.classes is None:
         _show_errors(console, as_columns(y), predicted, name)
         return
     n_right = int((predicted == y).sum())
     console.print(plain(f"{name} accuracy {n_right / len(y):.2%} ({n_right:,} of {len(y):,})", "bold"))
+    if are_probabilities:
+        console.print(
+            plain(f"{name} log loss {log_loss(A, y):.4g}, expected calibration error {calibration_error(A, y):.2%}")
+        )
     classes = [printable(text, MAX_NAME) for text in preprocessor.classes]
     n = len(classes)
     counts = np.bincount(y * n + predicted, minlength=n * n).reshape(n, n)
@@ -138,21 +191,3 @@ def _show_most_frequent_confusions(console: Console, classes: Sequence[str], cou
             console.print(plain(f"  {true} taken for {wrong}: {errors[k]}"))
     if rest := errors[order[MAX_CONFUSION:]].sum():
         console.print(plain(f"  and {rest:,} errors of rarer kinds"))
-
-
-def regression_errors(y: np.ndarray, predicted: np.ndarray) -> Iterator[tuple[float, float | None]]:
-    """Yield root mean squared error and coefficient of determination of every output.
-
-    The latter is None where all targets are equal. No intermediate result overflows.
-    """
-    for true, guess in zip(y.T, predicted.T, strict=True):
-        scale = max(np.abs(true).max(), np.abs(guess).max()) or 1.0
-        rmse, deviation = _rms(guess / scale - true / scale), _rms(true / scale - (true / scale).mean())
-        with np.errstate(over="ignore", divide="ignore"):
-            yield float(scale * rmse), None if (true == true[0]).all() else float(1 - (rmse / deviation) ** 2)
-
-
-def _rms(values: np.ndarray) -> np.float64:
-    """Root of the mean square, scaled so that no square overflows or underflows."""
-    scale = np.abs(values).max() or 1.0
-    return scale * np.sqrt(np.mean((values / scale) ** 2))

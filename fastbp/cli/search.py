@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 from rich.table import Table
 
-from ..preprocessing import Preprocessor, as_columns, split
-from .options import Delimiter, Encoding, Features, Header, Ignore, Missing
-from .screen import Screen, plain, regression_errors, show_score
-from .train import (
-    MIN_TEST_DATA,
-    TYPICAL_UPDATES,
-    architecture,
-    check_can_save,
-    default_epochs,
-    describe_data,
-    read_samples,
-    targets_of,
-)
+from ..preprocessing import Preprocessor, as_columns
+from ..scores import regression_errors
+from .options import TrainingOptions, check_can_save, with_training_options
+from .samples import describe_samples, fold_pairs, read_samples, split_samples
+from .screen import Screen, plain, show_score
+from .textbook import MOMENTUM, TYPICAL_UPDATES, architecture, default_epochs
 
 Values = list[str] | None
 
@@ -51,6 +43,7 @@ class Scores(NamedTuple):
     loss: float
 
 
+@with_training_options
 def search(
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for train.")],
     hidden: Annotated[
@@ -70,27 +63,10 @@ def search(
     epochs: Annotated[
         int | None, typer.Option(min=1, show_default=f"{TYPICAL_UPDATES} updates, but 30 to 2000 epochs")
     ] = None,
-    momentum: Annotated[float, typer.Option(help="Fraction of the last step that is added to the next.")] = 0.9,
-    seed: Annotated[int, typer.Option(help="Of the initial weights and the shuffling.")] = 0,
-    test_fraction: Annotated[float, typer.Option(help="Fraction of the samples held out for the test.")] = 0.2,
+    momentum: Annotated[float, typer.Option(help="Fraction of the last step that is added to the next.")] = MOMENTUM,
     top: Annotated[int, typer.Option(min=1, help="Rows of the table.")] = 20,
-    target: Annotated[
-        str | None,
-        typer.Option(help="Target column of a CSV file: its name, or its number from 0.", show_default="the last"),
-    ] = None,
-    task: Annotated[str, typer.Option(help="What the targets are: classes, numbers, or auto.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    backend: Annotated[str, typer.Option(help="numba, or numpy: plain and slow.")] = "numba",
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "--save", help="File for the best, trained on all folds.", show_default="not saved"),
-    ] = None,
-    header: Header = None,
-    missing: Missing = "fill",
-    ignore: Ignore = None,
-    features: Features = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
+    *,
+    options: TrainingOptions,
 ) -> None:
     """Compare networks by cross-validation, all trained together; train the best, and test it on samples held out."""
     from ..network import Network
@@ -98,11 +74,11 @@ def search(
     from ..training.trainer import Trainer
 
     candidates = _candidates(hidden, activation, lr, batch_size, l2)
-    check_can_save(out, data)
-    screen = Screen(survives_broken_pipe=out is not None)
-    samples = read_samples(screen, data, target, task, header, missing, ignore, features, encoding, delimiter)
-    y = targets_of(samples, data)
-    rows, test = split(y, test_fraction if len(y) >= MIN_TEST_DATA else 0, samples.classes is not None)
+    check_can_save(options.out, data)
+    screen = Screen(survives_broken_pipe=options.out is not None)
+    samples = read_samples(screen, data, options)
+    y = samples.y
+    rows, test = split_samples(samples, options.test_fraction)
     if len(rows) < folds:
         raise ValueError(f"--folds must be at most the number of samples to train on, {len(rows)}, got {folds}")
     preprocessor = Preprocessor.of(samples, rows)
@@ -111,15 +87,15 @@ def search(
         architecture(preprocessor, samples, list(candidate.hidden), candidate.activation, loss)
         for candidate in candidates
     ]
-    options: dict[str, Any] = {"loss": architectures[0][2], "dtype": dtype, "backend": backend}
-    nets = [Network(sizes, activations, seed=seed, **options) for sizes, activations, _ in architectures]
+    of_net: dict[str, Any] = {"loss": architectures[0][2], "dtype": options.dtype, "seed": options.seed}
+    nets = [Network(sizes, activations, backend=options.backend, **of_net) for sizes, activations, _ in architectures]
 
-    describe_data(screen, data, samples.X.shape[1], preprocessor, len(rows), len(test))
+    describe_samples(screen, data, samples, rows, test)
     screen.say(f"{len(candidates):,} candidates, {folds} folds, {epochs:,} epochs")
     screen.announce_compilation(nets[0])
     X, Y = preprocessor.inputs(samples.X, nets[0].dtype), preprocessor.targets(y, nets[0].loss_name)
-    pairs = _folds(y[rows], folds)
-    outputs, losses = _cross_validate(screen, nets, candidates, X[rows], Y[rows], pairs, epochs, momentum, seed)
+    pairs = fold_pairs(y[rows], folds)
+    outputs, losses = _cross_validate(screen, nets, candidates, X[rows], Y[rows], pairs, epochs, momentum, options.seed)
     scores = [
         _score(preprocessor, y[rows], of_one, of_folds, pairs) for of_one, of_folds in zip(outputs, losses, strict=True)
     ]
@@ -132,17 +108,17 @@ def search(
         raise ValueError(f"the loss of every candidate became infinite: try a smaller --lr than {candidates[0].lr:g}")
 
     best, net = candidates[ranking[0]], nets[ranking[0]]
-    trainer = Trainer(net, SGD(best.lr, momentum), batch_size=best.batch_size, l2=best.l2, seed=seed)
+    trainer = Trainer(net, SGD(best.lr, momentum), batch_size=best.batch_size, l2=best.l2, seed=options.seed)
     history = trainer.fit(X[rows], Y[rows], epochs=epochs)
     if history.interrupted:
         raise typer.Exit(130)
-    if out is not None:
-        net.save(out, metadata=preprocessor.metadata())
+    if options.out is not None:
+        net.save(options.out, metadata=preprocessor.metadata())
     shown = test if len(test) else rows
     screen.say("the best one, trained on the samples of all folds:")
     show_score(screen.out, preprocessor, y[shown], net.predict(X[shown]), "test" if len(test) else "training")
-    if out is not None:
-        screen.say(f"saved to {out}")
+    if options.out is not None:
+        screen.say(f"saved to {options.out}")
 
 
 def _candidates(hidden: Values, activation: Values, lr: Values, batch_size: Values, l2: Values) -> list[Candidate]:
@@ -184,13 +160,6 @@ def _number(option: str, word: str, at_least: float) -> float:
     if not (np.isfinite(value) and value >= at_least):
         raise ValueError(f"{option} takes numbers from {at_least:g}, not {word!r}")
     return value
-
-
-def _folds(y: np.ndarray, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return training and validation rows: every n-th in the order of the targets, independent of any seed."""
-    rank = np.empty(len(y), np.int64)
-    rank[np.lexsort(as_columns(y).T[::-1])] = np.arange(len(y))
-    return [(np.flatnonzero(rank % n != fold), np.flatnonzero(rank % n == fold)) for fold in range(n)]
 
 
 def _cross_validate(

@@ -26,6 +26,7 @@ from .table import IF_CLASSES, Table
 
 MISSING = ("fill", "drop", "error")
 MAX_LISTED = 12  # columns of plain numbers that are described one by one
+MAX_SUGGESTED_CLASSES = 100  # whole numbers that might be classes
 MAX_LINES = 40  # columns that are described at all
 
 
@@ -79,7 +80,8 @@ class Choice:
         target = None if self.target is None else found[self.target]
         ignored = {found[name] for name in self.ignore}
         if target in ignored:
-            raise ValueError(f"ignore: column {self.target!r} is the target")
+            name = next(name for name in self.ignore if found[name] == target)
+            raise ValueError(f"ignore: column {name!r} is the target")
         if self.features is not None:
             used = {found[name] for name in self.features}
             if target in used:
@@ -283,9 +285,8 @@ def _report(
     lines = [f"{table.names.table}: {table.n_rows:,} rows, {n} column{'s' * (n > 1)}; {table.form}"]
     if target is not None:
         why = "the last column; --target names another" if choice.target == -1 else "as asked"
-        lines.append(
-            f"  target {table.columns[target]!r} ({why}): {_target_in_words(table.values[target], y, classes)}"
-        )
+        words = _target_in_words(table.values[target], y, classes, choice.task)
+        lines.append(f"  target {table.columns[target]!r} ({why}): {words}")
     plain = [k for k in places if k in learned and learned[k].kind == "numbers"]
     grouped = set(plain) if len(plain) > MAX_LISTED else set()
     width = min(24, max((len(repr(table.columns[k])) for k in places if k not in grouped), default=0))
@@ -300,10 +301,16 @@ def _report(
     return lines
 
 
-def _target_in_words(values: Values, y: np.ndarray | None, classes: tuple[str, ...] | None) -> str:
-    if classes is None:
-        return "numbers" if y is None or not len(y) else f"numbers from {np.nanmin(y):g} to {np.nanmax(y):g}"
-    words = f"{len(classes)} classes"
-    if isinstance(values, Numbers):
-        return f"{words} (whole numbers; --task numbers to predict them as numbers)"
-    return f"{words}: {first_few([shortened(name) for name in classes])}"
+def _target_in_words(values: Values, y: np.ndarray | None, classes: tuple[str, ...] | None, task: str) -> str:
+    """Return what the targets are taken for, why, and how to have the other."""
+    if classes is not None:
+        if not isinstance(values, Numbers):
+            return f"{len(classes)} classes: {first_few([shortened(name) for name in classes])}"
+        why = "few whole numbers; --task numbers predicts them as numbers" if task == "auto" else "as asked"
+        return f"{len(classes)} classes: {first_few(classes)} ({why})"
+    if y is None or not len(y):
+        return "numbers"
+    words = f"numbers from {np.nanmin(y):g} to {np.nanmax(y):g}"
+    if task == "auto" and np.all(y == np.floor(y)) and len(np.unique(y)) <= MAX_SUGGESTED_CLASSES:
+        return f"{words} (many whole numbers; --task classes makes each a class)"
+    return words if task == "auto" else f"{words} (as asked)"
