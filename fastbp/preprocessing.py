@@ -476,6 +476,8 @@ class TableEncoder:
     ----------
     columns : tuple of Column
         Of the table that was learned from.
+    has_names : bool
+        Whether it names its columns.
     means : ndarray
         Of each column of the matrix, without missing numbers.
     feature_names : list of str
@@ -501,7 +503,7 @@ class TableEncoder:
         choice = Choice(None, ignore=self.ignore, features=self.features, leave_out=self.leave_out, fill=False)
         data = tables.dataset_of(table, choice)
         assert data.columns is not None
-        self.columns, self._has_names = data.columns, table.has_header
+        self.columns, self.has_names = data.columns, table.has_header
         self.report, self.remarks = data.report, data.remarks
         self.feature_names = [name for column in data.columns for name in column.feature_names]
         self.means = column_means(data.X)
@@ -526,7 +528,7 @@ class TableEncoder:
         """
         if self.columns is None:
             raise ValueError("the encoder has learned from no table yet: call fit")
-        data = encoded(X, self.columns, self._has_names)
+        data = encoded(X, self.columns, self.has_names)
         self.remarks = data.remarks
         return filled(data.X, self.means) if fill else data.X
 

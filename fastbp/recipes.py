@@ -6,7 +6,7 @@ A `TableModel` is what comes out: networks and preprocessing, which predict toge
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -284,13 +284,17 @@ class TableModel:
     def predict(self, X: Any) -> np.ndarray:
         """Return the name of the class (n_samples,), or the number, (n_samples,) or (n_samples, n_targets)."""
         predicted = self.preprocessor.predictions(self.outputs(X))
-        if self.classes is not None:
-            return np.array(self.classes)[predicted]
-        return predicted[:, 0] if predicted.shape[1] == 1 else predicted
+        return _one_column(predicted) if self.classes is None else np.array(self.classes)[predicted]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def spread(self, X: Any) -> np.ndarray:
+        """Return how far the networks disagree: the standard deviation of their numbers, in the shape of `predict`."""
+        if self.classes is not None:
+            raise ValueError("spread is of numbers, but this model predicts classes")
+        return _one_column(self.population.spread(self.inputs(X)) * np.array(self.preprocessor.target_scale))
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
         """Save to one file, as `Population.save` does; `load` and `fastbp predict` read it."""
-        self.population.save(path, metadata=self.preprocessor.metadata())
+        self.population.save(path, metadata={**(metadata or {}), **self.preprocessor.metadata()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str = "numba") -> TableModel:
@@ -312,6 +316,11 @@ class TableModel:
         """Return the networks in short."""
         pop = self.population
         return f"TableModel({len(pop)} networks {'-'.join(map(str, self._sizes))}, {self.task})"
+
+
+def _one_column(A: np.ndarray) -> np.ndarray:
+    """Return numbers (n_samples,) where there is one for each sample."""
+    return A[:, 0] if A.shape[1] == 1 else A
 
 
 def train(
@@ -371,6 +380,10 @@ def train(
         weights = sample_weight[rows]
     if not len(rows):
         raise ValueError("rows must be one or more rows to train on, got none")
+    if np.isinf(data.X[rows]).any():
+        i, j = (int(places[0]) for places in np.nonzero(np.isinf(data.X[rows])))
+        value = data.X[rows[i], j]
+        raise ValueError(f"X[{rows[i]}, {j}] is {value}: numbers must be finite, or NaN where they are missing")
     task = "numbers" if data.classes is None else "classes"
     recipe = recipe.for_table(task, len(rows), data.X.shape[1], data.pixels)
     assert recipe.validation_fraction is not None and recipe.epochs is not None
@@ -393,7 +406,8 @@ def train(
         seed=seed_of_networks,
         backend=backend,
     )
-    drawn = _held_out(data.y[rows], recipe.validation_fraction, keys) if recipe.validation_fraction else None
+    strata = data.y[rows] if task == "classes" else as_columns(data.y)[rows]
+    drawn = _held_out(strata, recipe.validation_fraction, keys) if recipe.validation_fraction else None
     trained = [np.arange(len(rows))] * recipe.n_networks if drawn is None else [of_one for of_one, _ in drawn]
     for line in recipe.describe(sizes, len(rows)) if show is not None else ():
         show(line)  # type: ignore[misc]

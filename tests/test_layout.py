@@ -39,7 +39,8 @@ FASTBP = """
     training/population_run training/population_fit training/population
     jit population_checks population recipes moved __init__
     estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
-    estimators/mlp estimators/together estimators/ensemble estimators/search estimators/__init__
+    estimators/mlp estimators/together estimators/ensemble estimators/search estimators/tabular
+    estimators/__init__
     examples/__init__ examples/options examples/peers examples/cartpole examples/drift examples/neural_ode
     cli/options cli/screen cli/train cli/search cli/predict cli/trace cli/verify cli/app cli/__init__ cli/__main__
 """.split()

@@ -57,10 +57,11 @@ def predict(
     preprocessor = Preprocessor.from_metadata(model_of_file.metadata, sizes=net.sizes, path=model)
     if proba and (preprocessor is None or preprocessor.classes is None):
         raise ValueError(f"--proba is for models of classes, and {model} predicts numbers")
+    n_taken = net.sizes[0] if preprocessor is None else preprocessor.n_features(net.sizes[0])
     samples = read(
         data,
         preprocessor=preprocessor,
-        n_features=net.sizes[0],
+        n_features=n_taken,
         header=header,
         encoding=encoding,
         delimiter=delimiter,
@@ -69,8 +70,8 @@ def predict(
     for remark in samples.remarks:
         screen.warn(f"warning: {remark}")
     n_features = samples.X.shape[1]
-    if n_features != net.sizes[0]:
-        raise ValueError(f"{data} has {n_features} features, but {model} takes {net.sizes[0]}")
+    if n_features != n_taken:
+        raise ValueError(f"{data} has {n_features} features, but {model} takes {n_taken}")
     screen.announce_compilation(net)
     A = _outputs(net, predict_outputs, preprocessor, samples.X, data, model)
     results = {**samples.kept, **_predictions(net, preprocessor, A, proba, samples.kept)}
@@ -94,6 +95,7 @@ def _outputs(
     A = predict_outputs(X)
     _check_finite(A, f"outputs of {model}", data)
     if preprocessor is not None:
+        A = preprocessor.calibrated(A)
         _check_finite(preprocessor.predictions(A), f"predictions of {model}", data)
     return A
 

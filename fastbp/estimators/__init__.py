@@ -2,7 +2,8 @@
 
 Parameters, fitted attributes and numbers are those of `sklearn.neural_network`, the training runs in this library's
 kernels, and keywords of their own offer what is refused there.  `MLPEnsembleClassifier`, `MLPEnsembleRegressor` and
-`PopulationSearchCV` train many networks at once.  Needs scikit-learn: ``pip install 'fastbp[sklearn]'``.
+`PopulationSearchCV` train many networks at once; `TabularClassifier` and `TabularRegressor` take a table as it is.
+Needs scikit-learn: ``pip install 'fastbp[sklearn]'``.
 """
 
 try:
@@ -13,6 +14,7 @@ except ImportError:
 from .ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from .mlp import MLPClassifier, MLPRegressor
 from .search import PopulationSearchCV, cross_val_predict
+from .tabular import TabularClassifier, TabularRegressor
 
 __all__ = [
     "MLPClassifier",
@@ -20,5 +22,7 @@ __all__ = [
     "MLPEnsembleRegressor",
     "MLPRegressor",
     "PopulationSearchCV",
+    "TabularClassifier",
+    "TabularRegressor",
     "cross_val_predict",
 ]
