@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
-pytest.importorskip("typer")
 from threadpoolctl import threadpool_limits
 
 BENCHMARK = Path(__file__).parent.parent / "asv_bench" / "tables.py"
