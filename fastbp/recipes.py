@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ MAX_ENCODED = 128  # features, of more none are encoded
 TYPICAL_UPDATES = 6000  # of the parameters, from which the number of epochs follows
 EPOCHS = (30, 200)
 MIN_CALIBRATED = 50  # predictions for rows that were held out, from which a temperature is found
-TEMPERATURES = (0.25, 4.0)
+TEMPERATURES = (1.0, 4.0)  # below 1, few rows that are all right would make every probability 0 or 1
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ class Recipe:
         None: 0.2, and 0 with fewer than 10 rows.
     patience : int
         Epochs without an improvement on the rows held out after which a network stops; it keeps its best epoch.
-    calibrates : bool
-        Whether a temperature for probabilities is found by the rows held out.
+    calibrates : bool or None
+        Whether a temperature for probabilities is found by the rows held out.  None: only of one network.  The mean of
+        several is less sure than each of them, which the temperature is found for.
 
     Raises
     ------
@@ -102,9 +103,7 @@ class Recipe:
     n_bins: int | None = None
     validation_fraction: float | None = None
     patience: int = 40
-    calibrates: bool = True
-
-    FROM_TABLE: ClassVar[tuple[str, ...]] = ("loss", "epochs", "dropout", "n_bins", "validation_fraction")
+    calibrates: bool | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -118,8 +117,9 @@ class Recipe:
         arguments.number("weight_decay", self.weight_decay, at_least=0)
         arguments.number("warmup", self.warmup, at_least=0, below=1)
         arguments.name("schedule", self.schedule, SCHEDULES)
-        for name in ("decay_biases", "calibrates"):
-            arguments.flag(name, getattr(self, name))
+        arguments.flag("decay_biases", self.decay_biases)
+        if self.calibrates is not None:
+            arguments.flag("calibrates", self.calibrates)
         if self.epochs is not None:
             arguments.integer("epochs", self.epochs)
         if self.n_bins is not None:
@@ -164,6 +164,7 @@ class Recipe:
             "dropout": 0.15 if are_classes else 0.0,
             "n_bins": 16 if encodes else 0,
             "validation_fraction": fraction,
+            "calibrates": are_classes and self.n_networks == 1,
         }
         return replace(self, **{name: value for name, value in of_table.items() if getattr(self, name) is None})
 

@@ -144,7 +144,8 @@ def test_what_follows_from_the_table():
     assert Recipe().for_table("classes", 2000, 784, pixels=True).n_bins == 0
     assert Recipe().for_table("classes", 2000, 129).n_bins == 0
     assert Recipe().for_table("classes", 9, 10).validation_fraction == 0
-    given = Recipe(loss="huber", epochs=3, dropout=0.5, n_bins=0, validation_fraction=0.0)
+    assert Recipe(n_networks=1).for_table("classes", 99, 2).calibrates and not classes.calibrates
+    given = Recipe(loss="huber", epochs=3, dropout=0.5, n_bins=0, validation_fraction=0.0, calibrates=True)
     assert given.for_table("numbers", 2000, 10) == given
 
 
@@ -267,7 +268,7 @@ def test_numbers_are_learned_and_predicted_in_their_units():
 
 
 def test_a_temperature_lowers_the_log_loss_of_the_rows_held_out(fitted):
-    recipe = tiny(hidden=(32,), epochs=40, lr=0.02, dropout=0.0)
+    recipe = tiny(hidden=(32,), epochs=40, lr=0.02, dropout=0.0, calibrates=True)
     model = train(recipe, NOISY)
     held_out = fitted[0][1]["validation_rows"]
     inputs = model.inputs(X)
@@ -278,9 +279,9 @@ def test_a_temperature_lowers_the_log_loss_of_the_rows_held_out(fitted):
         return -np.log(tempered(A, temperature)[np.arange(len(y)), y]).mean()
 
     found = model.preprocessor.temperature
-    assert abs(np.log(found)) > 0.05
+    assert found > 1.05
     assert log_loss(found) < log_loss(1.0)
-    assert log_loss(found) <= min(map(log_loss, np.geomspace(0.25, 4, 200))) + 1e-6
+    assert log_loss(found) <= min(map(log_loss, np.geomspace(1, 4, 200))) + 1e-6
     plain = train(replace(recipe, calibrates=False), NOISY)
     assert plain.preprocessor.temperature is None
     assert (plain.outputs(X).argmax(axis=1) == model.outputs(X).argmax(axis=1)).all()
@@ -288,12 +289,18 @@ def test_a_temperature_lowers_the_log_loss_of_the_rows_held_out(fitted):
 
 
 def test_a_temperature_is_only_kept_where_it_helps(monkeypatch):
-    monkeypatch.setattr(recipes, "TEMPERATURES", (100.0, 200.0))
-    assert train(tiny(), NOISY).preprocessor.temperature is None
-    monkeypatch.undo()
-    assert train(tiny(validation_fraction=0.1), NOISY).preprocessor.temperature is None  # of 36 predictions
-    assert train(tiny(), NUMBERS).preprocessor.temperature is None
-    assert train(tiny(loss="hinge"), NOISY).preprocessor.temperature is None
+    sure = Dataset(X, (X[:, 0] > 0).astype(np.int64), ("no", "yes"))
+    recipe = tiny(hidden=(32,), epochs=40, lr=0.02, dropout=0.0)
+    for changes, data in (
+        ({}, NOISY),  # of several networks
+        ({"calibrates": True, "epochs": 3}, sure),  # less sure than right
+        ({"calibrates": True, "validation_fraction": 0.1}, NOISY),  # 36 predictions
+        ({"calibrates": True}, NUMBERS),
+        ({"calibrates": True, "loss": "hinge"}, NOISY),
+    ):
+        assert train(replace(recipe, **changes), data).preprocessor.temperature is None
+    monkeypatch.setattr(recipes, "MIN_CALIBRATED", 20)
+    assert train(replace(recipe, n_networks=1), NOISY).preprocessor.temperature > 1
 
 
 def test_rows_of_weight_0_are_left_out():
@@ -412,7 +419,8 @@ def test_samples_are_checked():
 
 def test_the_command_predicts_with_a_model(tmp_path):
     columns = tuple(Column(name) for name in "abc")
-    model = train(tiny(n_bins=4), Dataset(X, NOISY.y, NOISY.classes, columns, "t", has_names=True))
+    recipe = tiny(hidden=(32,), epochs=40, lr=0.02, dropout=0.0, calibrates=True)
+    model = train(recipe, Dataset(X, NOISY.y, NOISY.classes, columns, "t", has_names=True))
     assert model.preprocessor.temperature is not None
     model.save(tmp_path / "model.npz")
     np.savetxt(tmp_path / "data.csv", X[:5], delimiter=",", header="a,b,c", comments="", fmt="%.17g")
