@@ -30,6 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 SCHEDULES = ("cosine", "coslog4", "constant")
 MIN_VALIDATED = 10  # rows; with fewer, no networks hold out any
+N_BINS = 8  # of a column
 MAX_ENCODED = 128  # features, of more none are encoded
 TYPICAL_UPDATES = 6000  # of the parameters, from which the number of epochs follows
 EPOCHS = (30, 200)
@@ -63,11 +64,11 @@ class Recipe:
     batch_size : int
     epochs : int or None
         Largest number.  None: as many as make 6,000 updates, but 30 to 200.
-    dropout : float or None
-        Rate at which outputs of hidden neurons are dropped in training.  None: 0.15 for classes, else 0.
+    dropout : float
+        Rate at which outputs of hidden neurons are dropped in training.
     n_bins : int or None
-        Bins of `fastbp.encodings.PiecewiseLinearEncoding`, 0 for none.  None: 16 for classes, else 0, and 0 for images
-        and more than 128 features.
+        Bins of `fastbp.encodings.PiecewiseLinearEncoding`, 0 for none.  None: 8, and 0 for images and more than
+        128 features.
     validation_fraction : float or None
         Fraction of the rows that each network holds out, others for each.  0: none; training does not stop early then.
         None: 0.2, and 0 with fewer than 10 rows.
@@ -92,17 +93,17 @@ class Recipe:
     activation: Any = "relu"
     loss: Any = None
     n_networks: int = 4
-    lr: float = 2e-3
-    weight_decay: float = 0.01
+    lr: float = 4e-3
+    weight_decay: float = 1.0
     decay_biases: bool = True
     schedule: str = "cosine"
     warmup: float = 0.05
-    batch_size: int = 32
+    batch_size: int = 64
     epochs: int | None = None
-    dropout: float | None = None
+    dropout: float = 0.0
     n_bins: int | None = None
     validation_fraction: float | None = None
-    patience: int = 40
+    patience: int = 20
     calibrates: bool | None = None
 
     def __post_init__(self) -> None:
@@ -124,8 +125,7 @@ class Recipe:
             arguments.integer("epochs", self.epochs)
         if self.n_bins is not None:
             arguments.integer("n_bins", self.n_bins, at_least=0)
-        if self.dropout is not None:
-            arguments.number("dropout", self.dropout, at_least=0, below=1)
+        arguments.number("dropout", self.dropout, at_least=0, below=1)
         if self.validation_fraction is not None:
             arguments.number("validation_fraction", self.validation_fraction, at_least=0, below=1)
 
@@ -157,12 +157,11 @@ class Recipe:
             fraction = 0.2 if n_samples >= MIN_VALIDATED else 0.0
         n_updates = -(-(n_samples - round(fraction * n_samples)) // self.batch_size)  # of an epoch
         low, high = EPOCHS
-        encodes = are_classes and not pixels and n_features <= MAX_ENCODED
+        encodes = not pixels and n_features <= MAX_ENCODED
         of_table: dict[str, Any] = {
             "loss": "cross_entropy" if are_classes else "squared_error",
             "epochs": min(high, max(low, -(-TYPICAL_UPDATES // max(1, n_updates)))),
-            "dropout": 0.15 if are_classes else 0.0,
-            "n_bins": 16 if encodes else 0,
+            "n_bins": N_BINS if encodes else 0,
             "validation_fraction": fraction,
             "calibrates": are_classes and self.n_networks == 1,
         }
