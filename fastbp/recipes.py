@@ -343,7 +343,7 @@ def train(
     ----------
     recipe : Recipe
     data : Dataset
-    rows : ndarray of int, optional
+    rows : ndarray of int, or mask, optional
         The rows to train on, of which each network holds out some.  None: all.
     seed : None, int, SeedSequence or Generator
         Of all that is random.  The same seed gives the same bits, on any number of threads.
@@ -371,6 +371,7 @@ def train(
     if data.y is None:
         raise ValueError("data must have targets to train on, got y=None")
     rows = np.arange(len(data.X)) if rows is None else np.asarray(rows)
+    rows = np.flatnonzero(rows) if rows.dtype == bool else rows
     weights = None
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, np.float64)
@@ -380,17 +381,15 @@ def train(
         weights = sample_weight[rows]
     if not len(rows):
         raise ValueError("rows must be one or more rows to train on, got none")
-    if np.isinf(data.X[rows]).any():
-        i, j = (int(places[0]) for places in np.nonzero(np.isinf(data.X[rows])))
-        value = data.X[rows[i], j]
-        raise ValueError(f"X[{rows[i]}, {j}] is {value}: numbers must be finite, or NaN where they are missing")
+    samples, y = data.X[rows], data.y[rows]
+    if np.isinf(samples).any():
+        i, j = (int(places[0]) for places in np.nonzero(np.isinf(samples)))
+        raise ValueError(f"X[{rows[i]}, {j}] is {samples[i, j]}: numbers must be finite, or NaN where they are missing")
     task = "numbers" if data.classes is None else "classes"
     recipe = recipe.for_table(task, len(rows), data.X.shape[1], data.pixels)
     assert recipe.validation_fraction is not None and recipe.epochs is not None
     preprocessor = Preprocessor.of(data, rows, PiecewiseLinearEncoding(recipe.n_bins) if recipe.n_bins else None)
-    X = preprocessor.inputs(data.X[rows], np.dtype(dtype))
-    Y = preprocessor.targets(data.y[rows], name_of(recipe.loss))
-
+    X, Y = preprocessor.inputs(samples, np.dtype(dtype)), preprocessor.targets(y, name_of(recipe.loss))
     rng = arguments.generator("seed", seed)
     seed_of_networks, seed_of_training, *keys = rng.integers(2**63, size=2 + recipe.n_networks).tolist()
     n_out = as_columns(Y).shape[1] if data.classes is None else len(data.classes)
@@ -406,7 +405,7 @@ def train(
         seed=seed_of_networks,
         backend=backend,
     )
-    strata = data.y[rows] if task == "classes" else as_columns(data.y)[rows]
+    strata = y if task == "classes" else as_columns(y)
     drawn = _held_out(strata, recipe.validation_fraction, keys) if recipe.validation_fraction else None
     trained = [np.arange(len(rows))] * recipe.n_networks if drawn is None else [of_one for of_one, _ in drawn]
     for line in recipe.describe(sizes, len(rows)) if show is not None else ():
@@ -430,7 +429,7 @@ def train(
         keep_predictions=False,
     )
     if recipe.calibrates and drawn is not None and name_of(recipe.loss) == "cross_entropy":
-        temperature = _temperature(population, X, Y, [of_one for _, of_one in drawn], weights)
+        temperature = _temperature(population, X, y, [of_one for _, of_one in drawn], weights)
         preprocessor = replace(preprocessor, temperature=temperature)
     model = TableModel(population, preprocessor, history, recipe)
     for line in _outcome(model) if show is not None else ():

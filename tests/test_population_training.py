@@ -427,6 +427,30 @@ def test_validation_data_of_each_network(engine):
         assert engine.are_same(history.validation_loss[0, i], pop.network(i).loss(XV[: 2 + i], YV[: 2 + i]))
 
 
+@pytest.mark.parametrize("targets", [Y, LABELS], ids=["numbers", "labels"])
+def test_as_many_other_rows_for_each_network_are_evaluated_in_one_call(engine, monkeypatch, targets):
+    shape, calls = {"sizes": [3, 4, 2]}, []
+    if targets is LABELS:
+        shape = {"sizes": [3, 4, 3], "loss": "cross_entropy", "activations": ["tanh", "softmax"]}
+    pop = population(engine, **shape)
+    rows = [np.roll(np.arange(N_SAMPLES), i)[:7] for i in range(N)]
+    backend = pop.groups[0].backend
+    losses = backend.losses
+    monkeypatch.setattr(backend, "losses", lambda *of_call: calls.append(of_call[1]) or losses(*of_call))
+
+    class StopsOne(fastbp.callbacks.Callback):
+        def on_epoch_end(self, trainer, history):
+            trainer.stopped[2] = True
+
+    history = fastbp.Trainer(pop, fastbp.SGD(0.1), seed=5).fit(
+        X, targets, 2, validation_rows=rows, callbacks=[StopsOne()]
+    )
+    assert [members.tolist() for members in calls] == [[0, 1, 2, 3, 4, 5], [0, 1, 3, 4, 5]]
+    for i in range(N):
+        lone = pop.network(i).loss(X[rows[i]], targets[rows[i]])
+        assert engine.are_same(history.validation_loss[0 if i == 2 else 1, i], lone)
+
+
 def test_evaluation_in_parts(engine, monkeypatch):
     """Calls of few networks and few rows give the same losses, to rounding, and the same outputs."""
     from fastbp.training import population_data

@@ -228,6 +228,8 @@ def test_rows_that_are_not_to_be_trained_on_have_no_effect():
     others[1::2] = 1e6
     one, two = (train(tiny(), Dataset(samples, NOISY.y, NOISY.classes), rows) for samples in (X, others))
     assert one.preprocessor == two.preprocessor and (one.population.parameters == two.population.parameters).all()
+    by_mask = train(tiny(), NOISY, np.arange(N) % 2 == 0)
+    assert (by_mask.population.parameters == one.population.parameters).all()
 
 
 def test_the_last_layer_of_numbers_starts_from_zero():

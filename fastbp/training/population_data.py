@@ -149,6 +149,16 @@ class Evaluation:
         n_rows = sum(len(rows_of_set) for rows_of_set in rows.sets if rows_of_set is not None)
         self._gathered: dict[int, PopulationData] = {}
         self._keeps = n_rows * row_bytes <= KEPT_BYTES
+        # Each network has other rows, as many and not too many for a call: then one evaluates all on several threads.
+        self._stacks = (
+            self._keeps
+            and not self._is_own
+            and len(pop.groups) == 1
+            and 1 < len(rows.of) == len(rows.sets)
+            and len(np.unique(rows.counts)) == 1
+            and rows.counts[0] <= _rows_of_a_call(pop.groups[0].backend)
+        )
+        self._stacked: PopulationData | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -177,6 +187,13 @@ class Evaluation:
             self._gathered[row_set] = data
         return data
 
+    def _of_networks(self) -> PopulationData:
+        """Return the data of the sets of rows, one for each network."""
+        if self._stacked is None:
+            rows: Any = np.stack([self.rows.sets[row_set] for row_set in self.rows.of.tolist()])  # type: ignore[misc]
+            self._stacked = PopulationData(self._data.X[rows], self._data.Y[rows])
+        return self._stacked
+
     def _calls(self, members: np.ndarray) -> Iterator[tuple[np.ndarray, Any, np.ndarray, np.ndarray, PopulationData]]:
         """Yield short calls: positions in `members`, backend, parameters, their rows there, and data."""
         for g, group in enumerate(self._pop.groups):
@@ -192,9 +209,12 @@ class Evaluation:
                     yield np.array([at]), group.backend, group.parameters[row : row + 1], np.array([0]), data
                 continue
             cost = group.backend.n_parameters + NUMBERS_OF_A_NEURON * sum(group.config.sizes)
+            if self._stacks:
+                sets = np.zeros_like(sets)
             for row_set in [0] if len(self.rows.sets) == 1 else np.unique(sets).tolist():
                 at, rows = positions[sets == row_set], local[sets == row_set]
-                data = data_of_group(self._of_set(row_set), group.members, len(self._pop))
+                of_set = self._of_networks() if self._stacks else self._of_set(row_set)
+                data = data_of_group(of_set, group.members, len(self._pop))
                 n_together = max(1, PREDICTED_NUMBERS // (cost * data.X.shape[-2]))
                 for start in range(0, len(at), n_together):
                     part = slice(start, start + n_together)
@@ -221,9 +241,13 @@ class Evaluation:
 
 def _chunks(backend: Any, X: np.ndarray) -> list[slice]:
     """Return the rows of calls that are short; for several networks all rows are few enough."""
-    n_rows = max(1, PREDICTED_NUMBERS // (backend.n_parameters + NUMBERS_OF_A_NEURON))
-    n = X.shape[-2]
+    n_rows, n = _rows_of_a_call(backend), X.shape[-2]
     return [slice(None)] if n <= n_rows else [slice(start, start + n_rows) for start in range(0, n, n_rows)]
+
+
+def _rows_of_a_call(backend: Any) -> int:
+    """Return how many rows a short call evaluates by one network."""
+    return max(1, PREDICTED_NUMBERS // (backend.n_parameters + NUMBERS_OF_A_NEURON))
 
 
 def _rows_of_samples(X: np.ndarray, rows: slice) -> np.ndarray:
