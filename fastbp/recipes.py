@@ -30,6 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 SCHEDULES = ("cosine", "coslog4", "constant")
 MIN_VALIDATED = 10  # rows; with fewer, no networks hold out any
+DECAYED_ROWS = 1000  # with more, weights decay less in a step
 N_BINS = 8  # of a column
 MAX_ENCODED = 128  # features, of more none are encoded
 TYPICAL_UPDATES = 6000  # of the parameters, from which the number of epochs follows
@@ -54,7 +55,8 @@ class Recipe:
         Networks of the ensemble; their outputs are averaged.  An even number keeps two threads busy.
     lr : float
         Highest step size of AdamW.
-    weight_decay : float
+    weight_decay : float or None
+        None: 1, and with more than 1,000 rows 1,000 / rows, so that an epoch decays weights by the same.
     decay_biases : bool
         Whether biases are decayed too.
     schedule : "cosine", "coslog4" or "constant"
@@ -94,7 +96,7 @@ class Recipe:
     loss: Any = None
     n_networks: int = 4
     lr: float = 4e-3
-    weight_decay: float = 1.0
+    weight_decay: float | None = None
     decay_biases: bool = True
     schedule: str = "cosine"
     warmup: float = 0.05
@@ -115,7 +117,8 @@ class Recipe:
         for name in ("n_networks", "batch_size", "patience"):
             arguments.integer(name, getattr(self, name))
         arguments.number("lr", self.lr, above=0)
-        arguments.number("weight_decay", self.weight_decay, at_least=0)
+        if self.weight_decay is not None:
+            arguments.number("weight_decay", self.weight_decay, at_least=0)
         arguments.number("warmup", self.warmup, at_least=0, below=1)
         arguments.name("schedule", self.schedule, SCHEDULES)
         arguments.flag("decay_biases", self.decay_biases)
@@ -161,6 +164,7 @@ class Recipe:
         of_table: dict[str, Any] = {
             "loss": "cross_entropy" if are_classes else "squared_error",
             "epochs": min(high, max(low, -(-TYPICAL_UPDATES // max(1, n_updates)))),
+            "weight_decay": min(1.0, DECAYED_ROWS / n_samples),
             "n_bins": N_BINS if encodes else 0,
             "validation_fraction": fraction,
             "calibrates": are_classes and self.n_networks == 1,
@@ -199,7 +203,7 @@ class Recipe:
 
     def _optimizer(self, n_batches: int) -> AdamW:
         """Return the optimizer for epochs of so many batches."""
-        assert self.epochs is not None
+        assert self.epochs is not None and self.weight_decay is not None
         n_steps = self.epochs * n_batches
         lr: Any = self.lr
         if self.schedule == "cosine":

@@ -136,6 +136,7 @@ def test_what_follows_from_the_table():
     classes, numbers = Recipe().for_table("classes", 2000, 10), Recipe().for_table("numbers", 2000, 10)
     assert (classes.loss, classes.n_bins) == ("cross_entropy", 8)
     assert (numbers.loss, numbers.n_bins) == ("squared_error", 8)
+    assert numbers.weight_decay == 0.5 and Recipe().for_table("numbers", 900, 10).weight_decay == 1
     assert numbers.validation_fraction == 0.2
     assert Recipe().for_table("numbers", 8000, 10).epochs == 60  # of 100 updates
     assert all(getattr(numbers, field.name) is not None for field in fields(numbers))
@@ -145,7 +146,7 @@ def test_what_follows_from_the_table():
     assert Recipe().for_table("classes", 2000, 129).n_bins == 0
     assert Recipe().for_table("classes", 9, 10).validation_fraction == 0
     assert Recipe(n_networks=1).for_table("classes", 99, 2).calibrates and not classes.calibrates
-    given = Recipe(loss="huber", epochs=3, dropout=0.5, n_bins=0, validation_fraction=0.0, calibrates=True)
+    given = Recipe(loss="huber", epochs=3, weight_decay=0.0, n_bins=0, validation_fraction=0.0, calibrates=True)
     assert given.for_table("numbers", 2000, 10) == given
 
 
