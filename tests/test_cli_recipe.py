@@ -239,6 +239,14 @@ def test_each_fold_is_scored_by_a_model_of_the_others(people, numbers, kind):
     assert re.sub(r"in [\d.]+ s", "", of_all) == re.sub(r"in [\d.]+ s", "", without[without.index("2 networks ") :])
 
 
+def test_folds_of_one_row_have_no_r2(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n0.5,1.25\n1.5,2.25\n2.5,0.25\n")
+    lines = run("train", tmp_path / "t.csv", *QUICK, "--folds", 3).stdout.splitlines()
+    scores = [line for line in lines if line.startswith(("fold ", "mean of the folds: "))]
+    assert len(scores) == 4 and all(re.fullmatch(r".*: RMSE [\d.]+( \+- [\d.]+)?", line) for line in scores)
+    assert ": 3 samples of 1 feature, numbers; " in "\n".join(lines)
+
+
 # ------------------------------------------------------------------ importance
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fastbp
 from fastbp.datasets.dataset import Column
 from fastbp.importance import permutation_importance
 from fastbp.scores import calibration_error, log_loss, regression_errors
@@ -92,6 +93,7 @@ def test_importance_is_the_loss_of_r2_and_grows_with_the_weight_of_a_column(tabl
 
 
 def test_every_feature_is_a_column_without_columns(table):
+    assert fastbp.importance.permutation_importance is permutation_importance
     of_numbers = permutation_importance(lambda X: X[:, 4], table, table[:, 4], are_classes=False)
     assert of_numbers.columns == tuple("012345") and np.flatnonzero(of_numbers.mean).tolist() == [4]
     named = permutation_importance(lambda X: X[:, 4], table, table[:, 4], list("abcdef"), are_classes=False)

@@ -55,8 +55,9 @@ def fold_pairs(y: np.ndarray, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def describe_samples(screen: Screen, data: str, samples: Dataset, rows: np.ndarray, test: np.ndarray) -> None:
     """Print what is trained on."""
     targets = f"{len(samples.classes)} classes" if samples.classes else "numbers"
+    n = samples.X.shape[1]
     screen.say(
-        f"{data}: {len(samples.y):,} samples of {samples.X.shape[1]} features, {targets}; "
+        f"{data}: {len(samples.y):,} samples of {n} feature{'s' * (n != 1)}, {targets}; "
         f"{len(rows):,} to train, {len(test):,} held out to test"
     )
 

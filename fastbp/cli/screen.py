@@ -98,19 +98,23 @@ def epoch_line(texts: Sequence[str]) -> str:
 
 
 def scores(preprocessor: Preprocessor, y: np.ndarray, A: np.ndarray, are_probabilities: bool) -> dict[str, float]:
-    """Return how well outputs A predict the targets y, by name; means over the outputs of numbers."""
+    """Return how well outputs A predict the targets y, by name; means over the outputs of numbers.
+
+    Without R2 where the targets of an output are all equal.
+    """
     predicted = preprocessor.predictions(A)
     if preprocessor.classes is None:
         rmse, r2 = zip(*regression_errors(as_columns(y), predicted), strict=True)
-        return {"RMSE": float(np.mean(rmse)), "R2": float(np.mean([np.nan if each is None else each for each in r2]))}
+        errors = {"RMSE": float(np.mean(rmse))}
+        return errors if None in r2 else {**errors, "R2": float(np.mean(r2))}
     found = {"accuracy": float((predicted == y).mean())}
     return {**found, "log loss": log_loss(A, y)} if are_probabilities else found
 
 
 def scores_in_words(found: Sequence[dict[str, float]]) -> str:
-    """Return scores as text, with their standard deviation where there are several."""
+    """Return the scores that all have as text, with their standard deviation where there are several."""
     words = []
-    for name in found[0]:
+    for name in [name for name in found[0] if all(name in of_one for of_one in found)]:
         values = [of_one[name] for of_one in found]
         mean, std = np.mean(values), np.std(values)
         mean_in_words, std_in_words = (
