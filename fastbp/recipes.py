@@ -274,7 +274,7 @@ class TableModel:
         return self.population[0].sizes
 
     def outputs(self, X: Any) -> np.ndarray:
-        """Return the mean of the outputs of the networks, (n_samples, n_out): calibrated probabilities of the classes.
+        """Return the mean of the outputs of the networks, (n_samples, n_out), calibrated if there is a temperature.
 
         Parameters
         ----------
