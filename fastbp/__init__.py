@@ -11,7 +11,7 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import checkpoints, datasets, jit
+    from . import checkpoints, datasets, jit, recipes
     from . import kernels as kernels
     from .engine.threads import get_num_threads, set_num_threads
     from .training.streams import stream
@@ -36,7 +36,7 @@ _LAZY = {
     "get_num_threads": ".engine.threads",
     "stream": ".training.streams",
 }
-_SUBMODULES = ("checkpoints", "datasets", "jit", "kernels")
+_SUBMODULES = ("checkpoints", "datasets", "jit", "kernels", "recipes")
 
 __all__ = [
     "Activation",
@@ -54,6 +54,7 @@ __all__ = [
     "load",
     "losses",
     "metrics",
+    "recipes",
     "schedules",
     "set_num_threads",
     "stream",

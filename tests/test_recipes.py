@@ -184,10 +184,11 @@ def test_fields_are_checked(changes, words):
         Recipe(**changes)
 
 
-def test_what_is_trained_is_told():
+def test_what_is_trained_is_told(fitted):
     lines = []
     model = train(tiny(dropout=0.1, n_bins=4), NOISY, show=lines.append)
     text = "\n".join(lines)
+    assert fitted[0][1]["dropout"] == 0.1
     assert "3 networks 15-8-2, relu; cross_entropy; numbers in 4 bins besides" in text
     assert "dropout 0.1; batches of 32, at most 8 epochs" in text and "holds out its own 20% of the rows" in text
     assert f"{3 * (15 * 8 + 8 * 2) * 3 * 8 * 96:.1e} multiply-adds" in text
