@@ -30,6 +30,8 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 SCHEDULES = ("cosine", "coslog4", "constant")
 MIN_VALIDATED = 10  # rows; with fewer, no networks hold out any
+DECAYED_ROWS = 1000  # with more, weights decay less in a step
+N_BINS = 8  # of a column
 MAX_ENCODED = 128  # features, of more none are encoded
 TYPICAL_UPDATES = 6000  # of the parameters, from which the number of epochs follows
 EPOCHS = (30, 200)
@@ -53,7 +55,8 @@ class Recipe:
         Networks of the ensemble; their outputs are averaged.  An even number keeps two threads busy.
     lr : float
         Highest step size of AdamW.
-    weight_decay : float
+    weight_decay : float or None
+        None: 1, and with more than 1,000 rows 1,000 / rows, so that an epoch decays weights by the same.
     decay_biases : bool
         Whether biases are decayed too.
     schedule : "cosine", "coslog4" or "constant"
@@ -63,11 +66,11 @@ class Recipe:
     batch_size : int
     epochs : int or None
         Largest number.  None: as many as make 6,000 updates, but 30 to 200.
-    dropout : float or None
-        Rate at which outputs of hidden neurons are dropped in training.  None: 0.15 for classes, else 0.
+    dropout : float
+        Rate at which outputs of hidden neurons are dropped in training.
     n_bins : int or None
-        Bins of `fastbp.encodings.PiecewiseLinearEncoding`, 0 for none.  None: 16 for classes, else 0, and 0 for images
-        and more than 128 features.
+        Bins of `fastbp.encodings.PiecewiseLinearEncoding`, 0 for none.  None: 8, and 0 for images and more than
+        128 features.
     validation_fraction : float or None
         Fraction of the rows that each network holds out, others for each.  0: none; training does not stop early then.
         None: 0.2, and 0 with fewer than 10 rows.
@@ -92,17 +95,17 @@ class Recipe:
     activation: Any = "relu"
     loss: Any = None
     n_networks: int = 4
-    lr: float = 2e-3
-    weight_decay: float = 0.01
+    lr: float = 4e-3
+    weight_decay: float | None = None
     decay_biases: bool = True
     schedule: str = "cosine"
     warmup: float = 0.05
-    batch_size: int = 32
+    batch_size: int = 64
     epochs: int | None = None
-    dropout: float | None = None
+    dropout: float = 0.0
     n_bins: int | None = None
     validation_fraction: float | None = None
-    patience: int = 40
+    patience: int = 20
     calibrates: bool | None = None
 
     def __post_init__(self) -> None:
@@ -114,7 +117,8 @@ class Recipe:
         for name in ("n_networks", "batch_size", "patience"):
             arguments.integer(name, getattr(self, name))
         arguments.number("lr", self.lr, above=0)
-        arguments.number("weight_decay", self.weight_decay, at_least=0)
+        if self.weight_decay is not None:
+            arguments.number("weight_decay", self.weight_decay, at_least=0)
         arguments.number("warmup", self.warmup, at_least=0, below=1)
         arguments.name("schedule", self.schedule, SCHEDULES)
         arguments.flag("decay_biases", self.decay_biases)
@@ -124,8 +128,7 @@ class Recipe:
             arguments.integer("epochs", self.epochs)
         if self.n_bins is not None:
             arguments.integer("n_bins", self.n_bins, at_least=0)
-        if self.dropout is not None:
-            arguments.number("dropout", self.dropout, at_least=0, below=1)
+        arguments.number("dropout", self.dropout, at_least=0, below=1)
         if self.validation_fraction is not None:
             arguments.number("validation_fraction", self.validation_fraction, at_least=0, below=1)
 
@@ -157,12 +160,12 @@ class Recipe:
             fraction = 0.2 if n_samples >= MIN_VALIDATED else 0.0
         n_updates = -(-(n_samples - round(fraction * n_samples)) // self.batch_size)  # of an epoch
         low, high = EPOCHS
-        encodes = are_classes and not pixels and n_features <= MAX_ENCODED
+        encodes = not pixels and n_features <= MAX_ENCODED
         of_table: dict[str, Any] = {
             "loss": "cross_entropy" if are_classes else "squared_error",
             "epochs": min(high, max(low, -(-TYPICAL_UPDATES // max(1, n_updates)))),
-            "dropout": 0.15 if are_classes else 0.0,
-            "n_bins": 16 if encodes else 0,
+            "weight_decay": min(1.0, DECAYED_ROWS / n_samples),
+            "n_bins": N_BINS if encodes else 0,
             "validation_fraction": fraction,
             "calibrates": are_classes and self.n_networks == 1,
         }
@@ -200,7 +203,7 @@ class Recipe:
 
     def _optimizer(self, n_batches: int) -> AdamW:
         """Return the optimizer for epochs of so many batches."""
-        assert self.epochs is not None
+        assert self.epochs is not None and self.weight_decay is not None
         n_steps = self.epochs * n_batches
         lr: Any = self.lr
         if self.schedule == "cosine":

@@ -20,7 +20,7 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(N, 3)) * [1, 50, 1e-3]
 NUMBERS = Dataset(X, 1000 + 70 * np.sin(X[:, 0]))
 NOISY = Dataset(X, (X[:, 0] + rng.normal(size=N) > 0).astype(np.int64), ("no", "yes"))
-TINY = {"hidden": (8,), "n_networks": 3, "epochs": 8, "lr": 0.01}
+TINY = {"batch_size": 32, "hidden": (8,), "n_networks": 3, "epochs": 8, "lr": 0.01}
 
 
 def tiny(**changes):
@@ -134,10 +134,11 @@ def test_output_activations_go_with_the_loss():
 
 def test_what_follows_from_the_table():
     classes, numbers = Recipe().for_table("classes", 2000, 10), Recipe().for_table("numbers", 2000, 10)
-    assert (classes.loss, classes.dropout, classes.n_bins) == ("cross_entropy", 0.15, 16)
-    assert (numbers.loss, numbers.dropout, numbers.n_bins) == ("squared_error", 0.0, 0)
+    assert (classes.loss, classes.n_bins) == ("cross_entropy", 8)
+    assert (numbers.loss, numbers.n_bins) == ("squared_error", 8)
+    assert numbers.weight_decay == 0.5 and Recipe().for_table("numbers", 900, 10).weight_decay == 1
     assert numbers.validation_fraction == 0.2
-    assert numbers.epochs == 120  # of 50 updates
+    assert Recipe().for_table("numbers", 8000, 10).epochs == 60  # of 100 updates
     assert all(getattr(numbers, field.name) is not None for field in fields(numbers))
     assert Recipe().for_table("numbers", 100, 10).epochs == 200
     assert Recipe().for_table("numbers", 100_000, 10).epochs == 30
@@ -145,7 +146,7 @@ def test_what_follows_from_the_table():
     assert Recipe().for_table("classes", 2000, 129).n_bins == 0
     assert Recipe().for_table("classes", 9, 10).validation_fraction == 0
     assert Recipe(n_networks=1).for_table("classes", 99, 2).calibrates and not classes.calibrates
-    given = Recipe(loss="huber", epochs=3, dropout=0.5, n_bins=0, validation_fraction=0.0, calibrates=True)
+    given = Recipe(loss="huber", epochs=3, weight_decay=0.0, n_bins=0, validation_fraction=0.0, calibrates=True)
     assert given.for_table("numbers", 2000, 10) == given
 
 
