@@ -313,17 +313,18 @@ def by_table(results, contestant, key):
 def log_ratio(results, contestant, base, key, tables=None):
     """Return the mean over tables of the logarithm of a ratio to another contestant, and its standard error.
 
-    The standard error is that over other splits of the same tables.
+    The standard error is that over other splits of the same tables, from the mean of their variances.
     """
     ours, theirs = by_table(results, contestant, key), by_table(results, base, key)
-    means, variances = [], []
-    for table in ours.keys() & theirs.keys() & (ours.keys() if tables is None else tables):
-        common = ours[table].keys() & theirs[table].keys()
-        logs = [np.log((ours[table][split] + SHIFT) / (theirs[table][split] + SHIFT)) for split in common]
-        if logs:
-            means.append(np.mean(logs))
-            variances.append(np.var(logs, ddof=1) / len(logs) if len(logs) > 1 else np.nan)
-    return (np.mean(means), np.sqrt(np.sum(variances)) / len(means)) if means else (np.nan, np.nan)
+    logs = [
+        [np.log((ours[table][split] + SHIFT) / (theirs[table][split] + SHIFT)) for split in sorted(common)]
+        for table in ours
+        if (tables is None or table in tables) and (common := ours[table].keys() & theirs.get(table, {}).keys())
+    ]
+    variances = [np.var(of_one, ddof=1) for of_one in logs if len(of_one) > 1]
+    mean = np.mean([np.mean(of_one) for of_one in logs]) if logs else np.nan
+    error = np.sqrt(np.mean(variances) * sum(1 / len(of_one) for of_one in logs)) / len(logs) if variances else np.nan
+    return mean, error
 
 
 def _ratio(results, contestant, base, key, tables=None):

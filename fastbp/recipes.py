@@ -185,7 +185,7 @@ class Recipe:
         n_trained = n_samples - round(self.validation_fraction * n_samples)
         n_products = 3 * sum(n_in * n_out for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True))
         n_products *= self.n_networks * self.epochs * n_trained
-        encoding = f"; numbers in {self.n_bins} bins besides" if self.n_bins else ""
+        encoding = f"; each number also in {self.n_bins} bins" if self.n_bins else ""
         dropout = f", dropout {self.dropout:g}" if self.dropout else ""
         held_out = (
             f"each holds out its own {self.validation_fraction:.0%} of the rows and keeps its best epoch "
@@ -277,7 +277,7 @@ class TableModel:
         return self.population[0].sizes
 
     def outputs(self, X: Any) -> np.ndarray:
-        """Return the mean of the outputs of the networks, (n_samples, n_out): calibrated probabilities of the classes.
+        """Return the mean of the outputs of the networks, (n_samples, n_out), calibrated if there is a temperature.
 
         Parameters
         ----------

@@ -291,9 +291,7 @@ def test_the_time_is_told_once(people, monkeypatch):
     text = run("train", people, *QUICK, "--folds", 2).stdout
     assert len(re.findall(r"^[\d.e-]+ s an epoch: \d+ s more at most for 3 trainings$", text, re.MULTILINE)) == 1
     assert text.count("an epoch") == 1
-    monkeypatch.setattr(recipe, "SLOW_EPOCH", 0)
-    text = run("train", people, *QUICK, "--epochs", 1).stdout
-    assert re.search(r" s an epoch: 0 s more at most$", text, re.MULTILINE)
+    assert "an epoch" not in run("train", people, *QUICK, "--epochs", 1).stdout  # of which most may be compilation
 
 
 def test_durations():

@@ -77,9 +77,14 @@ def test_calibration_error(benchmark):
 
 
 def test_ratios_are_over_splits_that_both_have(benchmark):
-    errors = {("a", 0, "x"): 0.09, ("a", 0, "y"): 0.19, ("a", 1, "y"): 0.5, ("b", 0, "x"): 0.1}
+    errors = {("a", 0, "x"): 0.09, ("a", 0, "y"): 0.19, ("a", 1, "y"): 0.49, ("b", 0, "x"): 0.1}
     results = [
         {"table": table, "split": split, "contestant": name, "error": error}
         for (table, split, name), error in errors.items()
     ]
-    assert benchmark.log_ratio(results, "x", "y", "error")[0] == pytest.approx(np.log(0.10 / 0.20))
+    mean, error = benchmark.log_ratio(results, "x", "y", "error")
+    assert mean == pytest.approx(np.log(0.10 / 0.20)) and np.isnan(error)
+    results.append({"table": "a", "split": 1, "contestant": "x", "error": 0.49})
+    mean, error = benchmark.log_ratio(results, "x", "y", "error")
+    assert mean == pytest.approx(np.log(0.10 / 0.20) / 2)
+    assert error == pytest.approx(np.log(2) / 2)  # half the difference of the two splits

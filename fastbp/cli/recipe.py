@@ -23,7 +23,6 @@ from .screen import Screen, epoch_line, progress_bar, scores, scores_in_words, s
 SIZE = "medium"
 N_EPOCH_LINES = 20  # of the table of epochs
 MEASURED_SECONDS = 0.5  # of training, after which its speed is known
-SLOW_EPOCH = 10.0  # seconds of the first epoch, of which little is compilation then
 
 
 class RecipeModel:
@@ -152,7 +151,6 @@ class _Epochs(Callback):
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Announce what is shown."""
         self._screen.announce_compilation(trainer.pop[0])
-        self._since, self._epochs_before = time.perf_counter(), 0  # where the measured epochs begin
         self._task = self._bar.add_task(self._name, total=self._epochs)
         if not self._name:
             self._screen.say(
@@ -183,11 +181,12 @@ class _Epochs(Callback):
 
     def _tell_time(self, epoch: int) -> None:
         """Say, once, how long it will take at most."""
+        if epoch == 1:  # which may have compiled kernels
+            self._since = time.perf_counter()
+            return
         seconds = time.perf_counter() - self._since
-        if epoch == 1 and seconds < SLOW_EPOCH:
-            self._since, self._epochs_before = time.perf_counter(), 1
-        elif self._n_trainings and seconds >= MEASURED_SECONDS:
-            of_epoch = seconds / (epoch - self._epochs_before)
+        if self._n_trainings and seconds >= MEASURED_SECONDS:
+            of_epoch = seconds / (epoch - 1)
             left = _duration(of_epoch * (self._n_trainings * self._epochs - epoch))
             each = f" for {self._n_trainings} trainings" if self._n_trainings > 1 else ""
             self._screen.say(f"{of_epoch:.2g} s an epoch: {left} more at most{each}")

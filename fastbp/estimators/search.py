@@ -392,7 +392,7 @@ class _Sources:
                 learned = {name: value for name, value in vars(network).items() if name not in before}
                 self._validated[key] = (X, y), result, learned
             _, result, learned = self._validated[key]
-            vars(network).update(learned)
+            network.__dict__.update(learned)
             return result
 
         return validate

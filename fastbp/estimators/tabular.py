@@ -210,7 +210,7 @@ def _are_numbers(rows: Any) -> bool:
 
 @_documented
 class TabularClassifier(ClassifierMixin, BaseTabular):
-    """Classifier for tables: an ensemble of small networks, trained together, with calibrated probabilities.
+    """Classifier for tables: an ensemble of small networks, trained together.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ class TabularClassifier(ClassifierMixin, BaseTabular):
         return self.classes_.take(A.argmax(axis=1))
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return calibrated probabilities (n_samples, n_classes), in the order of `classes_`."""
+        """Return probabilities (n_samples, n_classes), means over the networks, in the order of `classes_`."""
         return self._outputs(X)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:

@@ -243,7 +243,8 @@ class _Training:
         Members with the same samples and the same seed share what they read.
         """
         numbers: dict[tuple, int] = {}
-        orders, order_of = [], np.empty(len(members), np.int64)
+        orders: list[np.ndarray] = []
+        order_of = np.empty(len(members), np.int64)
         for at, (i, of_member) in enumerate(zip(members.tolist(), local, strict=True)):
             rows = self._rows[i]
             key = id(rows), of_member.tobytes()
