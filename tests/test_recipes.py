@@ -189,7 +189,7 @@ def test_what_is_trained_is_told(fitted):
     model = train(tiny(dropout=0.1, n_bins=4), NOISY, show=lines.append)
     text = "\n".join(lines)
     assert fitted[0][1]["dropout"] == 0.1
-    assert "3 networks 15-8-2, relu; cross_entropy; numbers in 4 bins besides" in text
+    assert "3 networks 15-8-2, relu; cross_entropy; each number also in 4 bins" in text
     assert "dropout 0.1; batches of 32, at most 8 epochs" in text and "holds out its own 20% of the rows" in text
     assert f"{3 * (15 * 8 + 8 * 2) * 3 * 8 * 96:.1e} multiply-adds" in text
     assert f"best epochs {', '.join(map(str, model.history.best_epoch))} of 8" in text
