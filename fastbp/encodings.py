@@ -17,13 +17,14 @@ CHUNK = 1 << 18  # bins encoded together: no temporary grows with the data
 
 
 class PiecewiseLinearEncoding:
-    """Adds, for each numeric column, how far each of its quantile bins is filled, from -1 to 1.
+    """Adds, for each numeric column, how far each of its quantile bins is filled, from -scale to scale.
 
     The edges b[0] < b[1] < ... < b[T] of a column's bins are quantiles of the training data.  The encoding of a number
-    x in bin t is 2 * (x - b[t-1]) / (b[t] - b[t-1]) - 1, at least -1 and at most 1: -1 for numbers below the bin, 1 for
-    those above it (Gorishniy, Rubachev and Babenko, "On embeddings for numerical features in tabular deep learning",
-    2022, equation 1, there from 0 to 1 and without bounds in the outer bins).  The column itself stays beside it as it
-    is; standardized before or after, it has the same encoding.  Columns of few distinct values are not encoded.
+    x in bin t is 2 * (x - b[t-1]) / (b[t] - b[t-1]) - 1, at least -1 and at most 1, times scale: -scale for numbers
+    below the bin, scale for those above it (Gorishniy, Rubachev and Babenko, "On embeddings for numerical features in
+    tabular deep learning", 2022, equation 1, there from 0 to 1 and without bounds in the outer bins).  The column
+    itself stays beside it as it is; standardized before or after, it has the same encoding.  Columns of few distinct
+    values are not encoded.
 
     Parameters
     ----------
@@ -31,6 +32,9 @@ class PiecewiseLinearEncoding:
         Bins of a column; fewer where quantiles coincide.
     max_distinct : int
         Columns of at most so many distinct values, such as 0 and 1, are not encoded.
+    scale : float
+        Of the encoding.  With ``n_bins ** -0.5`` the bins of a standardized column weigh together about as much as the
+        column itself.
 
     Attributes
     ----------
@@ -53,9 +57,10 @@ class PiecewiseLinearEncoding:
            [20.,  1.,  1.]])
     """
 
-    def __init__(self, n_bins: int = 16, max_distinct: int = 10) -> None:
+    def __init__(self, n_bins: int = 16, max_distinct: int = 10, scale: float = 1.0) -> None:
         self.n_bins = arguments.integer("n_bins", n_bins)
         self.max_distinct = arguments.integer("max_distinct", max_distinct)
+        self.scale = arguments.number("scale", scale, above=0)
         self._edges: list[list[float] | None] | None = None
 
     @property
@@ -135,20 +140,25 @@ class PiecewiseLinearEncoding:
             np.clip(bins, 0, 1, out=bins)
             bins *= 2
             bins -= 1
+            bins *= self.scale
             out[some, n:] = bins
         return out
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings and edges, as JSON can hold them; `from_dict` reads them."""
-        return {"n_bins": self.n_bins, "max_distinct": self.max_distinct, "edges": self.edges}
+        return {**self._settings(), "edges": self.edges}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"n_bins": self.n_bins, "max_distinct": self.max_distinct, "scale": self.scale}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PiecewiseLinearEncoding:
         """Return the fitted encoding that `to_dict` described; a ValueError or TypeError names what is wrong."""
-        names = ["n_bins", "max_distinct", "edges"]
+        names = ["n_bins", "max_distinct", "scale", "edges"]
         if not isinstance(values, Mapping) or sorted(values) != sorted(names):
             raise ValueError(f"the encoding must be a dict of {', '.join(names)}, got {reprlib.repr(values)}")
-        encoding, edges = cls(values["n_bins"], values["max_distinct"]), values["edges"]
+        edges = values["edges"]
+        encoding = cls(values["n_bins"], values["max_distinct"], values["scale"])
         if not _is_list(edges):
             raise TypeError(f"edges must be a list, got {reprlib.repr(edges)}")
         encoding._set_edges([_checked(f"edges[{column}]", of_column) for column, of_column in enumerate(edges)])
@@ -158,13 +168,13 @@ class PiecewiseLinearEncoding:
         """Whether it has the same settings and edges."""
         if not isinstance(other, PiecewiseLinearEncoding):
             return NotImplemented
-        return (self.n_bins, self.max_distinct, self._edges) == (other.n_bins, other.max_distinct, other._edges)
+        return self._settings() == other._settings() and self._edges == other._edges
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         """Return the call that makes one with these settings."""
-        return f"PiecewiseLinearEncoding(n_bins={self.n_bins}, max_distinct={self.max_distinct})"
+        return f"PiecewiseLinearEncoding(n_bins={self.n_bins}, max_distinct={self.max_distinct}, scale={self.scale:g})"
 
 
 def _samples(X: ArrayLike, n_columns: int | None = None) -> np.ndarray:

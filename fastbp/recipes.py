@@ -69,8 +69,8 @@ class Recipe:
     dropout : float
         Rate at which outputs of hidden neurons are dropped in training.
     n_bins : int or None
-        Bins of `fastbp.encodings.PiecewiseLinearEncoding`, 0 for none.  None: 8, and 0 for images and more than
-        128 features.
+        Bins of `fastbp.encodings.PiecewiseLinearEncoding`, whose scale is ``n_bins ** -0.5``, 0 for none.  None: 8,
+        and 0 for images and more than 128 features.
     validation_fraction : float or None
         Fraction of the rows that each network holds out, others for each.  0: none; training does not stop early then.
         None: 0.2, and 0 with fewer than 10 rows.
@@ -392,7 +392,8 @@ def train(
     task = "numbers" if data.classes is None else "classes"
     recipe = recipe.for_table(task, len(rows), data.X.shape[1], data.pixels)
     assert recipe.validation_fraction is not None and recipe.epochs is not None
-    preprocessor = Preprocessor.of(data, rows, PiecewiseLinearEncoding(recipe.n_bins) if recipe.n_bins else None)
+    encoding = PiecewiseLinearEncoding(recipe.n_bins, scale=recipe.n_bins**-0.5) if recipe.n_bins else None
+    preprocessor = Preprocessor.of(data, rows, encoding)
     X, Y = preprocessor.inputs(samples, np.dtype(dtype)), preprocessor.targets(y, name_of(recipe.loss))
     rng = arguments.generator("seed", seed)
     seed_of_networks, seed_of_training, *keys = rng.integers(2**63, size=2 + recipe.n_networks).tolist()

@@ -122,12 +122,21 @@ def test_large_and_tiny_numbers():
 
 
 def test_json_and_pickles():
-    X, encoding = table(), PiecewiseLinearEncoding(5, max_distinct=3).fit(table())
+    X, encoding = table(), PiecewiseLinearEncoding(5, max_distinct=3, scale=0.5).fit(table())
     again = PiecewiseLinearEncoding.from_dict(json.loads(json.dumps(encoding.to_dict())))
     assert again == encoding == pickle.loads(pickle.dumps(encoding)) != PiecewiseLinearEncoding(5, max_distinct=3)
-    assert repr(again) == "PiecewiseLinearEncoding(n_bins=5, max_distinct=3)"
+    assert repr(again) == "PiecewiseLinearEncoding(n_bins=5, max_distinct=3, scale=0.5)"
     assert again.transform(X).tobytes() == encoding.transform(X).tobytes()
-    assert encoding != PiecewiseLinearEncoding(5, max_distinct=3).fit(2 * X)
+    assert encoding != PiecewiseLinearEncoding(5, max_distinct=3, scale=0.5).fit(2 * X)
+    assert encoding != PiecewiseLinearEncoding(5, max_distinct=3).fit(X)
+
+
+def test_the_scale_is_of_the_bins_alone():
+    X = table()
+    plain, scaled = (PiecewiseLinearEncoding(5, scale=scale).fit(X).transform(X) for scale in (1.0, 0.25))
+    n = X.shape[1]
+    np.testing.assert_array_equal(scaled, np.hstack([plain[:, :n], 0.25 * plain[:, n:]]))
+    assert np.abs(scaled[:, n:]).max() == 0.25
 
 
 def test_a_network_learns_a_step_from_it():
@@ -141,7 +150,7 @@ def test_a_network_learns_a_step_from_it():
     assert losses[1] < 0.3 * losses[0]
 
 
-EDGES = {"n_bins": 4, "max_distinct": 10, "edges": [None, [0.0, 1.0]]}
+EDGES = {"n_bins": 4, "max_distinct": 10, "scale": 1.0, "edges": [None, [0.0, 1.0]]}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +159,7 @@ EDGES = {"n_bins": 4, "max_distinct": 10, "edges": [None, [0.0, 1.0]]}
         (lambda: PiecewiseLinearEncoding(0), ValueError, "n_bins must be at least 1, got 0"),
         (lambda: PiecewiseLinearEncoding(2.0), TypeError, "n_bins must be an integer, got 2.0"),
         (lambda: PiecewiseLinearEncoding(max_distinct=0), ValueError, "max_distinct must be at least 1"),
+        (lambda: PiecewiseLinearEncoding(scale=0), ValueError, "scale must be above 0"),
         (lambda: PiecewiseLinearEncoding().edges, ValueError, "call fit"),
         (lambda: PiecewiseLinearEncoding().transform([[1.0]]), ValueError, "call fit"),
         (lambda: PiecewiseLinearEncoding().to_dict(), ValueError, "call fit"),
@@ -164,7 +174,11 @@ EDGES = {"n_bins": 4, "max_distinct": 10, "edges": [None, [0.0, 1.0]]}
             ValueError,
             "6 columns .* fitted to 7",
         ),
-        (lambda: PiecewiseLinearEncoding.from_dict({}), ValueError, "a dict of n_bins, max_distinct, edges, got {}"),
+        (
+            lambda: PiecewiseLinearEncoding.from_dict({}),
+            ValueError,
+            "a dict of n_bins, max_distinct, scale, edges, got {}",
+        ),
         (lambda: PiecewiseLinearEncoding.from_dict({**EDGES, "edges": 3}), TypeError, "edges must be a list, got 3"),
         (
             lambda: PiecewiseLinearEncoding.from_dict({**EDGES, "edges": [[1]]}),
