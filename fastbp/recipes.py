@@ -381,6 +381,8 @@ def train(
         sample_weight = np.asarray(sample_weight, np.float64)
         if sample_weight.shape != (len(data.X),):
             raise ValueError(f"sample_weight must have shape ({len(data.X)},), got {sample_weight.shape}")
+        if not sample_weight[rows].any():
+            raise ValueError("sample_weight must have at least one non-zero weight, got none")
         rows = rows[sample_weight[rows] != 0]
         weights = sample_weight[rows]
     if not len(rows):
