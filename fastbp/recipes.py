@@ -23,10 +23,10 @@ from .preprocessing import Preprocessor, as_columns, encoded, output_activation,
 from .training.holdout import hold_out
 from .training.population_history import PopulationHistory
 
-SIZES: dict[str, dict[str, Any]] = {
+SIZES: dict[str, dict[str, Any]] = {  # fields of a recipe that are not the default ones
     "small": {"hidden": (64, 64), "n_networks": 2},
-    "medium": {"hidden": (128, 128), "n_networks": 4},
-    "large": {"hidden": (128, 128), "n_networks": 16, "batch_size": 32, "lr": 2e-3, "patience": 40},  # wider: no better
+    "medium": {},
+    "large": {"n_networks": 16, "batch_size": 32, "lr": 2e-3, "patience": 40},  # wider: no better
 }
 SCHEDULES = ("cosine", "coslog4", "constant")
 MIN_VALIDATED = 10  # rows; with fewer, no networks hold out any

@@ -205,16 +205,28 @@ def test_groups_are_of_small_networks():
     assert {registers[(64, 30, 10), 10, n] for n in (7, 128, 1024, 10**6)} == {1}
 
 
-@pytest.mark.parametrize("sizes, batch, engine", [((30, 32, 4), 7, "jobs"), ((8, 16, 3), 7, "interleaved")])
-def test_networks_train_one_by_one_where_groups_leave_threads_idle(sizes, batch, engine):
-    """Two threads have two registers of networks or fewer, of which the last is not full."""
-    n = 11
+@pytest.mark.parametrize(
+    "sizes, n, threads, weighted_mean, engine",
+    [
+        ((30, 32, 4), 11, 2, False, "jobs"),
+        ((8, 16, 3), 11, 2, False, "interleaved"),
+        ((30, 32, 4), 64, 2, False, "interleaved"),
+        ((30, 32, 4), 64, 1, True, "jobs"),
+        ((30, 32, 4), 64, 2, True, "jobs"),
+        ((8, 16, 3), 11, 2, True, "interleaved"),
+    ],
+)
+def test_networks_train_one_by_one_where_groups_leave_threads_idle(sizes, n, threads, weighted_mean, engine):
+    """Eleven are two registers of networks or fewer, of which the last is not full; threads never choose the bits."""
+    batch = 7
     backend = make_population_backend("numba", fastbp.Network(sizes, "tanh", "squared_error")._config)
     parameters, state = (
         aligned_rows((n, backend.n_parameters), "f4"),
         PopulationState([0] * n, backend.n_parameters, "f4"),
     )
-    train = backend.training(parameters, state, updates=[Update()] * n, batch_size=batch, threads=2)
+    train = backend.training(
+        parameters, state, updates=[Update(weighted_mean=weighted_mean)] * n, batch_size=batch, threads=threads
+    )
     X, Y = np.zeros((batch, sizes[0]), "f4"), np.zeros((batch, sizes[-1]), "f4")
     orders, of = np.arange(batch)[None, None], np.zeros(n, np.int64)
     train(np.arange(n), PopulationData(X, Y), orders, of, 0, 1, np.zeros((n, 1)))

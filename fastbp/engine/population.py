@@ -226,7 +226,7 @@ class _Trainings:
             interleaves = interleaves and population.engine == "interleaved"
         elif interleaves:
             interleaves = population.is_faster_interleaved(len(self._parameters), RULES[update.rule].n_states)
-            interleaves = interleaves and not self._leaves_threads_idle(len(members))
+            interleaves = interleaves and not self._is_faster_one_by_one(update, len(members))
         if interleaves:
             return self._train(_InterleavedTraining, self._kinds, kind, call, members, order_of, losses)
 
@@ -235,14 +235,17 @@ class _Trainings:
 
         return self._by_kind(self._kinds_of_jobs, train, call, members, order_of, losses)
 
-    def _leaves_threads_idle(self, n_members):
+    def _is_faster_one_by_one(self, update, n_members):
         """Whether so few groups of interleaved networks leave threads idle for longer than they save.
 
-        Only of networks that get the same bits from all engines, however they are divided among calls.
+        Only of networks that get the same bits from all engines, however many threads there are.  A loss that has the
+        penalty in it is the same to rounding only, so the threads have no say there.
         """
         population = self._population
         if population.n_parameters < MIN_JOB_PARAMETERS or self._batch_size == 1:
             return False
+        if update.weighted_mean:
+            return True
         n_threads, width = self._threads or pools.get_num_threads(), register_width(population._backend.dtype)
         n_groups = -(-n_members // width)
         n_rounds = -(-n_groups // n_threads)
