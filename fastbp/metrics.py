@@ -335,17 +335,19 @@ class Measures:
         return {
             name: metric.of(totals[metric.totals])
             if isinstance(metric, Metric)
-            else _number(name, metric(everything, Y))
+            else returned_number(f"the metric {name!r}", metric(everything, Y))
             for name, metric in self._metrics.items()
         }
 
 
-def _number(name: str, value: Any) -> float:
+def returned_number(what: str, value: Any) -> float:
     """Check what a custom function returned."""
     try:
-        return float(value)
+        if not isinstance(value, str) and np.ndim(value) == 0:
+            return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"the metric {name!r} must return a number, got {value!r}") from None
+        pass
+    raise TypeError(f"{what} must return a number, got {value!r}")
 
 
 def falls(name: str) -> bool:

@@ -524,6 +524,7 @@ class Population:
         patience: int | None = None,
         min_delta: float = 0.0,
         restore_best: bool = True,
+        validation_loss: Callable[[np.ndarray, np.ndarray], float] | None = None,
         order: str | None = None,
         train_rows: Any = None,
         validation_rows: Any = None,
@@ -550,8 +551,8 @@ class Population:
             As in `Trainer.fit`.
         folds
             Train and evaluate a copy of each network for each fold; the members keep their parameters.
-        halving, patience, min_delta, restore_best
-            Which networks stop early.
+        halving, patience, min_delta, restore_best, validation_loss
+            Which networks stop early, and what decides.
         order, train_rows, validation_rows
             In which order, and on which rows, each network is trained and evaluated.
         keep_predictions
@@ -588,6 +589,7 @@ class Population:
             patience=patience,
             min_delta=min_delta,
             restore_best=restore_best,
+            validation_loss=validation_loss,
             keep_predictions=keep_predictions,
             _stacklevel=1,
         )

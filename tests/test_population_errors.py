@@ -174,6 +174,16 @@ FIT = {
     "order": ({"order": "any"}, ValueError, "order 'any' is unknown"),
     "patience": ({"patience": 3}, ValueError, "patience needs validation_data, validation_rows or folds"),
     "patience of 0": ({"patience": 0, "validation_data": (X, Y)}, ValueError, "patience must be at least 1"),
+    "validation_loss": (
+        {"validation_loss": "mae", "validation_data": (X, Y)},
+        TypeError,
+        "validation_loss must be a function (A, Y) -> float, got 'mae'",
+    ),
+    "validation_loss of nothing": (
+        {"validation_loss": lambda A, Y: 0.0},
+        ValueError,
+        "validation_loss needs validation_data, validation_rows or folds",
+    ),
     "min_delta": ({"min_delta": -1}, ValueError, "min_delta must be at least 0"),
     "restore_best": ({"restore_best": 1}, TypeError, "restore_best must be True or False"),
     "keep_predictions": ({"keep_predictions": 1}, TypeError, "keep_predictions must be True or False"),

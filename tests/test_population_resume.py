@@ -21,6 +21,11 @@ FITS = {
     "validation": {"validation_data": (XV, YV), "metrics": "mae"},
     "patience": {"validation_data": (XV, YV), "patience": 2},
     "patience without best": {"validation_data": (XV, YV), "patience": 2, "restore_best": False},
+    "loss of one's own": {
+        "validation_data": (XV, YV),
+        "patience": 2,
+        "validation_loss": lambda A, Y: float(np.abs(A - Y).max()),
+    },
     "halving": {"halving": 2},
     "halving and patience": {"validation_data": (XV, YV), "patience": 4, "halving": 2},
     "rows": {"train_rows": [np.arange(5 + i // 2) for i in range(N)]},

@@ -530,6 +530,102 @@ def test_the_losses_of_a_population_are_those_of_its_parameters(engine):
     assert np.array_equal(pop.losses, [history.loss[n - 1, i] for i, n in enumerate(history.epochs_done)])
 
 
+def largest_error(A, Y):
+    return np.abs(A - Y).max()
+
+
+@pytest.mark.parametrize("restore_best", [True, False])
+def test_a_validation_loss_takes_the_place_of_the_loss(engine, restore_best):
+    """Patience, the best epochs and the losses follow it as they would follow the loss."""
+    pops = [population(engine, sizes=[[3, 5, 2], [3, 4, 2]], n_networks=3) for _ in range(2)]
+    optimizer = [fastbp.Adam(lr) for lr in [0.001, 0.3, 0.1, 0.05, 0.2, 0.01]]
+    options = {"patience": 2, "restore_best": restore_best, "validation_data": (XV, YV), "epochs": 12}
+    one, other = (fastbp.Trainer(pop, optimizer, batch_size=4, seed=5) for pop in pops)
+    plain = one.fit(X, Y, **options)
+    history = other.fit(X, Y, validation_loss=largest_error, metrics=[largest_error], **options)
+    values = history.validation_loss
+    assert np.array_equal(values, history.metrics["validation_largest_error"], equal_nan=True)
+    assert (history.best_epoch == np.nanargmin(values, axis=0) + 1).all()
+    assert (history.best_epoch != plain.best_epoch).any()
+    assert (history.epochs_done == np.minimum(12, history.best_epoch + 2)).all()
+    n_common = min(len(plain), len(history))
+    both = ~np.isnan(plain.loss[:n_common] + history.loss[:n_common])
+    assert np.array_equal(plain.loss[:n_common][both], history.loss[:n_common][both])  # what is trained stays
+    errors = [largest_error(pops[1].network(i).predict(XV), YV) for i in range(N)]
+    np.testing.assert_allclose(pops[1].losses, errors, rtol=1e-5)
+    last = [values[n - 1, i] for i, n in enumerate(history.epochs_done)]
+    assert np.array_equal(pops[1].losses, np.nanmin(values, axis=0) if restore_best else last)
+    best = pops[1].best(1).network(0).parameters
+    assert np.array_equal(best, pops[1].network(int(pops[1].losses.argmin())).parameters)
+
+
+def test_a_validation_loss_decides_halving_and_folds(engine):
+    pop = population(engine)
+    wanted = [4, 2, 0, 5, 1, 3]  # from the best to the worst, by whose outputs they are
+    bias = np.array([wanted.index(i) for i in range(N)], pop.dtype)
+    pop.parameters[:] = 0
+    pop.parameters[:, -1] = bias / 100
+
+    def rank(A, Y):
+        return A[0, -1]
+
+    history = fastbp.Trainer(pop, fastbp.SGD(1e-9)).fit(
+        X, Y, 4, validation_data=(XV, YV), halving=2, validation_loss=rank
+    )
+    assert [i for i in wanted if history.stopped[i] is None] == wanted[:1]
+    assert history.epochs_done[wanted].tolist() == [4, 4, 2, 1, 1, 1]
+    history = fastbp.Trainer(pop, fastbp.SGD(1e-9)).fit(X, Y, 2, folds=3, validation_loss=rank)
+    np.testing.assert_allclose(history.fold_losses, np.repeat(np.tanh(bias / 100)[:, None], 3, axis=1), atol=1e-6)
+    np.testing.assert_allclose(pop.losses, np.tanh(bias / 100), atol=1e-6)
+    assert np.array_equal(pop.best(2).parameters, pop.subset(wanted[:2]).parameters)
+
+
+@pytest.mark.parametrize("are_labels", [True, False])
+def test_a_validation_loss_sees_outputs_and_targets_of_its_rows(engine, are_labels):
+    options = {"sizes": [3, 5, 3], "activations": "softmax", "loss": "cross_entropy"} if are_labels else {}
+    pop, targets = population(engine, **options), LABELS if are_labels else Y
+    rows = [np.arange(i, i + 5) for i in range(N)]
+    seen = []
+
+    def kept(A, Y):
+        seen.append((A.copy(), Y.copy()))
+        return len(seen)
+
+    history = fastbp.Trainer(pop, fastbp.SGD(0.1)).fit(X, targets, 1, validation_rows=rows, validation_loss=kept)
+    of_network = history.validation_loss[0].astype(int) - 1
+    assert sorted(of_network) == list(range(N))
+    for i, call in enumerate(of_network):
+        A, of_rows = seen[call]
+        assert np.array_equal(of_rows, targets[rows[i]].astype(of_rows.dtype)) and A.shape == (5, 2 + are_labels)
+        np.testing.assert_allclose(A, pop.network(i).predict(X[rows[i]]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [None, "3", "low", [1.0, 2.0], np.ones(1), 1j], ids=str)
+def test_a_validation_loss_must_be_a_number(engine, value):
+    pop = population(engine)
+    trainer = fastbp.Trainer(pop, fastbp.SGD(0.1), batch_size=4, seed=5)
+    with pytest.raises(TypeError, match="validation_loss must return a number, got "):
+        trainer.fit(X, Y, 3, validation_data=(XV, YV), patience=2, validation_loss=lambda A, Y: value)
+    other = population(engine)
+    fastbp.Trainer(other, fastbp.SGD(0.1), batch_size=4, seed=5).fit(X, Y, 1)
+    assert np.array_equal(pop.parameters, other.parameters)  # the epoch before it is not lost
+    history = trainer.fit(X, Y, 2, validation_data=(XV, YV), validation_loss=lambda A, Y: np.float32(3))
+    assert (history.validation_loss == 3).all()
+
+
+def test_a_validation_loss_of_nan_is_never_better(engine):
+    pop = population(engine)
+    values = iter(np.array([[3, np.nan, 2, np.nan, np.nan]] * N).T.ravel())
+    history = fastbp.Trainer(pop, fastbp.SGD(0.1), batch_size=4, seed=5).fit(
+        X, Y, 9, validation_data=(XV, YV), patience=2, validation_loss=lambda A, Y: next(values)
+    )
+    assert len(history) == 5 and set(history.best_epoch) == {3} and (pop.losses == 2).all()
+    history = fastbp.Trainer(pop, fastbp.SGD(0.1)).fit(
+        X, Y, 9, validation_data=(XV, YV), patience=2, validation_loss=lambda A, Y: np.nan
+    )
+    assert len(history) == 2 and np.isnan(pop.losses).all() and np.isfinite(pop.parameters).all()
+
+
 @pytest.mark.parametrize("eta, n_networks", [(2, 6), (3, 7), (2, 1)])
 @pytest.mark.parametrize("has_validation", [True, False])
 def test_halving(engine, eta, n_networks, has_validation):

@@ -350,6 +350,7 @@ class PopulationTrainer:
         patience: int | None = None,
         min_delta: float = 0.0,
         restore_best: bool = True,
+        validation_loss: Callable[[np.ndarray, np.ndarray], float] | None = None,
         keep_predictions: bool = True,
         _stacklevel: int = 0,
     ) -> PopulationHistory:
@@ -390,6 +391,10 @@ class PopulationTrainer:
             A network stops after so many epochs in a row without a validation loss that is better by more than
             `min_delta`.  Then, with `restore_best`, each has the parameters of its best epoch in the end, however its
             training ended: as with `callbacks.EarlyStopping`.
+        validation_loss : function (A, Y) -> float, optional
+            Takes the place of the networks' loss on validation data, wherever that is recorded or decides.  Called with
+            the outputs of one network, (n_rows, n_out), and its targets, of this shape or labels (n_rows,).  Less is
+            better, and NaN never is.
         keep_predictions : bool
             Whether predictions for validation data that all networks share, or those out of fold, are kept for
             `Population.select`.
@@ -427,6 +432,7 @@ class PopulationTrainer:
             "patience": patience,
             "min_delta": min_delta,
             "restore_best": restore_best,
+            "validation_loss": validation_loss,
             "keep_predictions": keep_predictions,
         }
         if folds is not None:

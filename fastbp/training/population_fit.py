@@ -12,7 +12,7 @@ from .. import arguments, checks, interrupts
 from ..backends import kernels_of
 from ..callbacks import Callbacks, CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, TensorBoard
 from ..losses import row_of
-from ..metrics import Measures, named
+from ..metrics import Measures, named, returned_number
 from ..reference.population import has_own_targets
 from ..update import PopulationState
 from .population_data import (
@@ -106,6 +106,7 @@ class PopulationFit:
         patience: Any = None,
         min_delta: Any = 0.0,
         restore_best: Any = True,
+        validation_loss: Any = None,
         keep_predictions: Any = False,
         copies: int = 1,
         extra_memory: dict[str, int] | None = None,
@@ -138,6 +139,11 @@ class PopulationFit:
         self._restores = arguments.flag("restore_best", restore_best) and self._patience is not None
         if self._patience is not None and self._validation is None:
             raise ValueError("patience needs validation_data, validation_rows or folds")
+        if validation_loss is not None and not callable(validation_loss):
+            raise TypeError(f"validation_loss must be a function (A, Y) -> float, got {validation_loss!r}")
+        if validation_loss is not None and self._validation is None:
+            raise ValueError("validation_loss needs validation_data, validation_rows or folds")
+        self._validation_loss = validation_loss
         metrics = named(metrics)
         self._metrics = list(metrics)
         self._measures = self._measures_of(metrics) if metrics else []
@@ -336,7 +342,11 @@ class PopulationFit:
                     history.add_value(prefix + name, of_networks)
             if prefix:
                 losses = np.full(n, np.nan)
-                losses[members] = evaluation.losses(members)
+                if self._validation_loss is None:
+                    losses[members] = evaluation.losses(members)
+                else:
+                    for at, A, Y in evaluation.outputs(members):
+                        losses[members[at]] = returned_number("validation_loss", self._validation_loss(A, Y))
                 history.add_value("validation_loss", losses)
 
     def _stop_early(self, members: np.ndarray) -> None:
