@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import singledispatch, wraps
+from itertools import pairwise
 from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
@@ -78,7 +79,9 @@ def described_today(text: str) -> str:
     text = re.sub(r"(Cosine\([^()]*)\bleast=", r"\1min_lr=", text)
     for old, new in (("least", "min_step"), ("most", "max_step"), ("rise", "pct_start")):
         text = re.sub(rf"\b{old}=", f"{new}=", text)
-    return re.sub(r"^(AdamW\((?!.*\bdecay_biases=).*)\)$", r"\1, decay_biases=True)", text)
+    for name, value in (("decay_biases", True), ("input_scale_lr", 0.0)):
+        text = re.sub(rf"^(AdamW\((?!.*\b{name}=).*)\)$", rf"\1, {name}={value})", text)
+    return text
 
 
 def _check_lr(lr: Any) -> None:
@@ -95,6 +98,15 @@ def _check_lr(lr: Any) -> None:
 def _check_decay(**rates: Any) -> None:
     for name, value in rates.items():
         arguments.number(name, value, at_least=0, below=1)
+
+
+def _n_parameters(sizes: Sequence[int]) -> int:
+    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
+
+
+def has_room_for_scales(sizes: Sequence[int]) -> bool:
+    """Whether a state of as many numbers as a network has parameters can hold 3 for each of its inputs."""
+    return _n_parameters(sizes) >= 3 * sizes[0]
 
 
 class Optimizer:
@@ -151,6 +163,9 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Validate."""
+
+    def check_sizes(self, sizes: Sequence[int]) -> None:
+        """Refuse a network of these sizes if it cannot be trained; of the settings of one network."""
 
     @property
     def n_networks(self) -> int | None:
@@ -436,6 +451,13 @@ class AdamW(Adam):
         At least 0.
     decay_biases : bool
         Whether biases are decayed too, as in PyTorch; otherwise weights alone are.
+    input_scale_lr : float
+        Above 0, each input has a learned scale exp(u): the first layer's W is exp(u) V, row by row, and steps are made
+        of V, and of u with a learning rate that is so many times as large, instead of W.  So the weights of inputs that
+        help soon outgrow those of others, which is better on tables with many columns that say nothing (Holzmüller,
+        Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data", 2024,
+        section 3, where a layer of its own holds the scales).  The network has no more parameters; it must have at
+        least 3 * n_in.
 
     Raises
     ------
@@ -445,6 +467,7 @@ class AdamW(Adam):
 
     weight_decay: Number = 0.01
     decay_biases: Flag = True
+    input_scale_lr: Number = 0.0
     state_of: ClassVar[str | None] = "Adam"
 
     def __post_init__(self) -> None:
@@ -452,16 +475,31 @@ class AdamW(Adam):
         super().__post_init__()
         arguments.number("weight_decay", self.weight_decay, at_least=0)
         arguments.flag("decay_biases", self.decay_biases)
+        arguments.number("input_scale_lr", self.input_scale_lr, at_least=0)
 
     @property
     def rule(self) -> str:  # type: ignore[override]
         """Name of the update rule."""
-        return "adamw" if self.decay_biases else "adamw_weights"
+        return "adamw_scaled" if self.input_scale_lr else "adamw" if self.decay_biases else "adamw_weights"
 
     @property
     def hyperparameters(self) -> tuple[float, ...]:
         """The settings, as the kernels take them."""
-        return super().hyperparameters[:-1]
+        *settings, decays_biases, input_scale_lr = super().hyperparameters
+        return (*settings, input_scale_lr, settings[-1] * decays_biases) if input_scale_lr else tuple(settings)
+
+    def check_sizes(self, sizes: Sequence[int]) -> None:
+        """Refuse a network that has less than 3 parameters for each input, where inputs have scales."""
+        if self.input_scale_lr and not has_room_for_scales(sizes):
+            raise ValueError(
+                f"input_scale_lr needs a network of at least 3 * {sizes[0]} parameters, 3 for each input, but "
+                f"{'-'.join(map(str, sizes))} has {_n_parameters(sizes)}: take more hidden neurons"
+            )
+
+    @property
+    def n_states(self) -> int:  # type: ignore[override]
+        """Numbers remembered of each parameter; the last one holds the scales and their moments."""
+        return 3 if self.input_scale_lr else 2
 
 
 @dataclass(frozen=True)

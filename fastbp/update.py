@@ -12,6 +12,7 @@ import numpy as np
 from . import arguments, checks
 from .attributes import Checked, fixed
 from .kernels.layout import address_of
+from .kernels.tables import RULES
 from .optimizers import N_RUNNING_PRODUCTS
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Update(UpdateSettings):
 
     def suits(self, kernel: str) -> bool:
         """Whether a kernel, "online", "lanes" or "interleaved", knows all settings that are on."""
-        if self.weighted_mean and kernel != "interleaved":
+        if self.weighted_mean and kernel != "interleaved" or RULES[self.rule].scales_inputs:
             return False
         unknown = [getattr(self, row.name) for row in fields(UpdateSettings) if kernel not in row.metadata["kernels"]]
         return not any(any(value) if isinstance(value, Sequence) else value for value in unknown)

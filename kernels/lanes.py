@@ -6,7 +6,7 @@ squared error or binary cross-entropy of sigmoid outputs (`plan.make_plan`).
 
 import numpy as np
 
-from .backprop import gather_block, step_factors, update_parameters
+from .backprop import gather_block
 from .elementwise import inline_activation, times_inline_derivative
 from .jit import inline, internal
 from .layout import ACTIVATION, N_IN, N_OUT, RATE, ROW_STRIDE, STORE, W_AT, X_FLOAT32, X_FLOAT64
@@ -30,6 +30,7 @@ from .simd import (
     store,
 )
 from .tables import IDENTITY, SIGMOID_CROSS_ENTROPY
+from .updates import step_factors, update_parameters
 
 
 @inline

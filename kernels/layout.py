@@ -48,12 +48,13 @@ N_LAYER_COLUMNS = BACKWARD_AT + 1
     SUM_OF_SQUARES,
     SCALE,
     MAX_NORM,
+    UPDATE_SCALED,
     AFFINE_ROW,
     PROPAGATE_ROW,
     UPDATE_ROWS,
     PRODUCT,
     PRODUCT_OF_NUMBERS,
-) = range(17)
+) = range(18)
 N_FUNCTIONS = PRODUCT_OF_NUMBERS + 1
 
 X_FLOAT32, X_FLOAT64, X_UINT8 = range(3)  # kinds of samples
@@ -67,6 +68,7 @@ VECTOR_BYTES = 64
 FEW_LANES = 4  # lanes of the vectors behind a `simd.narrow` pointer
 N_FACTORS = 32  # room for the numbers of one step, of any update rule
 RATE = 8  # place of the learning rate among them, after the rule's own
+SCALE_RATE = 9  # place of the factor of it for the scales of inputs, of rules that have some
 BIAS_FACTORS = 16  # place of those of biases, of rules for which they differ
 SQUARES_CHUNK = 4096  # elements of a sum of squares; the sums of these chunks are added up in order
 WANT_OUTPUT, WANT_LOSS, WANT_GRADIENT, WANT_INPUT_GRADIENT = 1, 2, 4, 8  # what `training.evaluate` computes
@@ -246,6 +248,7 @@ class TrainArgs(NamedTuple):
     epilogue : that of the microkernel, STORE but for IN_EPILOGUE.
     hyperparameters, rates, sums : memory addresses, see `training.train_in_blocks`.
     n_states, to_first, to_second : number of optimizer states, and their offsets from the parameters in elements.
+    to_scales : offset of the state of the scales of inputs (`optimizers.update_scaled`); 0 where there are none.
     advances : whether the factors of the update differ from step to step.
     bias_factors : BIAS_FACTORS where those of biases are others than those of weights, else 0.
     smoothing_share : what label smoothing adds to each target.
@@ -272,6 +275,7 @@ class TrainArgs(NamedTuple):
     n_states: int
     to_first: int
     to_second: int
+    to_scales: int
     advances: bool
     bias_factors: int
     smoothing_share: float

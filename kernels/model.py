@@ -8,16 +8,7 @@ import numpy as np
 from numba import carray
 
 from .atomics import compare_exchange, flush_subnormals, restore_mxcsr
-from .backprop import (
-    apply_max_norm,
-    backward,
-    block_inputs,
-    forward,
-    output_delta,
-    propagate,
-    step_factors,
-    update_parameters,
-)
+from .backprop import backward, block_inputs, forward, output_delta, propagate
 from .elementwise import inline_activation
 from .jit import inline, internal
 from .layout import (
@@ -101,6 +92,7 @@ from .simd import (
 )
 from .tables import ELEMENTWISE
 from .training import read
+from .updates import apply_max_norm, step_factors, update_parameters
 
 # Places in a job, in words.
 X_ADDRESS, Y_ADDRESS, Y_KIND, N_SAMPLES = (

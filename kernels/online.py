@@ -9,17 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backprop import (
-    activation_backward,
-    apply_max_norm,
-    apply_sample_weights,
-    drop,
-    gather_block,
-    output_delta,
-    sample_losses,
-    step_factors,
-    update_parameters,
-)
+from .backprop import activation_backward, apply_sample_weights, drop, gather_block, output_delta, sample_losses
 from .elementwise import inline_activation, times_inline_derivative
 from .jit import inline, internal
 from .layout import (
@@ -69,6 +59,7 @@ from .simd import (
     widened,
 )
 from .tables import ELEMENTWISE, SQUARED_ERROR
+from .updates import apply_max_norm, step_factors, update_parameters
 
 BLOCK_SIZE = 2048  # elements of W that are propagated through, then updated out of the L1 cache
 

@@ -21,6 +21,8 @@ adam                beta1, beta2, eps                   beta1**t, beta2**t      
 adam_eps_hat        beta1, beta2, eps                   beta1**t, beta2**t               m, v
 adamw,              beta1, beta2, eps, weight_decay     beta1**t, beta2**t               m, v
 adamw_weights
+adamw_scaled        beta1, beta2, eps, weight_decay,    beta1**t, beta2**t               m, v, scales
+                    input_scale_lr, bias_decay
 nadam               beta1, beta2, eps, decay            mu[1] * ... * mu[t], beta2**t,   m, v
                                                         decay**t
 lion                beta1, beta2, weight_decay                                           m
@@ -30,14 +32,16 @@ rprop               eta_minus, eta_plus, min_step,                              
 
 States start at 0 and running products at 1.  The factors of one step are a matter between the two functions.
 adamw_weights decays weights alone: it writes two sets of factors, and biases are updated by the second one.
+adamw_scaled does that too, and the weights of the first layer are updated by `update_scaled`.
 """
 
 import functools
 
 import numpy as np
 
+from .elementwise import _exp
 from .jit import inline, internal, kernel
-from .layout import BIAS_FACTORS, CLIP, L1, L2, N_FACTORS, RATE, SQUARES_CHUNK
+from .layout import BIAS_FACTORS, CLIP, L1, L2, N_FACTORS, RATE, SCALE_RATE, SQUARES_CHUNK, VECTOR_BYTES
 from .native import NativeFunction, native
 from .schedules import rate_at
 from .simd import (
@@ -63,6 +67,8 @@ from .simd import (
     where,
 )
 from .tables import RULES
+
+MAX_LANES = VECTOR_BYTES // 4
 
 # ------------------------------------------------------------------------- functions of one vector of elements
 
@@ -244,6 +250,13 @@ def _adamw_weights_factors(hyperparameters, lr, running_products, factors):
 
 
 @inline
+def _adamw_scaled_factors(hyperparameters, lr, running_products, factors):
+    _adamw_weights_factors(hyperparameters, lr, running_products, factors)
+    poke(factors, SCALE_RATE, peek(hyperparameters, 4))
+    poke(factors, BIAS_FACTORS + 7, 1.0 - lr * peek(hyperparameters, 5))
+
+
+@inline
 def _nadam(factors, g, p, m, v):
     m, v, root = _moments(factors, g, m, v)
     return p - fma(factors[6], m, factors[7] * g) / root, m, v
@@ -346,7 +359,8 @@ def update_array(function, n_states, factors, g, p, first, second, n):
 
 
 # The functions of rules that share them.
-_adam, _adam_eps_hat, _adamw_weights, _nesterov_factors = _adamw, _adamw, _adamw, _momentum_factors
+_adam = _adam_eps_hat = _adamw_weights = _adamw_scaled = _adamw
+_nesterov_factors = _momentum_factors
 
 
 # ------------------------------------------------------------------------- gradients before, weights after an update
@@ -421,6 +435,64 @@ def max_norm_columns(w, n_in, n_out, first, last, limit):
             factor = where(norm > limit, limit / norm, 1.0)
             for k in range(n_in):
                 masked_store(w, k * n_out + j, masked_load(w, k * n_out + j, n) * factor, n)
+
+
+@internal
+def dot_array(x, y, n):
+    """Return the sum of the products, in a fixed order."""
+    width = lanes(x)
+    total = masked_load(x, 0, 0)
+    i = 0
+    while i + width <= n:
+        total = fma(load(x, i), load(y, i), total)
+        i += width
+    if i < n:
+        total = fma(masked_load(x, i, n - i), masked_load(y, i, n - i), total)
+    return hsum(total)
+
+
+@native("ppppppiiii")
+@internal
+def update_scaled(factors, gradient, w, first_state, second_state, scales, n_in, n_out, top, bottom):
+    """Update rows top .. bottom - 1 of the first layer's W (n_in, n_out), each of which has a learned scale.
+
+    W is exp(u) V, row by row, and AdamW's steps are made of V and of u, whose learning rate is factors[SCALE_RATE]
+    times as large.  Only W and u are kept: the gradient of u is the sum of W times that of W, the gradient of V is
+    exp(u) times that of W, and a step of V is exp(u) times as long for W.
+
+    Parameters
+    ----------
+    factors, gradient, w, first_state, second_state
+        As in `update_slice`, from the first weight on.
+    scales : (3, n_in)
+        u, and its two means of Adam, all 0 at the start.
+    """
+    width = lanes(w)
+    rate = peek(factors, SCALE_RATE)
+    beta1, rest1, beta2, rest2, scale, eps, lr, keep = eight(peek, factors, 1)
+    sums, before, growth = local(MAX_LANES, w), local(MAX_LANES, w), local(MAX_LANES, w)
+    for start in range(top, bottom, width):
+        n = min(width, bottom - start)
+        for i in range(n):
+            at = (start + i) * n_out
+            poke(sums, i, dot_array(offset(w, at), offset(gradient, at), n_out))
+        u, m, v = offset(scales, start), offset(scales, n_in + start), offset(scales, 2 * n_in + start)
+        of_rows = beta1, rest1, beta2, rest2, scale, eps, lr, keep
+        mean, square, root = _moments(of_rows, masked_load(sums, 0, n), masked_load(m, 0, n), masked_load(v, 0, n))
+        old = masked_load(u, 0, n)
+        step = -(lr * rate) * (mean / root)
+        masked_store(u, 0, old + step, n)
+        masked_store(m, 0, mean, n)
+        masked_store(v, 0, square, n)
+        store(before, 0, _exp(old))
+        store(growth, 0, _exp(step))
+        for i in range(n):
+            at = (start + i) * n_out
+            of_rows = beta1, rest1, beta2, rest2, scale, eps, lr * peek(before, i), keep
+            g, p = offset(gradient, at), offset(w, at)
+            scale_array(g, peek(before, i), n_out)
+            update_with(_adamw, 2, of_rows, g, p, offset(first_state, at), offset(second_state, at), n_out)
+            scale_array(p, peek(growth, i), n_out)
 
 
 # ------------------------------------------------------------------------------------------- native functions

@@ -25,6 +25,7 @@ from .layout import (
     STORE,
     SUM_OF_SQUARES,
     UPDATE_ROWS,
+    UPDATE_SCALED,
 )
 
 
@@ -121,12 +122,14 @@ class Rule(NamedTuple):
     advances : whether the factors differ from step to step even at a constant learning rate.
     epilogue : that of the microkernel which makes the same update, to the same bits; STORE where there is none.
     has_bias_factors : whether biases have factors of their own, at `layout.BIAS_FACTORS`.
+    scales_inputs : whether the weights of each input have a scale (`optimizers.update_scaled`), in the third state.
     """
 
     n_states: int
     advances: bool = False
     epilogue: int = STORE
     has_bias_factors: bool = False
+    scales_inputs: bool = False
 
 
 # An update rule is a row here and one in PUBLIC, its functions and public kernel in `optimizers`, and a twin.
@@ -141,6 +144,7 @@ RULES = {
     "adam_eps_hat": Rule(2, advances=True),
     "adamw": Rule(2, advances=True),
     "adamw_weights": Rule(2, advances=True, has_bias_factors=True),  # adamw of weights, adam of biases
+    "adamw_scaled": Rule(3, advances=True, has_bias_factors=True, scales_inputs=True),
     "nadam": Rule(2, advances=True),
     "lion": Rule(1),
     "rprop": Rule(2),
@@ -163,6 +167,7 @@ FUNCTIONS = {
     SUM_OF_SQUARES: "optimizers.sum_of_squares",
     SCALE: "optimizers.scale_array",
     MAX_NORM: "optimizers.max_norm_columns",
+    UPDATE_SCALED: "optimizers.update_scaled",
     PRODUCT: "interleaved.product",
     PRODUCT_OF_NUMBERS: "interleaved.product_of_numbers",
 }

@@ -12,7 +12,6 @@ from numba import carray
 
 from .atomics import flush_subnormals, restore_mxcsr
 from .backprop import (
-    apply_max_norm,
     apply_sample_weights,
     backward,
     block_inputs,
@@ -26,11 +25,9 @@ from .backprop import (
     propagate,
     sample_losses,
     squared_weights,
-    step_factors,
     store_private,
     total_weight,
     update_by_slice,
-    update_parameters,
     weight_gradients,
 )
 from .elementwise import _identity, map_array
@@ -94,6 +91,7 @@ from .simd import (
     unpacked,
 )
 from .threads import barrier, partition
+from .updates import apply_max_norm, step_factors, update_parameters
 
 # ------------------------------------------------------------------------------------------------ the kernels
 

@@ -60,6 +60,15 @@ NETWORKS = {
         {"optimizer": fastbp.AdamW(fastbp.schedules.CosLog4(0.01, 9), weight_decay=0.3, decay_biases=False)},
         {},
     ),
+    "adamw, scaled inputs": (
+        [37, 130, 150],
+        "tanh",
+        "squared_error",
+        300,
+        350,
+        {"optimizer": fastbp.AdamW(0.01, weight_decay=0.3, decay_biases=False, input_scale_lr=9.0), "clip_norm": 0.5},
+        {},
+    ),
     "nadam, xor": ([2, 2, 1], "sigmoid", "squared_error", 4, 4, {"optimizer": fastbp.Nadam(0.1)}, {}),
     "rmsprop, clipped": (
         [20, 200, 17, 4],

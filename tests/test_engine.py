@@ -32,6 +32,7 @@ from fastbp.update import State, Update
 HIDDEN = [name for name in ACTIVATIONS if name != "softmax"]
 ADAM = {"rule": "adam", "hyperparameters": (0.9, 0.999, 1e-8), "rates": (0.01,)}
 DECAY = {"rule": "adamw_weights", "hyperparameters": (0.9, 0.999, 1e-8, 3.0), "rates": (0.01,)}
+SCALED = {"rule": "adamw_scaled", "hyperparameters": (0.9, 0.999, 1e-8, 3.0, 7.0, 1.5), "rates": (0.01,)}
 BATCH_SIZES = (1, 2, 3, 17, 100, 257, 600)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -345,6 +346,10 @@ SETTINGS = {
     "decay of weights, clip value": {"clip_value": 0.002, **DECAY},
     "decay of weights, penalties": {"l1": 0.01, "l2": 0.1, "max_norm": 0.7, **DECAY},
     "decay of weights, clip norm": {"clip_norm": 0.05, "clip_value": 0.01, **DECAY},
+    "scaled inputs": SCALED,
+    "scaled inputs, clip value": {"clip_value": 0.002, **SCALED},
+    "scaled inputs, penalties": {"l1": 0.01, "l2": 0.1, **SCALED},
+    "scaled inputs, clip norm": {"clip_norm": 0.05, "clip_value": 0.01, **SCALED},
     "everything": {
         "dropout": (0.3, 0.1),
         "input_noise": 0.1,

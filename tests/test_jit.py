@@ -33,6 +33,7 @@ OPTIMIZERS = {
     "adam_eps_hat": fastbp.AdamEpsHat(1e-2),
     "adamw": fastbp.AdamW(1e-2),
     "adamw_weights": fastbp.AdamW(1e-2, weight_decay=3.0, decay_biases=False),
+    "adamw_scaled": fastbp.AdamW(1e-2, weight_decay=0.3, input_scale_lr=8.0),
     "nadam": fastbp.Nadam(1e-2),
     "lion": fastbp.Lion(1e-2),
     "rprop": fastbp.Rprop(),

@@ -14,7 +14,7 @@ KERNELS = """
     cores cache layout tables plan methods library public parallel_compile
     simd atomics microkernel compiler native jit
     elementwise losses schedules noise optimizers metrics dense interleaved
-    threads backprop custom online lanes training members population arrays model callers delimited
+    threads backprop updates custom online lanes training members population arrays model callers delimited
     __init__
 """.split()
 FASTBP = """
@@ -31,13 +31,13 @@ FASTBP = """
     files trace verify network metrics
     datasets/dataset datasets/arrays datasets/bundled datasets/cells datasets/dates datasets/columns datasets/form
     datasets/reader datasets/table datasets/features datasets/layout datasets/tables datasets/frames datasets/__init__
-    encodings preprocessing
+    scores encodings preprocessing
     checkpoints callbacks
     training/__init__ training/exclusive training/history training/progress training/streams training/fullbatch
     training/holdout
     training/run training/trainer training/population_history training/population_orders training/population_data
     training/population_run training/population_fit training/population
-    jit population_checks population recipes scores importance moved __init__
+    jit population_checks population recipes importance moved __init__
     estimators/functions estimators/data estimators/solvers estimators/rollback estimators/base estimators/exchange
     estimators/mlp estimators/together estimators/ensemble estimators/search estimators/tabular
     estimators/__init__

@@ -227,6 +227,55 @@ def test_weight_decay_may_leave_biases_out(backend, sizes, batch_size):
         np.testing.assert_allclose(all_decay.biases[l], adam.biases[l] - 0.03 * start.biases[l], 1e-12)
 
 
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("decay_biases", [True, False])
+def test_scales_of_inputs_are_those_of_a_factor_of_W(backend, decay_biases):
+    """Written out: W = exp(u) V, of which u and V take the steps of AdamW by their own gradients."""
+    sizes, lr, factor, decay = (19, 7, 2), 0.02, 6.0, 0.3
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(12, sizes[0])), rng.normal(size=(12, sizes[-1]))
+    net = fastbp.Network(sizes, "tanh", init="uniform", dtype="float64", seed=1, backend=backend)
+    optimizer = fastbp.AdamW(lr, eps=1e-300, weight_decay=decay, decay_biases=decay_biases, input_scale_lr=factor)
+    trainer = fastbp.Trainer(net, optimizer)
+    u, V = np.zeros((sizes[0], 1)), net.weights[0].copy()
+    others = [a.copy() for a in (net.biases[0], net.weights[1], net.biases[1])]
+    moments = [(np.zeros_like(a), np.zeros_like(a)) for a in (u, V, *others)]
+    written_out = net.copy()
+    for t in range(1, 9):
+        for array, value in zip(
+            (written_out.weights[0], written_out.biases[0], written_out.weights[1], written_out.biases[1]),
+            (np.exp(u) * V, *others),
+            strict=True,
+        ):
+            array[:] = value
+        _, dW, db = written_out.gradients(X, Y)
+        gradients = [(dW[0] * np.exp(u) * V).sum(axis=1, keepdims=True), dW[0] * np.exp(u), db[0], dW[1], db[1]]
+        of_biases = decay * decay_biases
+        decays, rates = (0, decay, of_biases, decay, of_biases), (lr * factor, lr, lr, lr, lr)
+        for p, g, (m, v), wd, rate in zip((u, V, *others), gradients, moments, decays, rates, strict=True):
+            m += 0.1 * (g - m)
+            v += 0.001 * (g * g - v)
+            p *= 1 - rate * wd
+            p -= rate * (m / (1 - 0.9**t)) / np.sqrt(v / (1 - 0.999**t))
+        trainer.step(X, Y)
+        np.testing.assert_allclose(net.weights[0], np.exp(u) * V, 1e-9, 1e-12)
+        for array, value in zip((net.biases[0], net.weights[1], net.biases[1]), others, strict=True):
+            np.testing.assert_allclose(array, value, 1e-9, 1e-12)
+    assert np.abs(u).max() > 0.3
+    np.testing.assert_allclose(trainer.state.buffers[2][: sizes[0]], u[:, 0], 1e-9)
+
+
+@pytest.mark.parametrize(
+    "make", [fastbp.Trainer, lambda net, optimizer: fastbp.Trainer(fastbp.Population.of([net] * 2), optimizer)]
+)
+def test_scales_need_room_in_the_state(make):
+    net = fastbp.Network([9, 2, 1], "tanh")  # 23 parameters
+    with pytest.raises(ValueError, match=r"at least 3 \* 9 parameters, 3 for each input, but 9-2-1 has 23"):
+        make(net, fastbp.AdamW(input_scale_lr=1.0))
+    make(net, fastbp.AdamW())
+    make(fastbp.Network([9, 3, 1], "tanh"), fastbp.AdamW(input_scale_lr=1.0))
+
+
 @each_dtype
 @each_rule
 def test_no_gradient_no_change(optimizer, dtype):
@@ -461,6 +510,7 @@ def test_optimizers_that_share_a_state():
     shared = {(type(a), type(b)) for a in rows for b in rows if a is not b and optimizers.share_state(a, b)}
     assert shared == {(fastbp.Adam, fastbp.AdamW), (fastbp.AdamW, fastbp.Adam)}
     assert all(optimizers.share_state(row, row) for row in rows)
+    assert not optimizers.share_state(fastbp.AdamW(), fastbp.AdamW(input_scale_lr=1.0))
 
 
 @pytest.mark.parametrize(
@@ -516,6 +566,14 @@ def test_the_description_tells_what_decays():
     optimizer = fastbp.AdamW(decay_biases=False)
     assert optimizers.described_today(optimizers.described(optimizer)) == optimizers.described(optimizer)
     assert optimizers.described(optimizer) != optimizers.described(fastbp.AdamW())
+    assert optimizers.described(optimizer) != optimizers.described(fastbp.AdamW(input_scale_lr=1.0))
+
+
+def test_what_earlier_versions_said_of_decay():
+    for decays in (True, False):
+        written = optimizers.described(fastbp.AdamW(0.5, decay_biases=decays)).replace(", input_scale_lr=0.0", "")
+        assert written.endswith(f"decay_biases={decays})")
+        assert optimizers.described_today(written) == optimizers.described(fastbp.AdamW(0.5, decay_biases=decays))
 
 
 def test_schedule_of_a_learning_rate():
@@ -567,7 +625,8 @@ def test_settings_are_frozen_and_comparable():
     assert fastbp.Adam() == fastbp.Adam(0.001) != fastbp.AdamW()
     assert hash(Piecewise([2], [1, 2])) == hash(Piecewise(np.array([2]), (1, 2)))
     assert repr(fastbp.AdamW(Constant(0.5))) == (
-        "AdamW(lr=Constant(lr=0.5), beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01, decay_biases=True)"
+        "AdamW(lr=Constant(lr=0.5), beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01, decay_biases=True, "
+        "input_scale_lr=0.0)"
     )
 
 
@@ -593,6 +652,8 @@ def test_settings_are_frozen_and_comparable():
         (fastbp.AdamW, dict(beta2=1), ValueError, "beta2"),
         (fastbp.AdamW, dict(eps="x"), TypeError, "eps"),
         (fastbp.AdamW, dict(weight_decay=-1), ValueError, "weight_decay must be at least 0"),
+        (fastbp.AdamW, dict(input_scale_lr=-1), ValueError, "input_scale_lr must be at least 0"),
+        (fastbp.AdamW, dict(input_scale_lr=True), TypeError, "input_scale_lr must be a number"),
         (fastbp.AdamW, dict(decay_biases=1), TypeError, "decay_biases must be True or False, got 1"),
         (fastbp.Nadam, dict(momentum_decay=-1), ValueError, "momentum_decay"),
         (fastbp.Lion, dict(beta1=2), ValueError, "beta1"),

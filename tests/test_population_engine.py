@@ -176,6 +176,12 @@ CASES = {
         "squared_error",
         {"rule": "adamw_weights", "hyperparameters": (0.9, 0.999, 1e-8, 0.5)},
     ),
+    "scaled inputs": (
+        (6, 19, 4),
+        ("relu", "identity"),
+        "squared_error",
+        {"rule": "adamw_scaled", "hyperparameters": (0.9, 0.999, 1e-8, 0.5, 8.0, 0.2)},
+    ),
     "wide": ((70, 133, 5), ("sigmoid", "sigmoid"), "squared_error", {}),
     "converted": ((8, 16, 3), ("tanh", "identity"), "squared_error", {"x_dtype": np.float64, "scale": 0.5}),
     "own bytes": ((8, 16, 3), ("tanh", "identity"), "squared_error", {"x_dtype": np.uint8, "scale": 0.01, "own": True}),

@@ -139,6 +139,7 @@ OPTIMIZERS = [
     fastbp.Adam(0.01),
     fastbp.AdamEpsHat(0.01),
     fastbp.AdamW(0.01),
+    fastbp.AdamW(0.01, input_scale_lr=5.0),
     fastbp.Nadam(),
     fastbp.Lion(0.01),
     fastbp.Rprop(),
@@ -231,6 +232,13 @@ def test_schedules_in_one_optimizer(engine):
     momenta = [0.1, 0.5, 0.0, 0.9, 0.0, 0.5]
     optimizer = [fastbp.SGD(lr, momentum) for lr, momentum in zip(lrs, momenta, strict=True)]
     check(engine, population(engine), optimizer, {"batch_size": 8}, joined=fastbp.SGD(lr=lrs, momentum=momenta))
+
+
+def test_scales_of_inputs_of_some_networks(engine):
+    rates, decays = [0.0, 5.0, 20.0, 0.0, 5.0, 0.5], [True, False, True, False, True, False]
+    optimizer = [fastbp.AdamW(0.01, decay_biases=d, input_scale_lr=r) for d, r in zip(decays, rates, strict=True)]
+    joined = fastbp.AdamW(0.01, decay_biases=decays, input_scale_lr=rates)
+    check(engine, population(engine), optimizer, {"batch_size": 8}, joined=joined)
 
 
 @pytest.mark.parametrize("order", ["shared", "own"])

@@ -32,6 +32,7 @@ OPTIMIZERS = [
     fastbp.Adam(schedules.Cosine(0.01, period=40, warmup=5)),
     fastbp.AdamW(0.01),
     fastbp.AdamW(schedules.CosLog4(0.01, 60), weight_decay=0.3, decay_biases=False),
+    fastbp.AdamW(0.01, weight_decay=0.3, input_scale_lr=5.0),
     fastbp.Nadam(0.01),
     fastbp.Lion(0.001),
 ]

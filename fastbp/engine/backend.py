@@ -134,7 +134,7 @@ class _Rules:
 
     def update_path(self, batch_size, n_parameters):
         """Return where the update of batches of this size happens: IN_EPILOGUE, BY_SLICE or AFTER_GRADIENT."""
-        if batch_size > limits.BLOCK_ROWS or self.update.clip_norm:
+        if batch_size > limits.BLOCK_ROWS or self.update.clip_norm or self.row.scales_inputs:
             return AFTER_GRADIENT
         if self.epilogue != STORE:
             return IN_EPILOGUE
@@ -546,6 +546,7 @@ class _Training:
             "n_states": len(offsets),
             "to_first": offsets[0] if offsets else 0,
             "to_second": offsets[1] if len(offsets) > 1 else 0,
+            "to_scales": offsets[2] if len(offsets) > 2 else 0,
             "smoothing_share": 0.0,
         }
         if self._path == IN_EPILOGUE:

@@ -301,6 +301,7 @@ class _Writer:
             "n_states": len(states),
             "to_first": first,
             "to_second": first + states.shape[1],
+            "to_scales": first + 2 * states.shape[1] if len(states) > 2 else 0,
             "smoothing_share": 0.0,
         }
         if path == IN_EPILOGUE:
@@ -310,7 +311,8 @@ class _Writer:
         pack(self.words, start, TrainArgs(**values))
         for field in ("hyperparameters", "rates", "sums"):
             self.address(start + TrainArgs._fields.index(field), field)
-        self.distances += [start + TrainArgs._fields.index(field) for field in ("to_first", "to_second")]
+        distances = "to_first", "to_second", *["to_scales"] * (len(states) > 2)
+        self.distances += [start + TrainArgs._fields.index(field) for field in distances]
 
     def relocations(self):
         """Write the lists of the words that change."""

@@ -27,6 +27,7 @@ from ..kernels.layout import (
     STEP_FACTORS,
     SUM_OF_SQUARES,
     UPDATE,
+    UPDATE_SCALED,
     WANT_GRADIENT,
     WANT_INPUT_GRADIENT,
     WANT_LOSS,
@@ -38,7 +39,7 @@ from ..kernels.layout import (
 from ..kernels.library import native_function
 from ..kernels.parallel_compile import start_compile_helper
 from ..kernels.plan import make_plan
-from ..kernels.tables import FUNCTIONS, LOGIT_FORMS, ONLINE_FUNCTIONS
+from ..kernels.tables import FUNCTIONS, LOGIT_FORMS, ONLINE_FUNCTIONS, RULES
 from ..losses import name_of, settings_of
 from ..update import aligned_zeros
 from .threads import check
@@ -84,11 +85,16 @@ def training_functions(update, path):
     result = {STEP_FACTORS: native_function(f"optimizers.step_factors.{update.rule}")}
     if path != IN_EPILOGUE:
         result[UPDATE] = native_function(f"optimizers.update_slice.{update.rule}")
-    if path == AFTER_GRADIENT and (update.clip_norm or update.l1 or update.l2):
+    scales = RULES[update.rule].scales_inputs
+    if path == AFTER_GRADIENT and (update.clip_norm or update.l1 or update.l2 or scales):
         result.update({place: native_function(FUNCTIONS[place]) for place in (PREPARE_GRADIENT, SUM_OF_SQUARES, SCALE)})
-    for place, is_used in ((DROP, any(update.dropout)), (NOISE, update.input_noise), (MAX_NORM, update.max_norm)):
-        if is_used:
-            result[place] = native_function(FUNCTIONS[place])
+    are_used = {
+        DROP: any(update.dropout),
+        NOISE: update.input_noise,
+        MAX_NORM: update.max_norm,
+        UPDATE_SCALED: scales,
+    }
+    result.update({place: native_function(FUNCTIONS[place]) for place, is_used in are_used.items() if is_used})
     return result
 
 

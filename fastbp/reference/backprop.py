@@ -18,7 +18,7 @@ from .dense import affine_forward, bias_gradient, weight_gradient
 from .elementwise import softmax_backward
 from .layout import layer_views
 from .losses import LOGIT_FORMS
-from .optimizers import clip_norm, clip_value, max_norm, penalize
+from .optimizers import adam, clip_norm, clip_value, max_norm, penalize
 
 
 class Pass(NamedTuple):
@@ -225,10 +225,41 @@ def update_parameters(
         rule = "adam"
         for W in weights:
             W *= 1 - lr * weight_decay
-    rule_step(rule, hyperparameters, lr, running_products, gradient, buffers, parameters)
+    if rule == "adamw_scaled":
+        scaled_step(hyperparameters, lr, running_products, gradient, buffers, parameters, sizes)
+    else:
+        rule_step(rule, hyperparameters, lr, running_products, gradient, buffers, parameters)
     if settings.max_norm:
         for W in weights:
             max_norm(settings.max_norm, W)
+
+
+def scaled_step(
+    hyperparameters: Sequence[float],
+    lr: float,
+    running_products: np.ndarray,
+    gradient: np.ndarray,
+    buffers: np.ndarray,
+    parameters: np.ndarray,
+    sizes: Sequence[int],
+) -> None:
+    """Update by AdamW with scales of the inputs, W = exp(u) V for each row of the first layer; see `rule_step`."""
+    beta1, beta2, eps, weight_decay, input_scale_lr, bias_decay = hyperparameters
+    (weights, biases), (dW, _) = layer_views(parameters, sizes), layer_views(gradient, sizes)
+    n_in, n_out = weights[0].shape
+    scales = buffers[2, : 3 * n_in].reshape(3, n_in)
+    before = scales[0].copy()
+    of_scales = (weights[0] * dW[0]).sum(axis=1)  # the gradient of u
+    adam(of_scales, lr * input_scale_lr, beta1, beta2, eps, running_products.copy(), scales[1], scales[2], scales[0])
+    factors = np.exp(before)[:, None]
+    dW[0] *= factors  # the gradient of V
+    rates = np.full_like(parameters, lr)
+    rates[: n_in * n_out] *= factors.repeat(n_out)
+    for W, b in zip(weights, biases, strict=True):
+        W *= 1 - lr * weight_decay
+        b *= 1 - lr * bias_decay
+    adam(gradient, rates, beta1, beta2, eps, running_products, buffers[0], buffers[1], parameters)
+    weights[0] *= np.exp(scales[0] - before)[:, None]
 
 
 def rule_step(

@@ -73,7 +73,7 @@ def adagrad(gradient: np.ndarray, lr: float, eps: float, total: np.ndarray, para
 
 def adam(
     gradient: np.ndarray,
-    lr: float,
+    lr: float | np.ndarray,
     beta1: float,
     beta2: float,
     eps: float,

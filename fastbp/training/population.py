@@ -119,6 +119,11 @@ def _optimizer(trainer: Any, name: str, value: Any) -> Any:
                 f"optimizer {new!r} of network {i} remembers other numbers of each parameter than {old!r}, whose state "
                 "this trainer has: make a new Trainer"
             )
+    for i, member in enumerate(members):
+        try:
+            member.check_sizes(trainer.pop.groups[trainer.pop._group_of[i]].config.sizes)
+        except ValueError as error:
+            raise ValueError(f"{error} (network {i})") from None
     trainer._optimizers = members
     return tuple(value) if isinstance(value, list) else value
 

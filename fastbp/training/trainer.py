@@ -82,6 +82,8 @@ def _optimizer(trainer: Any, name: str, value: Any) -> Optimizer | FullBatchMeth
             f"optimizer {value!r} remembers other numbers of each parameter than {before!r}, whose state "
             "this trainer has: make a new Trainer"
         )
+    if isinstance(value, Optimizer):
+        value.check_sizes(trainer.net.sizes)
     return value
 
 
