@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_numbers_are_reported_in_their_own_units(numbers, tmp_path):
     assert f"RMSE {np.sqrt(np.mean((guess - y) ** 2)):.4g}," in result.stderr
 
 
-def test_predict_gives_calibrated_probabilities(people, tmp_path):
+def test_predict_uses_the_temperature_of_a_model_of_an_earlier_version(people, tmp_path):
     out = tmp_path / "m.npz"
     model, samples = trained(people)
     model = TableModel(model.population, replace(model.preprocessor, temperature=2.0))
@@ -411,3 +412,9 @@ def test_one_of_several_networks_may_diverge(people, monkeypatch):
     result = run("train", people, *QUICK)
     assert result.stderr == f"the loss of 1 of 2 networks became infinite: try a smaller --lr than {Recipe().lr:g}\n"
     assert "test accuracy" in result.stdout
+
+
+def test_the_mean_loss_counts_what_stopped_networks_keep():
+    history = SimpleNamespace(recorded={"loss": np.array([[3.0, 2.0, 9.0], [2.5, 4.0, np.inf], [2.0, np.nan, np.nan]])})
+    assert recipe._mean_loss(history, "loss") == (2.0 + 2.0 + 9.0) / 3
+    assert np.isnan(recipe._mean_loss(SimpleNamespace(recorded={"loss": np.full((2, 2), np.nan)}), "loss"))

@@ -43,7 +43,10 @@ def predict(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
 ) -> None:
-    """Predict with a saved model; if the data have targets that it knows, show how good the predictions are."""
+    """Predict with a saved model; if the data have targets that it knows, show how good the predictions are.
+
+    That is too good for rows that the model was trained on.
+    """
     from ..population import Population, load
 
     screen = Screen()

@@ -160,7 +160,7 @@ class _Epochs(Callback):
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Show the epoch."""
         epoch = len(history)
-        loss = np.nanmean(history.last("validation_loss" if history.has_validation else "loss"))
+        loss = _mean_loss(history, "validation_loss" if history.has_validation else "loss")
         self._bar.update(self._task, completed=epoch, description=f"{self._name} loss {loss:.4g}".strip())
         if not self._name and (epoch in self._shown or trainer.stopped.all()):
             self._show(trainer, history)
@@ -172,10 +172,10 @@ class _Epochs(Callback):
             self._show(trainer, history)
 
     def _show(self, trainer: Any, history: Any) -> None:
-        """Print a line of the table: means over the networks that were trained in this epoch."""
+        """Print a line of the table: means over the networks."""
         self._last_shown = len(history)
         names = ["loss", *["validation_loss"] * history.has_validation]
-        losses = [f"{np.nanmean(history.last(name)):.4g}" for name in names]
+        losses = [f"{_mean_loss(history, name):.4g}" for name in names]
         left = np.count_nonzero(~trainer.stopped)
         self._screen.say(epoch_line([str(len(history)), *losses, f"{left} of {len(trainer.stopped)}"]))
 
@@ -191,6 +191,15 @@ class _Epochs(Callback):
             each = f" for {self._n_trainings} trainings" if self._n_trainings > 1 else ""
             self._screen.say(f"{of_epoch:.2g} s an epoch: {left} more at most{each}")
             self._n_trainings = 0
+
+
+def _mean_loss(history: Any, name: str) -> float:
+    """Return the mean loss of the networks: the last one, or of those that have stopped the least, which they keep."""
+    losses = np.array(history.recorded[name])
+    last = np.where(np.isnan(losses[-1]), np.inf, losses[-1])
+    least = np.where(np.isnan(losses), np.inf, losses).min(axis=0)
+    of_networks = np.where(np.isinf(last), least, last)
+    return float(of_networks[np.isfinite(of_networks)].mean()) if np.isfinite(of_networks).any() else np.nan
 
 
 def _duration(seconds: float) -> str:
