@@ -61,7 +61,8 @@ class Preprocessor:
     encoding : PiecewiseLinearEncoding or None
         Fitted to standardized samples; the inputs are what it makes of these.
     temperature : float or None
-        Of classes: probabilities become their power 1 / temperature, divided by the sum; see `calibrated`.
+        Of classes: probabilities become their power 1 / temperature, divided by the sum; see `calibrated`.  Only models
+        of earlier versions have one: `fastbp.recipes.train` divides the last layers of the networks by theirs.
 
     Raises
     ------

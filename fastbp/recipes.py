@@ -17,9 +17,10 @@ from .datasets.dataset import Dataset
 from .encodings import PiecewiseLinearEncoding
 from .losses import name_of
 from .network import Network
-from .optimizers import AdamW
+from .optimizers import AdamW, has_room_for_scales
 from .population import Population, load
-from .preprocessing import Preprocessor, as_columns, encoded, output_activation, tempered
+from .preprocessing import Preprocessor, as_columns, encoded, output_activation
+from .scores import best_temperature
 from .training.holdout import hold_out
 from .training.population_history import PopulationHistory
 
@@ -31,12 +32,11 @@ SIZES: dict[str, dict[str, Any]] = {  # fields of a recipe that are not the defa
 SCHEDULES = ("cosine", "coslog4", "constant")
 MIN_VALIDATED = 10  # rows; with fewer, no networks hold out any
 DECAYED_ROWS = 1000  # with more, weights decay less in a step
+INPUT_SCALE_LR, MAX_SCALE_STEP = 40.0, 0.16
 N_BINS = 8  # of a column
 MAX_ENCODED = 128  # features, of more none are encoded
 TYPICAL_UPDATES = 6000  # of the parameters, from which the number of epochs follows
 EPOCHS = (30, 200)
-MIN_CALIBRATED = 50  # predictions for rows that were held out, from which a temperature is found
-TEMPERATURES = (1.0, 4.0)  # below 1, few rows that are all right would make every probability 0 or 1
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class Recipe:
         None: 1, and with more than 1,000 rows 1,000 / rows, so that an epoch decays weights by the same.
     decay_biases : bool
         Whether biases are decayed too.
+    input_scale_lr : float or None
+        Step size of the learned scales of the inputs, as a multiple of `lr`, as in `fastbp.AdamW`; 0: none, nor for
+        networks of less than 3 parameters for each input.  None: 40, but less where `lr` is above 0.004, so that steps
+        are at most 0.16.
     schedule : "cosine", "coslog4" or "constant"
         Of the step size.
     warmup : float
@@ -76,9 +80,10 @@ class Recipe:
         None: 0.2, and 0 with fewer than 10 rows.
     patience : int
         Epochs without an improvement on the rows held out after which a network stops; it keeps its best epoch.
-    calibrates : bool or None
-        Whether a temperature for probabilities is found by the rows held out.  None: only of one network.  The mean of
-        several is less sure than each of them, which the temperature is found for.
+    calibrates : bool
+        Whether probabilities of each network get the temperature that is best for the rows that it holds out, and its
+        best epoch is that of least log loss with that; only with cross_entropy.  Sample weights count for the
+        temperature, but not for the choice of the epoch.
 
     Raises
     ------
@@ -98,6 +103,7 @@ class Recipe:
     lr: float = 4e-3
     weight_decay: float | None = None
     decay_biases: bool = True
+    input_scale_lr: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.05
     batch_size: int = 64
@@ -106,7 +112,7 @@ class Recipe:
     n_bins: int | None = None
     validation_fraction: float | None = None
     patience: int = 20
-    calibrates: bool | None = None
+    calibrates: bool = True
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -122,8 +128,9 @@ class Recipe:
         arguments.number("warmup", self.warmup, at_least=0, below=1)
         arguments.name("schedule", self.schedule, SCHEDULES)
         arguments.flag("decay_biases", self.decay_biases)
-        if self.calibrates is not None:
-            arguments.flag("calibrates", self.calibrates)
+        if self.input_scale_lr is not None:
+            arguments.number("input_scale_lr", self.input_scale_lr, at_least=0)
+        arguments.flag("calibrates", self.calibrates)
         if self.epochs is not None:
             arguments.integer("epochs", self.epochs)
         if self.n_bins is not None:
@@ -165,9 +172,9 @@ class Recipe:
             "loss": "cross_entropy" if are_classes else "squared_error",
             "epochs": min(high, max(low, -(-TYPICAL_UPDATES // max(1, n_updates)))),
             "weight_decay": min(1.0, DECAYED_ROWS / n_samples),
+            "input_scale_lr": min(INPUT_SCALE_LR, MAX_SCALE_STEP / self.lr),
             "n_bins": N_BINS if encodes else 0,
             "validation_fraction": fraction,
-            "calibrates": are_classes and self.n_networks == 1,
         }
         return replace(self, **{name: value for name, value in of_table.items() if getattr(self, name) is None})
 
@@ -186,6 +193,7 @@ class Recipe:
         n_products = 3 * sum(n_in * n_out for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True))
         n_products *= self.n_networks * self.epochs * n_trained
         encoding = f"; each number also in {self.n_bins} bins" if self.n_bins else ""
+        scales = f", scales of inputs learned (lr x {self.input_scale_lr:g})" if self.input_scale_lr else ""
         dropout = f", dropout {self.dropout:g}" if self.dropout else ""
         held_out = (
             f"each holds out its own {self.validation_fraction:.0%} of the rows and keeps its best epoch "
@@ -196,13 +204,13 @@ class Recipe:
         return [
             f"{self.n_networks} network{'s' * (self.n_networks > 1)} {'-'.join(map(str, sizes))}, {self.activation}; "
             f"{name_of(self.loss)}{encoding}",
-            f"AdamW, lr {self.lr:g} ({self.schedule}), weight decay {self.weight_decay:g}{dropout}; "
+            f"AdamW, lr {self.lr:g} ({self.schedule}), weight decay {self.weight_decay:g}{scales}{dropout}; "
             f"batches of {self.batch_size}, at most {self.epochs} epochs",
             f"{held_out}; at most {n_products:.1e} multiply-adds",
         ]
 
-    def _optimizer(self, n_batches: int) -> AdamW:
-        """Return the optimizer for epochs of so many batches."""
+    def _optimizer(self, n_batches: int, sizes: Sequence[int]) -> AdamW:
+        """Return the optimizer for epochs of so many batches, of networks of these sizes."""
         assert self.epochs is not None and self.weight_decay is not None
         n_steps = self.epochs * n_batches
         lr: Any = self.lr
@@ -211,7 +219,8 @@ class Recipe:
             lr = schedules.Cosine(self.lr, max(1, n_steps - warmup), warmup=warmup)
         elif self.schedule == "coslog4":
             lr = schedules.CosLog4(self.lr, n_steps)
-        return AdamW(lr, weight_decay=self.weight_decay, decay_biases=self.decay_biases)
+        optimizer = AdamW(lr, weight_decay=self.weight_decay, decay_biases=self.decay_biases)
+        return replace(optimizer, input_scale_lr=self.input_scale_lr or 0.0 if has_room_for_scales(sizes) else 0.0)
 
 
 class TableModel:
@@ -277,7 +286,7 @@ class TableModel:
         return self.population[0].sizes
 
     def outputs(self, X: Any) -> np.ndarray:
-        """Return the mean of the outputs of the networks, (n_samples, n_out), calibrated if there is a temperature.
+        """Return the mean of the outputs of the networks, (n_samples, n_out): probabilities of classes.
 
         Parameters
         ----------
@@ -415,6 +424,7 @@ def train(
     strata = y if task == "classes" else as_columns(y)
     drawn = _held_out(strata, recipe.validation_fraction, keys) if recipe.validation_fraction else None
     trained = [np.arange(len(rows))] * recipe.n_networks if drawn is None else [of_one for of_one, _ in drawn]
+    calibrates = recipe.calibrates and drawn is not None and name_of(recipe.loss) == "cross_entropy"
     for line in recipe.describe(sizes, len(rows)) if show is not None else ():
         show(line)  # type: ignore[misc]
     history = population.fit(
@@ -422,10 +432,11 @@ def train(
         Y,
         recipe.epochs,
         recipe.batch_size,
-        recipe._optimizer(-(-len(trained[0]) // recipe.batch_size)),
+        recipe._optimizer(-(-len(trained[0]) // recipe.batch_size), sizes),
         train_rows=trained,
         validation_rows=None if drawn is None else [of_one for _, of_one in drawn],
         patience=None if drawn is None else recipe.patience,
+        validation_loss=_calibrated_loss if calibrates else None,
         sample_weight=weights,
         order="own",
         seed=seed_of_training,
@@ -435,11 +446,11 @@ def train(
         progress=progress,
         keep_predictions=False,
     )
-    if recipe.calibrates and drawn is not None and name_of(recipe.loss) == "cross_entropy":
-        temperature = _temperature(population, X, y, [of_one for _, of_one in drawn], weights)
-        preprocessor = replace(preprocessor, temperature=temperature)
+    temperatures = []
+    if calibrates and drawn is not None:
+        temperatures = _calibrate(population, X, y, [of_one for _, of_one in drawn], weights)
     model = TableModel(population, preprocessor, history, recipe)
-    for line in _outcome(model) if show is not None else ():
+    for line in _outcome(model, temperatures) if show is not None else ():
         show(line)  # type: ignore[misc]
     return model
 
@@ -452,50 +463,33 @@ def _held_out(y: np.ndarray, fraction: float, keys: Sequence[int]) -> list[tuple
         return None
 
 
-def _temperature(
+def _calibrated_loss(A: np.ndarray, y: np.ndarray) -> float:
+    return best_temperature(A, y)[1]
+
+
+def _calibrate(
     population: Population, X: np.ndarray, y: np.ndarray, held_out: list[np.ndarray], weights: np.ndarray | None
-) -> float | None:
-    """Return the temperature of least log loss of each network's outputs for the rows that it held out.
-
-    None where it does not lower that loss, or where there are too few rows.
-    """
-    of_rows = np.concatenate(held_out)
-    if len(of_rows) < MIN_CALIBRATED:
-        return None
-    A = np.concatenate([population.predict(X[some], members=[i])[0] for i, some in enumerate(held_out)])
-    logs = np.log(np.maximum(A, np.finfo(np.float32).tiny, dtype=np.float64))
-    of_targets = logs[np.arange(len(of_rows)), y[of_rows]]
-    w = None if weights is None else weights[of_rows]
-
-    def slope(temperature: float) -> float:
-        """Return the derivative of the log loss with respect to 1 / temperature, in which it is convex."""
-        expected = (tempered(A, temperature) * logs).sum(axis=1)
-        return float(np.average(expected - of_targets, weights=w))
-
-    low, high = np.log(TEMPERATURES)
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(np.exp(middle)) < 0 else (middle, high)
-    temperature = float(np.exp((low + high) / 2))
-    before, after = (_log_loss(tempered(A, t), y[of_rows], w) for t in (1.0, temperature))
-    return temperature if after < before else None
+) -> list[float]:
+    """Divide each network's last W and b by the temperature that is best for the rows that it held out."""
+    temperatures = []
+    n_in, n_out = population[0].shapes[-1]
+    for i, rows in enumerate(held_out):
+        (A,) = population.predict(X[rows], members=[i])
+        temperature, _ = best_temperature(A, y[rows], None if weights is None else weights[rows])
+        population.parameters[i, -(n_in + 1) * n_out :] /= temperature
+        temperatures.append(temperature)
+    return temperatures
 
 
-def _log_loss(probabilities: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
-    of_targets = probabilities[np.arange(len(y)), y]
-    return float(np.average(-np.log(np.maximum(of_targets, np.finfo(np.float32).tiny)), weights=weights))
-
-
-def _outcome(model: TableModel) -> list[str]:
+def _outcome(model: TableModel, temperatures: Sequence[float]) -> list[str]:
     """Return what came of a training, in lines."""
     history = model.history
     assert history is not None
     lines = []
     if history.has_validation:
-        best = ", ".join(map(str, history.best_epoch.tolist()))
-        lines.append(
-            f"best epochs {best} of {len(history)}; loss on the rows held out {np.nanmean(model.population.losses):.4g}"
-        )
-    if model.preprocessor.temperature is not None:
-        lines.append(f"probabilities by temperature {model.preprocessor.temperature:.3g}")
+        best, losses = ", ".join(map(str, history.best_epoch.tolist())), model.population.losses
+        loss = losses[~np.isnan(losses)].mean() if not np.isnan(losses).all() else np.nan
+        lines.append(f"best epochs {best} of {len(history)}; loss on the rows held out {loss:.4g}")
+    if temperatures:
+        lines.append(f"temperatures of the probabilities {', '.join(f'{t:.2g}' for t in temperatures)}")
     return lines

@@ -1,5 +1,6 @@
 """Piecewise-linear encodings of numeric columns."""
 
+import doctest
 import json
 import pickle
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastbp
+from fastbp import encodings
 from fastbp.encodings import CHUNK, PiecewiseLinearEncoding
 
 RNG = np.random.default_rng(0)
@@ -209,3 +211,8 @@ def test_a_refused_fit_changes_nothing():
     with pytest.raises(ValueError, match="is inf"):
         encoding.fit([[np.inf]])
     assert encoding.edges == edges and PiecewiseLinearEncoding.from_dict(EDGES).edges == EDGES["edges"]
+
+
+def test_examples():
+    found = doctest.testmod(encodings, extraglobs={"np": np})
+    assert found.attempted > 2 and not found.failed

@@ -1,19 +1,20 @@
-"""Recipes: a table in, an ensemble of small networks out, with encoding and temperature kept with the model."""
+"""Recipes: a table in, an ensemble of small calibrated networks out, with the encoding kept with the model."""
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_cli import run
 
 import fastbp
-from fastbp import recipes
 from fastbp.callbacks import Callback
 from fastbp.datasets import Column, Dataset
 from fastbp.encodings import PiecewiseLinearEncoding
 from fastbp.preprocessing import METADATA_KEY, Preprocessor, output_activation, tempered
 from fastbp.recipes import Recipe, TableModel, train
+from fastbp.scores import TEMPERATURES, best_temperature
 
 N = 120
 rng = np.random.default_rng(0)
@@ -149,16 +150,26 @@ def test_what_follows_from_the_table():
     assert (classes.loss, classes.n_bins) == ("cross_entropy", 8)
     assert (numbers.loss, numbers.n_bins) == ("squared_error", 8)
     assert numbers.weight_decay == 0.5 and Recipe().for_table("numbers", 900, 10).weight_decay == 1
-    assert numbers.validation_fraction == 0.2
+    assert numbers.validation_fraction == 0.2 and numbers.input_scale_lr == 40
+    assert Recipe(lr=0.016).for_table("numbers", 900, 10).input_scale_lr == 10
+    assert Recipe(lr=0.001).for_table("numbers", 900, 10).input_scale_lr == 40
     assert Recipe().for_table("numbers", 8000, 10).epochs == 60  # of 100 updates
     assert all(getattr(numbers, field.name) is not None for field in fields(numbers))
     assert Recipe().for_table("numbers", 100, 10).epochs == 200
     assert Recipe().for_table("numbers", 100_000, 10).epochs == 30
-    assert Recipe().for_table("classes", 2000, 784, pixels=True).n_bins == 0
-    assert Recipe().for_table("classes", 2000, 129).n_bins == 0
+    for n_features, pixels, encodes in ((10, True, False), (129, False, False), (128, False, True)):
+        of_table = Recipe().for_table("classes", 2000, n_features, pixels=pixels)
+        assert of_table.n_bins == (8 if encodes else 0)
     assert Recipe().for_table("classes", 9, 10).validation_fraction == 0
-    assert Recipe(n_networks=1).for_table("classes", 99, 2).calibrates and not classes.calibrates
-    given = Recipe(loss="huber", epochs=3, weight_decay=0.0, n_bins=0, validation_fraction=0.0, calibrates=True)
+    given = Recipe(
+        loss="huber",
+        epochs=3,
+        weight_decay=0.0,
+        input_scale_lr=3.0,
+        n_bins=0,
+        validation_fraction=0.0,
+        calibrates=False,
+    )
     assert given.for_table("numbers", 2000, 10) == given
 
 
@@ -186,9 +197,11 @@ def test_sizes():
         ({"epochs": 0}, "epochs must be"),
         ({"dropout": 1.0}, "dropout must be"),
         ({"n_bins": -1}, "n_bins must be"),
+        ({"input_scale_lr": -1}, "input_scale_lr must be at least 0"),
         ({"validation_fraction": 1.0}, "validation_fraction must be"),
         ({"patience": 0}, "patience must be"),
         ({"calibrates": 1}, "calibrates must be"),
+        ({"calibrates": None}, "calibrates must be"),
     ],
 )
 def test_fields_are_checked(changes, words):
@@ -196,15 +209,35 @@ def test_fields_are_checked(changes, words):
         Recipe(**changes)
 
 
+@pytest.mark.parametrize("n_bins, expected", [(0, None), (4, PiecewiseLinearEncoding(4, scale=0.5))])
+def test_numbers_are_encoded_as_the_recipe_says(n_bins, expected):
+    found = train(tiny(epochs=1, n_bins=n_bins), NOISY).preprocessor.encoding
+    assert found == (None if expected is None else Preprocessor.of(NOISY, np.arange(N), expected).encoding)
+
+
+def test_networks_too_small_for_scales_have_none(fitted):
+    for hidden, rate in (((8,), 16.0), ((1,), 0.0)):
+        train(tiny(hidden=hidden, epochs=1), NOISY)
+        assert fitted[-1][0][4].input_scale_lr == rate
+
+
 def test_what_is_trained_is_told(fitted):
     lines = []
     model = train(tiny(dropout=0.1, n_bins=4), NOISY, show=lines.append)
     text = "\n".join(lines)
     assert fitted[0][1]["dropout"] == 0.1
-    assert "3 networks 15-8-2, relu; cross_entropy; each number also in 4 bins" in text
+    assert "3 networks 15-8-2, relu; cross_entropy; each number also in 4 bins\n" in text
     assert "dropout 0.1; batches of 32, at most 8 epochs" in text and "holds out its own 20% of the rows" in text
     assert f"{3 * (15 * 8 + 8 * 2) * 3 * 8 * 96:.1e} multiply-adds" in text
     assert f"best epochs {', '.join(map(str, model.history.best_epoch))} of 8" in text
+    for changes, words in (
+        ({"n_bins": 4}, "; each number also in 4 bins\n"),
+        ({"n_bins": 0}, "relu; cross_entropy\n"),
+        ({"input_scale_lr": 7.0}, ", scales of inputs learned (lr x 7); batches"),
+    ):
+        lines.clear()
+        train(tiny(**changes, calibrates=False), NOISY, show=lines.append)
+        assert words in "\n".join(lines) and "temperature" not in "\n".join(lines)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "coslog4", "constant"])
@@ -283,40 +316,114 @@ def test_numbers_are_learned_and_predicted_in_their_units():
         train(tiny(), NOISY).spread(X)
 
 
-def test_a_temperature_lowers_the_log_loss_of_the_rows_held_out(fitted):
-    recipe = tiny(hidden=(32,), epochs=40, lr=0.02, dropout=0.0, calibrates=True)
-    model = train(recipe, NOISY)
-    held_out = fitted[0][1]["validation_rows"]
-    inputs = model.inputs(X)
-    A = np.concatenate([net.predict(inputs[some]) for net, some in zip(model.population, held_out, strict=True)])
-    y = NOISY.y[np.concatenate(held_out)]
-
-    def log_loss(temperature):
-        return -np.log(tempered(A, temperature)[np.arange(len(y)), y]).mean()
-
-    found = model.preprocessor.temperature
-    assert found > 1.05
-    assert log_loss(found) < log_loss(1.0)
-    assert log_loss(found) <= min(map(log_loss, np.geomspace(1, 4, 200))) + 1e-6
-    plain = train(replace(recipe, calibrates=False), NOISY)
-    assert plain.preprocessor.temperature is None
-    assert (plain.outputs(X).argmax(axis=1) == model.outputs(X).argmax(axis=1)).all()
-    np.testing.assert_allclose(model.outputs(X), tempered(plain.outputs(X), found))
+OVERCONFIDENT = {"hidden": (32,), "epochs": 40, "lr": 0.02, "input_scale_lr": 0.0}
 
 
-def test_a_temperature_is_only_kept_where_it_helps(monkeypatch):
-    sure = Dataset(X, (X[:, 0] > 0).astype(np.int64), ("no", "yes"))
-    recipe = tiny(hidden=(32,), epochs=40, lr=0.02, dropout=0.0)
-    for changes, data in (
-        ({}, NOISY),  # of several networks
-        ({"calibrates": True, "epochs": 3}, sure),  # less sure than right
-        ({"calibrates": True, "validation_fraction": 0.1}, NOISY),  # 36 predictions
-        ({"calibrates": True}, NUMBERS),
-        ({"calibrates": True, "loss": "hinge"}, NOISY),
-    ):
-        assert train(replace(recipe, **changes), data).preprocessor.temperature is None
-    monkeypatch.setattr(recipes, "MIN_CALIBRATED", 20)
-    assert train(replace(recipe, n_networks=1), NOISY).preprocessor.temperature > 1
+class KeepsEpochs(Callback):
+    """Keeps a copy of the population after each epoch."""
+
+    def __init__(self):
+        self.populations = []
+
+    def on_epoch_end(self, trainer, history):
+        self.populations.append(trainer.pop.copy())
+
+
+def loss_of(A, y, weights=None):
+    return np.average(-np.log(A[np.arange(len(y)), y]), weights=weights)
+
+
+@pytest.mark.parametrize("weights", [None, np.where(NOISY.y == 1, 5.0, 1.0)], ids=["", "weights"])
+def test_each_network_is_calibrated_by_the_rows_that_it_holds_out(fitted, weights):
+    kept, shown = KeepsEpochs(), []
+    model = train(tiny(**OVERCONFIDENT), NOISY, callbacks=[kept], show=shown.append, sample_weight=weights)
+    history, inputs, calibrated, found = model.history, model.inputs(X), [], []
+    assert model.preprocessor.temperature is None
+    for i, rows in enumerate(fitted[0][1]["validation_rows"]):
+        y, w = NOISY.y[rows], None if weights is None else weights[rows]
+        outputs = [population.predict(inputs[rows], members=[i])[0] for population in kept.populations]
+        # the best epoch is that of least log loss after calibration
+        losses = [best_temperature(A, y)[1] for A in outputs[: history.epochs_done[i]]]
+        np.testing.assert_allclose(history.validation_loss[: len(losses), i], losses, rtol=1e-5)
+        best = int(np.argmin(history.validation_loss[: len(losses), i]))
+        assert history.best_epoch[i] == best + 1 and model.population.losses[i] == history.validation_loss[best, i]
+        # its outputs become softmax(Z / T)
+        net = kept.populations[best].network(i)
+        temperature, loss = best_temperature(outputs[best], y, w)
+        after = model.population.predict(inputs[rows], members=[i])[0].astype(float)
+        assert loss_of(after, y, w) == pytest.approx(loss, rel=1e-5)
+        assert loss_of(after, y, w) <= loss_of(outputs[best].astype(float), y, w) + 1e-6
+        Z = net.trace(inputs, np.eye(2)[NOISY.y]).layers[-1].Z.astype(float) / temperature
+        powers = np.exp(Z - Z.max(axis=1, keepdims=True))
+        calibrated.append(powers / powers.sum(axis=1, keepdims=True))
+        found.append(temperature)
+    np.testing.assert_allclose(model.population.predict(inputs), calibrated, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.outputs(X), np.mean(calibrated, axis=0), rtol=1e-4, atol=1e-6)
+    assert max(found) > 1.1 and len(set(found)) > 1
+    assert shown[-1] == f"temperatures of the probabilities {', '.join(f'{t:.2g}' for t in found)}"
+
+
+def test_only_the_last_layer_changes(fitted):
+    kept = KeepsEpochs()
+    model = train(tiny(**OVERCONFIDENT, patience=99), NOISY, callbacks=[kept])
+    for i, (net, best) in enumerate(zip(model.population, model.history.best_epoch, strict=True)):
+        before = kept.populations[best - 1].network(i)
+        assert (net.weights[0] == before.weights[0]).all() and (net.biases[0] == before.biases[0]).all()
+        temperature = before.weights[1][0, 0] / net.weights[1][0, 0]
+        assert abs(np.log2(TEMPERATURES / temperature)).min() < 1e-5
+        np.testing.assert_allclose(net.weights[1] * temperature, before.weights[1], rtol=1e-5)
+        np.testing.assert_allclose(net.biases[1] * temperature, before.biases[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, data",
+    [
+        ({"calibrates": False}, NOISY),
+        ({"loss": "hinge"}, NOISY),
+        ({}, NUMBERS),
+        ({"validation_fraction": 0.0}, NOISY),
+    ],
+    ids=["calibrates=False", "hinge", "numbers", "no rows held out"],
+)
+def test_networks_that_are_not_calibrated(fitted, changes, data):
+    kept, shown = KeepsEpochs(), []
+    model = train(tiny(**OVERCONFIDENT, **changes), data, callbacks=[kept], show=shown.append)
+    history, options = model.history, fitted[0][1]
+    assert "temperature" not in "".join(shown)
+    for i, net in enumerate(model.population):
+        best = history.best_epoch[i] if history.has_validation else len(history)
+        assert net.parameters.tobytes() == kept.populations[best - 1].network(i).parameters.tobytes()
+        if history.has_validation:
+            rows = options["validation_rows"][i]
+            targets = model.preprocessor.targets(data.y[rows], net.loss_name)
+            plain = net.loss(model.inputs(X[rows]), targets)
+            assert model.population.losses[i] == pytest.approx(plain, rel=1e-5)
+            assert history.validation_loss[best - 1, i] == np.nanmin(history.validation_loss[:, i])
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e30])
+def test_networks_that_diverge_are_usable(lr):
+    shown = []
+    with pytest.warns(RuntimeWarning, match="training became non-finite in 3 networks"):
+        model = train(tiny(lr=lr), NOISY, show=shown.append)
+    assert "; loss on the rows held out " + ("nan" if lr == 1e30 else "") in shown[-2]
+    assert np.isfinite(model.population.parameters).all() and np.isfinite(model.outputs(X)).all()
+
+
+def test_a_model_of_an_earlier_version_predicts_the_same(tmp_path):
+    """One network, numbers in bins, and a temperature that is kept beside them: tests/data/make_recipe.py."""
+    data = Path(__file__).parent / "data"
+    model = TableModel.load(data / "earlier_recipe.npz")
+    samples = np.round(np.sin(np.arange(30.0) ** 1.5).reshape(10, 3) * [1, 50, 0.001], 6)
+    expected = np.load(data / "earlier_recipe_outputs.npy")
+    assert model.preprocessor.temperature == pytest.approx(1.134, abs=1e-3)
+    assert isinstance(model.preprocessor.encoding, PiecewiseLinearEncoding) and len(model.population) == 1
+    np.testing.assert_allclose(model.outputs(samples), expected, rtol=1e-5)
+    np.savetxt(tmp_path / "data.csv", samples, delimiter=",", header="a,b,c", comments="", fmt="%.17g")
+    lines = run("predict", data / "earlier_recipe.npz", tmp_path / "data.csv", "--proba").stdout.splitlines()[1:]
+    np.testing.assert_allclose([list(map(float, line.split(",")[1:])) for line in lines], expected, atol=1e-5)
+    again = Preprocessor.from_metadata(model.preprocessor.metadata())
+    assert again.metadata() == model.preprocessor.metadata() and again.temperature == model.preprocessor.temperature
 
 
 def test_rows_of_weight_0_are_left_out():
@@ -435,9 +542,8 @@ def test_samples_are_checked():
 
 def test_the_command_predicts_with_a_model(tmp_path):
     columns = tuple(Column(name) for name in "abc")
-    recipe = tiny(hidden=(32,), epochs=40, lr=0.02, dropout=0.0, calibrates=True)
+    recipe = tiny(hidden=(32,), epochs=40, lr=0.02, dropout=0.0)
     model = train(recipe, Dataset(X, NOISY.y, NOISY.classes, columns, "t", has_names=True))
-    assert model.preprocessor.temperature is not None
     model.save(tmp_path / "model.npz")
     np.savetxt(tmp_path / "data.csv", X[:5], delimiter=",", header="a,b,c", comments="", fmt="%.17g")
     lines = run("predict", tmp_path / "model.npz", tmp_path / "data.csv", "--proba").stdout.splitlines()

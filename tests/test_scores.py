@@ -6,7 +6,7 @@ import pytest
 import fastbp
 from fastbp.datasets.dataset import Column
 from fastbp.importance import permutation_importance
-from fastbp.scores import calibration_error, log_loss, regression_errors
+from fastbp.scores import TEMPERATURES, best_temperature, calibration_error, log_loss, regression_errors
 
 
 @pytest.mark.parametrize("factor", [1e-300, 1.0, 1e300])
@@ -27,6 +27,80 @@ def test_log_loss():
     P = np.array([[0.5, 0.5], [0.25, 0.75], [0, 1]])
     assert log_loss(P, np.array([0, 1, 1])) == pytest.approx(-np.log([0.5, 0.75, 1]).mean())
     assert log_loss(P, np.array([0, 0, 0])) == pytest.approx(-np.log([0.5, 0.25, 1e-15]).mean())
+
+
+def unsure(n=400, temperature=1.0, n_classes=3, seed=0):
+    """Probabilities that are right at a temperature, and classes drawn from these."""
+    rng = np.random.default_rng(seed)
+    P = rng.dirichlet(np.ones(n_classes), n)
+    y = np.array([rng.choice(n_classes, p=p) for p in P])
+    powers = P**temperature
+    return powers / powers.sum(axis=1, keepdims=True), y
+
+
+def loss_at(P, y, temperature, weights=None):
+    powers = P ** (1 / temperature)
+    return np.average(-np.log((powers / powers.sum(axis=1, keepdims=True))[np.arange(len(y)), y]), weights=weights)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 0.7, 1.0, 1.7, 3.5])
+@pytest.mark.parametrize("n", [2, 20, 4000])
+def test_the_best_temperature_is_of_least_loss_and_prior(temperature, n):
+    P, y = unsure(n, temperature)
+    found, loss = best_temperature(P, y)
+    assert loss == pytest.approx(loss_at(P, y, found), rel=1e-12)
+    assert loss + np.log(found) ** 2 / n <= loss_at(P, y, 1.0) + 1e-15  # no worse than none
+
+    def objective(t):
+        return loss_at(P, y, t) + np.log(t) ** 2 / n
+
+    fine = np.geomspace(TEMPERATURES[0], TEMPERATURES[-1], 2000)
+    best = fine[np.argmin([objective(t) for t in fine])]
+    # convex in 1 / T apart from the prior: a neighbor in the grid of the best
+    assert abs(np.log2(found / best)) < 0.25 and found in TEMPERATURES
+    assert objective(found) == min(map(objective, TEMPERATURES))
+    if n == 4000:
+        assert abs(np.log2(found / temperature)) < 0.25
+
+
+def test_temperatures_lie_around_1():
+    assert 1.0 in TEMPERATURES and TEMPERATURES[0] == 2**-1.5 and TEMPERATURES[-1] == 4
+    np.testing.assert_allclose(TEMPERATURES[1:] / TEMPERATURES[:-1], 2**0.25)
+
+
+def test_few_samples_that_are_all_right_stay_near_1():
+    for n, lowest in ((1, 0.8), (2, 0.6), (5, 0.4)):
+        P = np.tile([0.8, 0.2], (n, 1))
+        temperature, loss = best_temperature(P, np.zeros(n, int))
+        assert lowest < temperature <= 1 and loss <= -np.log(0.8)
+    assert best_temperature(np.tile([0.8, 0.2], (1000, 1)), np.zeros(1000, int))[0] == TEMPERATURES[0]
+    assert best_temperature(np.array([[0.5, 0.5]]), np.array([1])) == (1.0, pytest.approx(np.log(2)))
+
+
+def test_weights_of_samples_decide_the_temperature():
+    one, other = unsure(300, 0.5), unsure(300, 2.5, seed=1)
+    P, y = (np.concatenate(both) for both in zip(one, other, strict=True))
+    of_one, of_other = np.repeat([1.0, 1e-9], 300), np.repeat([1e-9, 1.0], 300)
+    assert best_temperature(P, y, of_one)[0] == best_temperature(*one)[0] < 0.8
+    assert best_temperature(P, y, of_other)[0] == best_temperature(*other)[0] > 1.8
+    found, loss = best_temperature(P, y, 1 + of_one)
+    assert loss == pytest.approx(loss_at(P, y, found, 1 + of_one), rel=1e-12)
+    assert best_temperature(P, y, 8 * of_one) == best_temperature(P, y, of_one)  # ratios
+    assert best_temperature(P, y, np.ones(600)) == best_temperature(P, y)  # to the bit
+    before = P.copy()
+    best_temperature(P, y, of_one)
+    np.testing.assert_array_equal(P, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_certain_probabilities_have_a_temperature(dtype):
+    sure = np.array([[1, 0], [0, 1]] * 5, dtype)
+    temperature, loss = best_temperature(sure, np.array([0, 1] * 5))
+    assert temperature == 1 and loss == pytest.approx(0, abs=1e-30)
+    wrong = np.array([1] + [1, 0] * 4 + [1])
+    temperature, loss = best_temperature(sure, wrong)
+    of_a_wrong_one = -np.log(np.finfo(np.float32).tiny) / 4
+    assert temperature == 4 and loss == pytest.approx(of_a_wrong_one * np.mean(sure[np.arange(10), wrong] == 0))
 
 
 def test_the_calibration_error_is_that_of_its_bins():

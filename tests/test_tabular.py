@@ -195,8 +195,12 @@ def test_weights_count():
 
 
 def test_parameters_are_those_of_the_recipe():
-    classifier = TabularClassifier("small", dropout=0.3, patience=7, batch_size=16, epochs=2).fit(X, CLASSES)
-    expected = Recipe.of_size("small", dropout=0.3, patience=7, batch_size=16, epochs=2).for_table("classes", N, 3)
+    classifier = TabularClassifier("small", dropout=0.3, patience=7, input_scale_lr=3.0, batch_size=16, epochs=2).fit(
+        X, CLASSES
+    )
+    expected = Recipe.of_size("small", dropout=0.3, patience=7, input_scale_lr=3.0, batch_size=16, epochs=2).for_table(
+        "classes", N, 3
+    )
     assert classifier.model_.recipe == expected and len(classifier.population_) == expected.n_networks
     own = {"size", "random_state", "dtype", "threads", "ignore", "features"}
     of_recipe = set(vars(Recipe())) - {"calibrates"}

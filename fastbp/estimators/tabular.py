@@ -27,8 +27,8 @@ METADATA_KEY = "estimator"  # of the dtype of `classes_` in the metadata of a mo
 
 _PARAMETERS = """size : "small", "medium" or "large", default="medium"
         Of the networks, and how many there are: see `fastbp.recipes.Recipe.of_size`.
-    hidden, activation, n_networks, lr, weight_decay, decay_biases, schedule, batch_size, epochs, dropout, n_bins, \
-validation_fraction, patience : default=None
+    hidden, activation, n_networks, lr, weight_decay, decay_biases, input_scale_lr, schedule, batch_size, epochs, \
+dropout, n_bins, validation_fraction, patience : default=None
         Other values than those of the size, or those that follow from the table: see `fastbp.recipes.Recipe`.
     random_state : int, RandomState or None, default=None
         Of all that is random.  The same number gives the same bits, on any number of threads.
@@ -242,6 +242,7 @@ class TabularClassifier(ClassifierMixin, BaseTabular):
         lr: float | None = None,
         weight_decay: float | None = None,
         decay_biases: bool | None = None,
+        input_scale_lr: float | None = None,
         schedule: str | None = None,
         batch_size: int | None = None,
         epochs: int | None = None,
@@ -327,6 +328,7 @@ class TabularRegressor(RegressorMixin, BaseTabular):
         lr: float | None = None,
         weight_decay: float | None = None,
         decay_biases: bool | None = None,
+        input_scale_lr: float | None = None,
         schedule: str | None = None,
         batch_size: int | None = None,
         epochs: int | None = None,
