@@ -414,6 +414,8 @@ class JobsArgs(NamedTuple):
     next_member : int64, counts the members that threads have taken.
     workspaces, gradients, sums : int64 (threads,), addresses of each thread's; 0 for evaluation.
     n_epochs, order_size : epochs of each job, and the bytes of the order of one epoch.
+    n_parts, parts_done : parts that the batches of a job are cut into, 1 where there are several epochs; int64
+        (n_members,), zeros, the parts of each that are done.
     done : int64 (n_members,), batches done.
     """
 
@@ -427,6 +429,8 @@ class JobsArgs(NamedTuple):
     sums: int
     n_epochs: int
     order_size: int
+    n_parts: int
+    parts_done: int
     done: int
 
 

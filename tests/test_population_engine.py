@@ -11,6 +11,8 @@ from numpy.random import default_rng
 
 import fastbp
 from fastbp.backends import make_backend, make_population_backend
+from fastbp.engine import limits
+from fastbp.engine import population as engine_population
 from fastbp.engine.population import _InterleavedTraining, _TrainingJobs, register_width
 from fastbp.reference.population import PopulationBackend as OneByOne
 from fastbp.update import PopulationData, PopulationState, Update, aligned_rows
@@ -197,6 +199,53 @@ ENGINES = {"interleaved": ("interleaved", 1), "groups": ("interleaved", 4), "job
 def test_networks_train_to_the_bits_that_they_get_alone(engine, case):
     sizes, activations, loss, options = CASES[case]
     check(engine, sizes, activations, loss, **options)
+
+
+@pytest.fixture
+def cut_jobs(monkeypatch):
+    """Two threads train an odd number of networks, in four parts; return the numbers of parts."""
+    parts, launch = [], engine_population._Jobs._launch
+
+    def counted(self, *arguments):
+        parts.append(arguments[9] if len(arguments) > 9 else 1)
+        launch(self, *arguments)
+
+    monkeypatch.setattr(engine_population, "MAX_CUT", 100)
+    monkeypatch.setattr(limits, "MIN_PARALLEL_WORK", 0)
+    monkeypatch.setattr(engine_population.pools, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(engine_population._Jobs, "_launch", counted)
+    return parts
+
+
+@pytest.mark.parametrize("case", ["dropout", "decay of weights", "scaled inputs", "cosine", "own bytes"])
+def test_parts_of_an_epoch_on_several_threads(case, cut_jobs):
+    sizes, activations, loss, options = CASES[case]
+    check(ENGINES["jobs"], sizes, activations, loss, **{**options, "rows": 51, "batch": 5, "epochs": 1})
+    assert cut_jobs.count(4) >= 2
+
+
+def test_a_network_that_fails_in_a_part_has_no_later_ones(cut_jobs):
+    config = fastbp.Network((3, 4, 2), "identity", "squared_error", dtype="f4")._config
+    backend = make_population_backend("numba", config)
+    choose(backend, ENGINES["jobs"])
+    X, Y = default_rng(0).normal(size=(24, 3)).astype("f4"), default_rng(1).normal(size=(24, 2)).astype("f4")
+    rates = [1e36 if i in (2, 20) else 0.01 for i in range(N)]
+
+    def train(n_networks):
+        parameters = aligned_rows((N, backend.n_parameters), "f4")
+        parameters[:] = default_rng(2).normal(size=parameters.shape)
+        state = PopulationState([0] * N, backend.n_parameters, "f4")
+        call = backend.training(parameters, state, updates=[Update(rates=(rate,)) for rate in rates], batch_size=2)
+        losses, orders = np.zeros((n_networks, 1)), np.arange(24)[None, None]
+        members = np.arange(n_networks)
+        done = call(members, PopulationData(X, Y), orders, np.zeros(n_networks, np.int64), 0, 12, losses)
+        return parameters[:26], done[:26], losses[:26], state.step[:26]
+
+    whole, in_parts = train(N - 1), train(N)
+    assert cut_jobs == [1, 4]
+    for one, other in zip(whole, in_parts, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert in_parts[1][2] == in_parts[1][20] < 3 and (np.delete(in_parts[1], [2, 20]) == 12).all()
 
 
 def test_groups_are_of_small_networks():

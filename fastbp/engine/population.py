@@ -4,6 +4,7 @@
 """
 
 import functools
+import math
 from ctypes import CFUNCTYPE, c_ssize_t
 from itertools import pairwise
 from typing import Any
@@ -95,6 +96,7 @@ COLUMNS = (
 )  # of Update and TrainArgs
 
 MIN_JOB_PARAMETERS = 1000  # of networks that take little longer one by one; smaller ones are always interleaved
+MAX_CUT = 8  # networks for each thread; of more none are cut into parts
 MAX_IDLE = 1.25  # time of all threads over that of those that have work
 
 
@@ -663,7 +665,8 @@ class _Jobs:
             self._workspaces.append(make())
         return np.array([address_of(workspace.array) for workspace in self._workspaces], np.int64)
 
-    def _launch(self, threads, jobs, members, addresses, gradients, sums, n_epochs, order_size, done):
+    def _launch(self, threads, jobs, members, addresses, gradients, sums, n_epochs, order_size, done, n_parts=1):
+        parts_done = np.zeros(len(members) if n_parts > 1 else 0, np.int64)
         with _Workers(threads) as workers:
             args = JobsArgs(
                 first=address_of(jobs),
@@ -676,9 +679,19 @@ class _Jobs:
                 sums=0 if sums is None else address_of(sums),
                 n_epochs=n_epochs,
                 order_size=order_size,
+                n_parts=n_parts,
+                parts_done=address_of(parts_done),
                 done=0 if done is None else address_of(done),
             )
             self._job.launch(RUN_JOBS, workers, 0, args)
+
+
+def _n_parts(n_members, threads, n_batches):
+    """Return how many parts the batches of each network are cut into, so that threads have as many as each other."""
+    rest = n_members % threads
+    if rest == 0 or n_members >= MAX_CUT * threads:
+        return 1
+    return min(n_batches, 2 * threads // math.gcd(rest, threads))
 
 
 def _addresses_of_rows(array, n):
@@ -815,7 +828,8 @@ class _TrainingJobs(_Jobs):
             tables = {step: table_of(update.rates, step, n_steps) for step in set(steps.tolist())}
             jobs[members, RATES_AT] = [address_of(tables[step]) for step in steps.tolist()]
         done = np.zeros(len(members), np.int64)
-        self._launch(threads, jobs, members, addresses, gradients, sums, n_epochs, orders.strides[1], done)
+        n_parts = 1 if n_epochs > 1 else _n_parts(len(members), threads, last_batch - first_batch)
+        self._launch(threads, jobs, members, addresses, gradients, sums, n_epochs, orders.strides[1], done, n_parts)
         states.step[members] += done
         if update.skips:
             states.skipped[members] += self._sync[members, SKIPPED]
