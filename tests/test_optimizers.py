@@ -263,6 +263,7 @@ def test_scales_of_inputs_are_those_of_a_factor_of_W(backend, decay_biases):
             np.testing.assert_allclose(array, value, 1e-9, 1e-12)
     assert np.abs(u).max() > 0.3
     np.testing.assert_allclose(trainer.state.buffers[2][: sizes[0]], u[:, 0], 1e-9)
+    assert not trainer.state.buffers[2][3 * sizes[0] :].any()
 
 
 @pytest.mark.parametrize(
