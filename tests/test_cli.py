@@ -599,7 +599,7 @@ def test_the_score_leaves_out_only_targets_that_the_model_does_not_know(tmp_path
     right = sum(name == guess for name, guess in zip(names, predicted, strict=True))
     assert messages[: 1 + (remark is not None)] == [
         *([] if remark is None else [remark]),
-        f"t.csv accuracy {right / n_left:.2%} ({right} of {n_left})",
+        f"t.csv accuracy {right / n_left:.2%} ({right} of {n_left}); flatters if trained on these rows",
     ]
 
 
@@ -649,7 +649,7 @@ def test_the_score_leaves_out_targets_that_are_no_numbers(tmp_path, targets, rem
     error = np.mean((guess[rows] - y) ** 2)
     assert result.stderr.splitlines() == [
         *([] if remark is None else [remark]),
-        f"{tmp_path}/t.csv RMSE {np.sqrt(error):.4g}, R2 {1 - error / y.var():.4f}",
+        f"{tmp_path}/t.csv RMSE {np.sqrt(error):.4g}, R2 {1 - error / y.var():.4f}; flatters if trained on these rows",
     ]
 
 
@@ -722,7 +722,10 @@ def test_r2_of_equal_targets_is_undefined(tmp_path, targets):
     save_model(tmp_path / "m.npz", {**NUMBERS, "columns": None, "target": None})
     np.savez(tmp_path / "d.npz", X=np.eye(3)[: len(targets)], y=np.column_stack([targets, np.arange(len(targets))]))
     first = run("predict", tmp_path / "m.npz", tmp_path / "d.npz").stderr.splitlines()[0]
-    assert re.search(r"RMSE of output 0 [\d.]+, R2 undefined, as the targets are all equal$", first)
+    assert re.search(
+        r"RMSE of output 0 [\d.]+, R2 undefined, as the targets are all equal; flatters if trained on these rows$",
+        first,
+    )
 
 
 @pytest.mark.parametrize(

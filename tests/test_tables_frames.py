@@ -27,15 +27,15 @@ RAW = {
     "when": DAYS,
 }
 FEATURES = [
-    "a", "a missing", "n", "b", "b missing", "c missing", "c=x", "c=y",
+    "a", "a missing", "n", "b missing", "b=False", "b=True", "c missing", "c=x", "c=y",
     "when.year", "when.month", "when.day", "when.weekday", "when.days", "when missing",
 ]  # fmt: skip
 MEAN_DATE = np.mean([[2019, 3, 1, 4, 17956], [2019, 3, 2, 5, 17957], [2020, 2, 29, 5, 18321]], axis=0).tolist()
 MATRIX = [
-    [1.5, 0, 1, 1, 0, 0, 1, 0, 2019, 3, 1, 4, 17956, 0],
-    [3.0, 1, 2, 0, 0, 0, 0, 1, 2019, 3, 2, 5, 17957, 0],
-    [3.0, 0, 3, 2 / 3, 1, 1, 0, 0, *MEAN_DATE, 1],
-    [4.5, 0, 5, 1, 0, 0, 1, 0, 2020, 2, 29, 5, 18321, 0],
+    [1.5, 0, 1, 0, 0, 1, 0, 1, 0, 2019, 3, 1, 4, 17956, 0],
+    [3.0, 1, 2, 0, 1, 0, 0, 0, 1, 2019, 3, 2, 5, 17957, 0],
+    [3.0, 0, 3, 1, 0, 0, 1, 0, 0, *MEAN_DATE, 1],
+    [4.5, 0, 5, 0, 0, 1, 0, 1, 0, 2020, 2, 29, 5, 18321, 0],
 ]
 
 
@@ -77,7 +77,7 @@ def test_a_frame_becomes_a_matrix(library):
     assert encoder.columns[3:] == (Column("c", ("", "x", "y")), Column("when", None, DATE, flag=True))
     np.testing.assert_allclose(encoder.fit(library(RAW)).transform(library(RAW)), MATRIX)
     with_nan = encoder.transform(library(RAW), fill=False)
-    np.testing.assert_array_equal(np.isnan(with_nan[:, [0, 3, 8]]), np.isin(np.arange(4)[:, None], [1, 2]) & [[1, 0, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]] == 1)  # fmt: skip  # noqa: E501
+    np.testing.assert_array_equal(np.isnan(with_nan[:, [0, 9]]), np.isin(np.arange(4)[:, None], [1, 2]) & [[1, 0], [1, 0], [0, 1], [0, 0]] == 1)  # fmt: skip  # noqa: E501
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -87,7 +87,7 @@ def test_new_rows_are_encoded_as_those_of_fit(library):
     new |= {"c": ["z", "y"], "a": [None, 7.0], "more": [1, 2]}
     frame = library(new) if library not in (of_pandas, of_objects) else library(new).assign(more=[1, 2])[::1]
     X = encoder.transform(frame)
-    np.testing.assert_allclose(X[:, :8], [[3, 1, 1, 1, 0, 0, 0, 0], [7, 0, 2, 0, 0, 0, 0, 1]])
+    np.testing.assert_allclose(X[:, :9], [[3, 1, 1, 0, 0, 1, 0, 0, 0], [7, 0, 2, 0, 1, 0, 0, 0, 1]])
     assert encoder.remarks == ("X, column 'c': 1 of texts unknown to the model, 'z', are taken as other ones",)
 
 

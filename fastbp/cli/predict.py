@@ -15,6 +15,7 @@ import numpy as np
 import typer
 
 from ..datasets import Dataset
+from ..datasets.cells import with_truth
 from ..datasets.dataset import first_few
 from ..preprocessing import Preprocessor, as_columns, read
 from .options import Backend, Delimiter, Encoding, Header, check_out, columns
@@ -43,10 +44,7 @@ def predict(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
 ) -> None:
-    """Predict with a saved model; if the data have targets that it knows, show how good the predictions are.
-
-    That is too good for rows that the model was trained on.
-    """
+    """Predict with a saved model; if the data have targets that it knows, show how good the predictions are."""
     from ..population import Population, load
 
     screen = Screen()
@@ -196,7 +194,9 @@ def _show_score_if_known(
         return
     if len(rows) < len(A):
         screen.warn(f"{len(A) - len(rows):,} of {len(A):,} rows left out of the score: {', '.join(others)}")
-    show_score(screen.err, preprocessor, y, A[rows], data, are_probabilities)
+    show_score(
+        screen.err, preprocessor, y, A[rows], data, are_probabilities, note="; flatters if trained on these rows"
+    )
 
 
 def _not_comparable(samples: Dataset, preprocessor: Preprocessor | None, n_out: int, data: str) -> str | None:
@@ -218,10 +218,10 @@ def _known_targets(samples: Dataset, preprocessor: Preprocessor) -> tuple[np.nda
     if preprocessor.classes is None or samples.classes is None:
         rows = np.flatnonzero(np.isfinite(as_columns(samples.y)).all(axis=1))
         return rows, samples.y[rows], [f"{len(samples.y) - len(rows):,} without a number as the target"]
-    index = {name: i for i, name in enumerate(preprocessor.classes)}
-    y = np.array([index.get(name, -1) for name in samples.classes])[samples.y]
+    index = {with_truth(name): i for i, name in enumerate(preprocessor.classes)}
+    y = np.array([index.get(with_truth(name), -1) for name in samples.classes])[samples.y]
     counts = np.bincount(samples.y, minlength=len(samples.classes))
-    unknown = {name: n for name, n in zip(samples.classes, counts, strict=True) if n and name not in index}
+    unknown = {name: n for name, n in zip(samples.classes, counts, strict=True) if n and with_truth(name) not in index}
     n_missing = unknown.pop("", 0)
     others = [f"{n_missing:,} without a target"] if n_missing else []
     if unknown:

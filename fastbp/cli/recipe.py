@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +80,14 @@ class RecipeModel:
             )
         self.n_trainings += n_folds
         screen.say(f"the whole training is done without each of {n_folds} folds first, and scored on that fold:")
-        of_folds = []
+        of_folds: list[dict[str, float]] = []
         for fold, (inside, aside) in enumerate(fold_pairs(y[self.rows], n_folds), start=1):
             name, rows = f"fold {fold} of {n_folds}", self.rows[aside]
-            self._train(screen, self.rows[inside], name)
+            self._train(screen, self.rows[inside], name, describes=fold == 1)
             if self.interrupted:
+                if of_folds:
+                    screen.say(f"mean of {len(of_folds)} of {n_folds} folds: {scores_in_words(of_folds)}", "bold")
+                    screen.warn("the other folds are left out")
                 screen.warn(f"stopped by Ctrl-C in {name}; nothing is saved")
                 raise typer.Exit(130)
             A = self.outputs(self.samples.X[rows])
@@ -96,17 +98,22 @@ class RecipeModel:
     def train(self, screen: Screen, test: np.ndarray) -> None:
         """Train on all training rows, and print what is trained, and how it goes."""
         start = time.perf_counter()
-        self._train(screen, self.rows, show=screen.say)
+        self._train(screen, self.rows)
         screen.say(f"trained {self.epochs:,} epochs in {time.perf_counter() - start:.2f} s")
 
-    def _train(
-        self, screen: Screen, rows: np.ndarray, name: str = "", show: Callable[[str], Any] | None = None
-    ) -> None:
+    def _train(self, screen: Screen, rows: np.ndarray, name: str = "", describes: bool = False) -> None:
+        """Train on these rows; print what is trained if it has no name or `describes`, what came of it if no name."""
         samples, options = self.samples, self.options
         task = "numbers" if samples.classes is None else "classes"
         epochs = self.recipe.for_table(task, len(rows), samples.X.shape[1], samples.pixels).epochs
         with warnings.catch_warnings(), progress_bar(screen) as bar:
             warnings.simplefilter("ignore", RuntimeWarning)  # of what the history says, too
+            shown = _Epochs(screen, bar, epochs, name, self.n_trainings)
+
+            def show(line: str) -> None:
+                if not name or (describes and not shown.has_begun):
+                    screen.say(line)
+
             self.model = recipes.train(
                 self.recipe,
                 samples,
@@ -114,7 +121,7 @@ class RecipeModel:
                 seed=options.seed,
                 dtype=options.dtype,
                 backend=options.backend,
-                callbacks=[_Epochs(screen, bar, epochs, name, self.n_trainings)],
+                callbacks=[shown],
                 show=show,
             )
         self.n_trainings = 0  # whose time is still to be told
@@ -146,10 +153,12 @@ class _Epochs(Callback):
         assert epochs is not None
         self._screen, self._bar, self._epochs, self._name, self._n_trainings = screen, bar, epochs, name, n_trainings
         self._shown = {1, *np.linspace(0, epochs, min(epochs, N_EPOCH_LINES) + 1).astype(int)[1:].tolist()}
-        self._last_shown = 0
+        self._last_shown, self.has_begun = 0, False
+        self._best: Any = np.nan  # loss of each network on the rows that it holds out
 
     def on_train_begin(self, trainer: Any, history: Any) -> None:
         """Announce what is shown."""
+        self.has_begun = True
         self._screen.announce_compilation(trainer.pop[0])
         self._task = self._bar.add_task(self._name, total=self._epochs)
         if not self._name:
@@ -160,7 +169,9 @@ class _Epochs(Callback):
     def on_epoch_end(self, trainer: Any, history: Any) -> None:
         """Show the epoch."""
         epoch = len(history)
-        loss = _mean_loss(history, "validation_loss" if history.has_validation else "loss")
+        if history.has_validation:
+            self._best = np.fmin(self._best, history.last("validation_loss"))
+        loss = self._held_out_loss(trainer, history) if history.has_validation else np.nanmean(history.last("loss"))
         self._bar.update(self._task, completed=epoch, description=f"{self._name} loss {loss:.4g}".strip())
         if not self._name and (epoch in self._shown or trainer.stopped.all()):
             self._show(trainer, history)
@@ -172,12 +183,17 @@ class _Epochs(Callback):
             self._show(trainer, history)
 
     def _show(self, trainer: Any, history: Any) -> None:
-        """Print a line of the table: means over the networks."""
+        """Print a line of the table: the mean loss of the networks trained in this epoch, and on rows held out."""
         self._last_shown = len(history)
-        names = ["loss", *["validation_loss"] * history.has_validation]
-        losses = [f"{_mean_loss(history, name):.4g}" for name in names]
+        losses = [f"{np.nanmean(history.last('loss')):.4g}"]
+        if history.has_validation:
+            losses.append(f"{self._held_out_loss(trainer, history):.4g}")
         left = np.count_nonzero(~trainer.stopped)
         self._screen.say(epoch_line([str(len(history)), *losses, f"{left} of {len(trainer.stopped)}"]))
+
+    def _held_out_loss(self, trainer: Any, history: Any) -> float:
+        """Return the mean over all networks, of which those that have stopped keep their best epoch."""
+        return float(np.nanmean(np.where(trainer.stopped, self._best, history.last("validation_loss"))))
 
     def _tell_time(self, epoch: int) -> None:
         """Say, once, how long it will take at most."""
@@ -191,15 +207,6 @@ class _Epochs(Callback):
             each = f" for {self._n_trainings} trainings" if self._n_trainings > 1 else ""
             self._screen.say(f"{of_epoch:.2g} s an epoch: {left} more at most{each}")
             self._n_trainings = 0
-
-
-def _mean_loss(history: Any, name: str) -> float:
-    """Return the mean loss of the networks: the last one, or of those that have stopped the least, which they keep."""
-    losses = np.array(history.recorded[name])
-    last = np.where(np.isnan(losses[-1]), np.inf, losses[-1])
-    least = np.where(np.isnan(losses), np.inf, losses).min(axis=0)
-    of_networks = np.where(np.isinf(last), least, last)
-    return float(of_networks[np.isfinite(of_networks)].mean()) if np.isfinite(of_networks).any() else np.nan
 
 
 def _duration(seconds: float) -> str:

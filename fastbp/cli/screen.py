@@ -131,17 +131,18 @@ def show_score(
     A: np.ndarray,
     name: str,
     are_probabilities: bool = False,
+    note: str = "",
 ) -> None:
     """Print how well outputs A predict the targets y: accuracy and confusions of classes, errors of numbers.
 
-    And log loss and calibration error of probabilities.
+    And log loss and calibration error of probabilities. A note ends the first line.
     """
     predicted = preprocessor.predictions(A)
     if preprocessor.classes is None:
-        _show_errors(console, as_columns(y), predicted, name)
+        _show_errors(console, as_columns(y), predicted, name, note)
         return
     n_right = int((predicted == y).sum())
-    console.print(plain(f"{name} accuracy {n_right / len(y):.2%} ({n_right:,} of {len(y):,})", "bold"))
+    console.print(plain(f"{name} accuracy {n_right / len(y):.2%} ({n_right:,} of {len(y):,}){note}", "bold"))
     if are_probabilities:
         console.print(
             plain(f"{name} log loss {log_loss(A, y):.4g}, expected calibration error {calibration_error(A, y):.2%}")
@@ -155,12 +156,12 @@ def show_score(
         _show_most_frequent_confusions(console, classes, counts)
 
 
-def _show_errors(console: Console, y: np.ndarray, predicted: np.ndarray, name: str) -> None:
+def _show_errors(console: Console, y: np.ndarray, predicted: np.ndarray, name: str, note: str) -> None:
     """Print RMSE and R2 of every output."""
     for j, (rmse, r2) in enumerate(regression_errors(y, predicted)):
         output = f" of output {j}" if predicted.shape[1] > 1 else ""
         score = "R2 undefined, as the targets are all equal" if r2 is None else f"R2 {r2:.4f}"
-        console.print(plain(f"{name} RMSE{output} {rmse:.4g}, {score}", "bold"))
+        console.print(plain(f"{name} RMSE{output} {rmse:.4g}, {score}{note if j == 0 else ''}", "bold"))
 
 
 def _show_confusion_table(console: Console, classes: Sequence[str], counts: np.ndarray) -> None:

@@ -136,12 +136,16 @@ def train(
     changes["hidden"] = _hidden_sizes(hidden)
     out = options.out
     check_can_save(out, data)
+    if simple is None and data in BUNDLED:
+        simple = True
     if simple is not None:
         _check_options_fit(simple, given, data)
+    elif momentum is not None and (size is not None or folds is not None):
+        raise ValueError(f"--momentum goes with --simple, but --{'folds' if size is None else 'size'} with --recipe")
     screen = Screen(survives_broken_pipe=out is not None)
     samples = read_samples(screen, data, options)
     if simple is None:
-        simple = data in BUNDLED or samples.pixels
+        simple = samples.pixels
         _check_options_fit(simple, given, data)
     rows, test = split_samples(samples, options.test_fraction)
     if simple:

@@ -27,6 +27,11 @@ def is_missing(text: str) -> bool:
     return text.lower() in MISSING
 
 
+def with_truth(text: str) -> str:
+    """Return a truth value as Python writes it, True or False, in whatever case it is; other text as it is."""
+    return text.capitalize() if len(text) <= 5 and text.lower() in ("true", "false") else text
+
+
 def number(text: str, delimiter: str) -> float | None:
     """Return the value of a cell; None if it is not a number."""
     try:

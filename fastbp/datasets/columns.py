@@ -208,7 +208,11 @@ def as_kind(values: Values, column: Column, delimiter: str = ",") -> Values:
         return values
     if isinstance(values, DateValues):
         return Numbers(np.full(len(values.missing), np.nan))
-    found_numbers = [cells.number(cells.without_unit_word(text, column.unit), delimiter) for text in values.texts]
+    truths = {"False": 0.0, "True": 1.0}  # in columns of models that took truth values as numbers
+    found_numbers = [
+        truths[text] if text in truths else cells.number(cells.without_unit_word(text, column.unit), delimiter)
+        for text in values.texts
+    ]
     lookup = np.array([np.nan if v is None or not np.isfinite(v) else v for v in found_numbers])
     odd = np.flatnonzero(np.isnan(lookup[values.codes]) & ~values.missing)
     return Numbers(lookup[values.codes], [(int(i), values.texts[values.codes[i]]) for i in odd], column.unit)
@@ -415,7 +419,9 @@ def encode(columns: Sequence[Column], values: Sequence[Values | None], n: int) -
 def _encode(column: Column, values: Texts | DateValues, out: np.ndarray) -> None:
     if isinstance(values, Texts):
         assert column.categories is not None
-        place = {text: i for i, text in enumerate(column.categories)}
+        place = {
+            cells.with_truth(text): i for i, text in enumerate(column.categories)
+        }  # models of before have any case
         unknown = len(column.categories) if column.other else -1
         places = np.array([place.get(text, unknown if text else -1) for text in values.texts])[values.codes]
         out[:] = 0
@@ -449,5 +455,5 @@ def unknown_texts(column: Column, values: Values) -> list[str]:
     if not isinstance(values, Texts) or column.categories is None or column.other:
         return []
     used = np.unique(values.codes)
-    known = set(column.categories) | {""}
+    known = {"", *map(cells.with_truth, column.categories)}
     return [values.texts[code] for code in used if values.texts[code] not in known]

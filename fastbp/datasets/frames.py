@@ -109,7 +109,7 @@ def _finite(numbers: np.ndarray) -> Numbers:
 
 def _values_of_series(series: Any, nw: Any) -> Values:
     kind = series.dtype
-    if kind.is_numeric() or kind == nw.Boolean:
+    if kind.is_numeric():
         is_null = series.is_null().to_list()
         if any(is_null):  # by which libraries do not all convert to NaN
             numbers = [np.nan if null else float(v) for v, null in zip(series.to_list(), is_null, strict=True)]
@@ -124,7 +124,10 @@ def _values_of_series(series: Any, nw: Any) -> Values:
         return Numbers(
             np.array([np.nan if v is None or v != v else v.total_seconds() for v in series.to_list()], np.float64)
         )
-    return texts_of_objects(series.to_list())
+    items = series.to_list()
+    if kind == nw.Boolean:  # whose missing values cannot be compared
+        items = [None if null else v for v, null in zip(items, series.is_null().to_list(), strict=True)]
+    return texts_of_objects(items)
 
 
 def _without_zone(value: Any) -> Any:
@@ -142,7 +145,7 @@ def texts_of_objects(items: Iterable[Any]) -> Texts:
         place = places.get(key)
         if place is None:
             is_none = item is None or item != item or str(item) == "<NA>"
-            text = "" if is_none else str(item).strip().replace("\0", "")
+            text = "" if is_none else cells.with_truth(str(item).strip().replace("\0", ""))
             if cells.is_missing(text):
                 place = 0
             elif text in by_text:
@@ -237,7 +240,8 @@ def _parsed(data: bytes, where: str) -> Any:
 
 
 def _values_of_list(items: Sequence[Any]) -> Values:
-    if all(item is None or isinstance(item, int | float) for item in items):
+    are_truths = all(item is None or isinstance(item, bool) for item in items) and any(i is not None for i in items)
+    if not are_truths and all(item is None or isinstance(item, int | float) for item in items):
         try:
             numbers = np.array([np.nan if item is None else item for item in items], np.float64)
         except OverflowError:

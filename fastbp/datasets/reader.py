@@ -56,6 +56,7 @@ class _Places(dict):
 
     def __missing__(self, given: str | bytes) -> int:
         text = (given if isinstance(given, str) else given.decode()).strip()
+        text = cells.with_truth(text)
         if len(text) <= cells.MAX_MARK and text.lower() in self.marks:
             place = 0
         elif text == given or text not in self:
