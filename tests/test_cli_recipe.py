@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,6 +106,10 @@ def test_networks_that_have_stopped_are_counted(people):
     counts = [int(line.split()[-3]) for line in text.splitlines() if re.search(r" \d of 2$", line)]
     assert counts[0] == 2 and counts[-1] == 0 and counts == sorted(counts, reverse=True)
     n_epochs = int(re.search(r"^trained (\d+) epochs", text, re.MULTILINE)[1])
+    model, _ = trained(people, epochs=200, lr=0.1)
+    best = np.nanmin(model.history.validation_loss, axis=0)
+    last = [line.split() for line in text.splitlines() if line.endswith(" 0 of 2")][-1]
+    assert last[2] == f"{best.mean():.4g}"
     assert n_epochs < 200 and re.search(rf"^ +{n_epochs} .* 0 of 2$", text, re.MULTILINE)
 
 
@@ -206,6 +209,22 @@ def test_few_rows_are_all_trained_on(tmp_path):
     assert any(line.startswith("training accuracy ") for line in lines)
 
 
+@pytest.mark.parametrize("trained_on", ["upper.csv", "t.jsonl"])
+def test_truth_values_mean_the_same_in_any_file(tmp_path, trained_on):
+    pairs = [(i % 3 == 0, i, i % 3 == 0) for i in range(60)]
+    for name, form in (("upper.csv", str.upper), ("lower.csv", str.lower), ("t.csv", str)):
+        rows = "".join(f"{form(str(b))},{n}.5,{form(str(y))}\n" for b, n, y in pairs)
+        (tmp_path / name).write_text("b,n,y\n" + rows)
+    rows = [f'{{"b": {str(b).lower()}, "n": {n}.5, "y": {str(y).lower()}}}\n' for b, n, y in pairs]
+    (tmp_path / "t.jsonl").write_text("".join(rows))
+    run("train", tmp_path / trained_on, *QUICK, "--out", tmp_path / "m.npz")
+    files = ("upper.csv", "lower.csv", "t.csv", "t.jsonl")
+    found = [run("predict", tmp_path / "m.npz", tmp_path / name) for name in files]
+    assert {result.stdout for result in found} == {found[0].stdout}
+    assert set(table(found[0].stdout)["prediction"]) <= {"False", "True"}
+    assert all(" of 60); flatters" in result.stderr for result in found)
+
+
 # ------------------------------------------------------------------ folds
 
 
@@ -235,7 +254,9 @@ def test_each_fold_is_scored_by_a_model_of_the_others(people, numbers, kind):
     else:
         expected = f"RMSE {first:.4g} +- {of_first:.2g}, R2 {second:.4g} +- {of_second:.2g}"
     assert f"\nmean of the folds: {expected}\n" in text
-    of_all = text[text.index("2 networks ") :]  # the model is trained on all training rows
+    assert text.count("\n2 networks ") == 2 and text.index("\n2 networks ") < text.index("\nfold 1 of 3")
+    assert text.count("\nbest epochs ") == (text[text.index("mean of the folds") :].count("\nbest epochs "))
+    of_all = text[text.rindex("2 networks ") :]  # the model is trained on all training rows
     without = run("train", path, *QUICK).stdout
     assert re.sub(r"in [\d.]+ s", "", of_all) == re.sub(r"in [\d.]+ s", "", without[without.index("2 networks ") :])
 
@@ -335,6 +356,27 @@ def test_ctrl_c_in_a_fold_saves_nothing(people, tmp_path, monkeypatch):
     assert result.stderr == "stopped by Ctrl-C in fold 1 of 2; nothing is saved\n" and not (tmp_path / "m.npz").exists()
 
 
+def test_ctrl_c_in_a_later_fold_keeps_the_scores(people, monkeypatch):
+    trainings = []
+    begin, tell_time = recipe._Epochs.on_train_begin, recipe._Epochs._tell_time
+
+    def counted(self, trainer, history):
+        trainings.append(self)
+        begin(self, trainer, history)
+
+    def interrupted(self, n):
+        if len(trainings) == 3:
+            raise KeyboardInterrupt
+        tell_time(self, n)
+
+    monkeypatch.setattr(recipe._Epochs, "on_train_begin", counted)
+    monkeypatch.setattr(recipe._Epochs, "_tell_time", interrupted)
+    result = run("train", people, *QUICK, "--folds", 4, exit_code=130)
+    assert re.search(r"^mean of 2 of 4 folds: accuracy [\d.]+% \+- ", result.stdout, re.MULTILINE)
+    warning = "the other folds are left out\nstopped by Ctrl-C in fold 3 of 4; nothing is saved\n"
+    assert result.stderr == warning
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 def test_ctrl_c_in_a_real_process(people, tmp_path):
     options = [*QUICK[:-1], 10**6, "--lr", 1e-5, "--backend", "numpy", "--out", tmp_path / "m.npz"]
@@ -360,6 +402,10 @@ def test_ctrl_c_in_a_real_process(people, tmp_path):
         (
             ["digits", "--recipe", "--momentum", 0.9],
             ["--momentum goes with --simple, but digits is trained by --recipe"],
+        ),
+        (
+            ["no.csv", "--folds", 3, "--momentum", 0.9],  # before it is read
+            ["--momentum goes with --simple, but --folds with --recipe"],
         ),
         (["digits", "--folds", 3], ["--folds goes with --recipe, but digits is trained by --simple"]),
         (
@@ -412,9 +458,3 @@ def test_one_of_several_networks_may_diverge(people, monkeypatch):
     result = run("train", people, *QUICK)
     assert result.stderr == f"the loss of 1 of 2 networks became infinite: try a smaller --lr than {Recipe().lr:g}\n"
     assert "test accuracy" in result.stdout
-
-
-def test_the_mean_loss_counts_what_stopped_networks_keep():
-    history = SimpleNamespace(recorded={"loss": np.array([[3.0, 2.0, 9.0], [2.5, 4.0, np.inf], [2.0, np.nan, np.nan]])})
-    assert recipe._mean_loss(history, "loss") == (2.0 + 2.0 + 9.0) / 3
-    assert np.isnan(recipe._mean_loss(SimpleNamespace(recorded={"loss": np.full((2, 2), np.nan)}), "loss"))
