@@ -57,6 +57,7 @@ OPTIMIZER_FIELDS = {
     "beta2": 0.8,
     "weight_decay": 0.3,
     "decay_biases": False,
+    "input_scale_lr": 3.0,
     "momentum_decay": 0.5,
     "eta_minus": 0.3,
     "eta_plus": 1.5,
