@@ -379,3 +379,13 @@ def test_nothing_of_this_is_imported_before_it_is_needed():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not frames.is_frame([[1]]) and frames.is_frame(of_pandas(RAW))
+
+
+def test_truth_values_for_models_of_earlier_versions():
+    """These took them as numbers, or kept their text in the case of the file."""
+    pandas = pytest.importorskip("pandas")
+    columns = (Column("number"), Column("text", ("false", "true")))
+    for true, false in (("True", "False"), ("true", "FALSE"), (True, False)):
+        frame = pandas.DataFrame({"number": [true, false, true], "text": [false, true, true]})
+        X = preprocessing.encoded(frame, columns, True).X
+        np.testing.assert_array_equal(X, [[1, 1, 0], [0, 0, 1], [1, 0, 1]])
